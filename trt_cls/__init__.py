@@ -1,0 +1,21 @@
+"""From one spec file to a TensorRT engine that is proved to answer as the trained network does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trt_cls.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trt_cls.engines.classifier import Classifier
+
+__all__ = ["__version__", "load"]
+
+
+def load(artefact: str | Path, provider: str = "auto") -> Classifier:
+    """Opens a `.safetensors`, `.onnx` or `.engine` file for prediction; see `Classifier`."""
+    from trt_cls.engines.classifier import load_classifier
+
+    return load_classifier(artefact, provider)

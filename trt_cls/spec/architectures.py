@@ -1,0 +1,45 @@
+"""The architecture families that a spec can name, and which options each one honours.
+
+What a family is made of stands in `trt_cls/models/`; this table is what validation and the reference need without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One family; an option it does not honour is refused by validation when it would change the network."""
+
+    name: str
+    depths: tuple[int, ...] = ()
+    """Allowed `n_layers`; empty: the family comes in one depth and ignores the field."""
+    freeze_blocks: range = range(0)
+    """Allowed ids in `freeze_blocks`."""
+    activations: tuple[str, ...] = ()
+    """Allowed `activation_type`, the family's own first."""
+    has_shortcuts: bool = False
+    """Whether `all_projections` means something."""
+    has_dropout: bool = False
+
+
+ARCHITECTURES = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture("resnet", (10, 18, 34, 50, 101, 152), range(5), activations=("relu", "swish"), has_shortcuts=True),
+        Architecture("vgg", (16, 19), range(1, 6), activations=("relu",), has_dropout=True),
+        Architecture("alexnet", (), range(1, 9), activations=("relu",)),
+        Architecture("googlenet", (), range(10), activations=("relu",)),
+        Architecture("mobilenet_v1", (), range(14), activations=("relu",)),
+        Architecture("mobilenet_v2", (), range(19), activations=("relu",), has_shortcuts=True),
+        Architecture("squeezenet", (), range(9), activations=("relu",), has_dropout=True),
+        Architecture("darknet", (19, 53), range(6), activations=("leaky_relu",)),
+        Architecture("cspdarknet", (19, 53), range(6), activations=("leaky_relu", "relu", "mish")),
+        Architecture("cspdarknet_tiny", (), range(6), activations=("leaky_relu", "relu", "mish")),
+        *(
+            Architecture(f"efficientnet_b{size}", (), range(9), activations=("swish", "relu"))
+            for size in range(8)
+        ),
+    )
+}

@@ -1,0 +1,46 @@
+"""What a spec field may hold: a check and its description in one object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values a field may take; `describe` completes the sentence "expected …"."""
+
+    describe: str
+    accepts: Callable[[Any], bool]
+
+
+ANYTHING = Allowed("", lambda value: True)
+
+
+def at_least(low: int) -> Allowed:
+    """Integers from `low` on."""
+    return Allowed(f"an integer ≥ {low}", lambda value: value >= low)
+
+
+def interval(low: float, high: float, brackets: str = "[]") -> Allowed:
+    """Numbers between `low` and `high`; a round bracket leaves its end out, as in "[)"."""
+    text = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
+
+    def accepts(value: float) -> bool:
+        above = value > low or (value == low and brackets[0] == "[")
+        below = value < high or (value == high and brackets[1] == "]")
+        return above and below
+
+    return Allowed(f"a number in {text}", accepts)
+
+
+def above(low: float) -> Allowed:
+    """Finite numbers greater than `low`."""
+    return Allowed(f"a number > {low:g}", lambda value: value > low and math.isfinite(value))
+
+
+def one_of(*values: str) -> Allowed:
+    """One of a few words."""
+    return Allowed("one of " + ", ".join(values), lambda value: value in values)
