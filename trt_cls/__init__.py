@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trt_cls.version import VERSION as __version__
+from trt_cls.version import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path

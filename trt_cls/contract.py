@@ -25,7 +25,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 class Preprocessing:
     """From a decoded image to the network's input: resize, crop, channel order, then `(pixel / divisor - mean) / std`.
 
-    `mean` and `std` are in the order of the network's channels (`channel_order`), in float32, one operation after the other.
+    `mean` and `std` are in the order of the network's channels; float32, one operation after the other.
     """
 
     channels: int
@@ -65,8 +65,10 @@ class Contract:
         found = []
         for name, own, theirs in (
             ("classes", list(self.classes), list(other.classes)),
-            *((f"preprocessing.{f.name}", getattr(self.preprocessing, f.name), getattr(other.preprocessing, f.name))
-              for f in fields(Preprocessing)),
+            *(
+                (f"preprocessing.{f.name}", getattr(self.preprocessing, f.name), getattr(other.preprocessing, f.name))
+                for f in fields(Preprocessing)
+            ),
         ):
             if own != theirs:
                 found.append(f"{name}: {own} ≠ {theirs}")

@@ -56,7 +56,9 @@ class MissingDependency(TrtClsError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, purpose: str, extra: str) -> None:
-        super().__init__(f'{purpose} needs the package {package}, which is not installed: pip install "trt-cls[{extra}]"')
+        super().__init__(
+            f'{purpose} needs the package {package}, which is not installed: pip install "trt-cls[{extra}]"'
+        )
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def results_folder(path: Path) -> Path:
             pass
     except OSError as error:
         raise RequestError(
-            f"{path}: results can't be written there ({error.strerror}); expected a folder that you may write to; name another with -r"
+            f"{path}: results can't be written there ({error.strerror}); expected a folder that you may write to; "
+            "name another with -r"
         ) from error
     return path
 

@@ -1,4 +1,4 @@
 """The version, in one place."""
 
-VERSION = "0.1.0"
-PRODUCER = f"trt-cls {VERSION}"
+__version__ = "0.1.0"
+PRODUCER = f"trt-cls {__version__}"

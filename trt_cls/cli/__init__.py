@@ -11,7 +11,7 @@ from importlib import import_module
 import click
 
 from trt_cls.errors import SpecError, TrtClsError
-from trt_cls.version import VERSION
+from trt_cls.version import __version__
 
 COMMANDS = {
     "train": "Train a network from a spec file.",
@@ -51,7 +51,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(VERSION, prog_name="trt-cls")
+@click.version_option(__version__, prog_name="trt-cls")
 def program() -> None:
     """From one spec file to a TensorRT engine that is proved to answer as the trained network does."""
 

@@ -16,12 +16,21 @@ def spec_options(*, required: bool) -> Decorator:
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option(
-            "--set", "overrides", multiple=True, metavar="FIELD=VALUE",
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="FIELD=VALUE",
             help="Set a field of the spec, as in train_config.n_epochs=3. Repeatable.",
         )(function)
         return click.option(
-            "-e", "--experiment-spec", "--experiment_spec_file", "--experiment_spec", "spec",
-            type=click.Path(path_type=Path), required=required, help="Spec file.",
+            "-e",
+            "--experiment-spec",
+            "--experiment_spec_file",
+            "--experiment_spec",
+            "spec",
+            type=click.Path(path_type=Path),
+            required=required,
+            help="Spec file.",
         )(function)
 
     return decorate
@@ -37,15 +46,24 @@ def model_option(*, required: bool, description: str = "Model file.") -> Decorat
 def results_option(*, required: bool) -> Decorator:
     """`-r DIR` as `results` (a Path or None)."""
     return click.option(
-        "-r", "--results-dir", "--results_dir", "results", type=click.Path(path_type=Path), required=required,
+        "-r",
+        "--results-dir",
+        "--results_dir",
+        "results",
+        type=click.Path(path_type=Path),
+        required=required,
         help="Folder for results.",
     )
 
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`-v` and TAO's `-k KEY`; neither reaches the function."""
-    function = click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_set_verbose, help="Tracebacks.")(function)
-    return click.option("-k", "--key", expose_value=False, callback=_ignore_key, help="Ignored: models are not encrypted.")(function)
+    function = click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_set_verbose, help="Tracebacks."
+    )(function)
+    return click.option(
+        "-k", "--key", expose_value=False, callback=_ignore_key, help="Ignored: models are not encrypted."
+    )(function)
 
 
 def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -1,0 +1,1 @@
+"""Folders of images and what training and evaluation read from them."""

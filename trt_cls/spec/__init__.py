@@ -1,0 +1,49 @@
+"""Spec files: text → validated `Experiment`, and back.
+
+Only the dataclasses are imported here; protobuf waits until a spec is read or printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trt_cls.spec.experiment import Experiment
+
+__all__ = ["Experiment", "load", "loads", "show"]
+
+
+def load(
+    path: str | Path, *, overrides: Sequence[str] = (), needs: Sequence[str] = (), paths: bool = True
+) -> Experiment:
+    """The experiment in a spec file.
+
+    Args:
+        overrides: `field=value` texts, as given to `--set`.
+        needs: sections that must be there ("train_config", "eval_config").
+        paths: whether the folders and files that these sections name must exist.
+
+    Raises:
+        SpecError: the file can't be read, or has mistakes; all of them are listed.
+    """
+    from trt_cls.spec.loader import experiment_from_text, read_text
+
+    files_of = needs if paths else ()
+    return experiment_from_text(read_text(path), str(path), overrides=overrides, needs=needs, files_of=files_of)
+
+
+def loads(
+    text: str, *, overrides: Sequence[str] = (), needs: Sequence[str] = (), paths: bool = False, name: str = "<spec>"
+) -> Experiment:
+    """The experiment in a text; `name` stands for the file in messages. See `load`."""
+    from trt_cls.spec.loader import experiment_from_text
+
+    files_of = needs if paths else ()
+    return experiment_from_text(text, name, overrides=overrides, needs=needs, files_of=files_of)
+
+
+def show(experiment: Experiment) -> str:
+    """The experiment as a spec with every field written out; `loads` reads it back."""
+    from trt_cls.spec.printing import text_from_experiment
+
+    return text_from_experiment(experiment)

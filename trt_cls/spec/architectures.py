@@ -23,6 +23,11 @@ class Architecture:
     """Whether `all_projections` means something."""
     has_dropout: bool = False
 
+    @property
+    def depths_text(self) -> str:
+        """The allowed `n_layers`, for a message."""
+        return ", ".join(str(depth) for depth in self.depths)
+
 
 ARCHITECTURES = {
     architecture.name: architecture
@@ -37,9 +42,6 @@ ARCHITECTURES = {
         Architecture("darknet", (19, 53), range(6), activations=("leaky_relu",)),
         Architecture("cspdarknet", (19, 53), range(6), activations=("leaky_relu", "relu", "mish")),
         Architecture("cspdarknet_tiny", (), range(6), activations=("leaky_relu", "relu", "mish")),
-        *(
-            Architecture(f"efficientnet_b{size}", (), range(9), activations=("swish", "relu"))
-            for size in range(8)
-        ),
+        *(Architecture(f"efficientnet_b{size}", (), range(9), activations=("swish", "relu")) for size in range(8)),
     )
 }

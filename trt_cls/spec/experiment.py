@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from trt_cls.spec.ranges import ANYTHING, Allowed, above, at_least, interval, one_of
+from trt_cls.spec.architectures import ARCHITECTURES
+from trt_cls.spec.ranges import ANYTHING, Allowed, above, at_least, finite, interval, judged_with_others, one_of
 
 
 def option(default: Any, description: str, allowed: Allowed = ANYTHING) -> Any:
@@ -41,28 +42,44 @@ class Activation:
     activation_type: str = required(
         "activation function; left out: the family's own", one_of("relu", "swish", "mish", "leaky_relu")
     )
-    activation_parameters: Mapping[str, float] = option(dict, "accepted for compatibility; no activation here has any")
+    activation_parameters: Mapping[str, float] = option(
+        dict, "accepted for compatibility; no activation here has any", finite()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network."""
 
-    arch: str = option("resnet", "architecture family")
-    n_layers: int = option(18, "depth, for families that come in several")
-    input_image_size: str = option("3,224,224", 'what the network sees, "channels,height,width"')
-    resize_interpolation_method: str = option("BILINEAR", "resize filter, always antialiased", one_of("BILINEAR", "BICUBIC"))
+    arch: str = option("resnet", "architecture family", judged_with_others("one of " + ", ".join(ARCHITECTURES)))
+    n_layers: int = option(
+        18,
+        "depth, for families that come in several",
+        judged_with_others("; ".join(f"{a.name}: {a.depths_text}" for a in ARCHITECTURES.values() if a.depths)),
+    )
+    input_image_size: str = option(
+        "3,224,224",
+        "what the network sees: channels, height, width",
+        judged_with_others('"C,H,W": C 1 or 3, H and W integers ≥ 16, as in "3,224,224"'),
+    )
+    resize_interpolation_method: str = option(
+        "BILINEAR", "resize filter, always antialiased", one_of("BILINEAR", "BICUBIC")
+    )
     use_batch_norm: bool = option(False, "batch normalisation after each convolution")
     use_bias: bool = option(False, "bias in convolutions")
     use_pooling: bool = option(False, "pooling in place of strided convolutions")
-    all_projections: bool = option(False, "a 1x1 convolution in every shortcut")
+    all_projections: bool = option(False, "a 1x1 convolution in every shortcut, where a family has shortcuts")
     retain_head: bool = option(False, "the classifier of the original paper in place of average pooling and one layer")
     freeze_bn: bool = option(False, "batch normalisation keeps its running statistics while training")
-    freeze_blocks: tuple[int, ...] = option((), "blocks whose convolutions are not trained")
+    freeze_blocks: tuple[int, ...] = option(
+        (), "blocks whose convolutions are not trained", judged_with_others("integers: the family's blocks")
+    )
     dropout: float = option(0.0, "dropout rate in the head (vgg, squeezenet)", interval(0, 1, "[)"))
     batch_norm_config: BatchNormConfig = option(BatchNormConfig, "constants of batch normalisation")
     activation: Activation | None = option(None, "activation function; left out: the family's own")
-    byom_model: str = option("", "TAO's bring-your-own-model file; refused, use arch \"timm/NAME\" or an ONNX file")
+    byom_model: str = option(
+        "", "TAO's bring-your-own-model file; refused: evaluate and infer take the network as an ONNX file"
+    )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -116,8 +133,12 @@ class RegConfig:
     """The penalty on weights."""
 
     type: str = required("penalty: sum of |w| (L1) or of w² (L2), times weight_decay", one_of("L1", "L2", "None"))
-    scope: str = option("Conv2D,Dense", "layer types, comma-separated: Conv2D, Dense")
-    weight_decay: float = option(0.0, "factor of the penalty")
+    scope: str = option(
+        "Conv2D,Dense", "layer types that are penalised", judged_with_others("Conv2D, Dense or both, comma-separated")
+    )
+    weight_decay: float = option(
+        0.0, "factor of the penalty; required unless type is None", finite("a number in (0, 1), or any with type None")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +146,9 @@ class StepLr:
     """learning_rate · gamma^k after k drops."""
 
     learning_rate: float = required("learning rate at the start, times the number of GPUs", above(0))
-    step_size: float = required("percent of the training after which the rate drops, again and again", interval(0, 100, "()"))
+    step_size: float = required(
+        "percent of the training after which the rate drops, again and again", interval(0, 100, "()")
+    )
     gamma: float = required("factor of a drop", interval(0, 1, "()"))
 
 
@@ -136,7 +159,9 @@ class SoftAnnealLr:
     learning_rate: float = required("learning rate after warm-up, times the number of GPUs", above(0))
     soft_start: float = option(0.0, "share of the training spent on warm-up", interval(0, 1, "[)"))
     annealing_divider: float = option(10.0, "divisor at each point", above(1))
-    annealing_points: tuple[float, ...] = option((), "shares of the training at which the rate drops", interval(0, 1, "()"))
+    annealing_points: tuple[float, ...] = option(
+        (), "shares of the training at which the rate drops, in order", interval(0, 1, "()")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +239,11 @@ class TrainConfig:
     label_smoothing: float = option(0.1, "share of the label spread over all classes", interval(0, 1, "[)"))
     mixup_alpha: float = option(0.2, "mixup's Beta(alpha, alpha); 0: off", interval(0, 1))
     preprocess_mode: str = option("caffe", "pixel scaling and channel order", one_of("caffe", "torch", "tf"))
-    image_mean: Mapping[str, float] = option(dict, "caffe means: keys b, g, r (3 channels) or l (1); left out: ImageNet's")
+    image_mean: Mapping[str, float] = option(
+        dict,
+        "caffe means by channel; left out: b 103.939, g 116.779, r 123.68 or l 117.3786",
+        finite("keys b, g, r (3 channels) or l (1), finite numbers"),
+    )
     model_parallelism: tuple[float, ...] = option((), "share of the network on each device", above(0))
     visualizer: Visualizer = option(Visualizer, "what TensorBoard shows beside the curves")
     optimizer: Optimizer = required("exactly one of sgd, adam, rmsprop")

@@ -14,9 +14,21 @@ class Allowed:
 
     describe: str
     accepts: Callable[[Any], bool]
+    words: tuple[str, ...] = ()
+    """The values, where they are words: what a did-you-mean chooses from."""
 
 
 ANYTHING = Allowed("", lambda value: True)
+
+
+def finite(description: str = "a finite number") -> Allowed:
+    """Finite numbers; a narrower range that `description` names depends on other fields (`validate.py`)."""
+    return Allowed(description, math.isfinite)
+
+
+def judged_with_others(description: str) -> Allowed:
+    """Values that can only be judged together with other fields, in `validate.py`."""
+    return Allowed(description, lambda value: True)
 
 
 def at_least(low: int) -> Allowed:
@@ -43,4 +55,4 @@ def above(low: float) -> Allowed:
 
 def one_of(*values: str) -> Allowed:
     """One of a few words."""
-    return Allowed("one of " + ", ".join(values), lambda value: value in values)
+    return Allowed("one of " + ", ".join(values), lambda value: value in values, values)

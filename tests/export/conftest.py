@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trt_cls.contract import Contract, Preprocessing
+from trt_cls.spec.experiment import ModelConfig
+
+if TYPE_CHECKING:
+    import onnx
+
+    from trt_cls.models.network import Network
+
+CLASSES = ("bird", "cat", "dog", "frog", "ship")
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    model = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,32,32", use_batch_norm=True)
+    preprocessing = Preprocessing(
+        3, 32, 32, "none", "bilinear", "bgr", divisor=1.0, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0)
+    )
+    return Contract(model, preprocessing, CLASSES)
+
+
+@pytest.fixture(scope="session")
+def network(contract: Contract) -> Network:
+    """resnet10 whose batch normalisation does something and whose answers depend on the image."""
+    torch = pytest.importorskip("torch")
+    from trt_cls.models import build
+
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    module = build(contract.model, len(CLASSES)).eval()
+    with torch.no_grad():
+        for name, values in module.state_dict().items():
+            if name.endswith("running_mean"):
+                values.normal_(0, 0.2, generator=generator)
+            elif name.endswith("running_var"):
+                values.uniform_(0.5, 2, generator=generator)
+        module(torch.zeros(1, 3, 32, 32))
+        list(module.parameters())[-2].mul_(0.1)  # the last dense layer: pixels up to 255 would saturate the softmax
+    return module
+
+
+@pytest.fixture(scope="session")
+def checkpoint(network: Network, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from trt_cls.models.checkpoint import save_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "resnet_001.safetensors"
+    save_checkpoint(path, network, contract)
+    return path
+
+
+@pytest.fixture(scope="session")
+def fp32(network: Network, contract: Contract) -> onnx.ModelProto:
+    from trt_cls.export.onnx_file import onnx_from_module
+
+    return onnx_from_module(network, contract)
+
+
+@pytest.fixture(scope="session")
+def fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
+    from trt_cls.export.precision import fp16_from_fp32
+
+    return fp16_from_fp32(fp32)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 12 noisy images of one colour each, in the class folders."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(12):
+        target = folder / CLASSES[index % len(CLASSES)]
+        target.mkdir(exist_ok=True)
+        pixels = generator.integers(0, 256, 3) * 0.7 + generator.integers(0, 77, (40, 48, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(target / f"{index}.png")
+    return folder

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import pytest
+from models.records import config, outline
+from shared_data import tao_json
+
+from trt_cls.models.network import count_parameters
+from trt_cls.spec.architectures import ARCHITECTURES
+
+FAMILIES = [arch for arch in ARCHITECTURES if arch not in {f"efficientnet_b{size}" for size in range(2, 8)}]
+
+
+def records(name: str, arch: str) -> list[dict[str, Any]]:
+    return [record for record in tao_json(name)["records"] if record["arch"] == arch]
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_combination_of_options_has_as_many_parameters_as_in_tao(arch: str) -> None:
+    wrong = []
+    for record in records("param_counts.json", arch):
+        if "error" in record or could_not_run(record):
+            continue
+        counts = count_parameters(outline(config(record), record["nclasses"]))
+        if counts != (record["trainable_params"], record["total_params"]):
+            wrong.append((record, counts))
+    assert not wrong
+
+
+def could_not_run(record: dict[str, Any]) -> bool:
+    """Keras built the head for a map of a size that never comes out of the pooling."""
+    real, believed = record["output_shape_before_head"], record["output_shape_before_head_keras_inferred"]
+    return record["arch"] in ("vgg", "googlenet") and record["retain_head"] and real != believed
+
+
+@pytest.mark.parametrize(("arch", "units"), [("vgg", 4096), ("googlenet", 10)])
+def test_a_head_that_tao_builds_for_the_wrong_map_fits_the_real_one(arch: str, units: int) -> None:
+    broken = [record for record in records("param_counts.json", arch) if could_not_run(record)]
+    assert broken
+    for record in broken:
+        excess = prod(record["output_shape_before_head_keras_inferred"]) - prod(record["output_shape_before_head"])
+        counts = count_parameters(outline(config(record)))
+        assert counts.total == record["total_params"] - excess * units
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v1", "mobilenet_v2"])
+def test_a_map_too_small_for_the_papers_head_is_averaged_whole(arch: str) -> None:
+    refused = [record for record in records("param_counts.json", arch) if "error" in record]
+    assert refused
+    for record in refused:
+        with_own_head = config(record, retain_head=False)
+        assert count_parameters(outline(config(record))) == count_parameters(outline(with_own_head))
+
+
+@pytest.mark.parametrize("size", range(2, 8))
+def test_larger_efficientnets_have_as_many_parameters_as_in_tao(size: int) -> None:
+    defaults = tao_json("freeze_blocks.json")["efficientnet_b2_b7_defaults"]
+    (record,) = [record for record in defaults if record["arch"] == f"efficientnet_b{size}"]
+    assert count_parameters(outline(config(record))) == (record["trainable_params"], record["total_params"])
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_freeze_blocks_leaves_as_many_trainable_parameters_as_in_tao(arch: str) -> None:
+    for record in records("freeze_blocks.json", arch):
+        for key, trainable in record["trainable_params_with_freeze_blocks"].items():
+            blocks = tuple(record["valid_blocks"]) if key == "all" else (int(key),)
+            counts = count_parameters(outline(config(record, freeze_blocks=blocks)))
+            assert counts == (trainable, record["total_params"]), (record, key)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_freeze_blocks_freezes_the_layers_that_tao_freezes(arch: str) -> None:
+    for record in records("freeze_blocks.json", arch):
+        for block, layers in record.get("frozen_layers", {}).items():
+            network = outline(config(record, freeze_blocks=(int(block),)))
+            frozen = {name.rsplit(".", 1)[0] for name, weight in network.named_parameters() if not weight.requires_grad}
+            assert frozen == set(layers)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_freeze_bn_leaves_gamma_and_beta_trainable(arch: str) -> None:
+    for record in records("freeze_blocks.json", arch):
+        counts = count_parameters(outline(config(record, freeze_bn=True)))
+        assert counts.trainable == (record["trainable_params_freeze_bn"] or record["trainable_params_no_freeze"])

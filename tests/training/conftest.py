@@ -1,0 +1,92 @@
+"""A tiny dataset of coloured noise, three classes that a network can tell apart, and an experiment that takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trt_cls.spec.experiment import (
+    CosineLr,
+    Experiment,
+    LrConfig,
+    ModelConfig,
+    Optimizer,
+    RegConfig,
+    Sgd,
+    TrainConfig,
+)
+from trt_cls.training.reporter import Reporter
+
+CLASSES = ("blue", "green", "red")
+MODEL = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)
+
+
+def write_images(root: Path, per_class: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 150, (20, 20, 3), dtype=np.uint8)
+            pixels[..., 2 - index] += 60
+            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    write_images(root / "train", 7, seed=1)  # 21 images: two batches of eight and one of five
+    write_images(root / "val", 4, seed=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def experiment(images: Path) -> Callable[..., Experiment]:
+    """Makes the tiny experiment: three steps an epoch, two epochs; fields of train_config may be given."""
+
+    def make(root: Path = images, model: ModelConfig = MODEL, **given: Any) -> Experiment:
+        config = TrainConfig(
+            train_dataset_path=str(root / "train"),
+            val_dataset_path=str(root / "val"),
+            batch_size_per_gpu=8,
+            n_epochs=2,
+            n_workers=0,
+            random_seed=7,
+            optimizer=Optimizer(sgd=Sgd(momentum=0.9)),
+            reg_config=RegConfig(type="L2", weight_decay=1e-4),
+            lr_config=LrConfig(cosine=CosineLr(learning_rate=0.02, soft_start=0.2)),
+        )
+        return Experiment(model_config=model, train_config=replace(config, **given))
+
+    return make
+
+
+class Quiet(Reporter):
+    """Keeps lines to itself, and calls `then` after step `step` of epoch `epoch`."""
+
+    def __init__(self, epoch: int = 0, step: int = 0, then: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._when, self._then = (epoch, step), then
+        self._epoch = 0
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def epoch_started(self, epoch: int, n_epochs: int, steps: int, done: int) -> None:
+        super().epoch_started(epoch, n_epochs, steps, done)
+        self._epoch = epoch
+
+    def step_done(self, step: int, *_: Any) -> None:
+        if (self._epoch, step) == self._when:
+            self._then()
+
+
+@pytest.fixture(scope="session")
+def quiet() -> type[Quiet]:
+    return Quiet

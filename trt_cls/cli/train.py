@@ -1,0 +1,96 @@
+"""`trt-cls train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trt_cls import spec as spec_files
+from trt_cls.cli.options import common_options, results_option, spec_options
+from trt_cls.errors import MissingDependency, RequestError
+
+if TYPE_CHECKING:
+    from trt_cls.training import TrainingResult
+
+
+@click.command("train")
+@spec_options(required=True)
+@results_option(required=True)
+@click.option(
+    "-c", "--classmap", type=click.Path(path_type=Path), help="JSON of class names and indices; left out: alphabetical."
+)
+@click.option("--resume", is_flag=True, help="Go on exactly where the training in the results folder stopped.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Number of GPUs.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of forward and backward passes; weights are float32. auto: bf16 where the GPU has it, fp32 on a CPU.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
+)
+@click.option(
+    "--init-epoch",
+    "--init_epoch",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Count epochs from here, with pretrained_model_path as the model of the epoch before.",
+)
+@common_options
+def command(
+    spec: Path,
+    overrides: tuple[str, ...],
+    results: Path,
+    classmap: Path | None,
+    resume: bool,
+    gpus: int,
+    precision: str,
+    device: str,
+    init_epoch: int,
+) -> None:
+    """Train a network from a spec file.
+
+    Writes checkpoints, curves and logs below the results folder. Ctrl-C saves the step reached; --resume goes on there.
+    """
+    if gpus > 1:
+        raise RequestError(
+            f"--gpus {gpus}: training on several GPUs is not supported yet; expected 1; leave --gpus out"
+        )
+    experiment = spec_files.load(spec, overrides=overrides, needs=("train_config",))
+    try:
+        from trt_cls.training.run import train
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingDependency("torch", "training", "train") from error
+    result = train(
+        experiment,
+        results,
+        classmap=classmap,
+        resume=resume,
+        device=device,
+        precision=precision,
+        init_epoch=init_epoch,
+    )
+    click.echo("\n".join(_summary(result)))
+
+
+def _summary(result: TrainingResult) -> list[str]:
+    best, files = result.best, result.results
+    lines = [f"broken image: {image.path}: {image.reason}" for image in result.skipped]
+    done = f"done: {len(result.rows)} epochs, {len(result.skipped)} broken images"
+    if result.steps_left_out:
+        done += f", {result.steps_left_out} steps left out for want of images"
+    return [
+        *lines,
+        done,
+        f"best model: {files.best} (epoch {best.epoch}: val_acc {best.val_acc:.4f}, val_loss {best.val_loss:.4f})",
+        f"last model: {result.last}",
+        f"curves:     {files.curve}, tensorboard --logdir {files.events}",
+        f"next:       trt-cls export -m {files.best} -o {files.root / 'model.onnx'}",
+    ]

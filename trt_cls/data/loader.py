@@ -1,0 +1,152 @@
+"""Training batches for torch, made whole in worker processes: read, augmented, normalised, mixed.
+
+Knows no network and no device. Every draw comes from a generator seeded with the seed, the epoch and the place in it,
+so batches are the same for any number of workers and for a training that is taken up in the middle.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from trt_cls.contract import Preprocessing
+from trt_cls.data.augmentation import augment, mixup, smoothed_targets
+from trt_cls.data.folder import ImageFolder, Sample
+from trt_cls.data.stream import Skipped, skipped
+from trt_cls.errors import DataError
+from trt_cls.preprocessing.images import decode
+from trt_cls.preprocessing.pillow import Pixels, normalize
+from trt_cls.spec.experiment import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Images float32 [n,C,H,W] and targets float32 [n,classes], smoothed and mixed, and what was skipped.
+
+    n is 0 where all images of the batch were skipped.
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    skipped: tuple[Skipped, ...]
+
+    def pin_memory(self) -> TrainingBatch:
+        """The same in page-locked memory; the DataLoader calls it."""
+        return TrainingBatch(self.images.pin_memory(), self.targets.pin_memory(), self.skipped)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One batch to make: everything that a worker must be told."""
+
+    epoch: int
+    step: int
+    samples: tuple[tuple[int, Sample], ...]
+    """Each with its index in the dataset."""
+
+
+class TrainingLoader:
+    """All images of a folder once an epoch, in an order drawn anew for each.
+
+    The last partial batch is kept; where it would hold a single image, which batch normalisation can't train on, that
+    image joins the batch before.
+    """
+
+    def __init__(self, folder: ImageFolder, preprocessing: Preprocessing, train_config: TrainConfig) -> None:
+        self._orders = _Orders(folder.samples, train_config.batch_size_per_gpu, train_config.random_seed)
+        workers = train_config.n_workers
+        self._loader: DataLoader[TrainingBatch] = DataLoader(
+            _Batches(preprocessing, train_config, len(folder.classes)),
+            sampler=self._orders,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=_ignore_interrupts if workers else None,
+            multiprocessing_context=_context() if workers else None,
+            generator=torch.Generator(),  # else each epoch would draw a number from torch's own
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch."""
+        return self._orders.steps
+
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[TrainingBatch]:
+        """The batches of epoch `number`, from `start_step` on."""
+        self._orders.epoch, self._orders.start_step = number, start_step
+        return iter(self._loader)
+
+
+class _Orders(Sampler[_Order]):
+    """Which samples make up each batch of `epoch`; lives in the main process, so that workers hold no state."""
+
+    def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int) -> None:
+        self._samples = samples
+        self._batch_size = batch_size
+        self._seed = seed
+        full, rest = divmod(len(samples), batch_size)
+        self.steps = full if rest == 1 and full else full + (rest > 0)
+        self.epoch = 0
+        self.start_step = 0
+
+    def __iter__(self) -> Iterator[_Order]:
+        indices = list(range(len(self._samples)))
+        Random(f"{self._seed}/{self.epoch}").shuffle(indices)
+        for step in range(self.start_step, self.steps):
+            start = step * self._batch_size
+            end = start + self._batch_size if step + 1 < self.steps else len(indices)
+            yield _Order(self.epoch, step, tuple((index, self._samples[index]) for index in indices[start:end]))
+
+
+class _Batches(Dataset[TrainingBatch]):
+    """Makes the batch that an order asks for; the part of the loader that travels to the workers."""
+
+    def __init__(self, preprocessing: Preprocessing, train: TrainConfig, classes: int) -> None:
+        self._preprocessing = preprocessing
+        self._train = train
+        self._classes = classes
+
+    def __getitem__(self, order: _Order) -> TrainingBatch:
+        images = np.empty((len(order.samples), *self._preprocessing.input_shape), np.float32)
+        labels: list[int] = []
+        losses: list[Skipped] = []
+        for index, sample in order.samples:
+            try:
+                pixels = self._read(sample.path, order.epoch, index)
+            except DataError as error:
+                losses.append(skipped(sample.path, error))
+                continue
+            normalize(pixels, self._preprocessing, images[len(labels)])
+            labels.append(sample.label)
+        images = images[: len(labels)]
+        targets = smoothed_targets(labels, self._classes, self._train.label_smoothing)
+        if self._train.mixup_alpha > 0:
+            rng = Random(f"{self._train.random_seed}/{order.epoch}/mixup/{order.step}")
+            images, targets = mixup(images, targets, self._train.mixup_alpha, rng)
+        return TrainingBatch(torch.from_numpy(images), torch.from_numpy(targets), tuple(losses))
+
+    def _read(self, path: Path, epoch: int, index: int) -> Pixels:
+        rng = Random(f"{self._train.random_seed}/{epoch}/{index}")
+        return augment(decode(path, self._preprocessing.channels), self._preprocessing, self._train, rng)
+
+
+def _context() -> Any:
+    """Workers that neither copy this process's threads, as with fork, nor import torch one by one, as with spawn."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main process answers it and ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

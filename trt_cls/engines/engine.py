@@ -1,0 +1,104 @@
+"""What every engine does, and which one opens a file.
+
+What is not known here: images and files of results; an engine takes preprocessed batches and gives probabilities.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.contract import Contract
+from trt_cls.engines.contracts import check_model_file
+from trt_cls.errors import ArtefactError, EngineError, RequestError
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
+PROVIDERS: tuple[Provider, ...] = ("auto", "cpu", "cuda", "tensorrt")
+
+INPUT, OUTPUT = "input_1", "predictions"
+"""Names of the input and the output in every ONNX file and engine."""
+
+
+class Engine(Protocol):
+    """An opened model; not to be used from two threads at once."""
+
+    contract: Contract
+    backend: str
+    """What runs it, such as "onnxruntime-cpu"."""
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities [n, classes] of preprocessed images [n, C, H, W].
+
+        Raises:
+            EngineError: the shape is not the contract's, or the run failed.
+        """
+
+    def close(self) -> None:
+        """Frees memory and device; the engine can't be used after it."""
+
+
+def open_engine(path: Path, provider: Provider = "auto", threads: int | None = None) -> Engine:
+    """Opens a `.onnx`, `.safetensors`, `.engine` or `.plan` file.
+
+    `threads` limits the CPU threads of a run; None leaves the choice to the backend.
+
+    Raises:
+        ArtefactError: the file is missing, damaged, or not of trt-cls.
+        DeviceError: `provider` is not available on this machine.
+        MissingDependency: the backend is not installed.
+    """
+    check_model_file(path)
+    if path.suffix == ".onnx":
+        from trt_cls.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path, provider, threads)
+    if path.suffix == ".safetensors":
+        from trt_cls.engines.torch import TorchEngine
+
+        if provider == "tensorrt":
+            raise RequestError(
+                f"{path}: a checkpoint does not run on TensorRT; expected --provider auto, cpu or cuda; "
+                "make an engine first: trt-cls export -m CHECKPOINT -o FILE.onnx --engine FILE.engine"
+            )
+        return TorchEngine(path, provider, threads)
+    from trt_cls.engines.tensorrt import TensorRtEngine
+
+    if provider == "cpu":
+        raise RequestError(
+            f"{path}: a TensorRT engine does not run on the CPU; expected --provider auto, cuda or tensorrt; "
+            "name the ONNX file that it was built from to run on the CPU"
+        )
+    return TensorRtEngine(path)
+
+
+def check_images(images: NDArray[np.float32], contract: Contract) -> None:
+    """Refuses a batch that the network was not made for.
+
+    Raises:
+        EngineError: the type is not float32 or the shape not [n, C, H, W] with n ≥ 1.
+    """
+    expected = contract.preprocessing.input_shape
+    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != expected or len(images) == 0:
+        raise EngineError(
+            f"a batch of {images.dtype} {list(images.shape)}; expected float32 {['n', *expected]} with n ≥ 1; "
+            "preprocess the images as the contract says, or pass them as uint8 to a Classifier"
+        )
+
+
+def check_signature(
+    path: Path, contract: Contract, inputs: dict[str, list[int]], outputs: dict[str, list[int]]
+) -> None:
+    """Refuses a file whose inputs and outputs (shapes without the batch, by name) are not what its contract says.
+
+    Raises:
+        ArtefactError: they differ.
+    """
+    expected = {INPUT: list(contract.preprocessing.input_shape)}, {OUTPUT: [len(contract.classes)]}
+    if (inputs, outputs) != expected:
+        raise ArtefactError(
+            f"{path}: its inputs are {inputs} and its outputs {outputs}; expected {expected[0]} and {expected[1]} "
+            "as its contract says; export it again with trt-cls export"
+        )

@@ -1,0 +1,117 @@
+"""ONNX files run by ONNX Runtime, on the provider that was asked for or not at all."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.engines.contracts import read_contract
+from trt_cls.engines.engine import INPUT, OUTPUT, Provider, check_images, check_signature
+from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+NAMES: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+ERRORS_ONLY = 3
+"""ONNX Runtime's severity: its warnings are about graph optimisation and help no user."""
+
+_log = logging.getLogger(__name__)
+
+
+class OnnxRuntimeEngine:
+    """An ONNX file in an ONNX Runtime session."""
+
+    def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
+        self.contract = read_contract(path)
+        runtime = _import_onnxruntime()
+        wanted = _choose(provider, runtime.get_available_providers())
+        self._session = _open_session(runtime, path, wanted, threads)
+        running = _running_provider(self._session)
+        if running != wanted:
+            _refuse_or_warn(provider, wanted, running)
+        self.backend = f"onnxruntime-{running}"
+        check_signature(path, self.contract, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()))
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine.infer`."""
+        check_images(images, self.contract)
+        try:
+            (probabilities,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise EngineError(f"{self.backend}: the run failed: {_one_line(error)}") from error
+        return np.asarray(probabilities, dtype=np.float32)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        del self._session
+
+
+def _import_onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency("onnxruntime", "running an ONNX file", "cpu") from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _choose(provider: Provider, available: list[str]) -> Provider:
+    """The provider to start; "auto" is CUDA where this build of ONNX Runtime has it, and the CPU elsewhere.
+
+    TensorRT is never chosen unasked: ONNX Runtime would build an engine for minutes at each start.
+    """
+    if provider == "auto":
+        return "cuda" if NAMES["cuda"] in available else "cpu"
+    if NAMES[provider] not in available:
+        there = ", ".join(name for name, full in NAMES.items() if full in available)
+        raise DeviceError(
+            f"this ONNX Runtime has no provider {provider}, it has {there}; expected the package onnxruntime-gpu "
+            'and an NVIDIA GPU: pip uninstall onnxruntime, then pip install "trt-cls[gpu]"; or use --provider cpu'
+        )
+    return provider
+
+
+def _open_session(runtime: ModuleType, path: Path, provider: Provider, threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers = [NAMES[provider]] if provider == "cpu" else [NAMES[provider], NAMES["cpu"]]
+    try:
+        return runtime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise ArtefactError(
+            f"{path}: ONNX Runtime {runtime.__version__} can't load it ({_one_line(error)}); "
+            "expected a file written by trt-cls export; copy it or export it again"
+        ) from error
+
+
+def _running_provider(session: Any) -> Provider:
+    first = session.get_providers()[0]
+    return next((name for name, full in NAMES.items() if full == first), "cpu")
+
+
+def _refuse_or_warn(provider: Provider, wanted: Provider, running: Provider) -> None:
+    if provider != "auto":
+        raise DeviceError(
+            f"ONNX Runtime could not start its provider {wanted} and fell back to {running}; expected a working NVIDIA "
+            f"driver, CUDA and cuDNN; install them, or use --provider {running}"
+        )
+    _log.warning("ONNX Runtime could not start its provider %s: running on %s", wanted, running)
+
+
+def _shapes(values: list[Any]) -> dict[str, list[int]]:
+    return {value.name: list(value.shape[1:]) for value in values}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,69 @@
+"""Checkpoints run by torch, the reference that every other engine is held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.engines.engine import Provider, check_images
+from trt_cls.errors import DeviceError, EngineError, MissingDependency
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class TorchEngine:
+    """A checkpoint's network in evaluation mode, in float32."""
+
+    def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
+        self._torch = _import_torch()
+        device = _choose(self._torch, provider)
+        from trt_cls.models.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(path)
+        if threads is not None:
+            self._torch.set_num_threads(threads)
+        self.contract = checkpoint.contract
+        self.backend = f"torch-{device}"
+        self._device = device
+        self._module = checkpoint.module.to(device).eval()
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine.infer`; softmax is done here, in float32."""
+        torch = self._torch
+        check_images(images, self.contract)
+        # cuDNN's TF32 convolutions have 10 bits of mantissa: a reference must not.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            try:
+                logits = self._module(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+            except RuntimeError as error:
+                raise EngineError(f"{self.backend}: the run failed: {' '.join(str(error).split())}") from error
+            probabilities: NDArray[np.float32] = torch.softmax(logits.float(), dim=1).cpu().numpy()
+        return probabilities
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        del self._module
+
+
+def _import_torch() -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependency("torch", "running a checkpoint", "train") from error
+    return torch
+
+
+def _choose(torch: ModuleType, provider: Provider) -> str:
+    available = torch.cuda.is_available()
+    if provider == "auto":
+        return "cuda" if available else "cpu"
+    if provider == "cuda" and not available:
+        raise DeviceError(
+            f"torch {torch.__version__} finds no CUDA device, it has cpu; expected an NVIDIA GPU with its driver "
+            "and a CUDA build of torch; install them, or use --provider cpu"
+        )
+    return provider

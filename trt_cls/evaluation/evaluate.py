@@ -1,0 +1,131 @@
+"""An engine measured on a labelled folder, every image in it, the last and smaller batch too.
+
+What is not known here: files of results and tables, see `results` and `tables`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trt_cls.contract import Contract
+from trt_cls.data.folder import ImageFolder, Sample
+from trt_cls.data.stream import Skipped, stream
+from trt_cls.engines.engine import Engine
+from trt_cls.errors import DataError, EngineError, RequestError
+from trt_cls.evaluation.metrics import Metrics, Probabilities, measure
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time went."""
+
+    waiting_for_data: float
+    """The engine stood still because no batch was ready."""
+    inference: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers for a list of images."""
+
+    samples: tuple[Sample, ...]
+    """Those that were decoded, in the order of the folder."""
+    probabilities: Probabilities
+    """[samples, classes]"""
+    skipped: tuple[Skipped, ...]
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found, on what, with what."""
+
+    contract: Contract
+    backend: str
+    predictions: Predictions
+    top_k: int
+    """Never more than the classes."""
+    metrics: Metrics
+
+    @property
+    def images_per_second(self) -> float:
+        """From file to probabilities."""
+        return len(self.predictions.samples) / self.predictions.seconds.total
+
+
+def evaluate(engine: Engine, folder: ImageFolder, *, batch_size: int, workers: int, top_k: int) -> Evaluation:
+    """Measures `engine` on `folder`.
+
+    Raises:
+        DataError: nothing of the folder, or of one class, can be decoded.
+        EngineError: the run failed, or its answers are no numbers.
+        RequestError: the folder was read with other classes than the model's.
+    """
+    classes = engine.contract.classes
+    if folder.classes != classes:
+        raise RequestError(
+            f"{folder.root}: its classes are {list(folder.classes)}; expected the model's, {list(classes)}; "
+            "read the folder with the classes of the model's contract"
+        )
+    predictions = predict(engine, folder.samples, batch_size=batch_size, workers=workers)
+    _refuse_lost_class(folder, predictions)
+    labels = np.array([sample.label for sample in predictions.samples], dtype=np.int64)
+    counted = min(top_k, len(classes))
+    metrics = measure(predictions.probabilities, labels, counted)
+    return Evaluation(engine.contract, engine.backend, predictions, counted, metrics)
+
+
+def predict(engine: Engine, samples: Sequence[Sample], *, batch_size: int, workers: int) -> Predictions:
+    """The answers of `engine` for `samples`; images that can't be decoded are listed, not counted.
+
+    Raises:
+        DataError: no image can be decoded.
+        EngineError: the run failed, or its answers are no numbers.
+    """
+    answered: list[Sample] = []
+    answers: list[Probabilities] = []
+    skipped: list[Skipped] = []
+    waiting = inference = 0.0
+    start = before = time.perf_counter()
+    for batch in stream(samples, engine.contract.preprocessing, batch_size=batch_size, workers=workers):
+        ready = time.perf_counter()
+        skipped += batch.skipped
+        if batch.samples:
+            answers.append(_finite(engine, engine.infer(batch.images)))
+            answered += batch.samples
+        waiting, inference = waiting + ready - before, inference + time.perf_counter() - ready
+        before = time.perf_counter()
+    if not answers:
+        raise DataError(_nothing_decoded(skipped))
+    seconds = Seconds(waiting, inference, time.perf_counter() - start)
+    return Predictions(tuple(answered), np.concatenate(answers), tuple(skipped), seconds)
+
+
+def _finite(engine: Engine, probabilities: Probabilities) -> Probabilities:
+    if not np.isfinite(probabilities).all():
+        raise EngineError(
+            f"{engine.backend}: its answers hold NaN or infinity; expected probabilities; the "
+            f"{engine.contract.precision} model overflows: evaluate the checkpoint that it came from, then export that with another precision"
+        )
+    return probabilities
+
+
+def _nothing_decoded(skipped: Sequence[Skipped]) -> str:
+    first = f", the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+    return f"none of {len(skipped)} images can be decoded{first}; expected image files; look at the folder"
+
+
+def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
+    left = {sample.label for sample in predictions.samples}
+    for sample in folder.samples:
+        if sample.label not in left:
+            reason = next(skipped.reason for skipped in predictions.skipped if skipped.path == sample.path)
+            raise DataError(
+                f'{folder.root}: no image of class "{folder.classes[sample.label]}" can be decoded, the first is '
+                f"{sample.path}: {reason}; expected at least one; replace the files"
+            )

@@ -1,0 +1,106 @@
+"""What probabilities and labels say about a classifier, in plain numpy.
+
+Everywhere `probabilities` is float32 [n, classes] and `labels` int64 [n], with n ≥ 1. What is not known here: images,
+models and files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Probabilities = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+EPSILON = 1e-7
+"""Lowest probability in the loss, as in Keras, so that one sure mistake does not make the mean infinite."""
+BINS = 15
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class's scores; a score without any image to count is 0."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    """Images that are of the class."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All that is measured of one evaluation."""
+
+    top_1_accuracy: float
+    top_k_accuracy: float
+    loss: float
+    """Mean cross-entropy, natural logarithm; without the penalties of the training."""
+    confusion_matrix: NDArray[np.int64]
+    """[truth, prediction]: numbers of images."""
+    per_class: tuple[ClassScores, ...]
+    ece: float
+    """Expected calibration error, 0 to 1."""
+
+
+def measure(probabilities: Probabilities, labels: Labels, top_k: int) -> Metrics:
+    """Every metric at once."""
+    matrix = confusion_matrix(probabilities, labels)
+    return Metrics(
+        top_1_accuracy=top_k_accuracy(probabilities, labels, 1),
+        top_k_accuracy=top_k_accuracy(probabilities, labels, top_k),
+        loss=cross_entropy(probabilities, labels),
+        confusion_matrix=matrix,
+        per_class=class_scores(matrix),
+        ece=calibration_error(probabilities, labels),
+    )
+
+
+def top_k_accuracy(probabilities: Probabilities, labels: Labels, k: int) -> float:
+    """Share of images whose label is among the k likeliest classes; of equal classes the lower index is likelier."""
+    of_label = probabilities[np.arange(len(labels)), labels][:, None]
+    lower_index = np.arange(probabilities.shape[1]) < labels[:, None]
+    likelier = (probabilities > of_label) | ((probabilities == of_label) & lower_index)
+    return float((likelier.sum(axis=1) < k).mean())
+
+
+def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
+    """Mean of -ln(probability of the label)."""
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.clip(of_label, EPSILON, 1.0)).mean())
+
+
+def confusion_matrix(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
+    """Numbers of images [truth, prediction]."""
+    classes = probabilities.shape[1]
+    cells = labels * classes + probabilities.argmax(axis=1)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_scores(matrix: NDArray[np.int64]) -> tuple[ClassScores, ...]:
+    """Precision, recall, F1 and support of each class of a confusion matrix."""
+    right, predicted, support = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    return tuple(
+        ClassScores(
+            precision=_share(int(hits), int(claims)),
+            recall=_share(int(hits), int(images)),
+            f1=_share(2 * int(hits), int(claims) + int(images)),
+            support=int(images),
+        )
+        for hits, claims, images in zip(right, predicted, support, strict=True)
+    )
+
+
+def calibration_error(probabilities: Probabilities, labels: Labels) -> float:
+    """Expected calibration error over 15 bins of equal width, (low, high] (Guo et al. 2017, equation 3)."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    gap = np.bincount(bins, weights=right - confidence, minlength=BINS)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,131 @@
+"""From a checked ONNX file to a TensorRT plan, with one code path for TensorRT 10, 11 and TensorRT-RTX.
+
+The precision is the graph's: every network is strongly typed and no flag changes what a layer computes with. Which
+TensorRT is used is decided in `builders`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from trt_cls.contract import Contract
+from trt_cls.engines.engine import INPUT
+from trt_cls.engines.sidecar import Parity, Profile, Sidecar, sidecar_path, write_sidecar
+from trt_cls.engines.tensorrt import make_logger
+from trt_cls.errors import ExportError, RequestError
+from trt_cls.export.builders import Choice
+from trt_cls.files import atomic
+
+DEFAULT_PROFILE = Profile(1, 8, 32)
+"""One image at a time up to a video wall's worth; TensorRT tunes for the middle one."""
+WORKSPACE = 2 << 30
+"""Bytes. A Jetson shares its memory with the GPU; the largest convolutions here ask for less."""
+RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
+"""Ampere, Ada and Blackwell; TensorRT-RTX 1.7 has no Hopper (9.0), and Turing (7.5) only in plans of its own."""
+MESSAGES_SHOWN = 3
+
+
+def profile_from_batches(minimum: int | None = None, optimum: int | None = None, maximum: int | None = None) -> Profile:
+    """The batch sizes given, the others at 1, 8 and 32 or as near to that as those given allow.
+
+    Raises:
+        RequestError: not 1 ≤ minimum ≤ optimum ≤ maximum.
+    """
+    low = minimum if minimum is not None else 1
+    high = maximum if maximum is not None else max(DEFAULT_PROFILE.maximum, low, optimum or 0)
+    middle = optimum if optimum is not None else min(max(DEFAULT_PROFILE.optimum, low), high)
+    if not 1 <= low <= middle <= high:
+        raise RequestError(
+            f"--min-batch {low}, --opt-batch {middle}, --max-batch {high}: out of order; expected 1 ≤ min ≤ opt ≤ max; "
+            "change the one that does not fit"
+        )
+    return Profile(low, middle, high)
+
+
+def plan_from_onnx(onnx_file: Path, contract: Contract, choice: Choice, profile: Profile) -> bytes:
+    """The serialized engine.
+
+    Raises:
+        ExportError: TensorRT refused the file or failed to build; its own messages are in the error.
+    """
+    trt: Any = choice.module
+    logger = make_logger(trt)
+    try:
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+    except TypeError as error:  # what the bindings raise for a null pointer
+        raise _failure(logger, choice, "did not start") from error
+    if not parser.parse_from_file(str(onnx_file)):
+        found = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise _failure(logger, choice, f"can't read {onnx_file.name}", found)
+    config = _config(trt, builder, choice)
+    if config.add_optimization_profile(_optimization_profile(builder, contract, profile)) < 0:
+        raise _failure(
+            logger, choice, f"refused the batch sizes {profile.minimum}, {profile.optimum}, {profile.maximum}"
+        )
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _failure(logger, choice, f"could not build an engine from {onnx_file.name}")
+    return bytes(plan)
+
+
+def compute_capabilities(choice: Choice) -> tuple[str, ...]:
+    """The GPU generations that a plan of this builder runs on, as in "8.9"."""
+    if choice.gpu is not None:
+        return (choice.gpu.compute_capability,)
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in RTX_CAPABILITIES)
+
+
+def write_engine(plan: bytes, path: Path, sidecar: Sidecar, check: Callable[[Path], Parity | None]) -> Parity | None:
+    """Writes the plan and its sidecar, both or neither, once `check` has seen the pair in a folder of its own.
+
+    Returns what `check` measured, which the sidecar then holds too.
+    """
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft = Path(folder) / path.name
+        draft.write_bytes(plan)
+        write_sidecar(draft, sidecar)
+        parity = check(draft)
+        write_sidecar(draft, replace(sidecar, parity=parity))
+        with atomic(sidecar_path(path)) as sidecar_beside, atomic(path) as plan_beside:
+            sidecar_path(draft).replace(sidecar_beside)
+            draft.replace(plan_beside)
+    return parity
+
+
+def _config(trt: Any, builder: Any, choice: Choice) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    # On by default. Its 10-bit mantissa is float16's: float32 would miss its bound of parity by an order of magnitude,
+    # and who wants that speed asks for --fp16.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if choice.name == "tensorrt-rtx":
+        config.num_compute_capabilities = len(RTX_CAPABILITIES)
+        for index, name in enumerate(RTX_CAPABILITIES):
+            if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+                raise ExportError(
+                    f"tensorrt-rtx {choice.version} can't build for {name}; expected it to; install a newer one"
+                )
+    return config
+
+
+def _optimization_profile(builder: Any, contract: Contract, profile: Profile) -> Any:
+    optimization = builder.create_optimization_profile()
+    batches = (profile.minimum, profile.optimum, profile.maximum)
+    optimization.set_shape(INPUT, *((batch, *contract.preprocessing.input_shape) for batch in batches))
+    return optimization
+
+
+def _failure(logger: Any, choice: Choice, what: str, found: Sequence[str] = ()) -> ExportError:
+    """An error that ends with the last of TensorRT's own messages: it logs errors on its way to success, too."""
+    messages = (found or logger.errors)[-MESSAGES_SHOWN:] or ["it gave no reason"]
+    reason = " | ".join(" ".join(message.split()) for message in messages)
+    return ExportError(
+        f"{choice.name} {choice.version} {what}: {reason}; expected an engine; the ONNX file stands: "
+        "run it as it is, or build it with another version of TensorRT"
+    )

@@ -1,0 +1,193 @@
+"""The export from end to end: a checkpoint or an ONNX file in, a checked ONNX file and an engine out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from trt_cls.contract import Contract, Precision
+from trt_cls.engines.contracts import read_contract
+from trt_cls.engines.engine import Provider, open_engine
+from trt_cls.engines.sidecar import Parity, Profile, Sidecar, file_sha256
+from trt_cls.errors import ArtefactError, DeviceError, MissingDependency, RequestError
+from trt_cls.export.builders import Choice, Request, choose_builder
+from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, write_engine
+from trt_cls.export.images import Images, images_for
+from trt_cls.export.onnx_file import contract_of, onnx_from_module, parity_of, read_onnx, set_metadata, write_onnx
+from trt_cls.export.parity import checked
+from trt_cls.export.precision import fp16_from_fp32
+from trt_cls.files import atomic, results_folder
+from trt_cls.preprocessing.description import preprocessing_from_spec
+from trt_cls.spec.experiment import Experiment
+
+SOURCES = (".safetensors", ".onnx")
+ENGINES = (".engine", ".plan")
+CONVERSIONS: tuple[tuple[Precision, Precision], ...] = (("fp32", "fp32"), ("fp32", "fp16"), ("fp16", "fp16"))
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written."""
+
+    onnx: Path
+    precision: Precision
+    parity: Parity | None
+    """None: ONNX Runtime is not installed, so the file was not run."""
+    engine: Path | None
+    engine_parity: Parity | None
+    """None: there is no engine, or this machine can't run it."""
+    no_engine: str
+    """Why there is no engine; empty where there is one."""
+
+
+def export(
+    model: Path,
+    output: Path,
+    *,
+    precision: Precision | None = None,
+    experiment: Experiment | None = None,
+    images: Path | None = None,
+    engine: Path | None = None,
+    builder: Request = "auto",
+    profile: Profile = DEFAULT_PROFILE,
+    say: Callable[[str], None] = lambda line: None,
+) -> ExportResult:
+    """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
+
+    `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own. The images of the
+    check come from the folder `images`, else from the datasets of `experiment`, else they are random. An engine is
+    built where `engine` or a `builder` by name asks for it and, with "auto", where one can be built on this machine;
+    it goes to `engine`, or beside `output`. `say` gets a line before what may take long.
+
+    Raises:
+        RequestError: file names or precision are wrong, or `model` and `experiment` disagree.
+        ExportError: a file could not be made or does not answer as `model` does; it is then not there.
+        MissingDependency, DeviceError: the engine that was asked for can't be built here.
+    """
+    contract = _contract(model, experiment)
+    precision = precision or contract.precision
+    _check_request(model, output, (contract.precision, precision), engine, builder)
+    choice, no_engine = choose_builder(builder, required=engine is not None)
+    check = _Check(model, precision, images_for(contract.preprocessing, images, experiment))
+    results_folder(output.parent)
+    parity = _write_onnx(model, output, contract, check)
+    engine_parity = None
+    if choice is None:
+        engine = None
+    else:
+        engine = engine or output.with_suffix(".engine")
+        say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
+        engine_parity = _write_engine(output, engine, choice, profile, check)
+    return ExportResult(output, precision, parity, engine, engine_parity, no_engine)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Holds artefacts against one model on the same images."""
+
+    model: Path
+    precision: Precision
+    images: Images
+
+    def __call__(self, artefact: Path, provider: Provider) -> Parity | None:
+        """The parity, or None where this machine can't run `artefact`."""
+        try:
+            opened = open_engine(artefact, provider)
+        except (MissingDependency, DeviceError):
+            return None
+        with closing(opened), closing(open_engine(self.model, "cpu")) as reference:
+            return checked(opened.infer, reference.infer, self.images, self.precision)
+
+
+def _contract(model: Path, experiment: Experiment | None) -> Contract:
+    if model.suffix in ENGINES:
+        raise ArtefactError(
+            f"{model}: is an engine already; expected a .safetensors checkpoint or an .onnx file; "
+            "name the one that it was made from"
+        )
+    contract = read_contract(model)
+    if experiment and experiment.train_config:
+        asked = replace(contract, preprocessing=preprocessing_from_spec(experiment, "train"))
+        if differences := contract.differences(asked):
+            raise ArtefactError(
+                f"{model} and the spec disagree (model ≠ spec): {'; '.join(differences)}; "
+                "expected the spec that the model was trained with; name that one, or leave -e out"
+            )
+    return contract
+
+
+def _check_request(
+    model: Path, output: Path, conversion: tuple[Precision, Precision], engine: Path | None, builder: Request
+) -> None:
+    if output.suffix != ".onnx":
+        raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")
+    if engine is not None and engine.suffix not in ENGINES:
+        raise RequestError(
+            f"--engine {engine}: expected a name that ends in .engine; use --engine {engine.with_suffix('.engine')}"
+        )
+    if engine is not None and builder == "none":
+        raise RequestError(
+            f"--engine {engine} asks for an engine and --builder none for no engine; leave one of them out"
+        )
+    if conversion not in CONVERSIONS:
+        raise RequestError(
+            f"{model} computes in {conversion[0]}, and {conversion[1]} was asked for; expected a model in fp32; "
+            "export from the checkpoint"
+        )
+    if conversion[0] != conversion[1] and output.exists() and output.samefile(model):
+        raise RequestError(f"-o {output}: would replace the {conversion[0]} file that is read; name another output")
+
+
+def _write_onnx(model: Path, output: Path, contract: Contract, check: _Check) -> Parity | None:
+    if model.suffix == ".onnx":
+        graph = read_onnx(model)
+        if contract.precision == check.precision:
+            return _copy_onnx(graph, model, output)
+    else:
+        from trt_cls.models.checkpoint import load_checkpoint
+
+        graph = onnx_from_module(load_checkpoint(model).module, contract)
+    if check.precision == "fp16":
+        graph = fp16_from_fp32(graph)
+    with atomic(output) as beside:
+        write_onnx(graph, beside)
+        parity = check(beside, "cpu")
+        if parity is not None:
+            set_metadata(graph, contract_of(graph, str(output)), parity)
+            write_onnx(graph, beside)
+    return parity
+
+
+def _copy_onnx(graph: onnx.ModelProto, model: Path, output: Path) -> Parity | None:
+    """The file as it is: held against itself it would only trade its parity with the network for a perfect one."""
+    if not (output.exists() and output.samefile(model)):
+        with atomic(output) as beside:
+            beside.write_bytes(model.read_bytes())
+    return parity_of(graph)
+
+
+def _write_engine(onnx_file: Path, engine: Path, choice: Choice, profile: Profile, check: _Check) -> Parity | None:
+    contract = read_contract(onnx_file)
+    plan = plan_from_onnx(onnx_file, contract, choice, profile)
+    sidecar = Sidecar(
+        contract=contract,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        builder=choice.name,
+        builder_version=choice.version,
+        compute_capabilities=compute_capabilities(choice),
+        gpu=choice.gpu.name if choice.gpu else "",
+        profile=profile,
+        onnx=onnx_file.name,
+        onnx_sha256=file_sha256(onnx_file),
+        command=(
+            f"trt-cls export -m {onnx_file.name} -o {onnx_file.name} --engine {engine.name} --builder {choice.name} "
+            f"--min-batch {profile.minimum} --opt-batch {profile.optimum} --max-batch {profile.maximum}"
+        ),
+    )
+    results_folder(engine.parent)
+    return write_engine(plan, engine, sidecar, lambda draft: check(draft, "auto"))

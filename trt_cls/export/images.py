@@ -1,0 +1,94 @@
+"""The images that an artefact is checked on: from a folder, from a dataset, or random ones where nothing is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.contract import Preprocessing
+from trt_cls.data.folder import Sample, image_folder, list_images
+from trt_cls.data.stream import stream
+from trt_cls.preprocessing.pillow import normalize
+from trt_cls.spec.experiment import Experiment
+
+MOST = 512
+"""Enough that a disagreement of 1 in 100 shows; a resnet50 takes about 30 s for both sides on two cores."""
+RANDOM = 64
+BATCH = 16
+WORKERS = 4
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images that are decoded each time they are gone through."""
+
+    preprocessing: Preprocessing
+    folder: Path | None
+    """None: random pixels."""
+    samples: tuple[Sample, ...]
+    total: int
+    """Images in the folder, of which `samples` are a part."""
+
+    def batches(self) -> Iterator[NDArray[np.float32]]:
+        """Preprocessed images, float32 [n,C,H,W]; what can't be decoded is left out with a warning."""
+        if self.folder is None:
+            yield from _random_batches(self.preprocessing)
+            return
+        for batch in stream(self.samples, self.preprocessing, batch_size=BATCH, workers=WORKERS):
+            for skipped in batch.skipped:
+                log.warning("%s: left out of the check: %s", skipped.path, skipped.reason)
+            if len(batch.images):
+                yield batch.images
+
+    def describe(self, used: int) -> str:
+        """What they are, when `used` of them could be decoded."""
+        if self.folder is None:
+            return f"{used} random images"
+        undecoded = len(self.samples) - used
+        return f"{used} of {self.total} images of {self.folder}" + (
+            f" ({undecoded} can't be decoded)" if undecoded else ""
+        )
+
+
+def images_for(preprocessing: Preprocessing, folder: Path | None, experiment: Experiment | None) -> Images:
+    """Up to 512 images of `folder`, else of the spec's evaluation or validation dataset, else 64 random ones.
+
+    Raises:
+        DataError: the folder or dataset is missing or holds no image.
+    """
+    if folder is not None:
+        samples: Sequence[Sample] = [Sample(path, -1) for path in list_images(folder)]
+    else:
+        folder = _dataset(experiment) if experiment else None
+        samples = image_folder(folder).samples if folder else ()
+    return Images(preprocessing, folder, tuple(evenly_spread(samples, MOST)), len(samples))
+
+
+def evenly_spread(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of `items`, at equal distances: of samples sorted by class, all classes in proportion."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _dataset(experiment: Experiment) -> Path | None:
+    if experiment.eval_config:
+        return Path(experiment.eval_config.eval_dataset_path)
+    return Path(experiment.train_config.val_dataset_path) if experiment.train_config else None
+
+
+def _random_batches(preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
+    generator = np.random.default_rng(0)
+    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    for _ in range(RANDOM // BATCH):
+        pixels = generator.integers(0, 256, (BATCH, *shape), dtype=np.uint8)
+        yield np.stack([normalize(image, preprocessing) for image in pixels])

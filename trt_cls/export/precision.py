@@ -1,0 +1,103 @@
+"""Which numbers an ONNX graph computes with. What they do to the answers is measured in `parity`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from trt_cls.engines.engine import INPUT, OUTPUT
+from trt_cls.errors import ExportError
+from trt_cls.export.onnx_file import LOGITS, check, contract_of, set_metadata
+
+LARGEST = float(np.finfo(np.float16).max)
+FLUSHED_SHARE = 0.01
+"""Of all weights; a trained network has some that weight decay brought near zero, and loses nothing with them."""
+
+log = logging.getLogger(__name__)
+
+
+def fp16_from_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network in float16, strongly typed; input, output and softmax stay float32 and two Casts stand between.
+
+    The whole graph between the Casts changes its type, so that no layer is left in float32. Written out here because
+    onnxconverter-common 1.16 gives a float16 output, in spite of keep_io_types, as soon as the softmax is kept in
+    float32, and clips what float16 can't hold.
+
+    Raises:
+        ExportError: a weight is too large for float16, or the graph is not one that `onnx_from_module` wrote.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    if graph.node[-1].op_type != "Softmax" or list(graph.node[-1].input) != [LOGITS]:
+        raise ExportError(f"the graph's last node is {graph.node[-1].op_type}; expected the Softmax of {LOGITS}")
+    _halve_tensors(graph)
+    for info in graph.value_info:
+        if info.type.tensor_type.elem_type == TensorProto.FLOAT:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT16
+    _insert_casts(graph)
+    set_metadata(half, replace(contract_of(model, "the ONNX graph"), precision="fp16"))
+    check(half)
+    return half
+
+
+def _halve_tensors(graph: onnx.GraphProto) -> None:
+    count = flushed = 0
+    for name, tensor in _float_tensors(graph):
+        values = numpy_helper.to_array(tensor)
+        largest = float(np.abs(values).max(initial=0))
+        if not largest <= LARGEST:
+            raise ExportError(
+                f"fp16: the largest value of {name} is {largest:g}; expected at most {LARGEST:g}, as float16 has it; "
+                "train with weight decay or batch normalisation, or export without --fp16"
+            )
+        halved = values.astype(np.float16)
+        count += values.size
+        flushed += int(np.count_nonzero((halved == 0) & (values != 0)))
+        tensor.CopyFrom(numpy_helper.from_array(halved, tensor.name))
+    if flushed > FLUSHED_SHARE * count:
+        log.warning("fp16: %d of %d weights are too small for float16 and became 0", flushed, count)
+
+
+def _float_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """Weights and constants in float32, each with the name that a message should give it."""
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            yield tensor.name, tensor
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.t.data_type == TensorProto.FLOAT:
+                yield node.name, attribute.t
+
+
+def _insert_casts(graph: onnx.GraphProto) -> None:
+    (source,) = graph.input
+    halved, restored = f"{INPUT}_fp16", f"{LOGITS}_fp32"
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == INPUT:
+                node.input[index] = halved
+    softmax = graph.node.pop()
+    softmax.input[0] = restored
+    nodes = [
+        helper.make_node("Cast", [INPUT], [halved], name="cast_to_fp16", to=TensorProto.FLOAT16),
+        *graph.node,
+        helper.make_node("Cast", [LOGITS], [restored], name="cast_to_fp32", to=TensorProto.FLOAT),
+        softmax,
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _describe(graph, halved, source, TensorProto.FLOAT16)
+    _describe(graph, restored, next(info for info in graph.output if info.name == OUTPUT), TensorProto.FLOAT)
+
+
+def _describe(graph: onnx.GraphProto, name: str, like: onnx.ValueInfoProto, element: int) -> None:
+    info = graph.value_info.add()
+    info.CopyFrom(like)
+    info.name = name
+    info.type.tensor_type.elem_type = element

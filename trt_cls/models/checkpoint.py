@@ -1,0 +1,118 @@
+"""Checkpoints: one safetensors file with the weights and, in its metadata, the contract; nothing in it can run code.
+
+The contract is read without PyTorch. Widths that pruning changed are read off the tensors' shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from trt_cls.contract import METADATA_KEY, Contract, contract_from_json
+from trt_cls.errors import ArtefactError, RequestError
+from trt_cls.files import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trt_cls.models.network import Network
+
+TAO_POOLING_KEY = "trt_cls.tao_pooling"
+"""Metadata of a network built with tao_pooling: its final pooling is TAO's."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network in eval mode, on the CPU, and what it means."""
+
+    contract: Contract
+    module: Network
+
+
+def save_checkpoint(path: Path, module: Network, contract: Contract) -> None:
+    """Writes weights and contract, whole or not at all."""
+    from safetensors.torch import save_file
+
+    metadata = {METADATA_KEY: contract.to_json()}
+    if module.tao_pooling:
+        metadata[TAO_POOLING_KEY] = "true"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    with atomic(path) as beside:
+        save_file(tensors, beside, metadata)
+
+
+def read_contract(path: Path) -> Contract:
+    """The contract of a checkpoint; reads the file's header alone.
+
+    Raises:
+        ArtefactError: the file is missing, truncated, no safetensors file or holds no contract.
+    """
+    return _contract(path, _metadata(path))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The network of a checkpoint, rebuilt, with its weights.
+
+    Raises:
+        ArtefactError: as `read_contract`, or the tensors are not those of the network that the contract describes.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from trt_cls.models import build
+
+    metadata = _metadata(path)
+    contract = _contract(path, metadata)
+    tensors = load_file(path)
+    try:
+        with torch.device("meta"):
+            module = build(
+                contract.model,
+                len(contract.classes),
+                widths(tensors),
+                tao_pooling=metadata.get(TAO_POOLING_KEY) == "true",
+            )
+        module.load_state_dict(tensors, assign=True)
+    except (RequestError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ArtefactError(
+            f"{path}: its tensors are not those of the {contract.model.arch} that its contract describes ({reason}); "
+            "write the checkpoint again"
+        ) from error
+    return Checkpoint(contract, module.eval())
+
+
+def widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of outputs of each convolution and dense layer, by layer name, as `build` takes it."""
+    return {
+        name.removesuffix(".weight"): tensor.shape[0]
+        for name, tensor in tensors.items()
+        if name.endswith(".weight") and tensor.dim() > 1
+    }
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArtefactError(f"{path} {what}; expected a .safetensors checkpoint, as train writes to RESULTS/weights/")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(
+            f"{path} can't be read as a safetensors file ({error}); it is truncated or of another format; "
+            "copy it again, or train or export it anew"
+        ) from error
+
+
+def _contract(path: Path, metadata: Mapping[str, str]) -> Contract:
+    if METADATA_KEY not in metadata:
+        raise ArtefactError(
+            f"{path} holds no contract (metadata {METADATA_KEY}); expected a checkpoint that trt-cls train wrote; "
+            "to start from bare weights, name the file as train_config.pretrained_model_path"
+        )
+    return contract_from_json(metadata[METADATA_KEY], str(path))

@@ -1,0 +1,55 @@
+"""CSPDarkNet-19 and -53 (Bochkovskiy et al. 2020, arXiv 2004.10934) as TAO builds them.
+
+Each stage works on one part of its channels and joins the other part, untouched, at the end.
+"""
+
+from __future__ import annotations
+
+from trt_cls.models.builder import Builder, Value
+from trt_cls.models.darknet import STAGES_19, STAGES_53, residual_unit, unit
+
+
+def network(net: Builder, num_classes: int) -> Value:
+    """conv1, five stages, head. Freeze ids: 0 conv1, 1 to 5 the stages."""
+    with net.block(0):
+        x = unit(net, net.input, "conv1", 32, 3)
+    x = (stages_19 if net.config.n_layers == 19 else stages_53)(net, x)
+    if net.config.retain_head:
+        return net.dense(net.global_average(x, "avgpool"), "predictions", num_classes)
+    return net.classifier(x, num_classes)
+
+
+def stages_19(net: Builder, x: Value) -> Value:
+    """DarkNet-19's stages, all convolutions but the first at half width; halved by pooling."""
+    for stage, (filters, convolutions) in enumerate(STAGES_19, 1):
+        x = net.max_pool(x, 2, 2, f"maxpool_{stage}")
+        with net.block(stage):
+            x = unit(net, x, f"b{stage}_conv1", filters, 3)
+            if convolutions == 1:
+                continue
+            half = filters // 2
+            y = unit(net, x, f"b{stage}_part2", half, 1)
+            for number in range(2, convolutions + 1):
+                y = unit(net, y, f"b{stage}_conv{number}", half, 1 if number % 2 == 0 else 3)
+            x = join(net, x, y, f"b{stage}", f"b{stage}_part1", half, filters)
+    return x
+
+
+def stages_53(net: Builder, x: Value) -> Value:
+    """DarkNet-53's stages at half width, the first at full width; halved by a stride of 2."""
+    for stage, (filters, units) in enumerate(STAGES_53, 1):
+        part = filters if stage == 1 else filters // 2
+        with net.block(stage):
+            x = unit(net, x, f"conv{stage + 1}", filters, 3, 2)
+            y = unit(net, x, f"conv{stage + 1}_2", part, 1)
+            for number in range(1, units + 1):
+                y = residual_unit(net, y, stage, number, filters // 2, part)
+            x = join(net, x, y, f"b{stage}", f"conv{stage + 1}_1", part, filters)
+    return x
+
+
+def join(net: Builder, x: Value, y: Value, name: str, other_part: str, part: int, filters: int) -> Value:
+    """The worked part beside the other part of `x`, mixed by a 1×1 convolution."""
+    y = unit(net, y, f"{name}_partial_trans", part, 1)
+    z = unit(net, x, other_part, part, 1)
+    return unit(net, net.concatenate(y, z, name=f"{name}_concat"), f"{name}_final_trans", filters, 1)

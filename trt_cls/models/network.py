@@ -1,0 +1,111 @@
+"""A network as a list of named layers and what feeds each; it knows nothing of families or files.
+
+Layers are children of the root under TAO's layer names, so that weights are `conv1.weight`, `bn_conv1.running_mean`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+INPUT = "input_1"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its name, its module and the names of the layers (or `INPUT`) that feed it."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+
+
+class _Step(NamedTuple):
+    name: str
+    inputs: tuple[str, ...]
+    done_with: tuple[str, ...]
+    """Values that no later step reads."""
+
+
+class Network(nn.Module):
+    """Images to logits, layer by layer in the order given; the last layer's value is the answer."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_shape: tuple[int, int, int],
+        *,
+        freeze_bn: bool = False,
+        tao_pooling: bool = False,
+    ) -> None:
+        super().__init__()
+        self.input_shape = input_shape
+        """Channels, height, width; heads that flatten a map work at this size alone."""
+        self.freeze_bn = freeze_bn
+        self.tao_pooling = tao_pooling
+        for layer in layers:
+            self.add_module(layer.name, layer.module)
+        self.steps = _steps(layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, classes], softmax not included."""
+        values = {INPUT: images}
+        for step in self.steps:
+            values[step.name] = getattr(self, step.name)(*(values[name] for name in step.inputs))
+            for name in step.done_with:
+                del values[name]
+        return values[self.steps[-1].name]
+
+    def train(self, mode: bool = True) -> Network:
+        """Sets the mode; with `freeze_bn`, batch normalisation keeps its statistics, though gamma and beta learn."""
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.children():
+                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+                    module.eval()
+        return self
+
+    @property
+    def head(self) -> str:
+        """The name of the layer whose outputs are the classes."""
+        return [step.name for step in self.steps if isinstance(getattr(self, step.name), (nn.Conv2d, nn.Linear))][-1]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the network tells apart."""
+        return int(getattr(self, self.head).weight.shape[0])
+
+
+def _steps(layers: Sequence[Layer]) -> tuple[_Step, ...]:
+    last_reader = {name: layer.name for layer in layers for name in layer.inputs}
+    return tuple(
+        _Step(
+            layer.name,
+            layer.inputs,
+            tuple(name for name in dict.fromkeys(layer.inputs) if last_reader[name] == layer.name),
+        )
+        for layer in layers
+    )
+
+
+class ParameterCounts(NamedTuple):
+    """Numbers of scalars, counted as Keras does."""
+
+    trainable: int
+    total: int
+    """Frozen weights and the running statistics of batch normalisation too."""
+
+
+def count_parameters(module: nn.Module) -> ParameterCounts:
+    """How many numbers the network consists of."""
+    parameters = list(module.parameters())
+    statistics = sum(
+        buffer.numel() for name, buffer in module.named_buffers() if name.endswith((".running_mean", ".running_var"))
+    )
+    return ParameterCounts(
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        total=sum(parameter.numel() for parameter in parameters) + statistics,
+    )

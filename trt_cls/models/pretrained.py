@@ -1,0 +1,137 @@
+"""Weights to start training from, matched by name and shape; they may come from another class count or another tool."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from trt_cls.errors import ArtefactError
+from trt_cls.models.network import Network
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+"""Keys under which training scripts keep the weights."""
+NOT_WEIGHTS = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A tensor whose name fits and whose shape does not."""
+
+    name: str
+    found: tuple[int, ...]
+    expected: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'×'.join(map(str, self.found))} in the file, {'×'.join(map(str, self.expected))} here)"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the tensors of a file and of a network."""
+
+    path: Path
+    matched: tuple[str, ...]
+    """Taken from the file."""
+    mismatched: tuple[Mismatch, ...]
+    """In both, in other shapes; the network keeps its own."""
+    missing: tuple[str, ...]
+    """In the network alone; it keeps its own."""
+    unused: tuple[str, ...]
+    """In the file alone."""
+    new_head: bool
+    """Whether the layer that tells the classes apart starts afresh."""
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}: {len(self.matched)} of {self._expected} tensors taken"]
+        if self.new_head:
+            parts.append("the head starts afresh")
+        parts += [
+            f"{label}: {_some(names)}"
+            for label, names in (
+                ("other shape", self.mismatched),
+                ("not in the file", self.missing),
+                ("not in the network", self.unused),
+            )
+            if names
+        ]
+        return "; ".join(parts)
+
+    @property
+    def _expected(self) -> int:
+        return len(self.matched) + len(self.mismatched) + len(self.missing)
+
+
+def load_pretrained(module: Network, path: Path) -> Report:
+    """Copies into `module` every tensor of `path` that fits one of its own by name and shape.
+
+    Takes .safetensors, and PyTorch state dicts (.pth, .pt; also below "state_dict" or "model", and with names that
+    begin with "module."), read so that they can't run code.
+
+    Raises:
+        ArtefactError: the file can't be read, or not one tensor fits.
+    """
+    given = _unprefixed(_read(path))
+    own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
+    common = own.keys() & given.keys()
+    matched = [name for name in own if name in common and own[name].shape == given[name].shape]
+    mismatched = [
+        Mismatch(name, tuple(given[name].shape), tuple(own[name].shape))
+        for name in own
+        if name in common.difference(matched)
+    ]
+    if not matched:
+        raise ArtefactError(
+            f"{path}: none of its {len(given)} tensors fits by name and shape ({_some(given)}); expected names such as "
+            f"{next(iter(own))}; set model_config as the weights were trained, or leave pretrained_model_path out"
+        )
+    with torch.no_grad():
+        for name in matched:
+            own[name].copy_(given[name])
+    return Report(
+        path,
+        tuple(matched),
+        tuple(mismatched),
+        missing=tuple(name for name in own if name not in common),
+        unused=tuple(name for name in given if name not in common),
+        new_head=f"{module.head}.weight" not in matched,
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArtefactError(f"{path} {what}; expected a .safetensors, .pth or .pt file of weights")
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtefactError(
+            f"{path} can't be read as weights ({reason}); expected a .safetensors file or a PyTorch state dict "
+            "(torch.save(model.state_dict(), PATH))"
+        ) from error
+    return {name: tensor for name, tensor in _unwrapped(loaded, path).items() if isinstance(tensor, Tensor)}
+
+
+def _unwrapped(loaded: Any, path: Path) -> Mapping[str, Any]:
+    if isinstance(loaded, Mapping):
+        inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
+        if all(isinstance(name, str) for name in inner):
+            return inner
+    raise ArtefactError(f"{path} holds a {type(loaded).__name__}; expected a state dict, a mapping of names to tensors")
+
+
+def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items() if not name.endswith(NOT_WEIGHTS)}
+
+
+def _some(names: Iterable[object], limit: int = 3) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")

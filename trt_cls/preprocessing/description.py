@@ -1,0 +1,60 @@
+"""From a spec's fields to the numbers of a preprocessing description.
+
+Knows what each `preprocess_mode` means; nothing about how pixels are computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from trt_cls.contract import Preprocessing
+from trt_cls.errors import Problem, SpecError
+from trt_cls.spec.experiment import EvalConfig, Experiment, TrainConfig
+
+
+def preprocessing_from_spec(experiment: Experiment, split: Literal["train", "eval"]) -> Preprocessing:
+    """What the spec asks for, in numbers.
+
+    `split` chooses whose `enable_center_crop` holds: "train" is train_config's (validation too), "eval" eval_config's.
+
+    Raises:
+        SpecError: the spec has no train_config, where preprocess_mode stands, or not the section of `split`.
+    """
+    train: TrainConfig = _section(experiment, "train_config")
+    section: TrainConfig | EvalConfig = train if split == "train" else _section(experiment, "eval_config")
+    channels, height, width = experiment.model_config.input_shape
+    mean, std = _mean_and_std(train, channels)
+    color_order: Literal["rgb", "bgr"] = "bgr" if train.preprocess_mode == "caffe" else "rgb"
+    return Preprocessing(
+        channels=channels,
+        height=height,
+        width=width,
+        crop="center" if section.enable_center_crop else "none",
+        filter="bicubic" if experiment.model_config.resize_interpolation_method == "BICUBIC" else "bilinear",
+        channel_order="gray" if channels == 1 else color_order,
+        divisor={"caffe": 1.0, "torch": 255.0, "tf": 127.5}[train.preprocess_mode],
+        mean=mean,
+        std=std,
+    )
+
+
+def _mean_and_std(train: TrainConfig, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """In the order of the network's channels: blue, green, red for caffe, red, green, blue otherwise."""
+    ones = (1.0,) * channels
+    if train.preprocess_mode == "tf":
+        return ones, ones
+    if train.preprocess_mode == "torch":
+        return ((0.449,), (0.226,)) if channels == 1 else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    imagenet = {"l": 117.3786} if channels == 1 else {"b": 103.939, "g": 116.779, "r": 123.68}
+    means = train.image_mean or imagenet
+    return tuple(float(means[key]) for key in imagenet), ones
+
+
+def _section(experiment: Experiment, name: str) -> Any:
+    section = getattr(experiment, name)
+    if section is None:
+        message = (
+            "missing, and the preprocessing depends on it; add the section, or name a model file, which carries its own"
+        )
+        raise SpecError([Problem("", name, message)])
+    return section

@@ -1,0 +1,94 @@
+"""A spec file from bytes to a valid experiment: read, parse, override, convert, validate; all mistakes in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trt_cls.errors import Problem, SpecError, did_you_mean
+from trt_cls.spec.conversion import experiment_from_message
+from trt_cls.spec.experiment import Experiment
+from trt_cls.spec.overrides import apply_overrides
+from trt_cls.spec.reading import message_from_text
+from trt_cls.spec.report import Report, TooManyProblems, quoted
+from trt_cls.spec.validate import check_paths, check_relations, resolved
+
+MOST_BYTES = 256 * 1024
+"""A spec is two thousand bytes; reading stops there so that `/dev/zero` or a model file is an error at once."""
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a spec file.
+
+    Raises:
+        SpecError: there is no such file, or it is no text.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise _refused(path, f"no such file, expected a spec file{_similar(Path(path))}") from None
+    except IsADirectoryError:
+        raise _refused(path, "a folder found, expected a spec file in it: name the file") from None
+    except PermissionError:
+        raise _refused(path, "can't be read: permission denied, expected a file that you may read") from None
+    except (OSError, ValueError) as error:
+        raise _refused(path, f"can't be read ({error}), expected a spec file") from None
+    if len(data) > MOST_BYTES:
+        raise _refused(path, f"more than {MOST_BYTES // 1024} KiB found, expected a spec file: a page of text")
+    if b"\0" in data:
+        raise _refused(path, f"a binary file found (byte 0 at {data.index(0)}), expected a spec file: text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} at {error.start}"
+        raise _refused(path, f"{found} is not UTF-8, expected a spec file: text saved as UTF-8") from None
+
+
+def experiment_from_text(
+    text: str, name: str, *, overrides: Sequence[str], needs: Sequence[str], files_of: Sequence[str]
+) -> Experiment:
+    """The experiment in `text`; `files_of` names the sections whose folders and files must exist.
+
+    Raises:
+        SpecError: with all problems that were found.
+    """
+    report = Report(name)
+    experiment = None
+    try:
+        experiment = _read(text, report, overrides, needs, files_of)
+    except TooManyProblems:
+        report.problems.append(Problem(name, "", f"{len(report.problems)} problems found, the rest was not read"))
+    if report.problems or experiment is None:
+        raise SpecError(report.problems)
+    return resolved(experiment, report)
+
+
+def _read(
+    text: str, report: Report, overrides: Sequence[str], needs: Sequence[str], files_of: Sequence[str]
+) -> Experiment | None:
+    message, complete = message_from_text(text, report)
+    if complete and not report.problems and not report.lines:
+        report.add("", "no field found, expected a spec: model_config { … } train_config { … } eval_config { … }")
+        return None
+    apply_overrides(message, overrides, report)
+    experiment = experiment_from_message(message, report, complete=complete)
+    if complete:
+        for section in needs:
+            if getattr(experiment, section) is None and report.sound(section):
+                report.add(section, f"missing, expected {section} {{ … }}: this command needs it")
+        check_relations(experiment, report)
+        check_paths(experiment, files_of, report)
+    return experiment
+
+
+def _refused(path: str | Path, message: str) -> SpecError:
+    return SpecError([Problem(quoted(str(path)), "", message)])
+
+
+def _similar(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return ""
+    return did_you_mean(path.name, names)

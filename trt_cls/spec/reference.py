@@ -1,0 +1,121 @@
+"""Every field of a spec as a table: what messages, `spec fields` and the documentation say about it.
+
+Names and types come from the .proto, defaults, ranges and help from the dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from trt_cls.spec import experiment_pb2
+from trt_cls.spec.experiment import Experiment
+from trt_cls.spec.report import join
+
+_TYPES = {
+    FieldDescriptor.CPPTYPE_BOOL: "bool",
+    FieldDescriptor.CPPTYPE_DOUBLE: "float",
+    FieldDescriptor.CPPTYPE_ENUM: "enum",
+    FieldDescriptor.CPPTYPE_INT32: "int",
+    FieldDescriptor.CPPTYPE_MESSAGE: "block",
+    FieldDescriptor.CPPTYPE_STRING: "string",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One field."""
+
+    path: str
+    type: str
+    """bool, int, float, string, enum, block, "list of …" or "map of string to float"."""
+    default: str
+    """As a spec writes it; "required", or empty for a list, map or block that is left out."""
+    allowed: str
+    """Completes "expected …"; empty where every value of the type will do."""
+    help: str
+    words: tuple[str, ...]
+    """The allowed values, where they are words."""
+
+
+@cache
+def reference() -> dict[str, Row]:
+    """All fields by path, in the order of the dataclasses, each block before its fields."""
+    return {row.path: row for row in _rows(Experiment, experiment_pb2.Experiment.DESCRIPTOR, "")}
+
+
+def message_class(hint: Any) -> Any:
+    """The dataclass in a type like `Sgd | None`, or None."""
+    return next((candidate for candidate in (hint, *get_args(hint)) if is_dataclass(candidate)), None)
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    """Whether the field is a map."""
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+def is_required(option: Field[Any]) -> bool:
+    """Whether the spec must give the field of a dataclass."""
+    return option.default is MISSING and option.default_factory is MISSING
+
+
+def markdown() -> str:
+    """The reference as one Markdown table for each section."""
+    lines: list[str] = []
+    for row in reference().values():
+        section, _, name = row.path.partition(".")
+        if not name:
+            lines += [
+                "",
+                f"### {section}",
+                "",
+                "| field | type | default | allowed | meaning |",
+                "|---|---|---|---|---|",
+            ]
+        else:
+            default = row.default if row.default in ("", "required") else f"`{row.default}`"
+            cells = (f"`{name}`", row.type, default, row.allowed, row.help)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _rows(cls: Any, descriptor: Any, path: str) -> list[Row]:
+    hints = get_type_hints(cls)
+    rows = []
+    for option in fields(cls):
+        field = descriptor.fields_by_name[option.name]
+        allowed = option.metadata["allowed"]
+        rows.append(
+            Row(
+                path=join(path, option.name),
+                type=_type(field, hints[option.name]),
+                default=_default(option, field),
+                allowed=allowed.describe,
+                help=option.metadata["help"],
+                words=allowed.words,
+            )
+        )
+        if nested := message_class(hints[option.name]):
+            rows += _rows(nested, field.message_type, rows[-1].path)
+    return rows
+
+
+def _type(field: FieldDescriptor, hint: Any) -> str:
+    if is_map(field):
+        return "map of string to float"
+    if field.is_repeated:
+        return "list of int" if int in get_args(hint) else f"list of {_TYPES[field.cpp_type]}"
+    return _TYPES[field.cpp_type]
+
+
+def _default(option: Field[Any], field: FieldDescriptor) -> str:
+    if is_required(option):
+        return "required"
+    if field.is_repeated or field.message_type is not None:
+        return ""
+    if isinstance(option.default, bool):
+        return str(option.default).lower()
+    return f'"{option.default}"' if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else str(option.default)

@@ -1,0 +1,69 @@
+"""The problems of one spec, and where each field stands; every step of the loader writes to it."""
+
+from __future__ import annotations
+
+from trt_cls.errors import Problem
+
+MOST_PROBLEMS = 100
+"""Reading ends there: a file with more is no spec, and each did-you-mean costs time."""
+
+
+class TooManyProblems(Exception):  # noqa: N818
+    """Ends the reading; never leaves the loader."""
+
+
+def join(path: str, name: str) -> str:
+    """The path of the field `name` in the block at `path`."""
+    return f"{path}.{name}" if path else name
+
+
+def quoted(text: str) -> str:
+    """A piece of a user's text for a one-line message: cut short, unprintable characters escaped."""
+    short = text if len(text) <= 60 else text[:57] + "..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
+
+
+class Report:
+    """Collects problems; knows line or flag of every field that was given."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.problems: list[Problem] = []
+        self.lines: dict[str, int] = {}
+        self.flags: dict[str, str] = {}
+
+    def place(self, line: int, path: str) -> None:
+        """Remembers that `path` stands on `line`; the first place counts."""
+        self.lines.setdefault(path, line)
+
+    def add(self, path: str, message: str, *, where: str | None = None) -> None:
+        """Adds a problem, at the field's own place unless `where` names another."""
+        self.problems.append(Problem(where or self.where(path), path, message))
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise TooManyProblems
+
+    def at(self, line: int) -> str:
+        """The text of a place in the file."""
+        return f"{self.name}:{line}"
+
+    def where(self, path: str) -> str:
+        """The flag that set the field, or its line, or that of the nearest block around it; at last the file."""
+        while path:
+            if path in self.flags:
+                return self.flags[path]
+            if path in self.lines:
+                return self.at(self.lines[path])
+            path = path.rpartition(".")[0]
+        return self.name
+
+    def given(self, path: str) -> bool:
+        """Whether the field was written, in the file or as a flag."""
+        return path in self.flags or path in self.lines
+
+    def sound(self, *paths: str) -> bool:
+        """Whether nothing is wrong at or below any of `paths`: what depends on them can be judged."""
+        return not any(
+            problem.path == path or problem.path.startswith((path + ".", path + "["))
+            for problem in self.problems
+            for path in paths
+        )

@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM as a request to stop after the step that runs, so that a training can be resumed exactly there."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from trt_cls.errors import TrtClsError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(TrtClsError):
+    """A training was stopped by a signal; its state is saved."""
+
+    exit_code = 130
+
+
+class StopRequest:
+    """While entered, the first signal sets `requested`; a second one does what it did before, at once.
+
+    Outside of the main thread, where Python delivers no signals, it stays unset.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}

@@ -1,0 +1,80 @@
+"""What a training writes down as text: a row per epoch in training.csv, and TAO's status.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from trt_cls.files import write_text
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch, counted from 1; losses include the penalty on weights."""
+
+    epoch: int
+    acc: float
+    """Training accuracy while the weights changed, against the likelier label of a mixed image."""
+    loss: float
+    lr: float
+    """Of the epoch's last step."""
+    val_acc: float
+    val_loss: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Greater is better: validation accuracy, then a lower validation loss."""
+        return self.val_acc, -self.val_loss
+
+
+def write_curve(path: Path, rows: Sequence[EpochRow]) -> None:
+    """Writes training.csv with all digits, so that two runs can be compared number by number."""
+    lines = [",".join(field.name for field in fields(EpochRow))]
+    lines += [",".join(repr(value) for value in astuple(row)) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+class StatusFile:
+    """status.json with TAO's keys; lines of an earlier run of the same training stay."""
+
+    def __init__(self, path: Path, *, keep: bool) -> None:
+        self._path = path
+        self._lines = path.read_text(encoding="utf-8").splitlines() if keep and path.exists() else []
+
+    def write(self, status: str, message: str, **more: Any) -> None:
+        """Adds a line; `status` is STARTED, RUNNING, SUCCESS or FAILURE."""
+        now = time.localtime()
+        entry = {
+            **more,
+            "date": f"{now.tm_mon}/{now.tm_mday}/{now.tm_year}",
+            "time": f"{now.tm_hour}:{now.tm_min}:{now.tm_sec}",
+            "status": status,
+            "verbosity": "ERROR" if status == "FAILURE" else "INFO",
+            "message": message,
+        }
+        self._lines.append(json.dumps(entry, ensure_ascii=False))
+        write_text(self._path, "\n".join(self._lines) + "\n")
+
+    def epoch(self, row: EpochRow, n_epochs: int, seconds: float) -> None:
+        """Adds the line of an epoch that took `seconds`."""
+        self.write(
+            "RUNNING",
+            f"epoch {row.epoch} of {n_epochs} done",
+            epoch=row.epoch,
+            max_epoch=n_epochs,
+            time_per_epoch=str(timedelta(seconds=seconds)),
+            eta=str(timedelta(seconds=seconds * (n_epochs - row.epoch))),
+            graphical={
+                "loss": row.loss,
+                "training_accuracy": row.acc,
+                "validation_loss": row.val_loss,
+                "validation_accuracy": row.val_acc,
+                "learning_rate": row.lr,
+            },
+            kpi={"validation_loss": row.val_loss, "validation_accuracy": row.val_acc},
+        )

@@ -1,0 +1,98 @@
+"""What a training needs before its first step, made from the request; a request that can't be met is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trt_cls.contract import Contract
+from trt_cls.data.folder import ImageFolder, image_folder, read_classmap
+from trt_cls.data.loader import TrainingLoader
+from trt_cls.errors import RequestError
+from trt_cls.models import build
+from trt_cls.models.network import Network
+from trt_cls.models.pretrained import load_pretrained
+from trt_cls.preprocessing.description import preprocessing_from_spec
+from trt_cls.spec.experiment import Experiment, TrainConfig
+from trt_cls.training.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images, and what the network makes of them."""
+
+    train: ImageFolder
+    val: ImageFolder
+    loader: TrainingLoader
+    contract: Contract
+
+
+def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> TrainConfig:
+    """The spec's train_config, if all that it asks for can be done.
+
+    Raises:
+        RequestError: it can't, or `init_epoch` does not fit the rest.
+    """
+    config = experiment.train_config
+    if config is None:
+        raise RequestError("the spec has no train_config; expected one; add it, see trt-cls spec fields")
+    if len(config.model_parallelism) > 1:
+        raise RequestError(
+            f"train_config.model_parallelism: {len(config.model_parallelism)} shares, but one network on several GPUs "
+            "is not supported yet; expected one share at most; leave the field out"
+        )
+    _refuse_trackers(config)
+    if not 1 <= init_epoch <= config.n_epochs:
+        raise RequestError(
+            f"--init-epoch {init_epoch}: expected 1 to train_config.n_epochs, which is {config.n_epochs}"
+        )
+    if init_epoch > 1 and resume:
+        raise RequestError(f"--init-epoch {init_epoch} with --resume, which knows its epoch; expected one of the two")
+    if init_epoch > 1 and not config.pretrained_model_path:
+        raise RequestError(
+            f"--init-epoch {init_epoch} without train_config.pretrained_model_path; expected the model of epoch "
+            f"{init_epoch - 1} there; set it, or use --resume"
+        )
+    return config
+
+
+def open_data(experiment: Experiment, config: TrainConfig, classmap: Path | None) -> TrainingData:
+    """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder."""
+    classes = read_classmap(classmap) if classmap else None
+    train = image_folder(Path(config.train_dataset_path), classes)
+    val = image_folder(Path(config.val_dataset_path), train.classes)
+    preprocessing = preprocessing_from_spec(experiment, "train")
+    return TrainingData(
+        train,
+        val,
+        TrainingLoader(train, preprocessing, config),
+        Contract(experiment.model_config, preprocessing, train.classes),
+    )
+
+
+def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter, *, resume: bool) -> Network:
+    """The network with its first weights: drawn from the seed, then those of pretrained_model_path that fit.
+
+    A training that is resumed has its own weights in its state.
+    """
+    torch.manual_seed(config.random_seed)
+    model = build(data.contract.model, len(data.contract.classes))
+    if config.pretrained_model_path and not resume:
+        reporter.line(str(load_pretrained(model, Path(config.pretrained_model_path))))
+    return model
+
+
+def _refuse_trackers(config: TrainConfig) -> None:
+    visualizer = config.visualizer
+    asked = {
+        "wandb_config": visualizer.wandb_config is not None and visualizer.wandb_config.enabled,
+        "clearml_config": visualizer.enabled and visualizer.clearml_config is not None,
+    }
+    for name, on in asked.items():
+        if on:
+            raise RequestError(
+                f"train_config.visualizer.{name}: not supported yet; expected it left out; "
+                "TensorBoard's events and training.csv are written in any case"
+            )

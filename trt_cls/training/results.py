@@ -1,0 +1,88 @@
+"""The folder of one training: where each file stands, and whether a training may start or go on there."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_cls import files
+from trt_cls.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files below `root`."""
+
+    root: Path
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.root / "weights"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the best validation accuracy."""
+        return self.weights / "best.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What --resume goes on from."""
+        return self.root / "train_state.pt"
+
+    @property
+    def spec(self) -> Path:
+        """The resolved spec."""
+        return self.root / "experiment_spec.txt"
+
+    @property
+    def classmap(self) -> Path:
+        """Class names and their indices."""
+        return self.root / "classmap.json"
+
+    @property
+    def curve(self) -> Path:
+        """A row per epoch."""
+        return self.root / "training.csv"
+
+    @property
+    def status(self) -> Path:
+        """A JSON object a line."""
+        return self.root / "status.json"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's folder."""
+        return self.root / "events"
+
+    def checkpoint(self, arch: str, epoch: int) -> Path:
+        """The checkpoint of an epoch, counted from 1."""
+        return self.weights / f"{arch.replace('/', '_')}_{epoch:03d}.safetensors"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this training."""
+        return shlex.join(["trt-cls", "train", "-e", str(self.spec), "-r", str(self.root), "--resume"])
+
+
+def open_results(root: Path, *, resume: bool) -> Results:
+    """The folder `root`, made where it is missing.
+
+    Raises:
+        RequestError: there is a training already, or none to resume, or the folder can't be written to.
+    """
+    results = Results(root)
+    if resume and not results.state.exists():
+        raise RequestError(
+            f"{root}: nothing to resume; expected {results.state.name}, which a training writes after each epoch; "
+            "leave out --resume to start anew"
+        )
+    if not resume and (results.state.exists() or any(results.weights.glob("*.safetensors"))):
+        raise RequestError(
+            f"{root}: holds a training already; expected a new folder; go on with that training by --resume, "
+            "or name another folder with -r"
+        )
+    files.results_folder(root)
+    results.weights.mkdir(exist_ok=True)
+    return results

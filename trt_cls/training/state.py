@@ -1,0 +1,146 @@
+"""train_state.pt: what --resume needs to go on as if nothing had happened, and whether the request is still the same.
+
+The file holds tensors, numbers and text only; it is loaded with weights_only=True, so it can't run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import astuple, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trt_cls.data.folder import ImageFolder
+from trt_cls.errors import ArtefactError, RequestError
+from trt_cls.files import atomic
+from trt_cls.spec.experiment import Experiment
+from trt_cls.training.records import EpochRow
+
+FORMAT = 1
+
+MAY_DIFFER = (
+    "train_config.n_workers",
+    "train_config.train_dataset_path",
+    "train_config.val_dataset_path",
+    "train_config.pretrained_model_path",
+    "train_config.visualizer",
+    "eval_config",
+)
+"""Fields that a resumed training may change: they do not bear on its numbers. Folders are compared by their content."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """A training after `step` steps of epoch `epoch` (counted from 1)."""
+
+    request: dict[str, Any]
+    """What was asked for, as `request_fields` gives it."""
+    epoch: int
+    step: int
+    learner: dict[str, Any]
+    rows: tuple[EpochRow, ...]
+    """The epochs that are over."""
+    broken_train: dict[str, str]
+    """Broken images by their names below the folder, with reasons."""
+    broken_val: dict[str, str]
+
+
+def request_fields(experiment: Experiment, precision: str, train: ImageFolder, val: ImageFolder) -> dict[str, Any]:
+    """All that the numbers of a training depend on, by name: spec fields, precision, classes and images."""
+    found = {
+        name: value
+        for name, value in _flat("", experiment).items()
+        if not any(name == free or name.startswith(f"{free}.") for free in MAY_DIFFER)
+    }
+    found["--precision"] = precision
+    found["classes"] = list(train.classes)
+    found["training images"] = _fingerprint(train)
+    found["validation images"] = _fingerprint(val)
+    return found
+
+
+def write_state(path: Path, state: TrainState) -> None:
+    """Writes `state`, whole or not at all."""
+    content = {
+        "format": FORMAT,
+        "request": json.dumps(state.request),
+        "epoch": state.epoch,
+        "step": state.step,
+        "learner": state.learner,
+        "rows": [list(astuple(row)) for row in state.rows],
+        "broken_train": state.broken_train,
+        "broken_val": state.broken_val,
+    }
+    with atomic(path) as beside:
+        torch.save(content, beside)
+
+
+def read_state(path: Path) -> TrainState:
+    """The state in `path`, on the CPU.
+
+    Raises:
+        ArtefactError: it is no state of a format known here.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise ValueError("unknown format")
+        return TrainState(
+            request=json.loads(content["request"]),
+            epoch=content["epoch"],
+            step=content["step"],
+            learner=content["learner"],
+            rows=tuple(EpochRow(*row) for row in content["rows"]),
+            broken_train=content["broken_train"],
+            broken_val=content["broken_val"],
+        )
+    except Exception as error:  # torch.load raises whatever its unpickler stumbles over
+        raise ArtefactError(
+            f"{path}: can't be read ({type(error).__name__}); expected the state of a training by this version; "
+            "train anew in another folder, from one of its checkpoints by train_config.pretrained_model_path"
+        ) from error
+
+
+def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+    """Lets a training go on only as it began.
+
+    Raises:
+        RequestError: names what differs.
+    """
+    different = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
+    if different:
+        listed = "; ".join(f"{name}: {_shown(saved.get(name))} ≠ {_shown(asked.get(name))}" for name in different)
+        raise RequestError(
+            f"--resume: {listed}; expected what {path} began with (before the ≠); "
+            "go on with that, or train in another folder with -r"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Field paths and values as JSON gives them back: numbers, text, lists."""
+    if is_dataclass(value):
+        prefix = f"{name}." if name else ""
+        found: dict[str, Any] = {}
+        for field in fields(value):
+            found |= _flat(prefix + field.name, getattr(value, field.name))
+        return found
+    if value is None:
+        return {}
+    if isinstance(value, (bool, int, float, str)):
+        return {name: value}
+    if isinstance(value, tuple):
+        return {name: list(value)}
+    return {name: dict(value)}
+
+
+def _fingerprint(folder: ImageFolder) -> str:
+    """The number of images and a digest of their names and labels; where the folder stands does not matter."""
+    listing = "\n".join(f"{sample.path.relative_to(folder.root)} {sample.label}" for sample in folder.samples)
+    return f"{len(folder.samples)} ({hashlib.sha256(listing.encode()).hexdigest()[:8]})"
