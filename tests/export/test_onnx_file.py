@@ -66,7 +66,11 @@ def test_weights_keep_the_names_of_the_checkpoint(fp32: onnx.ModelProto, network
 def test_carries_its_contract_and_nothing_of_the_machine(fp32: onnx.ModelProto, contract: Contract) -> None:
     assert [entry.key for entry in fp32.metadata_props] == [METADATA_KEY]
     assert contract_of(fp32, "") == contract
-    written = fp32.SerializeToString()
+    text = onnx.ModelProto()
+    text.CopyFrom(fp32)
+    for tensor in text.graph.initializer:
+        tensor.raw_data = b""  # numbers may spell anything
+    written = text.SerializeToString()
     for trace in (b"pkg.torch", b"site-packages", b".py", os.getcwd().encode()):
         assert trace not in written
 

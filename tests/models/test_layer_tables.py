@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ WITHOUT_MODULE = {"InputLayer", "ZeroPadding2D", "Flatten", "Reshape"}
 
 def table(name: str) -> dict[str, Any]:
     return tao_json(f"layer_tables/{name}.json")
+
+
+@cache
+def outlined(name: str) -> Network:
+    return outline(config(table(name)), table(name)["nclasses"], tao_pooling=True)
 
 
 def keras_shapes(module: nn.Module) -> list[tuple[int, ...]]:
@@ -44,9 +50,8 @@ def outputs(network: Network, shape: tuple[int, ...]) -> dict[str, tuple[int, ..
 @pytest.mark.parametrize("name", TABLES)
 def test_layers_have_taos_names_and_shapes(name: str) -> None:
     record = table(name)
-    model_config = config(record)
-    network = outline(model_config, record["nclasses"], tao_pooling=True)
-    shapes = outputs(network, model_config.input_shape)
+    network = outlined(name)
+    shapes = outputs(network, network.input_shape)
     for layer in record["layers"]:
         own = getattr(network, layer["name"], None)
         if own is None:
@@ -61,7 +66,7 @@ def test_layers_have_taos_names_and_shapes(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_there_are_no_weights_that_tao_has_not(name: str) -> None:
     record = table(name)
-    network = outline(config(record), record["nclasses"])
+    network = outlined(name)
     own = {name.rsplit(".", 1)[0] for name, _ in network.named_parameters()}
     assert own == {layer["name"] for layer in record["layers"] if layer["weights"]}
 
@@ -69,7 +74,7 @@ def test_there_are_no_weights_that_tao_has_not(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_layers_with_weights_are_wired_as_in_tao(name: str) -> None:
     record = table(name)
-    network = outline(config(record), record["nclasses"])
+    network = outlined(name)
     theirs = {layer["name"]: layer["inputs"] for layer in record["layers"]}
     own = {step.name: step.inputs for step in network.steps}
     weighted = {layer["name"] for layer in record["layers"] if layer["weights"]}

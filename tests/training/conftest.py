@@ -1,4 +1,4 @@
-"""A tiny dataset of coloured noise, three classes that a network can tell apart, and an experiment that takes a second."""
+"""A tiny dataset of coloured noise in three classes, and an experiment on it that takes a second."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trt_cls.cli.engine_options import provider_option
 from trt_cls.cli.options import common_options, spec_options
 from trt_cls.errors import EngineError, RequestError
 
@@ -30,13 +31,7 @@ MOST_CHANGES = 20
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), help="Fail where a smaller share of images keeps its label."
 )
-@click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
-    default="auto",
-    show_default=True,
-    help="What runs the models.",
-)
+@provider_option
 @common_options
 def command(
     a: Path,
@@ -47,7 +42,7 @@ def command(
     max_diff: float | None,
     min_agreement: float | None,
     provider: Provider,
-) -> None:
+) -> Comparison:
     """Hold two artefacts against each other on the same images."""
     from trt_cls.data.folder import list_images
     from trt_cls.engines import open_engine
@@ -61,6 +56,7 @@ def command(
         comparison = compare(engine_a, engine_b, paths)
     _print(comparison)
     _hold_bounds(comparison, max_diff, min_agreement)
+    return comparison
 
 
 def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path:
@@ -84,7 +80,7 @@ def _print(comparison: Comparison) -> None:
     click.echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")
     click.echo(f"max |Δprobability|   {comparison.max_abs_difference:.3g}, 99 % of images ≤ {comparison.p99:.3g}")
     for change in comparison.changed[:MOST_CHANGES]:
-        click.echo(f"  {change.path}: A {change.label_a}, B {change.label_b}")
+        click.echo(f"  {click.format_filename(change.path)}: A {change.label_a}, B {change.label_b}")
     if len(comparison.changed) > MOST_CHANGES:
         click.echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
     click.echo(skipped_lines(comparison.skipped), err=True, nl=False)

@@ -4,41 +4,131 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trt_cls.cli.options import common_options
+
+if TYPE_CHECKING:
+    from trt_cls.evaluation.compare import Comparison
+    from trt_cls.evaluation.evaluate import Evaluation
 
 SPEC = Path(__file__).parents[1] / "demo" / "digits_resnet10.txt"
 
 
 @click.command("demo")
 @click.option(
-    "-r", "--results-dir", "--results_dir", "results", type=click.Path(path_type=Path), default=Path("runs/demo"),
-    show_default=True, help="Folder for everything that is made.",
+    "-r",
+    "--results-dir",
+    "--results_dir",
+    "results",
+    type=click.Path(path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Folder for everything that is made.",
 )
 @common_options
 def command(results: Path) -> None:
-    """Train, export and evaluate real handwritten digits in a few minutes on a CPU."""
+    """Train, export and evaluate real handwritten digits in a few minutes on a CPU.
+
+    Each step is a command of its own, printed before it runs. A second call goes on where the first one stopped.
+    """
     from trt_cls.demo.digits import write_digits
     from trt_cls.files import results_folder
 
     start = time.perf_counter()
     write_digits(results_folder(results) / "data")
-    checkpoint, onnx = _train(results), {}
+    checkpoint = _train(results)
+    rows = [_row("trained network", checkpoint, _evaluate(results, checkpoint))]
     for precision in ("fp32", "fp16"):
-        onnx[precision] = results / f"digits_{precision}.onnx"
-        _export(results, checkpoint, onnx[precision], precision)
-    rows = [("network as trained", _evaluate(results, checkpoint, "torch"), None)]
-    for precision, path in onnx.items():
-        rows.append((f"ONNX {precision.upper()}", _evaluate(results, path, precision), _compare(results, checkpoint, path)))
-    _print_table(rows)
-    _print_paths(results, checkpoint, onnx)
-    click.echo(f"\nAll of it took {time.perf_counter() - start:.0f} s.")
+        onnx = _export(results, checkpoint, precision)
+        rows.append(
+            _row(
+                f"ONNX {precision.upper()}",
+                onnx,
+                _evaluate(results, onnx),
+                _run("compare", checkpoint, onnx, "--images", _test(results)),
+            )
+        )
+    _print_table(rows, results)
+    click.echo(f"All of it took {time.perf_counter() - start:.0f} s.")
 
 
-def _run(*arguments: str | Path) -> None:
-    click.secho("\n$ trt-cls " + " ".join(str(argument) for argument in arguments), bold=True)
-    click.get_current_context().find_root().command.main(
-        [str(argument) for argument in arguments], prog_name="trt-cls", standalone_mode=False, obj=click.get_current_context().obj
+def _train(results: Path) -> Path:
+    """The best checkpoint; a training that is there is finished, or used as it is."""
+    folder = results / "training"
+    checkpoint = folder / "weights" / "best.safetensors"
+    if (folder / "weights" / "resnet_008.safetensors").exists():
+        click.echo(f"{folder} holds the finished training; to train anew, remove {results}")
+        return checkpoint
+    resume = ("--resume",) if (folder / "train_state.pt").exists() else ()
+    _run("train", *_spec(results), "-r", folder, *resume)
+    return checkpoint
+
+
+def _export(results: Path, checkpoint: Path, precision: str) -> Path:
+    onnx = results / f"digits_{precision}.onnx"
+    flags = ("--fp16",) if precision == "fp16" else ()
+    _run("export", "-m", checkpoint, "-o", onnx, *flags, "--images", _test(results))
+    return onnx
+
+
+def _evaluate(results: Path, model: Path) -> Evaluation:
+    evaluation: Evaluation = _run("evaluate", *_spec(results), "-m", model, "-r", results / "evaluation" / model.stem)
+    return evaluation
+
+
+def _test(results: Path) -> Path:
+    return results / "data" / "test"
+
+
+def _spec(results: Path) -> tuple[str | Path, ...]:
+    """The flags that name the spec, and where the folders are not those written there, the folders."""
+    flags: list[str | Path] = ["-e", SPEC]
+    for field, split in (
+        ("train_config.train_dataset_path", "train"),
+        ("train_config.val_dataset_path", "val"),
+        ("eval_config.eval_dataset_path", "test"),
+    ):
+        flags += ["--set", f"{field}={results / 'data' / split}"]
+    return tuple(flags)
+
+
+def _run(*arguments: str | Path) -> Any:
+    """Prints a command, runs it, and returns what it returns."""
+    from trt_cls.cli import program
+
+    words = [str(argument) for argument in arguments]
+    click.secho(f"\n$ trt-cls {' '.join(words)}", bold=True)
+    return program.main(words, prog_name="trt-cls", standalone_mode=False, obj=click.get_current_context().obj)
+
+
+def _row(name: str, path: Path, evaluation: Evaluation, comparison: Comparison | None = None) -> tuple[str, ...]:
+    return (
+        name,
+        f"{path.stat().st_size / 1e6:.1f} MB",
+        f"{evaluation.metrics.top_1_accuracy:.2%}",
+        f"{comparison.top1_agreement:.2%}" if comparison else "",
+        f"{comparison.max_abs_difference:.1e}" if comparison else "",
+        f"{evaluation.images_per_second:,.0f}",
     )
+
+
+def _print_table(rows: list[tuple[str, ...]], results: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="\n1,000 digits that the network was not trained on", title_justify="left")
+    for column in ("", "size", "right answers", "same answer as trained", "largest |Δp|", "images/s"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*row)
+    engines = sorted(results.glob("*.engine"))
+    for engine in engines:
+        table.add_row(f"engine {engine.stem.split('_')[1].upper()}", f"{engine.stat().st_size / 1e6:.1f} MB")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print("An engine needs an NVIDIA GPU to run; building it with TensorRT-RTX does not." if engines else "")
+    for path in (results / "training", *sorted(results.glob("digits_*"))):
+        click.echo(f"  {path}")

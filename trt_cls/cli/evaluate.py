@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from trt_cls.cli.engine_options import batch_option, classmap_option, provider_option, top_k_option
 from trt_cls.cli.options import common_options, model_option, results_option, spec_options
 from trt_cls.errors import DataError, RequestError
 
 if TYPE_CHECKING:
-    from trt_cls.engines.engine import Engine, Provider
+    from trt_cls.contract import Contract
+    from trt_cls.engines.engine import Provider
     from trt_cls.evaluation.evaluate import Evaluation
-    from trt_cls.spec.experiment import EvalConfig, Experiment
+    from trt_cls.spec.experiment import EvalConfig
 
 
 @click.command("evaluate")
@@ -23,19 +26,11 @@ if TYPE_CHECKING:
 @click.option(
     "--dataset", type=click.Path(path_type=Path), help="Labelled folder in place of eval_config.eval_dataset_path."
 )
-@click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Images a batch.")
-@click.option("--top-k", type=click.IntRange(min=1), help="The label counts among the k likeliest.")
-@click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
-    default="auto",
-    show_default=True,
-    help="What runs the model.",
-)
+@batch_option
+@top_k_option
+@provider_option
 @click.option("--strict", is_flag=True, help="An image that can't be decoded is an error.")
-@click.option(
-    "-cm", "--classmap", type=click.Path(path_type=Path), help="Class map that the model's classes must equal."
-)
+@classmap_option
 @common_options
 def command(
     spec: Path,
@@ -48,74 +43,68 @@ def command(
     provider: Provider,
     strict: bool,
     classmap: Path | None,
-) -> None:
+) -> Evaluation:
     """Measure a model on a labelled folder: top-k, confusion matrix, per-class report."""
+    from trt_cls.data.folder import image_folder
     from trt_cls.engines import open_engine
-    from trt_cls.engines.contracts import read_contract
-    from trt_cls.evaluation.agreement import require_classmap_fits, require_spec_fits
+    from trt_cls.evaluation.evaluate import evaluate
     from trt_cls.files import results_folder
-    from trt_cls.spec import load
 
-    experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=False)
-    config = _eval_config(experiment)
-    path = model or _model_of(config, spec)
-    contract = read_contract(path)
-    require_spec_fits(experiment, spec, contract, path)
-    if classmap:
-        require_classmap_fits(classmap, contract, path)
+    config, model, contract = _request(spec, overrides, model, dataset, classmap)
+    folder = image_folder(dataset or Path(config.eval_dataset_path), contract.classes)
     if results:
         results_folder(results)
-    engine = open_engine(path, provider)
-    try:
-        evaluation = _evaluate(engine, config, dataset or Path(config.eval_dataset_path), batch_size, top_k)
-    finally:
-        engine.close()
-    if strict and evaluation.predictions.skipped:
-        raise DataError(_not_decoded(evaluation))
-    _report(evaluation, path, results)
+    k = _top_k(top_k or config.top_k, contract)
+    with closing(open_engine(model, provider)) as engine:
+        evaluation = evaluate(
+            engine, folder, batch_size=batch_size or config.batch_size, workers=config.n_workers, top_k=k
+        )
+    _report(evaluation, model, results, strict)
+    return evaluation
 
 
-def _eval_config(experiment: Experiment) -> EvalConfig:
-    if experiment.eval_config is None:
-        raise RequestError("the spec has no eval_config; expected one; add the section")
-    return experiment.eval_config
+def _request(
+    spec: Path, overrides: tuple[str, ...], model: Path | None, dataset: Path | None, classmap: Path | None
+) -> tuple[EvalConfig, Path, Contract]:
+    """The evaluation that is asked for, the model and its contract, once all of them fit together."""
+    from trt_cls.engines.contracts import read_contract
+    from trt_cls.evaluation.agreement import require_classmap_fits, require_spec_fits
+    from trt_cls.spec import load
 
-
-def _model_of(config: EvalConfig, spec: Path) -> Path:
-    if not config.model_path:
+    experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=dataset is None)
+    config = experiment.eval_config
+    if config is None:
+        raise RequestError(f"{spec}: has no eval_config; expected one; add the section")
+    if model is None and not config.model_path:
         raise RequestError(
             f"{spec}: eval_config.model_path is not set; expected a model file; set it, or name one with -m"
         )
-    return Path(config.model_path)
+    model = model or Path(config.model_path)
+    contract = read_contract(model)
+    require_spec_fits(experiment, spec, contract, model)
+    if classmap:
+        require_classmap_fits(classmap, contract, model)
+    return config, model, contract
 
 
-def _evaluate(
-    engine: Engine, config: EvalConfig, dataset: Path, batch_size: int | None, top_k: int | None
-) -> Evaluation:
-    from trt_cls.data.folder import image_folder
-    from trt_cls.evaluation.evaluate import evaluate
-
-    folder = image_folder(dataset, engine.contract.classes)
-    wanted = top_k or config.top_k
-    if wanted > len(folder.classes):
-        click.echo(
-            f"top_k is {wanted}, the model has {len(folder.classes)} classes: top-{len(folder.classes)} is reported",
-            err=True,
-        )
-    return evaluate(engine, folder, batch_size=batch_size or config.batch_size, workers=config.n_workers, top_k=wanted)
+def _top_k(wanted: int, contract: Contract) -> int:
+    classes = len(contract.classes)
+    if wanted > classes:
+        click.echo(f"top_k is {wanted}, the model has {classes} classes: top-{classes} is reported", err=True)
+    return min(wanted, classes)
 
 
-def _not_decoded(evaluation: Evaluation) -> str:
-    skipped = evaluation.predictions.skipped
-    listed = "; ".join(f"{image.path}: {image.reason}" for image in skipped)
-    return f"{len(skipped)} images can't be decoded: {listed}; expected none with --strict; replace or remove them"
-
-
-def _report(evaluation: Evaluation, model: Path, results: Path | None) -> None:
+def _report(evaluation: Evaluation, model: Path, results: Path | None, strict: bool) -> None:
     from trt_cls.evaluation.results import write_evaluation
     from trt_cls.evaluation.tables import evaluation_table, skipped_lines
 
+    skipped = evaluation.predictions.skipped
+    click.echo(skipped_lines(skipped), err=True, nl=False)
+    if strict and skipped:
+        raise DataError(
+            f"{len(skipped)} images can't be decoded, the first is {skipped[0].path}: {skipped[0].reason}; expected "
+            "none with --strict; replace or remove them"
+        )
     click.echo(evaluation_table(evaluation))
-    click.echo(skipped_lines(evaluation.predictions.skipped), err=True, nl=False)
     if results:
         click.echo("\nwritten: " + ", ".join(str(path) for path in write_evaluation(evaluation, model, results)))

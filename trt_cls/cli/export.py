@@ -102,7 +102,8 @@ def _print(result: ExportResult, builder: Request) -> None:
         click.echo(f"  {figures(result.parity)}")
     if result.engine:
         _print_file(result.engine, result.precision)
-        click.echo(f"  {figures(result.engine_parity) if result.engine_parity else 'not run: this machine can not'}")
+    if result.engine_parity:
+        click.echo(f"  {figures(result.engine_parity)}")
     click.echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
     if not result.parity:
         click.echo('parity was not checked, for want of onnxruntime: pip install "trt-cls[cpu]", then export again')

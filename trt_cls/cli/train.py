@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,5 +93,5 @@ def _summary(result: TrainingResult) -> list[str]:
         f"best model: {files.best} (epoch {best.epoch}: val_acc {best.val_acc:.4f}, val_loss {best.val_loss:.4f})",
         f"last model: {result.last}",
         f"curves:     {files.curve}, tensorboard --logdir {files.events}",
-        f"next:       trt-cls export -m {files.best} -o {files.root / 'model.onnx'}",
+        f"next:       {shlex.join(['trt-cls', 'export', '-m', str(files.best), '-o', str(files.root / 'model.onnx')])}",
     ]

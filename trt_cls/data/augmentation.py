@@ -15,13 +15,18 @@ import numpy as np
 from PIL import Image
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.pillow import FILTERS, Floats, Pixels, covering_size, fit, hwc
+from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, fit, hwc, resize
 from trt_cls.spec.experiment import TrainConfig
 
 SMALLEST_CROP = 0.45
 """A crop's side as a share of the image's, at least, along the tighter axis."""
 HUE, SATURATION, CONTRAST = 25.0, 0.2, 0.1
 """Largest change of the hue in degrees, of the saturation, and of the contrast's factor."""
+
+
+def draws_for(seed: int, epoch: int, index: int) -> Random:
+    """The generator for one image of a dataset in one epoch."""
+    return Random(f"{seed}/{epoch}/{index}")
 
 
 def augment(image: Image.Image, preprocessing: Preprocessing, train: TrainConfig, rng: Random) -> Pixels:
@@ -56,7 +61,7 @@ def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: Random) -
         return hwc(image)
     share = rng.uniform(SMALLEST_CROP, 1)
     covering = covering_size(image.size, (width / share, height / share))
-    resized = image.resize((max(covering[0], width), max(covering[1], height)), FILTERS[preprocessing.filter])
+    resized = resize(image, (max(covering[0], width), max(covering[1], height)), preprocessing.filter)
     left = rng.randint(0, resized.width - width)
     top = rng.randint(0, resized.height - height)
     return hwc(resized.crop((left, top, left + width, top + height)))

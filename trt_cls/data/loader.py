@@ -6,6 +6,7 @@ so batches are the same for any number of workers and for a training that is tak
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import augment, mixup, smoothed_targets
+from trt_cls.data.augmentation import augment, draws_for, mixup, smoothed_targets
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.errors import DataError
@@ -57,13 +58,14 @@ class _Order:
 class TrainingLoader:
     """All images of a folder once an epoch, in an order drawn anew for each.
 
+    At most n_workers processes work ahead, and no more than there are processors or batches.
     The last partial batch is kept; where it would hold a single image, which batch normalisation can't train on, that
     image joins the batch before.
     """
 
     def __init__(self, folder: ImageFolder, preprocessing: Preprocessing, train_config: TrainConfig) -> None:
         self._orders = _Orders(folder.samples, train_config.batch_size_per_gpu, train_config.random_seed)
-        workers = train_config.n_workers
+        workers = min(train_config.n_workers, self._orders.steps, _processors())
         self._loader: DataLoader[TrainingBatch] = DataLoader(
             _Batches(preprocessing, train_config, len(folder.classes)),
             sampler=self._orders,
@@ -100,12 +102,15 @@ class _Orders(Sampler[_Order]):
         self.start_step = 0
 
     def __iter__(self) -> Iterator[_Order]:
+        return self._of_epoch(self.epoch, self.start_step)
+
+    def _of_epoch(self, epoch: int, start_step: int) -> Iterator[_Order]:
         indices = list(range(len(self._samples)))
-        Random(f"{self._seed}/{self.epoch}").shuffle(indices)
-        for step in range(self.start_step, self.steps):
+        Random(f"{self._seed}/{epoch}").shuffle(indices)
+        for step in range(start_step, self.steps):
             start = step * self._batch_size
             end = start + self._batch_size if step + 1 < self.steps else len(indices)
-            yield _Order(self.epoch, step, tuple((index, self._samples[index]) for index in indices[start:end]))
+            yield _Order(epoch, step, tuple((index, self._samples[index]) for index in indices[start:end]))
 
 
 class _Batches(Dataset[TrainingBatch]):
@@ -136,8 +141,13 @@ class _Batches(Dataset[TrainingBatch]):
         return TrainingBatch(torch.from_numpy(images), torch.from_numpy(targets), tuple(losses))
 
     def _read(self, path: Path, epoch: int, index: int) -> Pixels:
-        rng = Random(f"{self._train.random_seed}/{epoch}/{index}")
+        rng = draws_for(self._train.random_seed, epoch, index)
         return augment(decode(path, self._preprocessing.channels), self._preprocessing, self._train, rng)
+
+
+def _processors() -> int:
+    """How many processors this process may use; more workers than that only take memory."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _context() -> Any:

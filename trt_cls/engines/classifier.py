@@ -16,7 +16,7 @@ from PIL import Image
 from trt_cls.contract import Contract
 from trt_cls.engines.engine import PROVIDERS, Engine, open_engine
 from trt_cls.errors import DataError, RequestError
-from trt_cls.preprocessing.images import decode
+from trt_cls.preprocessing.images import decode, eight_bit
 from trt_cls.preprocessing.pillow import preprocess
 
 OneImage: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
@@ -82,8 +82,7 @@ class Classifier:
         if isinstance(image, str | Path):
             decoded = decode(Path(image), preprocessing.channels)
         else:
-            picture = image if isinstance(image, Image.Image) else _picture(image)
-            decoded = picture.convert("RGB" if preprocessing.channels == 3 else "L")
+            decoded = eight_bit(image if isinstance(image, Image.Image) else _picture(image), preprocessing.channels)
         return preprocess(decoded, preprocessing)
 
 

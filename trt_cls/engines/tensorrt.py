@@ -36,12 +36,8 @@ class TensorRtEngine:
         self._trt, self._cuda = _import_runtime(sidecar.builder), _import_cuda()
         self._device = self._cuda.Device(0)
         self._primary = self._device.retain_primary_context()
-        try:
-            with self._current():
-                self._open(path, plan, sidecar)
-        except BaseException:
-            self._primary.detach()
-            raise
+        with self._current():
+            self._open(path, plan, sidecar)
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.infer`."""
@@ -59,15 +55,21 @@ class TensorRtEngine:
 
     @contextmanager
     def _current(self) -> Iterator[None]:
+        """The primary context, which torch shares, on top of this thread's stack; CUDA's errors become EngineErrors."""
         self._primary.push()
         try:
             yield
+        except self._cuda.Error as error:
+            raise EngineError(f"{self.backend}: CUDA failed: {' '.join(str(error).split())}") from error
         finally:
             self._cuda.Context.pop()
 
     def _open(self, path: Path, plan: bytes, sidecar: Sidecar) -> None:
         self._logger = make_logger(self._trt)
-        self._runtime = self._trt.Runtime(self._logger)
+        try:
+            self._runtime = self._trt.Runtime(self._logger)
+        except TypeError as error:  # what the bindings raise for a null pointer
+            raise EngineError(f"{self.backend}: its runtime did not start: {self._said()}") from error
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(self._not_loadable(path, sidecar))

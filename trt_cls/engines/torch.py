@@ -32,7 +32,7 @@ class TorchEngine:
         self._module = checkpoint.module.to(device).eval()
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Engine.infer`; softmax is done here, in float32."""
+        """See `Engine.infer`; softmax, which the network leaves out, is done here."""
         torch = self._torch
         check_images(images, self.contract)
         # cuDNN's TF32 convolutions have 10 bits of mantissa: a reference must not.
@@ -41,7 +41,7 @@ class TorchEngine:
                 logits = self._module(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
             except RuntimeError as error:
                 raise EngineError(f"{self.backend}: the run failed: {' '.join(str(error).split())}") from error
-            probabilities: NDArray[np.float32] = torch.softmax(logits.float(), dim=1).cpu().numpy()
+            probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).cpu().numpy()
         return probabilities
 
     def close(self) -> None:

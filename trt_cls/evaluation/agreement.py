@@ -15,7 +15,7 @@ from trt_cls.spec.experiment import Experiment
 def require_spec_fits(experiment: Experiment, spec: Path, contract: Contract, model: Path) -> None:
     """Refuses a spec that asks for other pixels than the model was trained on.
 
-    A spec without train_config, where preprocess_mode stands, does not say what pixels it wants; the contract holds then.
+    A spec without train_config, where preprocess_mode stands, does not say what it wants; the contract holds then.
 
     Raises:
         ArtefactError: they disagree.
@@ -45,6 +45,6 @@ def require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> No
     names = read_classmap(classmap)
     if names != contract.classes:
         raise ArtefactError(
-            f"{classmap} and {model} disagree on the classes: {list(names)} in the class map, {list(contract.classes)} in "
-            "the model; expected the class map of the training; leave it out, the model carries its own classes"
+            f"{classmap} and {model} disagree on the classes: {list(names)} in the class map, {list(contract.classes)} "
+            "in the model; expected the class map of the training; leave it out, the model carries its own classes"
         )

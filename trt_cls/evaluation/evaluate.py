@@ -110,7 +110,8 @@ def _finite(engine: Engine, probabilities: Probabilities) -> Probabilities:
     if not np.isfinite(probabilities).all():
         raise EngineError(
             f"{engine.backend}: its answers hold NaN or infinity; expected probabilities; the "
-            f"{engine.contract.precision} model overflows: evaluate the checkpoint that it came from, then export that with another precision"
+            f"{engine.contract.precision} model overflows: evaluate the checkpoint that it came from, "
+            "then export that with another precision"
         )
     return probabilities
 

@@ -16,16 +16,17 @@ from trt_cls.contract import Contract
 from trt_cls.engines.engine import INPUT
 from trt_cls.engines.sidecar import Parity, Profile, Sidecar, sidecar_path, write_sidecar
 from trt_cls.engines.tensorrt import make_logger
-from trt_cls.errors import ExportError, RequestError
+from trt_cls.errors import DeviceError, ExportError, RequestError
 from trt_cls.export.builders import Choice
+from trt_cls.export.gpu import visible_gpu
 from trt_cls.files import atomic
 
 DEFAULT_PROFILE = Profile(1, 8, 32)
-"""One image at a time up to a video wall's worth; TensorRT tunes for the middle one."""
+"""From one image to 32 camera streams at a time, tuned for 8; memory is taken for the largest."""
 WORKSPACE = 2 << 30
 """Bytes. A Jetson shares its memory with the GPU; the largest convolutions here ask for less."""
 RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
-"""Ampere, Ada and Blackwell; TensorRT-RTX 1.7 has no Hopper (9.0), and Turing (7.5) only in plans of its own."""
+"""Ampere, Ada and Blackwell, TensorRT-RTX's documented default. It knows Turing (7.5) too, no Hopper and no Jetson."""
 MESSAGES_SHOWN = 3
 
 
@@ -79,6 +80,18 @@ def compute_capabilities(choice: Choice) -> tuple[str, ...]:
     if choice.gpu is not None:
         return (choice.gpu.compute_capability,)
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in RTX_CAPABILITIES)
+
+
+def require_gpu(sidecar: Sidecar) -> None:
+    """Raises a DeviceError where no GPU is visible that the plan was built for."""
+    gpu = visible_gpu()
+    if gpu is None:
+        raise DeviceError("no NVIDIA GPU is visible here")
+    if gpu.compute_capability not in sidecar.compute_capabilities:
+        raise DeviceError(
+            f"{gpu.name} has compute capability {gpu.compute_capability}, and the engine is for "
+            f"{', '.join(sidecar.compute_capabilities)}"
+        )
 
 
 def write_engine(plan: bytes, path: Path, sidecar: Sidecar, check: Callable[[Path], Parity | None]) -> Parity | None:

@@ -16,7 +16,7 @@ from trt_cls.engines.engine import Provider, open_engine
 from trt_cls.engines.sidecar import Parity, Profile, Sidecar, file_sha256
 from trt_cls.errors import ArtefactError, DeviceError, MissingDependency, RequestError
 from trt_cls.export.builders import Choice, Request, choose_builder
-from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, write_engine
+from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, require_gpu, write_engine
 from trt_cls.export.images import Images, images_for
 from trt_cls.export.onnx_file import contract_of, onnx_from_module, parity_of, read_onnx, set_metadata, write_onnx
 from trt_cls.export.parity import checked
@@ -82,7 +82,7 @@ def export(
     else:
         engine = engine or output.with_suffix(".engine")
         say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
-        engine_parity = _write_engine(output, engine, choice, profile, check)
+        engine_parity = _write_engine(output, engine, choice, profile, check, say)
     return ExportResult(output, precision, parity, engine, engine_parity, no_engine)
 
 
@@ -94,13 +94,14 @@ class _Check:
     precision: Precision
     images: Images
 
-    def __call__(self, artefact: Path, provider: Provider) -> Parity | None:
-        """The parity, or None where this machine can't run `artefact`."""
-        try:
-            opened = open_engine(artefact, provider)
-        except (MissingDependency, DeviceError):
-            return None
-        with closing(opened), closing(open_engine(self.model, "cpu")) as reference:
+    def __call__(self, artefact: Path, provider: Provider) -> Parity:
+        """The parity of `artefact`.
+
+        Raises:
+            ExportError: it is out of bounds.
+            MissingDependency, DeviceError: this machine can't run it.
+        """
+        with closing(open_engine(artefact, provider)) as opened, closing(open_engine(self.model, "cpu")) as reference:
             return checked(opened.infer, reference.infer, self.images, self.precision)
 
 
@@ -156,10 +157,12 @@ def _write_onnx(model: Path, output: Path, contract: Contract, check: _Check) ->
         graph = fp16_from_fp32(graph)
     with atomic(output) as beside:
         write_onnx(graph, beside)
-        parity = check(beside, "cpu")
-        if parity is not None:
-            set_metadata(graph, contract_of(graph, str(output)), parity)
-            write_onnx(graph, beside)
+        try:
+            parity = check(beside, "cpu")
+        except MissingDependency:
+            return None
+        set_metadata(graph, contract_of(graph, str(output)), parity)
+        write_onnx(graph, beside)
     return parity
 
 
@@ -171,7 +174,9 @@ def _copy_onnx(graph: onnx.ModelProto, model: Path, output: Path) -> Parity | No
     return parity_of(graph)
 
 
-def _write_engine(onnx_file: Path, engine: Path, choice: Choice, profile: Profile, check: _Check) -> Parity | None:
+def _write_engine(
+    onnx_file: Path, engine: Path, choice: Choice, profile: Profile, check: _Check, say: Callable[[str], None]
+) -> Parity | None:
     contract = read_contract(onnx_file)
     plan = plan_from_onnx(onnx_file, contract, choice, profile)
     sidecar = Sidecar(
@@ -190,4 +195,13 @@ def _write_engine(onnx_file: Path, engine: Path, choice: Choice, profile: Profil
         ),
     )
     results_folder(engine.parent)
-    return write_engine(plan, engine, sidecar, lambda draft: check(draft, "auto"))
+
+    def parity(draft: Path) -> Parity | None:
+        try:
+            require_gpu(sidecar)
+            return check(draft, "auto")
+        except (MissingDependency, DeviceError) as error:
+            say(f"{engine.name} was not run: {error}")
+            return None
+
+    return write_engine(plan, engine, sidecar, parity)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.folder import Sample, image_folder, list_images
+from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
 from trt_cls.preprocessing.pillow import normalize
 from trt_cls.spec.experiment import Experiment
@@ -66,16 +66,14 @@ def images_for(preprocessing: Preprocessing, folder: Path | None, experiment: Ex
     Raises:
         DataError: the folder or dataset is missing or holds no image.
     """
-    if folder is not None:
-        samples: Sequence[Sample] = [Sample(path, -1) for path in list_images(folder)]
-    else:
-        folder = _dataset(experiment) if experiment else None
-        samples = image_folder(folder).samples if folder else ()
-    return Images(preprocessing, folder, tuple(evenly_spread(samples, MOST)), len(samples))
+    folder = folder or (_dataset(experiment) if experiment else None)
+    found = list_images(folder) if folder else []
+    samples = tuple(Sample(path) for path in evenly_spread(found, MOST))
+    return Images(preprocessing, folder, samples, len(found))
 
 
 def evenly_spread(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of `items`, at equal distances: of samples sorted by class, all classes in proportion."""
+    """At most `most` of `items`, at equal distances: of images sorted by class folder, all classes in proportion."""
     count = min(most, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 

@@ -68,21 +68,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     metadata = _metadata(path)
     contract = _contract(path, metadata)
     tensors = load_file(path)
+    tao_pooling = metadata.get(TAO_POOLING_KEY) == "true"
     try:
         with torch.device("meta"):
-            module = build(
-                contract.model,
-                len(contract.classes),
-                widths(tensors),
-                tao_pooling=metadata.get(TAO_POOLING_KEY) == "true",
-            )
-        module.load_state_dict(tensors, assign=True)
-    except (RequestError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtefactError(
-            f"{path}: its tensors are not those of the {contract.model.arch} that its contract describes ({reason}); "
-            "write the checkpoint again"
-        ) from error
+            module = build(contract.model, len(contract.classes), widths(tensors), tao_pooling=tao_pooling)
+    except (RequestError, ValueError) as error:
+        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {error}") from error
+    _check_shapes(path, tensors, module.state_dict())
+    # Copied, not assigned: tensors mapped from the file are not aligned, and convolve with other roundings.
+    module.to_empty(device="cpu").load_state_dict(tensors)
     return Checkpoint(contract, module.eval())
 
 
@@ -93,6 +87,18 @@ def widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:
         for name, tensor in tensors.items()
         if name.endswith(".weight") and tensor.dim() > 1
     }
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    found, wanted = ({name: str(list(t.shape)) for name, t in side.items()} for side in (tensors, expected))
+    names = sorted(found.keys() | wanted.keys())
+    wrong = [name for name in names if found.get(name) != wanted.get(name)]
+    if wrong:
+        raise ArtefactError(
+            f"{path}: {len(wrong)} of {len(names)} tensors are not those of the network that its contract describes, "
+            f"the first is {wrong[0]}: found {found.get(wrong[0], 'none')}, expected {wanted.get(wrong[0], 'none')}; "
+            "write the checkpoint again"
+        )
 
 
 def _metadata(path: Path) -> Mapping[str, str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -111,11 +109,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{path} {what}; expected a .safetensors, .pth or .pt file of weights")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # on foreign bytes the unpickler fails with whatever its opcodes come to
         raise ArtefactError(
-            f"{path} can't be read as weights ({reason}); expected a .safetensors file or a PyTorch state dict "
-            "(torch.save(model.state_dict(), PATH))"
+            f"{path} can't be read as weights ({type(error).__name__}): it is truncated, of another format, or holds "
+            "more than tensors; expected a .safetensors file, or a PyTorch state dict (torch.save(model.state_dict(), PATH))"
         ) from error
     return {name: tensor for name, tensor in _unwrapped(loaded, path).items() if isinstance(tensor, Tensor)}
 

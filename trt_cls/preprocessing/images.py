@@ -5,7 +5,6 @@ Knows Pillow's modes and the ways in which files are broken; nothing about sizes
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 
@@ -16,19 +15,17 @@ from trt_cls.errors import DataError
 
 
 def decode(source: Path | bytes, channels: int) -> Image.Image:
-    """The pixels of `source`, an image file or its content, as mode RGB (3 channels) or L (1 channel).
+    """The pixels of `source`, an image file or its content, as `eight_bit` returns them.
 
-    Transparency is dropped without compositing and EXIF orientation is ignored, as TAO does. Of 16-bit grey pixels
-    the high byte counts (`value >> 8`), as for 16-bit colour; Pillow's own conversion would clip most to white.
-    Floating-point and wider integer pixels have no known range and are refused.
+    EXIF orientation is ignored, as in TAO.
 
     Raises:
         DataError: no image, a broken one or one that is refused; where `source` is a path, the message starts with it.
     """
     try:
-        with _reading(source) as image:
+        with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
             image.load()
-            return _eight_bit(image, "L" if channels == 1 else "RGB")
+            return eight_bit(image, channels)
     except (
         Exception
     ) as error:  # Pillow's plugins let struct.error, SyntaxError, IndexError and more out of broken files
@@ -36,11 +33,15 @@ def decode(source: Path | bytes, channels: int) -> Image.Image:
         raise DataError(f"{source}: {reason}" if isinstance(source, Path) else reason) from error
 
 
-def _reading(source: Path | bytes) -> AbstractContextManager[Image.Image]:
-    return Image.open(source if isinstance(source, Path) else BytesIO(source))
+def eight_bit(image: Image.Image, channels: int) -> Image.Image:
+    """`image`, of any mode, as mode RGB (3 channels) or L (1 channel).
 
+    Transparency is dropped without compositing, as in TAO. Of 16-bit grey pixels the high byte counts (`value >> 8`),
+    as Pillow does for 16-bit colour; its conversion of grey would clip most to white.
 
-def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    Raises:
+        DataError: the pixels are floating-point, or wider than 16 bits: their range is not known.
+    """
     if image.mode == "F":
         raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
@@ -48,9 +49,12 @@ def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
         if values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
             raise DataError("pixels wider than 16 bits have no known range; save the image with 8 or 16 bits a channel")
         image = Image.fromarray((values >> 8).astype(np.uint8))
-    # Pillow would translate the transparent colour too, and warn about palettes that have several.
-    image.info.pop("transparency", None)
-    return image.convert(mode)
+    if (
+        "transparency" in image.info
+    ):  # Pillow would convert the transparent colour too, and warn where there are several
+        image = image.copy()
+        del image.info["transparency"]
+    return image.convert("L" if channels == 1 else "RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The architecture families that a spec can name, and which options each one honours.
 
-What a family is made of stands in `trt_cls/models/`; this table is what validation and the reference need without torch.
+What a family is made of stands in `trt_cls/models/`; this table is what validation and the reference need of it,
+without torch.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _is_present(message: Message, field: FieldDescriptor) -> bool:
 
 def _value(field: FieldDescriptor, value: Any, hint: Any) -> Any:
     if is_map(field):
-        return dict(value)
+        return dict(sorted(value.items()))
     if field.is_repeated:
         whole_numbers = int in get_args(hint)
         return tuple(int(item) if whole_numbers and float(item).is_integer() else item for item in value)

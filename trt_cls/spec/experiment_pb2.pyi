@@ -24,38 +24,18 @@ class Activation(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-
     ACTIVATION_TYPE_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     activation_type: str
     activation_parameters: _containers.ScalarMap[str, float]
-    def __init__(
-        self, activation_type: _Optional[str] = ..., activation_parameters: _Optional[_Mapping[str, float]] = ...
-    ) -> None: ...
+    def __init__(self, activation_type: _Optional[str] = ..., activation_parameters: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ModelConfig(_message.Message):
-    __slots__ = (
-        "arch",
-        "n_layers",
-        "input_image_size",
-        "resize_interpolation_method",
-        "use_batch_norm",
-        "use_bias",
-        "use_pooling",
-        "all_projections",
-        "retain_head",
-        "freeze_bn",
-        "freeze_blocks",
-        "dropout",
-        "batch_norm_config",
-        "activation",
-        "byom_model",
-    )
+    __slots__ = ("arch", "n_layers", "input_image_size", "resize_interpolation_method", "use_batch_norm", "use_bias", "use_pooling", "all_projections", "retain_head", "freeze_bn", "freeze_blocks", "dropout", "batch_norm_config", "activation", "byom_model")
     class ResizeInterpolationMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         BILINEAR: _ClassVar[ModelConfig.ResizeInterpolationMethod]
         BICUBIC: _ClassVar[ModelConfig.ResizeInterpolationMethod]
-
     BILINEAR: ModelConfig.ResizeInterpolationMethod
     BICUBIC: ModelConfig.ResizeInterpolationMethod
     ARCH_FIELD_NUMBER: _ClassVar[int]
@@ -88,24 +68,7 @@ class ModelConfig(_message.Message):
     batch_norm_config: BatchNormConfig
     activation: Activation
     byom_model: str
-    def __init__(
-        self,
-        arch: _Optional[str] = ...,
-        n_layers: _Optional[int] = ...,
-        input_image_size: _Optional[str] = ...,
-        resize_interpolation_method: _Optional[_Union[ModelConfig.ResizeInterpolationMethod, str]] = ...,
-        use_batch_norm: _Optional[bool] = ...,
-        use_bias: _Optional[bool] = ...,
-        use_pooling: _Optional[bool] = ...,
-        all_projections: _Optional[bool] = ...,
-        retain_head: _Optional[bool] = ...,
-        freeze_bn: _Optional[bool] = ...,
-        freeze_blocks: _Optional[_Iterable[float]] = ...,
-        dropout: _Optional[float] = ...,
-        batch_norm_config: _Optional[_Union[BatchNormConfig, _Mapping]] = ...,
-        activation: _Optional[_Union[Activation, _Mapping]] = ...,
-        byom_model: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, arch: _Optional[str] = ..., n_layers: _Optional[int] = ..., input_image_size: _Optional[str] = ..., resize_interpolation_method: _Optional[_Union[ModelConfig.ResizeInterpolationMethod, str]] = ..., use_batch_norm: _Optional[bool] = ..., use_bias: _Optional[bool] = ..., use_pooling: _Optional[bool] = ..., all_projections: _Optional[bool] = ..., retain_head: _Optional[bool] = ..., freeze_bn: _Optional[bool] = ..., freeze_blocks: _Optional[_Iterable[float]] = ..., dropout: _Optional[float] = ..., batch_norm_config: _Optional[_Union[BatchNormConfig, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., byom_model: _Optional[str] = ...) -> None: ...
 
 class Sgd(_message.Message):
     __slots__ = ("lr", "momentum", "decay", "nesterov")
@@ -117,13 +80,7 @@ class Sgd(_message.Message):
     momentum: float
     decay: float
     nesterov: bool
-    def __init__(
-        self,
-        lr: _Optional[float] = ...,
-        momentum: _Optional[float] = ...,
-        decay: _Optional[float] = ...,
-        nesterov: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, lr: _Optional[float] = ..., momentum: _Optional[float] = ..., decay: _Optional[float] = ..., nesterov: _Optional[bool] = ...) -> None: ...
 
 class Adam(_message.Message):
     __slots__ = ("lr", "beta_1", "beta_2", "epsilon", "decay")
@@ -137,14 +94,7 @@ class Adam(_message.Message):
     beta_2: float
     epsilon: float
     decay: float
-    def __init__(
-        self,
-        lr: _Optional[float] = ...,
-        beta_1: _Optional[float] = ...,
-        beta_2: _Optional[float] = ...,
-        epsilon: _Optional[float] = ...,
-        decay: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, lr: _Optional[float] = ..., beta_1: _Optional[float] = ..., beta_2: _Optional[float] = ..., epsilon: _Optional[float] = ..., decay: _Optional[float] = ...) -> None: ...
 
 class Rmsprop(_message.Message):
     __slots__ = ("lr", "rho", "epsilon", "decay")
@@ -156,13 +106,7 @@ class Rmsprop(_message.Message):
     rho: float
     epsilon: float
     decay: float
-    def __init__(
-        self,
-        lr: _Optional[float] = ...,
-        rho: _Optional[float] = ...,
-        epsilon: _Optional[float] = ...,
-        decay: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, lr: _Optional[float] = ..., rho: _Optional[float] = ..., epsilon: _Optional[float] = ..., decay: _Optional[float] = ...) -> None: ...
 
 class Optimizer(_message.Message):
     __slots__ = ("sgd", "adam", "rmsprop")
@@ -172,12 +116,7 @@ class Optimizer(_message.Message):
     sgd: Sgd
     adam: Adam
     rmsprop: Rmsprop
-    def __init__(
-        self,
-        sgd: _Optional[_Union[Sgd, _Mapping]] = ...,
-        adam: _Optional[_Union[Adam, _Mapping]] = ...,
-        rmsprop: _Optional[_Union[Rmsprop, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, sgd: _Optional[_Union[Sgd, _Mapping]] = ..., adam: _Optional[_Union[Adam, _Mapping]] = ..., rmsprop: _Optional[_Union[Rmsprop, _Mapping]] = ...) -> None: ...
 
 class RegConfig(_message.Message):
     __slots__ = ("type", "scope", "weight_decay")
@@ -187,9 +126,7 @@ class RegConfig(_message.Message):
     type: str
     scope: str
     weight_decay: float
-    def __init__(
-        self, type: _Optional[str] = ..., scope: _Optional[str] = ..., weight_decay: _Optional[float] = ...
-    ) -> None: ...
+    def __init__(self, type: _Optional[str] = ..., scope: _Optional[str] = ..., weight_decay: _Optional[float] = ...) -> None: ...
 
 class StepLr(_message.Message):
     __slots__ = ("learning_rate", "step_size", "gamma")
@@ -199,9 +136,7 @@ class StepLr(_message.Message):
     learning_rate: float
     step_size: float
     gamma: float
-    def __init__(
-        self, learning_rate: _Optional[float] = ..., step_size: _Optional[float] = ..., gamma: _Optional[float] = ...
-    ) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., step_size: _Optional[float] = ..., gamma: _Optional[float] = ...) -> None: ...
 
 class SoftAnnealLr(_message.Message):
     __slots__ = ("learning_rate", "soft_start", "annealing_divider", "annealing_points")
@@ -213,13 +148,7 @@ class SoftAnnealLr(_message.Message):
     soft_start: float
     annealing_divider: float
     annealing_points: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(
-        self,
-        learning_rate: _Optional[float] = ...,
-        soft_start: _Optional[float] = ...,
-        annealing_divider: _Optional[float] = ...,
-        annealing_points: _Optional[_Iterable[float]] = ...,
-    ) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., soft_start: _Optional[float] = ..., annealing_divider: _Optional[float] = ..., annealing_points: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class CosineLr(_message.Message):
     __slots__ = ("learning_rate", "min_lr_ratio", "soft_start")
@@ -229,12 +158,7 @@ class CosineLr(_message.Message):
     learning_rate: float
     min_lr_ratio: float
     soft_start: float
-    def __init__(
-        self,
-        learning_rate: _Optional[float] = ...,
-        min_lr_ratio: _Optional[float] = ...,
-        soft_start: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., min_lr_ratio: _Optional[float] = ..., soft_start: _Optional[float] = ...) -> None: ...
 
 class LrConfig(_message.Message):
     __slots__ = ("step", "soft_anneal", "cosine")
@@ -244,12 +168,7 @@ class LrConfig(_message.Message):
     step: StepLr
     soft_anneal: SoftAnnealLr
     cosine: CosineLr
-    def __init__(
-        self,
-        step: _Optional[_Union[StepLr, _Mapping]] = ...,
-        soft_anneal: _Optional[_Union[SoftAnnealLr, _Mapping]] = ...,
-        cosine: _Optional[_Union[CosineLr, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, step: _Optional[_Union[StepLr, _Mapping]] = ..., soft_anneal: _Optional[_Union[SoftAnnealLr, _Mapping]] = ..., cosine: _Optional[_Union[CosineLr, _Mapping]] = ...) -> None: ...
 
 class WandbConfig(_message.Message):
     __slots__ = ("enabled", "key", "project", "entity", "reinit", "name", "tags", "wandb_dir", "notes", "mode")
@@ -258,7 +177,6 @@ class WandbConfig(_message.Message):
         ONLINE: _ClassVar[WandbConfig.Mode]
         OFFLINE: _ClassVar[WandbConfig.Mode]
         DISABLED: _ClassVar[WandbConfig.Mode]
-
     ONLINE: WandbConfig.Mode
     OFFLINE: WandbConfig.Mode
     DISABLED: WandbConfig.Mode
@@ -282,19 +200,7 @@ class WandbConfig(_message.Message):
     wandb_dir: str
     notes: str
     mode: WandbConfig.Mode
-    def __init__(
-        self,
-        enabled: _Optional[bool] = ...,
-        key: _Optional[str] = ...,
-        project: _Optional[str] = ...,
-        entity: _Optional[str] = ...,
-        reinit: _Optional[bool] = ...,
-        name: _Optional[str] = ...,
-        tags: _Optional[_Iterable[str]] = ...,
-        wandb_dir: _Optional[str] = ...,
-        notes: _Optional[str] = ...,
-        mode: _Optional[_Union[WandbConfig.Mode, str]] = ...,
-    ) -> None: ...
+    def __init__(self, enabled: _Optional[bool] = ..., key: _Optional[str] = ..., project: _Optional[str] = ..., entity: _Optional[str] = ..., reinit: _Optional[bool] = ..., name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., wandb_dir: _Optional[str] = ..., notes: _Optional[str] = ..., mode: _Optional[_Union[WandbConfig.Mode, str]] = ...) -> None: ...
 
 class ClearmlConfig(_message.Message):
     __slots__ = ("project", "task", "tags", "reuse_last_task_id", "continue_last_task", "deferred_init")
@@ -310,15 +216,7 @@ class ClearmlConfig(_message.Message):
     reuse_last_task_id: bool
     continue_last_task: bool
     deferred_init: bool
-    def __init__(
-        self,
-        project: _Optional[str] = ...,
-        task: _Optional[str] = ...,
-        tags: _Optional[_Iterable[str]] = ...,
-        reuse_last_task_id: _Optional[bool] = ...,
-        continue_last_task: _Optional[bool] = ...,
-        deferred_init: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, project: _Optional[str] = ..., task: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., reuse_last_task_id: _Optional[bool] = ..., continue_last_task: _Optional[bool] = ..., deferred_init: _Optional[bool] = ...) -> None: ...
 
 class Visualizer(_message.Message):
     __slots__ = ("enabled", "num_images", "weight_histograms", "wandb_config", "clearml_config")
@@ -332,38 +230,10 @@ class Visualizer(_message.Message):
     weight_histograms: bool
     wandb_config: WandbConfig
     clearml_config: ClearmlConfig
-    def __init__(
-        self,
-        enabled: _Optional[bool] = ...,
-        num_images: _Optional[int] = ...,
-        weight_histograms: _Optional[bool] = ...,
-        wandb_config: _Optional[_Union[WandbConfig, _Mapping]] = ...,
-        clearml_config: _Optional[_Union[ClearmlConfig, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, enabled: _Optional[bool] = ..., num_images: _Optional[int] = ..., weight_histograms: _Optional[bool] = ..., wandb_config: _Optional[_Union[WandbConfig, _Mapping]] = ..., clearml_config: _Optional[_Union[ClearmlConfig, _Mapping]] = ...) -> None: ...
 
 class TrainConfig(_message.Message):
-    __slots__ = (
-        "train_dataset_path",
-        "val_dataset_path",
-        "pretrained_model_path",
-        "batch_size_per_gpu",
-        "n_epochs",
-        "n_workers",
-        "random_seed",
-        "enable_random_crop",
-        "enable_center_crop",
-        "enable_color_augmentation",
-        "disable_horizontal_flip",
-        "label_smoothing",
-        "mixup_alpha",
-        "preprocess_mode",
-        "image_mean",
-        "model_parallelism",
-        "visualizer",
-        "optimizer",
-        "reg_config",
-        "lr_config",
-    )
+    __slots__ = ("train_dataset_path", "val_dataset_path", "pretrained_model_path", "batch_size_per_gpu", "n_epochs", "n_workers", "random_seed", "enable_random_crop", "enable_center_crop", "enable_color_augmentation", "disable_horizontal_flip", "label_smoothing", "mixup_alpha", "preprocess_mode", "image_mean", "model_parallelism", "visualizer", "optimizer", "reg_config", "lr_config")
     class ImageMeanEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -371,7 +241,6 @@ class TrainConfig(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-
     TRAIN_DATASET_PATH_FIELD_NUMBER: _ClassVar[int]
     VAL_DATASET_PATH_FIELD_NUMBER: _ClassVar[int]
     PRETRAINED_MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
@@ -412,29 +281,7 @@ class TrainConfig(_message.Message):
     optimizer: Optimizer
     reg_config: RegConfig
     lr_config: LrConfig
-    def __init__(
-        self,
-        train_dataset_path: _Optional[str] = ...,
-        val_dataset_path: _Optional[str] = ...,
-        pretrained_model_path: _Optional[str] = ...,
-        batch_size_per_gpu: _Optional[int] = ...,
-        n_epochs: _Optional[int] = ...,
-        n_workers: _Optional[int] = ...,
-        random_seed: _Optional[int] = ...,
-        enable_random_crop: _Optional[bool] = ...,
-        enable_center_crop: _Optional[bool] = ...,
-        enable_color_augmentation: _Optional[bool] = ...,
-        disable_horizontal_flip: _Optional[bool] = ...,
-        label_smoothing: _Optional[float] = ...,
-        mixup_alpha: _Optional[float] = ...,
-        preprocess_mode: _Optional[str] = ...,
-        image_mean: _Optional[_Mapping[str, float]] = ...,
-        model_parallelism: _Optional[_Iterable[float]] = ...,
-        visualizer: _Optional[_Union[Visualizer, _Mapping]] = ...,
-        optimizer: _Optional[_Union[Optimizer, _Mapping]] = ...,
-        reg_config: _Optional[_Union[RegConfig, _Mapping]] = ...,
-        lr_config: _Optional[_Union[LrConfig, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, train_dataset_path: _Optional[str] = ..., val_dataset_path: _Optional[str] = ..., pretrained_model_path: _Optional[str] = ..., batch_size_per_gpu: _Optional[int] = ..., n_epochs: _Optional[int] = ..., n_workers: _Optional[int] = ..., random_seed: _Optional[int] = ..., enable_random_crop: _Optional[bool] = ..., enable_center_crop: _Optional[bool] = ..., enable_color_augmentation: _Optional[bool] = ..., disable_horizontal_flip: _Optional[bool] = ..., label_smoothing: _Optional[float] = ..., mixup_alpha: _Optional[float] = ..., preprocess_mode: _Optional[str] = ..., image_mean: _Optional[_Mapping[str, float]] = ..., model_parallelism: _Optional[_Iterable[float]] = ..., visualizer: _Optional[_Union[Visualizer, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., reg_config: _Optional[_Union[RegConfig, _Mapping]] = ..., lr_config: _Optional[_Union[LrConfig, _Mapping]] = ...) -> None: ...
 
 class EvalConfig(_message.Message):
     __slots__ = ("eval_dataset_path", "model_path", "top_k", "batch_size", "n_workers", "enable_center_crop")
@@ -450,15 +297,7 @@ class EvalConfig(_message.Message):
     batch_size: int
     n_workers: int
     enable_center_crop: bool
-    def __init__(
-        self,
-        eval_dataset_path: _Optional[str] = ...,
-        model_path: _Optional[str] = ...,
-        top_k: _Optional[int] = ...,
-        batch_size: _Optional[int] = ...,
-        n_workers: _Optional[int] = ...,
-        enable_center_crop: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, eval_dataset_path: _Optional[str] = ..., model_path: _Optional[str] = ..., top_k: _Optional[int] = ..., batch_size: _Optional[int] = ..., n_workers: _Optional[int] = ..., enable_center_crop: _Optional[bool] = ...) -> None: ...
 
 class Experiment(_message.Message):
     __slots__ = ("model_config", "train_config", "eval_config")
@@ -468,9 +307,4 @@ class Experiment(_message.Message):
     model_config: ModelConfig
     train_config: TrainConfig
     eval_config: EvalConfig
-    def __init__(
-        self,
-        model_config: _Optional[_Union[ModelConfig, _Mapping]] = ...,
-        train_config: _Optional[_Union[TrainConfig, _Mapping]] = ...,
-        eval_config: _Optional[_Union[EvalConfig, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, model_config: _Optional[_Union[ModelConfig, _Mapping]] = ..., train_config: _Optional[_Union[TrainConfig, _Mapping]] = ..., eval_config: _Optional[_Union[EvalConfig, _Mapping]] = ...) -> None: ...

@@ -30,6 +30,8 @@ def merge(message: Message, field: FieldDescriptor, source: str) -> bool:
             text_format.Parse(f"{field.name}: {source}", fresh)
     except (text_format.ParseError, ValueError, Warning):
         return False
+    if any(other.name != field.name for other, _ in fresh.ListFields()):
+        return False  # a flag's value that goes on with another field
     if field.enum_type is not None and getattr(fresh, field.name) not in field.enum_type.values_by_number:
         return False
     message.MergeFrom(fresh)
@@ -38,8 +40,8 @@ def merge(message: Message, field: FieldDescriptor, source: str) -> bool:
 
 def field_named(message: Message, name: str) -> FieldDescriptor | None:
     """The field of that name, or None."""
-    fields: dict[str, FieldDescriptor] = message.DESCRIPTOR.fields_by_name  # type: ignore[assignment]
-    return fields.get(name)
+    fields: Any = message.DESCRIPTOR.fields  # the map by name raises SystemError for names that are not Unicode
+    return next((field for field in fields if field.name == name), None)
 
 
 def empty_entry(field: FieldDescriptor) -> Any:

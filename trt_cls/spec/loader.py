@@ -10,7 +10,7 @@ from trt_cls.spec.conversion import experiment_from_message
 from trt_cls.spec.experiment import Experiment
 from trt_cls.spec.overrides import apply_overrides
 from trt_cls.spec.reading import message_from_text
-from trt_cls.spec.report import Report, TooManyProblems, quoted
+from trt_cls.spec.report import Report, TooManyProblems, printable
 from trt_cls.spec.validate import check_paths, check_relations, resolved
 
 MOST_BYTES = 256 * 1024
@@ -33,7 +33,7 @@ def read_text(path: str | Path) -> str:
     except PermissionError:
         raise _refused(path, "can't be read: permission denied, expected a file that you may read") from None
     except (OSError, ValueError) as error:
-        raise _refused(path, f"can't be read ({error}), expected a spec file") from None
+        raise _refused(path, f"can't be read ({printable(str(error))}), expected a spec file") from None
     if len(data) > MOST_BYTES:
         raise _refused(path, f"more than {MOST_BYTES // 1024} KiB found, expected a spec file: a page of text")
     if b"\0" in data:
@@ -58,9 +58,11 @@ def experiment_from_text(
     try:
         experiment = _read(text, report, overrides, needs, files_of)
     except TooManyProblems:
-        report.problems.append(Problem(name, "", f"{len(report.problems)} problems found, the rest was not read"))
+        report.problems.append(
+            Problem(report.name, "", f"{len(report.problems)} problems found, the rest was not read")
+        )
     if report.problems or experiment is None:
-        raise SpecError(report.problems)
+        raise SpecError(report.in_order())
     return resolved(experiment, report)
 
 
@@ -83,7 +85,7 @@ def _read(
 
 
 def _refused(path: str | Path, message: str) -> SpecError:
-    return SpecError([Problem(quoted(str(path)), "", message)])
+    return SpecError([Problem(printable(str(path)), "", message)])
 
 
 def _similar(path: Path) -> str:
@@ -91,4 +93,4 @@ def _similar(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         return ""
-    return did_you_mean(path.name, names)
+    return printable(did_you_mean(path.name, names))

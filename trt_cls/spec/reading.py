@@ -24,7 +24,7 @@ _CLOSING = {"{": "}", "<": ">", "[": "]"}
 _NO_VALUE = {"", ":", ",", ";", *_CLOSING, *_CLOSING.values()}
 
 
-class _SyntaxStop(Exception):  # noqa: N818
+class _SyntaxStop(Exception):
     """Nothing sensible can be read beyond; the problem is in the report."""
 
 
@@ -116,9 +116,7 @@ class _Reader:
         values = getattr(message, field.name)
         if not self.report.sound(entry_path):
             return
-        if not all(self.report.given(join(entry_path, part)) for part in ("key", "value")):
-            self._problem(path, line, "an entry without key or value found, expected { key: … value: … }")
-        elif entry.key in values:
+        if entry.key in values:
             self._problem(path, line, f"key {quoted(entry.key)} found twice, expected each key once")
         else:
             values[entry.key] = entry.value
@@ -161,7 +159,8 @@ class _Reader:
 
     def _scalar(self) -> str:
         """The text of the value at hand: one token, or strings side by side."""
-        source = token = self.tokens.token
+        token: str = self.tokens.token
+        source = token
         if token in _NO_VALUE:
             self._stop("a value")
         self.tokens.NextToken()

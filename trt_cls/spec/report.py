@@ -8,7 +8,7 @@ MOST_PROBLEMS = 100
 """Reading ends there: a file with more is no spec, and each did-you-mean costs time."""
 
 
-class TooManyProblems(Exception):  # noqa: N818
+class TooManyProblems(Exception):
     """Ends the reading; never leaves the loader."""
 
 
@@ -17,17 +17,21 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def printable(text: str) -> str:
+    """A user's text on one line: unprintable characters escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def quoted(text: str) -> str:
-    """A piece of a user's text for a one-line message: cut short, unprintable characters escaped."""
-    short = text if len(text) <= 60 else text[:57] + "..."
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)
+    """A piece of a user's text for a message: printable, and cut when it is long."""
+    return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
 class Report:
     """Collects problems; knows line or flag of every field that was given."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = printable(name)
         self.problems: list[Problem] = []
         self.lines: dict[str, int] = {}
         self.flags: dict[str, str] = {}
@@ -38,9 +42,18 @@ class Report:
 
     def add(self, path: str, message: str, *, where: str | None = None) -> None:
         """Adds a problem, at the field's own place unless `where` names another."""
-        self.problems.append(Problem(where or self.where(path), path, message))
+        self.problems.append(Problem(where or self.where(path), printable(path), message))
         if len(self.problems) >= MOST_PROBLEMS:
             raise TooManyProblems
+
+    def in_order(self) -> list[Problem]:
+        """The problems of the whole file, then line by line, then those of the flags."""
+        return sorted(self.problems, key=self._position)
+
+    def _position(self, problem: Problem) -> tuple[int, int]:
+        if problem.where.startswith(f"{self.name}:"):
+            return 1, int(problem.where.rpartition(":")[2])
+        return (0, 0) if problem.where == self.name else (2, 0)
 
     def at(self, line: int) -> str:
         """The text of a place in the file."""

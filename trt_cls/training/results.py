@@ -76,11 +76,16 @@ def open_results(root: Path, *, resume: bool) -> Results:
     if resume and not results.state.exists():
         raise RequestError(
             f"{root}: nothing to resume; expected {results.state.name}, which a training writes after each epoch; "
-            "leave out --resume to start anew"
+            "train without --resume"
         )
-    if not resume and (results.state.exists() or any(results.weights.glob("*.safetensors"))):
+    if not resume and results.state.exists():
         raise RequestError(
             f"{root}: holds a training already; expected a new folder; go on with that training by --resume, "
+            "or name another folder with -r"
+        )
+    if not resume and any(results.weights.glob("*.safetensors")):
+        raise RequestError(
+            f"{results.weights}: holds checkpoints already; expected a new folder; remove them, "
             "or name another folder with -r"
         )
     files.results_folder(root)

@@ -46,9 +46,11 @@ def train(
     """
     reporter = reporter or Reporter()
     config = supported(experiment, init_epoch=init_epoch, resume=resume)
-    compute = choose_compute(device, precision)
     folder = open_results(results, resume=resume)
     state = read_state(folder.state) if resume else None
+    if state is not None and precision == "auto":
+        precision = state.request["--precision"]
+    compute = choose_compute(device, precision)
     data = open_data(experiment, config, folder.classmap if resume and classmap is None else classmap)
     request = request_fields(experiment, compute.precision, data.train, data.val)
     if state is not None:

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
+
+from trt_cls.cli import main
+
+SPEC = """
+model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{size},{size}" use_batch_norm: true }}
+train_config {{
+  train_dataset_path: "/nowhere" val_dataset_path: "/nowhere" preprocess_mode: "torch"
+  optimizer {{ sgd {{ }} }} reg_config {{ type: "None" }} lr_config {{ cosine {{ learning_rate: 0.1 }} }}
+}}
+eval_config {{ eval_dataset_path: "{data}" model_path: "{model}" batch_size: 4 n_workers: 2 }}
+"""
+TORCH = replace(RGB, crop="center", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""The pixels that the spec asks for."""
+FITTING = replace(CONTRACT, preprocessing=TORCH)
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """spec.txt, model.onnx and data/, which fit together."""
+    write_images(tmp_path / "data", 4)
+    write_onnx(tmp_path / "model.onnx", FITTING)
+    (tmp_path / "spec.txt").write_text(SPEC.format(size=SIZE, data=tmp_path / "data", model=tmp_path / "model.onnx"))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `evaluate -e spec.txt` with more arguments: exit status, stdout, stderr."""
+
+    def evaluate(*arguments: str | Path) -> tuple[int, str, str]:
+        status = main(["evaluate", "-e", str(folder / "spec.txt"), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return evaluate
+
+
+def truncate(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def test_measures_the_model_that_the_spec_names(run: Run, folder: Path) -> None:
+    status, out, err = run("-r", folder / "new" / "results")
+    assert status == 0
+    assert "top-1 accuracy     1.0000" in out.splitlines()
+    assert "Confusion Matrix" in out
+    assert "Classification Report" in out
+    assert err == "top_k is 5, the model has 3 classes: top-3 is reported\n"
+    results = json.loads((folder / "new" / "results" / "results.json").read_text())
+    assert (results["num_images"], results["top_1_accuracy"], results["top_k"]) == (12, 1, 3)
+    assert str(folder / "new" / "results" / "results.json") in out
+    assert len((folder / "new" / "results" / "predictions.csv").read_text().splitlines()) == 13
+
+
+def test_flags_go_before_the_spec(run: Run, folder: Path) -> None:
+    write_onnx(folder / "weak.onnx", FITTING, gain=-1.0)
+    write_images(folder / "other", 2)
+    text = (folder / "spec.txt").read_text().replace(str(folder / "data"), "/nowhere")
+    (folder / "spec.txt").write_text(text)
+    arguments = ("-m", folder / "weak.onnx", "--dataset", folder / "other", "-b", "5", "--top-k", "2", "-k", "tlt")
+    status, _, err = run(*arguments, "--provider", "cpu", "-r", folder, "--set", "eval_config.n_workers=1")
+    assert (status, err) == (0, "-k/--key is ignored: models are not encrypted here\n")
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["num_images"], results["top_1_accuracy"], results["top_k"]) == (6, 0, 2)
+    assert results["model"] == str(folder / "weak.onnx")
+
+
+def test_writes_nothing_without_a_results_folder(run: Run, folder: Path) -> None:
+    before = set(folder.rglob("*"))
+    assert run()[0] == 0
+    assert set(folder.rglob("*")) == before
+
+
+def test_broken_images_are_listed_and_strict_refuses_them(run: Run, folder: Path) -> None:
+    half, text = folder / "data" / "red" / "half.jpg", folder / "data" / "blue" / "text.jpg"
+    Image.effect_noise((64, 64), 80).save(half)
+    truncate(half, half.stat().st_size // 2)
+    text.write_text("not a picture")
+
+    status, out, err = run("-r", folder, "--top-k", "1")
+    assert status == 0
+    assert "images             12, 2 skipped" in out.splitlines()
+    assert [line.split(": ")[1] for line in err.splitlines()] == [str(half), str(text)]
+    assert [entry["path"] for entry in json.loads((folder / "results.json").read_text())["skipped"]] == [
+        str(half),
+        str(text),
+    ]
+
+    status, out, err = run("--strict", "--top-k", "1")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"error: 2 images can't be decoded, the first is {half}: ")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "model.onnx").unlink(), "no such file; expected a model"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b""), "is empty"),
+        (lambda folder: truncate(folder / "model.onnx", 300), "is truncated"),
+        (lambda folder: write_onnx(folder / "model.onnx", None), "not exported by trt-cls"),
+        (lambda folder: write_onnx(folder / "model.onnx", CONTRACT), "preprocessing: crop is center in the spec"),
+        (lambda folder: write_onnx(folder / "model.onnx", replace(FITTING, classes=("a", "b", "c"))), "data: "),
+        (lambda folder: (folder / "data").rename(folder / "moved"), "eval_dataset_path"),
+        (lambda folder: (folder / "data" / "red").rename(folder / "red"), "no folder for red"),
+        (lambda folder: [path.unlink() for path in (folder / "data").rglob("*.png")], "no images"),
+        (lambda folder: [path.unlink() for path in (folder / "data" / "red").iterdir()], "no images for red"),
+        (lambda folder: [path.write_text("x") for path in (folder / "data" / "red").iterdir()], 'class "red"'),
+        (lambda folder: (folder / "data" / "pink").mkdir(), "pink"),
+        (lambda folder: (folder / "spec.txt").unlink(), "no such file"),
+        (lambda folder: (folder / "spec.txt").write_text('model_config { arch: "resnet" }'), "eval_config: missing"),
+    ],
+)  # fmt: skip
+def test_each_bad_input_has_its_own_one_line_error(
+    run: Run, folder: Path, break_it: Callable[[Path], object], message: str
+) -> None:
+    break_it(folder)
+    status, out, err = run("--top-k", "1", "-r", folder / "results")
+    assert (status, out) == (2, "")
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in err
+    assert not (folder / "results" / "results.json").exists()
+
+
+def test_a_model_must_be_named_somewhere(run: Run) -> None:
+    status, _, err = run("--set", 'eval_config.model_path=""')
+    assert status == 2
+    assert "eval_config.model_path is not set" in err
+
+
+def test_a_spec_without_training_leaves_the_pixels_to_the_model(run: Run, folder: Path) -> None:
+    write_onnx(folder / "model.onnx", CONTRACT)
+    lines = (folder / "spec.txt").read_text().splitlines()
+    (folder / "spec.txt").write_text(
+        "\n".join(line for line in lines if line.startswith(("model_config", "eval_config")))
+    )
+    assert run("--top-k", "1")[0] == 0
+
+
+def test_a_class_map_must_be_that_of_the_model(run: Run, folder: Path) -> None:
+    classmap = folder / "classmap.json"
+    classmap.write_text(json.dumps({name: index for index, name in enumerate(COLORS)}))
+    assert run("-cm", classmap)[0] == 0
+    classmap.write_text(json.dumps({"blue": 0, "green": 1, "red": 2}))
+    status, _, err = run("-cm", classmap)
+    assert status == 2
+    assert "['blue', 'green', 'red'] in the class map, ['red', 'green', 'blue'] in the model" in err
+
+
+def test_a_results_folder_that_is_a_file_is_refused(run: Run, folder: Path) -> None:
+    status, _, err = run("-r", folder / "spec.txt")
+    assert status == 2
+    assert "results can't be written there" in err
+
+
+def test_an_onnx_file_needs_no_torch(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "from trt_cls.cli import main\n"
+        f"assert main(['evaluate', '-e', {str(folder / 'spec.txt')!r}, '-r', {str(folder)!r}]) == 0\n"
+        "assert not {'torch', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert json.loads((folder / "results.json").read_text())["num_images"] == 12

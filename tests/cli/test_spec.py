@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shared_data import tao
+from spec_texts import spec_text
+
+from trt_cls.cli import main
+from trt_cls.spec import loads
+from trt_cls.spec.reference import reference
+
+FIVE_MISTAKES = """\
+model_config {
+  arch: "vgg"
+  use_bais: true
+}
+train_config {
+  train_dataset_path: "."
+  val_dataset_path: "."
+  batch_size_per_gpu: 0
+  optimizer { sgd { } adam { } }
+  reg_config { type: "L2" scope: "Conv2D" weight_decay: 0.1 }
+}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """A spec whose folders exist."""
+    path = tmp_path / "spec.txt"
+    path.write_text(spec_text(evaluation="").replace('"train"', '"."').replace('"val"', '"."').replace('"test"', '"."'))
+    return path
+
+
+def test_check_says_ok_with_a_summary(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "check", str(spec), "--set", "model_config.n_layers=34"]) == 0
+    assert capsys.readouterr().out.startswith(f"{spec}: ok (resnet34, 3×224×224, ")
+
+
+def test_check_reports_each_mistake_on_a_line_and_exits_with_2(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.txt"
+    spec.write_text(FIVE_MISTAKES)
+    command = [sys.executable, "-m", "trt_cls", "spec", "check", str(spec)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONUTF8": "1"}, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.partition(": ")[2].split(": ")[:2] for line in done.stderr.splitlines()] == [
+        [f"{spec}:1", "model_config.n_layers"],
+        [f"{spec}:3", "model_config.use_bais"],
+        [f"{spec}:5", "train_config.lr_config"],
+        [f"{spec}:8", "train_config.batch_size_per_gpu"],
+        [f"{spec}:9", "train_config.optimizer.adam"],
+    ]
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+def test_check_looks_for_the_folders_of_all_sections_unless_told_not_to(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = str(tao("seed-spec.txt"))
+    assert main(["spec", "check", spec]) == 2
+    error = capsys.readouterr().err
+    for name in ("train_dataset_path", "val_dataset_path", "pretrained_model_path", "eval_dataset_path"):
+        assert name in error
+    assert main(["spec", "check", "--no-paths", spec]) == 0
+
+
+def test_check_needs_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "spec.txt"
+    spec.write_text("model_config { }")
+    assert main(["spec", "check", str(spec)]) == 2
+    assert "train_config: missing" in capsys.readouterr().err
+
+
+def test_show_prints_a_spec_that_loads_back(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "show", str(spec), "--set", "train_config.n_epochs=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "n_epochs: 3\n" in shown
+    assert loads(shown) == loads(spec.read_text(), overrides=["train_config.n_epochs=3"])
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_fields_lists_every_field(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "fields", *options]) == 0
+    listed = capsys.readouterr().out
+    assert all(path.partition(".")[2] in listed for path in reference())
+    assert "label_smoothing" in listed
+
+
+def test_a_missing_file_is_a_wrong_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "check", "nowhere.txt"]) == 2
+    assert capsys.readouterr().err.startswith("error: nowhere.txt: no such file")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trt_cls.contract import Contract, Precision
+from trt_cls.errors import DataError, ExportError
+from trt_cls.export.images import Images, evenly_spread, images_for
+from trt_cls.export.parity import checked, measure
+from trt_cls.preprocessing.images import decode
+from trt_cls.preprocessing.pillow import preprocess
+from trt_cls.spec.experiment import EvalConfig, Experiment, ModelConfig
+
+Array = np.ndarray
+
+
+def answers(first: float, count: int = 1) -> Array:
+    """`count` images of which a two-class network gives the first class the probability `first`."""
+    return np.tile(np.array([[first, 1 - first]], np.float32), (count, 1))
+
+
+def compare(reference: Array, artefact: Array, tie: float) -> tuple[int, float, float]:
+    return measure(
+        lambda batch: artefact, lambda batch: reference, [np.zeros((len(reference), 3, 2, 2), np.float32)], tie
+    )
+
+
+def test_figures_of_two_answers() -> None:
+    reference = np.concatenate([answers(0.9, 3), answers(0.6)])
+    artefact = np.concatenate([answers(0.8, 3), answers(0.4)])
+    images, agreement, difference = compare(reference, artefact, tie=0.01)
+    assert (images, agreement) == (4, 0.75)
+    assert difference == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("margin", "agreement"), [(0.009, 1.0), (0.011, 0.0)])
+def test_another_best_class_counts_unless_the_network_itself_was_undecided(margin: float, agreement: float) -> None:
+    assert compare(answers(0.5 + margin / 2), answers(0.499), tie=0.01)[1] == agreement
+
+
+@pytest.fixture
+def images(contract: Contract) -> Images:
+    return images_for(contract.preprocessing, None, None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "reference", "artefact"),
+    [
+        ("fp32", 0.9, 0.9 + 2e-4),
+        ("fp16", 0.9, 0.9 - 0.06),
+        ("fp16", 0.52, 0.49),
+        ("fp32", 0.9, float("nan")),
+    ],
+)
+def test_out_of_bounds_is_an_error_with_the_figures(
+    images: Images, precision: Precision, reference: float, artefact: float
+) -> None:
+    with pytest.raises(
+        ExportError, match=r"agreement .*%, max .*64 random images; expected at least .*--fp16|the spec"
+    ):
+        checked(
+            lambda batch: answers(artefact, len(batch)), lambda batch: answers(reference, len(batch)), images, precision
+        )
+
+
+@pytest.mark.parametrize(("precision", "difference"), [("fp32", 9e-5), ("fp16", 0.04)])
+def test_within_bounds_gives_the_figures(images: Images, precision: Precision, difference: float) -> None:
+    parity = checked(
+        lambda batch: answers(0.9 - difference, len(batch)), lambda batch: answers(0.9, len(batch)), images, precision
+    )
+    assert (parity.images, parity.top1_agreement, parity.source) == (64, 1.0, "64 random images")
+    assert parity.max_abs_difference == pytest.approx(difference, rel=0.05)
+
+
+def test_images_are_those_of_the_folder_as_the_contract_wants_them(contract: Contract, pictures: Path) -> None:
+    images = images_for(contract.preprocessing, pictures, None)
+    found = np.concatenate(list(images.batches()))
+    expected = [preprocess(decode(path, 3), contract.preprocessing) for path in sorted(pictures.rglob("*.png"))]
+    np.testing.assert_array_equal(found, np.stack(expected))
+    assert images.describe(len(found)) == f"12 of 12 images of {pictures}"
+
+
+def test_the_specs_dataset_is_taken_where_no_folder_is_named(contract: Contract, pictures: Path) -> None:
+    experiment = Experiment(model_config=ModelConfig(), eval_config=EvalConfig(eval_dataset_path=str(pictures)))
+    assert images_for(contract.preprocessing, None, experiment).folder == pictures
+
+
+def test_random_images_are_the_same_each_time_and_in_the_networks_range(images: Images) -> None:
+    first, second = (np.concatenate(list(images.batches())) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (64, 3, 32, 32)
+    assert (first.min(), first.max()) == (np.float32(0 - 123.68), np.float32(255 - 103.939))
+
+
+def test_an_undecodable_image_is_named_and_counted(
+    contract: Contract, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "whole.png").write_bytes(next(pictures.rglob("*.png")).read_bytes())
+    images = images_for(contract.preprocessing, tmp_path, None)
+    assert sum(len(batch) for batch in images.batches()) == 1
+    assert "broken.png" in caplog.text
+    assert images.describe(1) == f"1 of 2 images of {tmp_path} (1 can't be decoded)"
+
+
+def test_no_decodable_image_is_an_error(contract: Contract, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="--images"):
+        checked(lambda batch: batch, lambda batch: batch, images_for(contract.preprocessing, tmp_path, None), "fp32")
+
+
+def test_few_of_many_are_spread_over_all_classes() -> None:
+    samples = [label for label in range(100) for _ in range(37)]
+    chosen = evenly_spread(samples, 512)
+    assert len(chosen) == 512
+    assert {chosen.count(label) for label in range(100)} == {5, 6}
+    assert evenly_spread([1, 2, 3], 512) == [1, 2, 3]

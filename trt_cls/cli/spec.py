@@ -1,0 +1,83 @@
+"""`trt-cls spec`: check a spec file, print it with every field written out, list all fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trt_cls.cli.options import common_options
+from trt_cls.spec.experiment import Experiment
+
+
+@click.group("spec")
+def command() -> None:
+    """Check and print spec files, list all fields."""
+
+
+def _spec_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    function = click.option(
+        "--set", "overrides", multiple=True, metavar="FIELD=VALUE",
+        help="Set a field of the spec, as in train_config.n_epochs=3. Repeatable.",
+    )(function)  # fmt: skip
+    return click.argument("spec", type=click.Path(path_type=Path))(function)
+
+
+@command.command("check")
+@_spec_argument
+@click.option("--no-paths", is_flag=True, help="Do not look whether the folders and files are there.")
+@common_options
+def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
+    """Validate SPEC; every mistake is a line with its place."""
+    from trt_cls.spec.loader import experiment_from_text, read_text
+
+    experiment = experiment_from_text(
+        read_text(spec),
+        str(spec),
+        overrides=overrides,
+        needs=("train_config",),
+        files_of=() if no_paths else ("train_config", "eval_config"),
+    )
+    click.echo(f"{spec}: ok ({_summary(experiment)})")
+
+
+@command.command("show")
+@_spec_argument
+@common_options
+def show(spec: Path, overrides: tuple[str, ...]) -> None:
+    """Print SPEC with the defaults of all fields that it leaves out."""
+    from trt_cls.spec import load
+    from trt_cls.spec import show as text_of
+
+    click.echo(text_of(load(spec, overrides=overrides, paths=False)), nl=False)
+
+
+@command.command("fields")
+@click.option("--markdown", "as_markdown", is_flag=True, help="As Markdown tables.")
+@common_options
+def fields(as_markdown: bool) -> None:
+    """List every field with its type, default, range and meaning."""
+    from trt_cls.spec.reference import markdown, reference
+
+    if as_markdown:
+        click.echo(markdown(), nl=False)
+        return
+    for row in reference().values():
+        default = f"default {row.default}" if row.default not in ("", "required") else row.default
+        click.secho(row.path, bold=True)
+        click.echo(f"    {'; '.join(part for part in (row.type, default, row.allowed) if part)}")
+        click.echo(f"    {row.help}")
+
+
+def _summary(experiment: Experiment) -> str:
+    from trt_cls.spec.architectures import ARCHITECTURES
+
+    model, train = experiment.model_config, experiment.train_config
+    depth = model.n_layers if ARCHITECTURES[model.arch].depths else ""
+    parts = [f"{model.arch}{depth}", "×".join(str(size) for size in model.input_shape)]
+    if train is not None:
+        chosen = (name for block in (train.optimizer, train.lr_config) for name, value in vars(block).items() if value)
+        parts += [f"{train.n_epochs} epochs of batches of {train.batch_size_per_gpu}", *chosen]
+    return ", ".join(parts)

@@ -1,0 +1,179 @@
+"""What relates the fields of a spec to each other, to the architectures and to the file system.
+
+A rule is left out where a field that it depends on is wrong already, so that one mistake is one problem. Ranges of
+single fields stand in `experiment.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from trt_cls.errors import did_you_mean
+from trt_cls.spec.architectures import ARCHITECTURES, Architecture
+from trt_cls.spec.conversion import shown
+from trt_cls.spec.experiment import Experiment, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
+from trt_cls.spec.report import Report
+
+CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
+"""ImageNet's, by number of channels: what `image_mean` is when a spec leaves it out."""
+
+_SIZE = re.compile(r"\s*([13])\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", re.ASCII)
+_SMALLEST = 16
+_SCOPES = ("Conv2D", "Dense")
+_FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
+
+log = logging.getLogger("trt_cls")
+
+
+def check_relations(experiment: Experiment, report: Report) -> None:
+    """Reports everything that is wrong between fields."""
+    if report.sound("model_config.arch") and experiment.model_config is not None:
+        _check_model(experiment.model_config, report)
+    if report.sound("model_config.input_image_size") and experiment.model_config is not None:
+        _check_size(experiment.model_config.input_image_size, report)
+    if experiment.train_config is not None:
+        _check_train(experiment.train_config, report)
+        if experiment.model_config is not None:
+            _check_means(experiment.model_config, experiment.train_config, report)
+
+
+def check_paths(experiment: Experiment, sections: Sequence[str], report: Report) -> None:
+    """Reports the folders of `sections` that do not exist, and a missing pretrained model."""
+    for section in sections:
+        config = getattr(experiment, section)
+        for name in _FOLDERS:
+            path, folder = f"{section}.{name}", getattr(config, name, None)
+            if folder is not None and report.sound(path) and not os.path.isdir(folder):
+                found = "no folder" if os.path.exists(folder) else "no such folder"
+                report.add(path, f"{shown(folder)} is {found}, expected one with a sub-folder of images per class")
+        path, model = f"{section}.pretrained_model_path", getattr(config, "pretrained_model_path", "")
+        if model and report.sound(path) and not os.path.isfile(model):
+            report.add(path, f"{shown(model)} is no such file, expected a model file, or the field left out")
+
+
+def resolved(experiment: Experiment, report: Report) -> Experiment:
+    """The experiment with `image_mean` as the network sees it: complete with caffe, empty with the other modes."""
+    train = experiment.train_config
+    if train is None:
+        return experiment
+    means = train.image_mean
+    if train.preprocess_mode == "caffe":
+        means = means or CAFFE_MEANS[experiment.model_config.input_shape[0]]
+    elif means:
+        where, path = report.where("train_config.image_mean"), "train_config.image_mean"
+        log.warning(
+            '%s: %s: no effect with preprocess_mode "%s", only with "caffe"', where, path, train.preprocess_mode
+        )
+        means = {}
+    return replace(experiment, train_config=replace(train, image_mean=dict(means)))
+
+
+def _check_model(model: ModelConfig, report: Report) -> None:
+    if model.byom_model:
+        message = (
+            f"{shown(model.byom_model)} found, expected no bring-your-own model: build one of the architectures here, "
+            "or give your network as an ONNX file to evaluate and infer (-m)"
+        )
+        report.add("model_config.byom_model", message)
+    architecture = ARCHITECTURES.get(model.arch)
+    if architecture is None:
+        report.add("model_config.arch", _unknown_architecture(model.arch))
+    else:
+        _check_options(model, architecture, report)
+
+
+def _unknown_architecture(name: str) -> str:
+    known = ", ".join(ARCHITECTURES)
+    if name.startswith(("torchvision/", "timm/")):
+        return f"{shown(name)} found, networks of other libraries can't be built yet, expected one of {known}"
+    return f"{shown(name)} found, expected one of {known}{did_you_mean(name, tuple(ARCHITECTURES))}"
+
+
+def _check_options(model: ModelConfig, architecture: Architecture, report: Report) -> None:
+    def refuse(name: str, found: Any, expected: str) -> None:
+        path = f"model_config.{name}"
+        if report.sound(path):
+            default = "" if report.given(path) else " (the default)"
+            report.add(path, f"{shown(found)}{default} found, expected {expected}")
+
+    name = architecture.name
+    if architecture.depths and model.n_layers not in architecture.depths:
+        refuse("n_layers", model.n_layers, f"one of {architecture.depths_text} for {name}")
+    blocks = architecture.freeze_blocks
+    for block in model.freeze_blocks:
+        if block not in blocks:
+            refuse("freeze_blocks", block, f"integers from {blocks[0]} to {blocks[-1]} for {name}")
+    if model.all_projections and not architecture.has_shortcuts:
+        with_shortcuts = [other.name for other in ARCHITECTURES.values() if other.has_shortcuts]
+        refuse("all_projections", True, f"false: {name} has no shortcuts, only {' and '.join(with_shortcuts)} do")
+    if model.dropout and not architecture.has_dropout:
+        with_dropout = [other.name for other in ARCHITECTURES.values() if other.has_dropout]
+        refuse("dropout", model.dropout, f"0: {name} does not use it, only {' and '.join(with_dropout)} do")
+    if model.activation and model.activation.activation_type not in architecture.activations:
+        allowed = ", ".join(architecture.activations)
+        refuse("activation.activation_type", model.activation.activation_type, f"one of {allowed} for {name}")
+
+
+def _check_size(size: str, report: Report) -> None:
+    match = _SIZE.fullmatch(size)
+    if match is None or min(int(match[2]), int(match[3])) < _SMALLEST:
+        expected = f'"C,H,W": C 1 or 3, H and W integers ≥ {_SMALLEST}, as in "3,224,224"'
+        report.add("model_config.input_image_size", f"{shown(size)} found, expected {expected}")
+
+
+def _check_train(train: TrainConfig, report: Report) -> None:
+    for name in ("optimizer", "lr_config"):
+        path, block = f"train_config.{name}", getattr(train, name)
+        branches = {} if block is None else vars(block)
+        if branches and report.sound(path) and not any(branches.values()):
+            report.add(path, f"an empty block found, expected exactly one of {', '.join(branches)}")
+    if train.reg_config is not None:
+        _check_penalty(train.reg_config, report)
+    if train.lr_config is not None and train.lr_config.soft_anneal is not None:
+        _check_annealing(train.lr_config.soft_anneal, report)
+
+
+def _check_penalty(penalty: RegConfig, report: Report) -> None:
+    scope, weight_decay = "train_config.reg_config.scope", "train_config.reg_config.weight_decay"
+    words = [word.strip().lower() for word in penalty.scope.split(",")]
+    if report.sound(scope) and not set(words) <= {known.lower() for known in _SCOPES}:
+        report.add(scope, f"{shown(penalty.scope)} found, expected Conv2D, Dense or both, comma-separated")
+    if not report.sound("train_config.reg_config.type", weight_decay) or penalty.type == "None":
+        return
+    if not report.given(weight_decay):
+        report.add(weight_decay, "missing, expected a number in (0, 1)")
+    elif not 0 < penalty.weight_decay < 1:
+        report.add(weight_decay, f"{penalty.weight_decay} found, expected a number in (0, 1), or type None")
+
+
+def _check_annealing(schedule: SoftAnnealLr, report: Report) -> None:
+    block = "train_config.lr_config.soft_anneal"
+    path, points = f"{block}.annealing_points", schedule.annealing_points
+    if not report.sound(path, f"{block}.soft_start"):
+        return
+    if any(later < earlier for earlier, later in pairwise(points)):
+        report.add(path, f"{_listed(points)} found, expected them in rising order")
+    elif points and points[0] <= schedule.soft_start:
+        report.add(path, f"{points[0]} found, expected points after soft_start, {schedule.soft_start}")
+
+
+def _check_means(model: ModelConfig, train: TrainConfig, report: Report) -> None:
+    path = "train_config.image_mean"
+    if not train.image_mean or not report.sound(path, "train_config.preprocess_mode", "model_config.input_image_size"):
+        return
+    channels = model.input_shape[0]
+    expected = CAFFE_MEANS[channels]
+    if train.preprocess_mode == "caffe" and train.image_mean.keys() != expected.keys():
+        found = ", ".join(shown(key) for key in sorted(train.image_mean))
+        wanted = "all of b, g, r" if channels == 3 else "l"
+        report.add(path, f"keys {found} found, expected {wanted} for {channels} channel{'s' * (channels > 1)}")
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(str(number) for number in numbers)
