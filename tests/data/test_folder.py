@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,3 +125,19 @@ def test_classmaps_that_are_none(tmp_path: Path, text: str, message: str) -> Non
 def test_a_missing_classmap_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.json: the class map can't be read \(No such file"):
         read_classmap(tmp_path / "absent.json")
+
+
+def test_a_folder_that_cannot_be_opened_does_not_count_as_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, "a/1.png", "a/locked/2.png", "b/1.png")
+    scandir = os.scandir
+
+    def guarded(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(DataError, match=r"a/locked: the folder can't be read \(Permission denied\)"):
+        image_folder(tmp_path)

@@ -75,7 +75,7 @@ def test_the_look_ahead_is_bounded(samples: list[Sample], workers: int, monkeypa
     batches = stream(samples * 20, PREPROCESSING, batch_size=3, workers=workers)
     for handed_out in range(1, 20):
         next(batches)
-        assert len(started) <= 3 * (handed_out + stream_module.BATCHES_AHEAD + 1)
+        assert len(started) <= 3 * (handed_out + stream_module.BATCHES_AHEAD)
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("trt-cls-images")]
 

@@ -99,6 +99,14 @@ def test_without_onnx_runtime_the_file_is_written_unchecked(
     assert parity_of(read_onnx(tmp_path / "model.onnx")) is None
 
 
+def test_without_torch_a_checkpoint_is_refused_by_name_of_the_package(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=r"torch.*trt-cls\[train\]"):
+        export(checkpoint, tmp_path / "model.onnx", builder="none")
+
+
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("exported") / "model.onnx"
@@ -133,8 +141,8 @@ def test_an_engine_is_written_with_its_sidecar(
     said: list[str] = []
     result = export(exported, tmp_path / "model.onnx", precision="fp16", say=said.append)
     assert result.engine == tmp_path / "model.engine", "auto builds one where it can"
-    assert "tensorrt is not installed" in said[0]
-    assert result.engine_parity is not None or "was not run: " in said[1]
+    assert "tensorrt is not installed" in said[1]
+    assert result.engine_parity is not None or "was not run: " in said[2]
     sidecar = read_sidecar(result.engine)
     read_plan(result.engine, sidecar)
     assert sidecar.sha256 == hashlib.sha256(result.engine.read_bytes()).hexdigest()

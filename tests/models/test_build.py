@@ -84,7 +84,7 @@ def test_a_head_of_another_width_than_the_classes_is_refused() -> None:
         build(ModelConfig(n_layers=10, input_image_size="3,32,32"), 3, widths={"predictions": 4})
 
 
-@pytest.mark.parametrize(("side", "sides_out"), [(224, 1), (256, 2), (448, 2), (480, 3), (32, 1)])
+@pytest.mark.parametrize(("side", "sides_out"), [(224, 1), (256, 2), (288, 2), (448, 2), (544, 3), (32, 1)])
 def test_the_final_pooling_of_a_new_resnet_sees_the_whole_map(side: int, sides_out: int) -> None:
     size = f"3,{side},{side}"
     network = outline(ModelConfig(n_layers=10, input_image_size=size, use_pooling=True, retain_head=True))
@@ -147,6 +147,11 @@ def test_efficientnet_drops_whole_samples_and_more_of_them_towards_the_end() -> 
     kept = dropped[:, 0, 0, 0] > 0
     assert torch.equal(dropped, (kept / 0.725).view(-1, 1, 1, 1).expand_as(dropped))
     assert kept.float().mean().item() == pytest.approx(0.725, abs=0.03)
+
+
+def test_the_split_of_cspdarknet_tiny_takes_the_second_half_of_the_channels() -> None:
+    split = outline(ModelConfig(arch="cspdarknet_tiny")).conv_2_split_0
+    assert split(torch.arange(6.0).view(1, 6, 1, 1)).flatten().tolist() == [3, 4, 5]
 
 
 def test_values_are_let_go_after_their_last_reader() -> None:

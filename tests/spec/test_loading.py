@@ -11,6 +11,8 @@ from spec_texts import problems, spec_text
 from trt_cls.errors import SpecError
 from trt_cls.spec import load, loads
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_a_spec_written_for_tao_loads_as_it_is() -> None:
     experiment = load(tao("seed-spec.txt"), needs=["train_config", "eval_config"], paths=False)
@@ -32,6 +34,11 @@ def test_a_spec_written_for_tao_loads_as_it_is() -> None:
     assert vars(train.lr_config.cosine) == {"learning_rate": 0.04, "min_lr_ratio": 0.0, "soft_start": 0.0}
     assert (evaluation.top_k, evaluation.batch_size, evaluation.n_workers) == (3, 256, 8)
     assert evaluation.model_path == "/workspace/tao-experiments/classification/weights/resnet_080.tlt"
+
+
+@pytest.mark.parametrize("spec", sorted(ROOT.glob("specs/*.txt")), ids=lambda path: path.name)
+def test_the_specs_of_this_repository_are_valid(spec: Path) -> None:
+    load(spec, needs=["train_config", "eval_config"], paths=False)
 
 
 def test_what_a_tao_spec_leaves_out_takes_the_documented_default() -> None:
@@ -137,7 +144,7 @@ def test_an_empty_path_is_no_folder(tmp_path: Path) -> None:
         (b"\x7fELF\0\0\0", "binary file"),
         (b'model_config { arch: "r\xe9snet" }', "0xe9 at 23 is not UTF-8"),
         ("model_config { }".encode("utf-16"), "is not UTF-8|binary"),
-        (b"#" * 300_000, "more than 256 KiB"),
+        (b"#" * 300_000, "more than 64 KiB"),
     ],
 )
 def test_a_file_that_is_no_spec_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:

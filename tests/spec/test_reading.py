@@ -107,6 +107,7 @@ def test_a_map_is_written_entry_by_entry_or_as_a_list(means: str) -> None:
         ("arch: resnet", "arch", 'expected a string in quotes: arch: "resnet"'),
         ("arch: /a/b-c:d,e.f", "arch", "/a/b-c:d,e.f found, expected a string in quotes"),
         ('arch: "resnet', "arch", "in quotes on one line"),
+        ('arch: "res\n"net"', "arch", "in quotes on one line"),
         (r'byom_model: "C:\dir"', "byom_model", "a backslash in it doubled"),
         (r'byom_model: "\377"', "byom_model", "in quotes"),
         ("resize_interpolation_method: LANCZOS", "resize_interpolation_method", "one of BILINEAR, BICUBIC"),

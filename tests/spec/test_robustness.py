@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from google.protobuf import text_format
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shared_data import SHARED
@@ -13,10 +15,14 @@ from spec_texts import spec_text
 
 from trt_cls.errors import Problem, SpecError
 from trt_cls.spec import load, loads
+from trt_cls.spec.experiment_pb2 import Experiment
+from trt_cls.spec.reading import message_from_text
+from trt_cls.spec.report import Report
 
 SEED = SHARED / "tao" / "seed-spec.txt"
 BASE = SEED.read_text() if SEED.exists() else spec_text("dropout: 0.0", "n_epochs: 3", "top_k: 3")
 LINES = BASE.splitlines()
+TOKENS = re.findall(r'"[^"]*"|\w[\w.]*|\S|\n', re.sub("#.*", "", BASE))
 
 NASTY = st.sampled_from([
     *"{}<>[]:,;\"'\\#\n\0\x1b\x85\u2028\ud800é",
@@ -64,6 +70,20 @@ def test_a_spec_with_random_splices(splices: list[tuple[int, int, str]]) -> None
 @given(st.lists(st.sampled_from(LINES) | NASTY, max_size=60))
 def test_lines_of_a_spec_in_any_order(lines: list[str]) -> None:
     load_safely("\n".join(lines))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(TOKENS) - 1), NASTY | st.sampled_from(TOKENS)), max_size=3))
+def test_the_walk_finds_every_mistake_that_protobuf_finds(changes: list[tuple[int, str]]) -> None:
+    tokens = list(TOKENS)
+    for position, token in changes:
+        tokens[position] = token
+    report, text = Report("spec.txt"), " ".join(tokens)
+    message, _ = message_from_text(text, report)
+    # A mistake that only protobuf's own parse of the whole text found would stand without a line.
+    assert all(problem.where.startswith("spec.txt:") for problem in report.problems)
+    if not report.problems:
+        assert message == text_format.Parse(text, Experiment())
 
 
 @settings(deadline=None)

@@ -90,27 +90,15 @@ def command(
         profile=profile_from_batches(minimum, optimum, maximum),
         say=click.echo,
     )
-    _print(result, builder)
+    _print_next(result, builder)
 
 
-def _print(result: ExportResult, builder: Request) -> None:
+def _print_next(result: ExportResult, builder: Request) -> None:
     from trt_cls.export.builders import HOW_TO_GET_ONE
-    from trt_cls.export.parity import figures
 
-    _print_file(result.onnx, result.precision)
-    if result.parity:
-        click.echo(f"  {figures(result.parity)}")
-    if result.engine:
-        _print_file(result.engine, result.precision)
-    if result.engine_parity:
-        click.echo(f"  {figures(result.engine_parity)}")
     click.echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
     if not result.parity:
         click.echo('parity was not checked, for want of onnxruntime: pip install "trt-cls[cpu]", then export again')
     if not result.engine and builder != "none":
         click.echo(f"no engine: {result.no_engine}; {HOW_TO_GET_ONE}, then")
         click.echo(f"  trt-cls export -m {result.onnx} -o {result.onnx} --engine {result.onnx.with_suffix('.engine')}")
-
-
-def _print_file(path: Path, precision: str) -> None:
-    click.echo(f"wrote {path} ({precision}, {path.stat().st_size / 1e6:.1f} MB)")

@@ -131,12 +131,17 @@ def _check_classes(root: Path, folders: Sequence[str], classes: Sequence[str], a
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
-    """Sorted within each folder, files before sub-folders; links to folders are followed, as Keras does."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    """Sorted within each folder, files before sub-folders; links to folders are followed."""
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
                 yield Path(parent, name)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that can't be opened would otherwise count as empty."""
+    raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -73,7 +75,7 @@ class TrainingLoader:
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
-            worker_init_fn=_ignore_interrupts if workers else None,
+            worker_init_fn=_end_quietly if workers else None,
             multiprocessing_context=_context() if workers else None,
             generator=torch.Generator(),  # else each epoch would draw a number from torch's own
         )
@@ -157,6 +159,13 @@ def _context() -> Any:
     return context
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _end_quietly(worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the main process answers it and ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report_unless_left
+
+
+def _report_unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The thread that hands batches over fails in the midst of it when the main process stops."""
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)

@@ -15,7 +15,6 @@ from trt_cls.errors import DeviceError, MissingDependency
 from trt_cls.export.gpu import Gpu, visible_gpu
 
 Request = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
-REQUESTS: tuple[Request, ...] = ("auto", "tensorrt", "tensorrt-rtx", "none")
 
 HOW_TO_GET_ONE = (
     'pip install "trt-cls[rtx]" (builds without a GPU), or "trt-cls[gpu]" on the machine that runs the engine'

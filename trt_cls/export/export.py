@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -19,13 +21,15 @@ from trt_cls.export.builders import Choice, Request, choose_builder
 from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, require_gpu, write_engine
 from trt_cls.export.images import Images, images_for
 from trt_cls.export.onnx_file import contract_of, onnx_from_module, parity_of, read_onnx, set_metadata, write_onnx
-from trt_cls.export.parity import checked
+from trt_cls.export.parity import checked, figures
 from trt_cls.export.precision import fp16_from_fp32
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.spec.experiment import Experiment
 
-SOURCES = (".safetensors", ".onnx")
+if TYPE_CHECKING:
+    from trt_cls.models.network import Network
+
 ENGINES = (".engine", ".plan")
 CONVERSIONS: tuple[tuple[Precision, Precision], ...] = (("fp32", "fp32"), ("fp32", "fp16"), ("fp16", "fp16"))
 
@@ -62,7 +66,7 @@ def export(
     `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own. The images of the
     check come from the folder `images`, else from the datasets of `experiment`, else they are random. An engine is
     built where `engine` or a `builder` by name asks for it and, with "auto", where one can be built on this machine;
-    it goes to `engine`, or beside `output`. `say` gets a line before what may take long.
+    it goes to `engine`, or beside `output`. `say` gets a line for each thing that is done.
 
     Raises:
         RequestError: file names or precision are wrong, or `model` and `experiment` disagree.
@@ -76,14 +80,18 @@ def export(
     check = _Check(model, precision, images_for(contract.preprocessing, images, experiment))
     results_folder(output.parent)
     parity = _write_onnx(model, output, contract, check)
-    engine_parity = None
+    say(_written(output, precision, parity))
     if choice is None:
-        engine = None
-    else:
-        engine = engine or output.with_suffix(".engine")
-        say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
-        engine_parity = _write_engine(output, engine, choice, profile, check, say)
+        return ExportResult(output, precision, parity, None, None, no_engine)
+    engine = engine or output.with_suffix(".engine")
+    engine_parity = _write_engine(output, engine, choice, profile, check, say)
+    say(_written(engine, precision, engine_parity))
     return ExportResult(output, precision, parity, engine, engine_parity, no_engine)
+
+
+def _written(path: Path, precision: Precision, parity: Parity | None) -> str:
+    line = f"wrote {path} ({precision}, {path.stat().st_size / 1e6:.1f} MB)"
+    return f"{line}\n  {figures(parity)}" if parity else line
 
 
 @dataclass(frozen=True)
@@ -150,9 +158,7 @@ def _write_onnx(model: Path, output: Path, contract: Contract, check: _Check) ->
         if contract.precision == check.precision:
             return _copy_onnx(graph, model, output)
     else:
-        from trt_cls.models.checkpoint import load_checkpoint
-
-        graph = onnx_from_module(load_checkpoint(model).module, contract)
+        graph = onnx_from_module(_network(model), contract)
     if check.precision == "fp16":
         graph = fp16_from_fp32(graph)
     with atomic(output) as beside:
@@ -166,6 +172,14 @@ def _write_onnx(model: Path, output: Path, contract: Contract, check: _Check) ->
     return parity
 
 
+def _network(checkpoint: Path) -> Network:
+    if find_spec("torch") is None:
+        raise MissingDependency("torch", "Exporting a checkpoint", "train")
+    from trt_cls.models.checkpoint import load_checkpoint
+
+    return load_checkpoint(checkpoint).module
+
+
 def _copy_onnx(graph: onnx.ModelProto, model: Path, output: Path) -> Parity | None:
     """The file as it is: held against itself it would only trade its parity with the network for a perfect one."""
     if not (output.exists() and output.samefile(model)):
@@ -177,6 +191,7 @@ def _copy_onnx(graph: onnx.ModelProto, model: Path, output: Path) -> Parity | No
 def _write_engine(
     onnx_file: Path, engine: Path, choice: Choice, profile: Profile, check: _Check, say: Callable[[str], None]
 ) -> Parity | None:
+    say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
     contract = read_contract(onnx_file)
     plan = plan_from_onnx(onnx_file, contract, choice, profile)
     sidecar = Sidecar(

@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # on foreign bytes the unpickler fails with whatever its opcodes come to
         raise ArtefactError(
             f"{path} can't be read as weights ({type(error).__name__}): it is truncated, of another format, or holds "
-            "more than tensors; expected a .safetensors file, or a PyTorch state dict (torch.save(model.state_dict(), PATH))"
+            "more than tensors; expected a .safetensors file, or what torch.save(model.state_dict(), PATH) writes"
         ) from error
     return {name: tensor for name, tensor in _unwrapped(loaded, path).items() if isinstance(tensor, Tensor)}
 

@@ -18,10 +18,14 @@ from trt_cls.spec.reference import reference
 from trt_cls.spec.report import quoted
 
 QUOTES = ('"', "'")
+MOST_CHARACTERS = 4096
+"""The longest path there is; protobuf's time on a string of backslashes grows with the square of its length."""
 
 
 def merge(message: Message, field: FieldDescriptor, source: str) -> bool:
     """Writes the value with the text `source` into `message`; False, and nothing written, where protobuf refuses it."""
+    if len(source) > MOST_CHARACTERS:
+        return False
     fresh = type(message)()
     try:
         with warnings.catch_warnings():
@@ -52,7 +56,10 @@ def empty_entry(field: FieldDescriptor) -> Any:
 
 def refusal(field: FieldDescriptor, path: str, source: str) -> str:
     """What was found and what was expected, for a text that `merge` refused."""
-    return f"{quoted(source)} found, expected {_expected(field, path, source)}"
+    if len(source) > MOST_CHARACTERS:
+        return f"{len(source)} characters found, expected a value of at most {MOST_CHARACTERS}"
+    found = quoted(source.replace("\n", " "))
+    return f"{found} found, expected {_expected(field, path, source)}"
 
 
 def unknown_field(message: Message, path: str) -> str:

@@ -13,7 +13,7 @@ from trt_cls.spec.reading import message_from_text
 from trt_cls.spec.report import Report, TooManyProblems, printable
 from trt_cls.spec.validate import check_paths, check_relations, resolved
 
-MOST_BYTES = 256 * 1024
+MOST_BYTES = 64 * 1024
 """A spec is two thousand bytes; reading stops there so that `/dev/zero` or a model file is an error at once."""
 
 

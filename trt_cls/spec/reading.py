@@ -165,7 +165,7 @@ class _Reader:
             self._stop("a value")
         self.tokens.NextToken()
         while token.startswith(judge.QUOTES) and self.tokens.token.startswith(judge.QUOTES):
-            source += " " + self.tokens.token
+            source += "\n" + self.tokens.token  # a line each, so that none closes the quotes of the one before
             self.tokens.NextToken()
         return source
 
@@ -186,7 +186,7 @@ class _Reader:
             self._skip_nested()
             return f"{opening} … {_CLOSING[opening]}"
         source = self._scalar()
-        return quoted(source + self._rest(source))
+        return quoted((source + self._rest(source)).replace("\n", " "))
 
     def _unknown(self, message: Message, path: str, line: int) -> None:
         if self.tokens.token not in (":", "{", "<"):

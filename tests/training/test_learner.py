@@ -1,0 +1,44 @@
+"""One step of a learner against the same step written out with autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from trt_cls.data.loader import TrainingBatch
+from trt_cls.models import build
+from trt_cls.spec.experiment import Experiment, Optimizer, RegConfig, Sgd
+from trt_cls.training.compute import choose_compute
+from trt_cls.training.learner import Learner
+
+
+@pytest.mark.parametrize("type_", ["L1", "L2"])
+def test_step_follows_the_gradient_of_the_loss_it_reports(type_: str, experiment: Callable[..., Experiment]) -> None:
+    given: dict[str, Any] = {
+        "optimizer": Optimizer(sgd=Sgd(momentum=0.0)),
+        "reg_config": RegConfig(type=type_, weight_decay=0.01),
+    }
+    request = experiment(**given)
+    assert request.train_config is not None
+    torch.manual_seed(0)
+    model, expected = build(request.model_config, 3), build(request.model_config, 3)
+    expected.load_state_dict(model.state_dict())
+    images, targets = torch.randn(4, 3, 16, 16), torch.rand(4, 3).softmax(dim=1)
+
+    learner = Learner(model, request.train_config, choose_compute("cpu", "fp32"))
+    learner.step(TrainingBatch(images, targets, ()), number=0, rate=0.1)
+
+    logits = expected(images)
+    kernels = [parameter for parameter in expected.parameters() if parameter.dim() > 1]
+    penalty = sum((w.abs() if type_ == "L1" else w * w).sum() for w in kernels) * 0.01
+    loss = -(targets * functional.log_softmax(logits, dim=1)).sum(dim=1).mean() + penalty
+    loss.backward()
+    assert learner.metrics().loss == pytest.approx(loss.detach().item(), rel=1e-5)
+    assert learner.metrics().accuracy == (logits.argmax(1) == targets.argmax(1)).double().mean().item()
+    for (name, parameter), other in zip(model.named_parameters(), expected.parameters(), strict=True):
+        assert other.grad is not None
+        torch.testing.assert_close(parameter, other - 0.1 * other.grad, rtol=1e-4, atol=1e-6, msg=name)
