@@ -10,11 +10,12 @@ from importlib import import_module
 
 import click
 
-from trt_cls.errors import SpecError, TrtClsError
+from trt_cls.errors import SpecError, TrtClsError, did_you_mean
 from trt_cls.version import __version__
 
 COMMANDS = {
     "train": "Train a network from a spec file.",
+    "import-tao": "Turn a TAO .hdf5 model into a checkpoint.",
     "evaluate": "Measure a model on a labelled folder: top-k, confusion matrix, per-class report.",
     "infer": "Label an image, or a folder of them.",
     "export": "Write a checked ONNX file and a TensorRT engine from a checkpoint.",
@@ -23,7 +24,7 @@ COMMANDS = {
     "spec": "Check and print spec files, list all fields.",
     "demo": "Train, export and evaluate real handwritten digits in a few minutes on a CPU.",
 }
-"""Name of a command (and of its module here) → its line in --help."""
+"""Name of a command (and of its module here, with _ for -) → its line in --help."""
 
 
 @dataclass
@@ -39,10 +40,11 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: D102
         if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"trt_cls.cli.{cmd_name}").command
+            hint = did_you_mean(cmd_name, list(COMMANDS)) or "; trt-cls --help lists them"
+            ctx.fail(f'no command "{cmd_name}"{hint}')
+        command: click.Command = import_module(f"trt_cls.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102

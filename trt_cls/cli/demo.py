@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from trt_cls.evaluation.evaluate import Evaluation
 
 SPEC = Path(__file__).parents[1] / "demo" / "digits_resnet10.txt"
+PRECISIONS = ("fp32", "fp16")
 
 
 @click.command("demo")
@@ -40,8 +42,8 @@ def command(results: Path) -> None:
     start = time.perf_counter()
     write_digits(results_folder(results) / "data")
     checkpoint = _train(results)
-    rows = [_row("trained network", checkpoint, _evaluate(results, checkpoint))]
-    for precision in ("fp32", "fp16"):
+    rows = [_row("network", checkpoint, _evaluate(results, checkpoint))]
+    for precision in PRECISIONS:
         onnx = _export(results, checkpoint, precision)
         rows.append(
             _row(
@@ -56,10 +58,13 @@ def command(results: Path) -> None:
 
 
 def _train(results: Path) -> Path:
-    """The best checkpoint; a training that is there is finished, or used as it is."""
+    """The best checkpoint; a training that is there is used as it is, or resumed where it was interrupted."""
+    from trt_cls.spec import load
+
     folder = results / "training"
     checkpoint = folder / "weights" / "best.safetensors"
-    if (folder / "weights" / "resnet_008.safetensors").exists():
+    config = load(SPEC, needs=("train_config",), paths=False).train_config
+    if config and (folder / "weights" / f"resnet_{config.n_epochs:03}.safetensors").exists():
         click.echo(f"{folder} holds the finished training; to train anew, remove {results}")
         return checkpoint
     resume = ("--resume",) if (folder / "train_state.pt").exists() else ()
@@ -85,7 +90,7 @@ def _test(results: Path) -> Path:
 
 def _spec(results: Path) -> tuple[str | Path, ...]:
     """The flags that name the spec, and where the folders are not those written there, the folders."""
-    flags: list[str | Path] = ["-e", SPEC]
+    flags: list[str | Path] = ["-e", min(str(SPEC), os.path.relpath(SPEC), key=len)]
     for field, split in (
         ("train_config.train_dataset_path", "train"),
         ("train_config.val_dataset_path", "val"),
@@ -120,15 +125,18 @@ def _print_table(rows: list[tuple[str, ...]], results: Path) -> None:
     from rich.table import Table
 
     table = Table(title="\n1,000 digits that the network was not trained on", title_justify="left")
-    for column in ("", "size", "right answers", "same answer as trained", "largest |Δp|", "images/s"):
-        table.add_column(column, justify="right" if column else "left")
+    table.add_column("")
+    for column in ("size", "right", "same answer", "max |Δp|", "images/s"):
+        table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*row)
-    engines = sorted(results.glob("*.engine"))
-    for engine in engines:
-        table.add_row(f"engine {engine.stem.split('_')[1].upper()}", f"{engine.stat().st_size / 1e6:.1f} MB")
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print("An engine needs an NVIDIA GPU to run; building it with TensorRT-RTX does not." if engines else "")
+    for precision in PRECISIONS:
+        engine = results / f"digits_{precision}.engine"
+        if engine.exists():
+            table.add_row(f"engine {precision.upper()}", f"{engine.stat().st_size / 1e6:.1f} MB")
+    Console(width=80).print(table)
+    click.echo("same answer: as the trained network; |Δp|: difference of a probability from the trained network's.")
+    click.echo("An engine needs an NVIDIA GPU to run; TensorRT-RTX builds it without one.")
+    click.echo("Written:")
     for path in (results / "training", *sorted(results.glob("digits_*"))):
         click.echo(f"  {path}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import read_classmap
 from trt_cls.errors import ArtefactError
-from trt_cls.preprocessing.description import preprocessing_from_spec
+from trt_cls.preprocessing.description import preprocessing_to_hold_against
 from trt_cls.spec.experiment import Experiment
 
 
@@ -22,7 +23,8 @@ def require_spec_fits(experiment: Experiment, spec: Path, contract: Contract, mo
     """
     if experiment.train_config is None:
         return
-    wanted = preprocessing_from_spec(experiment, "eval" if experiment.eval_config else "train")
+    split: Literal["train", "eval"] = "eval" if experiment.eval_config else "train"
+    wanted = preprocessing_to_hold_against(contract.preprocessing, experiment, split)
     differences = [
         f"{name} is {asked} in the spec and {trained} in the model"
         for (name, asked), trained in zip(asdict(wanted).items(), asdict(contract.preprocessing).values(), strict=True)

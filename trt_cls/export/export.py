@@ -24,7 +24,7 @@ from trt_cls.export.onnx_file import contract_of, onnx_from_module, parity_of, r
 from trt_cls.export.parity import checked, figures
 from trt_cls.export.precision import fp16_from_fp32
 from trt_cls.files import atomic, results_folder
-from trt_cls.preprocessing.description import preprocessing_from_spec
+from trt_cls.preprocessing.description import preprocessing_to_hold_against
 from trt_cls.spec.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def _contract(model: Path, experiment: Experiment | None) -> Contract:
         )
     contract = read_contract(model)
     if experiment and experiment.train_config:
-        asked = replace(contract, preprocessing=preprocessing_from_spec(experiment, "train"))
+        asked = replace(
+            contract, preprocessing=preprocessing_to_hold_against(contract.preprocessing, experiment, "train")
+        )
         if differences := contract.differences(asked):
             raise ArtefactError(
                 f"{model} and the spec disagree (model ≠ spec): {'; '.join(differences)}; "

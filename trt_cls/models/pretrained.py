@@ -13,6 +13,8 @@ from torch import Tensor
 
 from trt_cls.errors import ArtefactError
 from trt_cls.models.network import Network
+from trt_cls.models.tao_hdf5 import SUFFIXES, read_keras_model
+from trt_cls.models.tao_network import tensors_of
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training scripts keep the weights."""
@@ -70,11 +72,12 @@ class Report:
 def load_pretrained(module: Network, path: Path) -> Report:
     """Copies into `module` every tensor of `path` that fits one of its own by name and shape.
 
-    Takes .safetensors, and PyTorch state dicts (.pth, .pt; also below "state_dict" or "model", and with names that
-    begin with "module."), read so that they can't run code.
+    Takes .safetensors, TAO's .hdf5, and PyTorch state dicts (.pth, .pt; also below "state_dict" or "model", and with
+    names that begin with "module."), read so that they can't run code.
 
     Raises:
         ArtefactError: the file can't be read, or not one tensor fits.
+        MissingDependency: h5py is not installed, and the file is .hdf5.
     """
     given = _unprefixed(_read(path))
     own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
@@ -106,7 +109,9 @@ def load_pretrained(module: Network, path: Path) -> Report:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ArtefactError(f"{path} {what}; expected a .safetensors, .pth or .pt file of weights")
+        raise ArtefactError(f"{path} {what}; expected a .safetensors, .hdf5, .pth or .pt file of weights")
+    if path.suffix in SUFFIXES:
+        return tensors_of(read_keras_model(path))
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # on foreign bytes the unpickler fails with whatever its opcodes come to

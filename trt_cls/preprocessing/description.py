@@ -5,11 +5,17 @@ Knows what each `preprocess_mode` means; nothing about how pixels are computed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import Problem, SpecError
 from trt_cls.spec.experiment import EvalConfig, Experiment, TrainConfig
+
+IMAGENET_MEANS = {1: {"l": 117.3786}, 3: {"b": 103.939, "g": 116.779, "r": 123.68}}
+"""What caffe mode subtracts, by the number of channels."""
+TAO_TORCH_STD = 0.224
+"""What TAO's torch mode divides every channel by; the spec means ImageNet's three."""
 
 
 def preprocessing_from_spec(experiment: Experiment, split: Literal["train", "eval"]) -> Preprocessing:
@@ -38,6 +44,40 @@ def preprocessing_from_spec(experiment: Experiment, split: Literal["train", "eva
     )
 
 
+def preprocessing_of_tao(experiment: Experiment, split: Literal["train", "eval"]) -> Preprocessing:
+    """What TAO itself makes of the spec, for models that TAO trained."""
+    wanted = preprocessing_from_spec(experiment, split)
+    torch_mode = experiment.train_config is not None and experiment.train_config.preprocess_mode == "torch"
+    return replace(wanted, std=(TAO_TORCH_STD,) * wanted.channels) if torch_mode else wanted
+
+
+def default_preprocessing_of_tao(input_shape: tuple[int, int, int]) -> Preprocessing:
+    """TAO's defaults: caffe mode with ImageNet's means, center crop, bilinear."""
+    channels, height, width = input_shape
+    return Preprocessing(
+        channels=channels,
+        height=height,
+        width=width,
+        crop="center",
+        filter="bilinear",
+        channel_order="gray" if channels == 1 else "bgr",
+        divisor=1.0,
+        mean=tuple(IMAGENET_MEANS[channels].values()),
+        std=(1.0,) * channels,
+    )
+
+
+def preprocessing_to_hold_against(
+    trained: Preprocessing, experiment: Experiment, split: Literal["train", "eval"]
+) -> Preprocessing:
+    """What the spec asks for, in TAO's numbers where they are those that a model was `trained` on.
+
+    A model imported from TAO thus agrees with its own spec.
+    """
+    of_tao = preprocessing_of_tao(experiment, split)
+    return of_tao if trained.std == of_tao.std else preprocessing_from_spec(experiment, split)
+
+
 def _mean_and_std(train: TrainConfig, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """In the order of the network's channels: blue, green, red for caffe, red, green, blue otherwise."""
     ones = (1.0,) * channels
@@ -45,7 +85,7 @@ def _mean_and_std(train: TrainConfig, channels: int) -> tuple[tuple[float, ...],
         return ones, ones
     if train.preprocess_mode == "torch":
         return ((0.449,), (0.226,)) if channels == 1 else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    imagenet = {"l": 117.3786} if channels == 1 else {"b": 103.939, "g": 116.779, "r": 123.68}
+    imagenet = IMAGENET_MEANS[channels]
     means = train.image_mean or imagenet
     return tuple(float(means[key]) for key in imagenet), ones
 

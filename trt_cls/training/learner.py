@@ -71,7 +71,7 @@ class Learner:
         torch.autograd.backward(self._scaler.scale(loss))
         self._note(loss.detach() + self.penalty.value(), logits, targets)
         self._scaler.unscale_(self._optimizer)
-        pass  # mutated
+        self.penalty.add_l1_gradient()
         self._scaler.step(self._optimizer)
         self._scaler.update()
 
