@@ -12,7 +12,7 @@ from trt_cls.cli import main
 from trt_cls.demo.digits import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -58,3 +58,8 @@ def test_make_targets_exist() -> None:
     named = re.findall(r"^make (\w+)", "".join(blocks("console")), flags=re.MULTILINE)
     assert named == ["demo", "test"]
     assert [target for target in named if f"\n{target}:" not in makefile] == []
+
+
+def test_field_reference_is_the_table_in_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "fields", "--markdown"]) == 0
+    assert (ROOT / "docs/spec-fields.md").read_text() == capsys.readouterr().out

@@ -38,8 +38,8 @@ def command(
 ) -> Contract:
     """Turn a TAO .hdf5 model into a checkpoint.
 
-    MODEL is a file that TAO's train or prune wrote, not encrypted. It does not say how its images were prepared: name the
-    spec that it was trained with.
+    MODEL is a file that TAO's train or prune wrote, not encrypted. It does not say how its images were prepared: name
+    the spec that it was trained with.
     """
     if overrides and spec is None:
         raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
@@ -107,8 +107,8 @@ def _preprocessing(config: ModelConfig, experiment: Experiment | None) -> Prepro
         split: Literal["train", "eval"] = "eval" if experiment.eval_config else "train"
         return preprocessing_of_tao(experiment, split)
     click.echo(
-        "the file does not say how its images were prepared: caffe mode with ImageNet's means, center crop and bilinear "
-        "are taken; if it was trained otherwise, name its spec with -e, and change single fields with --set",
+        "the file does not say how its images were prepared: caffe mode with ImageNet's means, center crop and bilinear"
+        " are taken; if it was trained otherwise, name its spec with -e, and change single fields with --set",
         err=True,
     )
     return default_preprocessing_of_tao(config.input_shape)
@@ -129,7 +129,7 @@ def _classes(model: Path, classmap: Path | None, outputs: int) -> tuple[str, ...
     classes = read_classmap(source)
     if len(classes) != outputs:
         raise ArtefactError(
-            f"{source} and {model} disagree: {len(classes)} classes in the class map and {outputs} outputs of the model; "
+            f"{source} and {model} disagree: {len(classes)} classes in the class map, {outputs} outputs of the model; "
             "expected the class map of its training; name it with --classmap"
         )
     if not classmap:
