@@ -40,5 +40,6 @@ proto: $(READY)
 size: $(READY)
 	@$(BIN)/python tests/size.py
 
+# IMAGES: a folder of photographs, one sub-folder per class.
 bench: $(READY)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do $(BIN)/python $$script --images "$(IMAGES)" || exit 1; done
