@@ -28,7 +28,7 @@ def whole(layer: dict[str, Any]) -> int:
 
 def narrow(layer: dict[str, Any]) -> int:
     """Few filters, as pruning leaves; the classes stay."""
-    if "units" in layer and layer["activation"] == "softmax" or layer["name"] == "conv10":
+    if ("units" in layer and layer["activation"] == "softmax") or layer["name"] == "conv10":
         return whole(layer)
     return max(2, whole(layer) // 16 * 2)
 
@@ -41,7 +41,8 @@ def keras_layers(
     for row in table["layers"]:
         row = row | {"inputs": list(row["inputs"])}
         if row["name"] == "avg_pool" and row["padding"] == "valid":
-            row["pool_size"] = row["strides"] = [max(1, k * side // 224) for k, side in zip(row["pool_size"], size[1:])]
+            pool = [-(-k * side // 224) for k, side in zip(row["pool_size"], size[1:], strict=True)]
+            row |= {"pool_size": pool, "strides": pool}
         if row["type"] == "InputLayer":
             row["batch_input_shape"] = [None, *size]
         inputs = [shapes[name] for name in row["inputs"]]
@@ -74,6 +75,21 @@ def keras_layers(
     return layers, weights
 
 
+def calibrate(layers: Layers, weights: Weights, images: np.ndarray) -> None:
+    """Makes every layer with weights put out values of size 1 for `images`, so that no error fades on its way."""
+    values: dict[str, Tensor] = {layers[0]["name"]: torch.from_numpy(images)}
+    for layer in layers[1:]:
+        arrays = weights[layer["name"]]
+        inputs = [values[source[0]] for source in layer["inbound_nodes"][0]]
+        if layer["class_name"] == "BatchNormalization":
+            arrays[2] = inputs[0].mean((0, 2, 3)).numpy()
+            arrays[3] = inputs[0].var((0, 2, 3)).numpy() + np.float32(0.25)
+        elif arrays:
+            plain = layer | {"config": layer["config"] | {"activation": "linear"}}
+            arrays[0] = arrays[0] / compute(plain, arrays, inputs).std().numpy()
+        values[layer["name"]] = compute(layer, arrays, inputs)
+
+
 def write(path: Path, layers: Layers, weights: Weights, name: str = "model_1", compiled: bool = False) -> Path:
     """One file as `model.save()` makes it."""
     config = {
@@ -89,12 +105,12 @@ def write(path: Path, layers: Layers, weights: Weights, name: str = "model_1", c
         if compiled:
             file.attrs["training_config"] = json.dumps({"loss": "categorical_crossentropy"})
         root = file.create_group("model_weights")
-        root.attrs["layer_names"] = [layer["name"].encode() for layer in layers]
+        root.attrs["layer_names"] = np.array([layer["name"].encode() for layer in layers])
         for layer in layers:
             group = root.create_group(layer["name"])
             scopes = BN_SCOPES if layer["class_name"] == "BatchNormalization" else SCOPES
             names = [f"{layer['name']}_3/{scope}" for scope, _ in zip(scopes, weights[layer["name"]], strict=False)]
-            group.attrs["weight_names"] = [name.encode() for name in names]
+            group.attrs["weight_names"] = np.array([name.encode() for name in names])
             for scope, array in zip(names, weights[layer["name"]], strict=True):
                 group.create_dataset(scope, data=array)
     return path

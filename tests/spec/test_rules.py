@@ -94,11 +94,35 @@ BAD_MODEL: list[tuple[str, ...]] = [
     ("arch", '"@" found, expected one of resnet, ', 'arch: "@"', "resnet50", "", "ResNet"),
     (
         "arch",
-        "networks of other libraries can't be built yet",
+        'expected the name of a network after "timm/", as in "timm/resnet18"',
         'arch: "@"',
-        "timm/convnext_tiny",
-        "torchvision/resnet18",
+        "timm/",
+        "timm/convnext-tiny",
+        "timm/convnext.in1k",
     ),
+    ("arch", "torchvision/NAME, timm/NAME", 'arch: "@"', "torch/resnet18", "hub/resnet18"),
+    *(
+        (
+            name,
+            f"{found} found, expected the field left out: @ has no such option",
+            f'arch: "@" {text}',
+            "timm/resnet18",
+        )
+        for name, found, text in (
+            ("n_layers", "50", "n_layers: 50"),
+            ("use_batch_norm", "true", "use_batch_norm: true"),
+            ("use_bias", "true", "use_bias: true"),
+            ("use_pooling", "true", "use_pooling: true"),
+            ("all_projections", "true", "all_projections: true"),
+            ("retain_head", "true", "retain_head: true"),
+            ("freeze_bn", "true", "freeze_bn: true"),
+            ("freeze_blocks", "values", "freeze_blocks: 1"),
+            ("dropout", "0.5", "dropout: 0.5"),
+            ("batch_norm_config", "values", "batch_norm_config { momentum: 0.99 }"),
+            ("activation", "values", "activation { activation_type: 'relu' }"),
+        )
+    ),
+    ("input_image_size", "1 channel found, expected 3", 'arch: "torchvision/resnet18" input_image_size: "1,32,32"'),
     ("n_layers", "@ found, expected one of 10, 18, 34, 50, 101, 152 for resnet", "n_layers: @", "19", "-1", "0"),
     ("n_layers", "18 (the default) found, expected one of 16, 19 for vgg", 'arch: "vgg"'),
     ("n_layers", "18 (the default) found, expected one of 19, 53 for @", 'arch: "@"', "darknet", "cspdarknet"),

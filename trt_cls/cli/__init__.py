@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "Hold two artefacts against each other on the same images.",
     "preprocess": "Write the exact tensor that the network sees.",
     "spec": "Check and print spec files, list all fields.",
+    "models": "List the architectures: depths, sizes, freeze ids, options.",
     "demo": "Train, export and evaluate real handwritten digits in a few minutes on a CPU.",
 }
 """Name of a command (and of its module here, with _ for -) → its line in --help."""

@@ -65,11 +65,13 @@ def _experiment(spec: Path, overrides: tuple[str, ...]) -> Experiment:
 
 def _import(model: Path) -> Imported:
     try:
+        from trt_cls.models.tao_hdf5 import require_readable
         from trt_cls.models.tao_network import import_network
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingDependency("torch", "importing a model", "train") from error
+    require_readable(model)
     return import_network(model)
 
 

@@ -75,7 +75,7 @@ def _summary(experiment: Experiment) -> str:
     from trt_cls.spec.architectures import ARCHITECTURES
 
     model, train = experiment.model_config, experiment.train_config
-    depth = model.n_layers if ARCHITECTURES[model.arch].depths else ""
+    depth = model.n_layers if model.arch in ARCHITECTURES and ARCHITECTURES[model.arch].depths else ""
     parts = [f"{model.arch}{depth}", "×".join(str(size) for size in model.input_shape)]
     if train is not None:
         chosen = (name for block in (train.optimizer, train.lr_config) for name, value in vars(block).items() if value)

@@ -28,7 +28,7 @@ from trt_cls.preprocessing.description import preprocessing_to_hold_against
 from trt_cls.spec.experiment import Experiment
 
 if TYPE_CHECKING:
-    from trt_cls.models.network import Network
+    from torch import nn
 
 ENGINES = (".engine", ".plan")
 CONVERSIONS: tuple[tuple[Precision, Precision], ...] = (("fp32", "fp32"), ("fp32", "fp16"), ("fp16", "fp16"))
@@ -174,7 +174,7 @@ def _write_onnx(model: Path, output: Path, contract: Contract, check: _Check) ->
     return parity
 
 
-def _network(checkpoint: Path) -> Network:
+def _network(checkpoint: Path) -> nn.Module:
     if find_spec("torch") is None:
         raise MissingDependency("torch", "Exporting a checkpoint", "train")
     from trt_cls.models.checkpoint import load_checkpoint

@@ -15,11 +15,10 @@ from safetensors import SafetensorError, safe_open
 from trt_cls.contract import METADATA_KEY, Contract, contract_from_json
 from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.files import atomic
+from trt_cls.spec.architectures import is_external
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from trt_cls.models.network import Network
+    from torch import Tensor, nn
 
 TAO_POOLING_KEY = "trt_cls.tao_pooling"
 """Metadata of a network built with tao_pooling: its final pooling is TAO's."""
@@ -30,15 +29,15 @@ class Checkpoint:
     """A network in eval mode, on the CPU, and what it means."""
 
     contract: Contract
-    module: Network
+    module: nn.Module
 
 
-def save_checkpoint(path: Path, module: Network, contract: Contract) -> None:
+def save_checkpoint(path: Path, module: nn.Module, contract: Contract) -> None:
     """Writes weights and contract, whole or not at all."""
     from safetensors.torch import save_file
 
     metadata = {METADATA_KEY: contract.to_json()}
-    if module.tao_pooling:
+    if getattr(module, "tao_pooling", False):
         metadata[TAO_POOLING_KEY] = "true"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic(path) as beside:
@@ -60,24 +59,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ArtefactError: as `read_contract`, or the tensors are not those of the network that the contract describes.
     """
-    import torch
     from safetensors.torch import load_file
-
-    from trt_cls.models import build
 
     metadata = _metadata(path)
     contract = _contract(path, metadata)
     tensors = load_file(path)
     tao_pooling = metadata.get(TAO_POOLING_KEY) == "true"
     try:
-        with torch.device("meta"):
-            module = build(contract.model, len(contract.classes), widths(tensors), tao_pooling=tao_pooling)
+        module = _outline(contract, widths(tensors), tao_pooling)
     except (RequestError, ValueError) as error:
         raise ArtefactError(f"{path}: its contract describes no network of its tensors: {error}") from error
     _check_shapes(path, tensors, module.state_dict())
+    if not is_external(contract.model.arch):
+        module.to_empty(device="cpu")
     # Copied, not assigned: tensors mapped from the file are not aligned, and convolve with other roundings.
-    module.to_empty(device="cpu").load_state_dict(tensors)
+    module.load_state_dict(tensors)
     return Checkpoint(contract, module.eval())
+
+
+def _outline(contract: Contract, widths: Mapping[str, int], tao_pooling: bool) -> nn.Module:
+    """The network without memory for its weights; that of another library with all that its state dict leaves out."""
+    import torch
+
+    from trt_cls.models import build
+
+    with torch.device("cpu" if is_external(contract.model.arch) else "meta"):
+        return build(contract.model, len(contract.classes), widths, tao_pooling=tao_pooling)
 
 
 def widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:

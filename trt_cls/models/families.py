@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trt_cls.errors import RequestError, did_you_mean
 from trt_cls.models import (
+    NO_WIDTHS,
     alexnet,
     cspdarknet,
     cspdarknet_tiny,
@@ -57,7 +58,9 @@ FAMILIES = {
 }
 
 
-def build(config: ModelConfig, num_classes: int, widths: Mapping[str, int], *, tao_pooling: bool) -> Network:
+def build(
+    config: ModelConfig, num_classes: int, widths: Mapping[str, int] = NO_WIDTHS, *, tao_pooling: bool = False
+) -> Network:
     """See `trt_cls.models.build`."""
     _check(config)
     try:

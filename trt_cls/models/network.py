@@ -71,12 +71,18 @@ class Network(nn.Module):
     @property
     def head(self) -> str:
         """The name of the layer whose outputs are the classes."""
-        return [step.name for step in self.steps if isinstance(getattr(self, step.name), (nn.Conv2d, nn.Linear))][-1]
+        return head_of(self)
 
     @property
     def num_classes(self) -> int:
         """How many classes the network tells apart."""
         return int(getattr(self, self.head).weight.shape[0])
+
+
+def head_of(module: nn.Module) -> str:
+    """The name of the last convolution or dense layer of any network: the one whose outputs are the classes."""
+    names: list[str] = [name for name, layer in module.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    return names[-1]
 
 
 def _steps(layers: Sequence[Layer]) -> tuple[_Step, ...]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Shape = tuple[int, int, int]
+Settings = tuple[tuple[str, Any], ...]
+"""What is set, with the name that a message gives it."""
 Pads = tuple[int, int, int, int]
 """Top, bottom, left, right."""
 NONE: Pads = (0, 0, 0, 0)
@@ -26,7 +28,7 @@ class Operation:
     kind: str
     name: str
     """The layer's, where it has weights."""
-    settings: tuple[Any, ...]
+    settings: Settings
     inputs: tuple[int, ...]
     """Indices of the operations that feed it."""
     shape: Shape
@@ -40,7 +42,7 @@ class Operations:
         self._all: list[Operation] = []
         self._index: dict[Operation, int] = {}
 
-    def add(self, kind: str, shape: Shape, *inputs: int, name: str = "", settings: tuple[Any, ...] = ()) -> int:
+    def add(self, kind: str, shape: Shape, *inputs: int, name: str = "", settings: Settings = ()) -> int:
         """The index of an operation, the old one where it was added before."""
         operation = Operation(kind, name, settings, inputs, shape)
         if operation not in self._index:
@@ -51,7 +53,7 @@ class Operations:
     def __getitem__(self, index: int) -> Operation:
         return self._all[index]
 
-    def same_shape(self, kind: str, x: int, *others: int, name: str = "", settings: tuple[Any, ...] = ()) -> int:
+    def same_shape(self, kind: str, x: int, *others: int, name: str = "", settings: Settings = ()) -> int:
         """An operation whose output is shaped as its first input."""
         return self.add(kind, self[x].shape, x, *others, name=name, settings=settings)
 
@@ -60,14 +62,14 @@ class Operations:
     ) -> int:
         """A convolution; depthwise where `filters` is 0."""
         if self[x].kind == "padding" and pads == NONE:
-            x, pads = self[x].inputs[0], self[x].settings
+            x, pads = self[x].inputs[0], self[x].settings[0][1]
         kind = "convolution" if filters else "depthwise convolution"
         return self.add(
             kind,
             self._swept(x, filters, kernel, stride, pads),
             x,
             name=name,
-            settings=(*kernel, *stride, *pads, bool(bias)),
+            settings=(*_window(kernel, stride, pads), ("bias", bool(bias))),
         )
 
     def pool(self, kind: str, x: int, kernel: Sequence[int], stride: Sequence[int], pads: Pads) -> int:
@@ -75,7 +77,7 @@ class Operations:
         _, height, width = self[x].shape
         if kind == "average pooling" and pads == NONE and kernel[0] >= height and kernel[1] >= width:
             return self.mean(x)
-        return self.add(kind, self._swept(x, 0, kernel, stride, pads), x, settings=(*kernel, *stride, *pads))
+        return self.add(kind, self._swept(x, 0, kernel, stride, pads), x, settings=_window(kernel, stride, pads))
 
     def mean(self, x: int) -> int:
         """The mean of each channel."""
@@ -84,7 +86,9 @@ class Operations:
     def pad(self, x: int, pads: Pads) -> int:
         """Zeros around the map."""
         channels, height, width = self[x].shape
-        return self.add("padding", (channels, height + pads[0] + pads[1], width + pads[2] + pads[3]), x, settings=pads)
+        return self.add(
+            "padding", (channels, height + pads[0] + pads[1], width + pads[2] + pads[3]), x, settings=(("zeros", pads),)
+        )
 
     def combine(self, kind: str, *inputs: int) -> int:
         """A sum or a product: the order of its inputs is no matter. A product may have a factor for each channel."""
@@ -108,13 +112,13 @@ class Operations:
 
     def dense(self, x: int, name: str, units: int, *, bias: bool) -> int:
         """A fully connected layer."""
-        return self.add("dense layer", (units, 1, 1), x, name=name, settings=(bool(bias),))
+        return self.add("dense layer", (units, 1, 1), x, name=name, settings=(("bias", bool(bias)),))
 
     def tell(self, index: int, depth: int = DEPTH_TOLD) -> str:
-        """In words, as in "convolution 3 3 1 1 of relu of bn_conv1"."""
+        """In words, as in "convolution kernel 3×3 stride 1×1 … of relu of bn_conv1"."""
         own = self[index]
-        numbers = [str(value) for value in own.settings if not isinstance(value, bool)]
-        text = " ".join([own.kind, *numbers, "to", "×".join(map(str, own.shape))])
+        settings = [f"{name} {_told(value)}" for name, value in own.settings]
+        text = " ".join([own.kind, *settings, "to", _told(own.shape)])
         if own.inputs and depth:
             text += " of " + " and ".join(self._short(x, depth - 1) for x in own.inputs)
         return text
@@ -132,3 +136,11 @@ class Operations:
             (height + pads[0] + pads[1] - kernel[0]) // stride[0] + 1,
             (width + pads[2] + pads[3] - kernel[1]) // stride[1] + 1,
         )
+
+
+def _window(kernel: Sequence[int], stride: Sequence[int], pads: Pads) -> Settings:
+    return ("kernel", tuple(kernel)), ("stride", tuple(stride)), ("zeros", pads)
+
+
+def _told(value: Any) -> str:
+    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)

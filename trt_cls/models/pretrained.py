@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from trt_cls.errors import ArtefactError
-from trt_cls.models.network import Network
-from trt_cls.models.tao_hdf5 import SUFFIXES, read_keras_model
+from trt_cls.models.network import head_of
+from trt_cls.models.tao_hdf5 import SUFFIXES, read_keras_model, require_readable
 from trt_cls.models.tao_network import tensors_of
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -69,7 +69,7 @@ class Report:
         return len(self.matched) + len(self.mismatched) + len(self.missing)
 
 
-def load_pretrained(module: Network, path: Path) -> Report:
+def load_pretrained(module: nn.Module, path: Path) -> Report:
     """Copies into `module` every tensor of `path` that fits one of its own by name and shape.
 
     Takes .safetensors, TAO's .hdf5, and PyTorch state dicts (.pth, .pt; also below "state_dict" or "model", and with
@@ -102,7 +102,7 @@ def load_pretrained(module: Network, path: Path) -> Report:
         tuple(mismatched),
         missing=tuple(name for name in own if name not in common),
         unused=tuple(name for name in given if name not in common),
-        new_head=f"{module.head}.weight" not in matched,
+        new_head=f"{head_of(module)}.weight" not in matched,
     )
 
 
@@ -111,6 +111,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ArtefactError(f"{path} {what}; expected a .safetensors, .hdf5, .pth or .pt file of weights")
     if path.suffix in SUFFIXES:
+        require_readable(path)
         return tensors_of(read_keras_model(path))
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

@@ -121,7 +121,9 @@ def _keras_batch_norm(operations: Operations, layer: KerasLayer, x: int) -> int:
     config = layer.config
     if (config["axis"], config["center"], config["scale"]) != (1, True, True):
         raise ValueError("not over the channels, or without gamma or beta")
-    return operations.same_shape("batch normalisation", x, name=layer.name, settings=(float(config["epsilon"]),))
+    return operations.same_shape(
+        "batch normalisation", x, name=layer.name, settings=(("epsilon", float(config["epsilon"])),)
+    )
 
 
 def activation_of(layer: KerasLayer) -> str:
@@ -175,7 +177,7 @@ def _module_operation(operations: Operations, name: str, module: nn.Module, inpu
             pads = (vertical, vertical, horizontal, horizontal)
             return operations.conv(x, name, filters, kernel, stride, pads, bias=module.bias is not None)
         case nn.BatchNorm2d():
-            return operations.same_shape("batch normalisation", x, name=name, settings=(module.eps,))
+            return operations.same_shape("batch normalisation", x, name=name, settings=(("epsilon", module.eps),))
         case nn.MaxPool2d() | nn.AvgPool2d():
             kind = "max pooling" if isinstance(module, nn.MaxPool2d) else "average pooling"
             vertical, horizontal = _pair(module.padding)

@@ -7,6 +7,8 @@ file. What the layers mean stands in `tao_graph.py`.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     import h5py
 
 SUFFIXES = (".hdf5", ".h5")
+TRIAL_SECONDS = 60
+"""A file of 550 MB, as large as VGG19 with its head, takes a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,24 @@ class KerasModel:
     """In an order in which each follows what feeds it."""
     output: str
     """Name of the layer that answers."""
+
+
+def require_readable(path: Path) -> None:
+    """Reads `path` in a process of its own first: on some damaged files libhdf5 crashes, or never returns.
+
+    Raises:
+        ArtefactError: it did.
+    """
+    trial = f"import sys, pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))"
+    try:
+        ended = subprocess.run([sys.executable, "-c", trial, str(path)], capture_output=True, timeout=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired:
+        why = f"did not come to an end in {TRIAL_SECONDS} s"
+    else:
+        if ended.returncode >= 0:
+            return  # read, or refused with an error that this process will raise too
+        why = f"ended by signal {-ended.returncode}"
+    raise ArtefactError(f"{path}: is damaged: reading it {why}; expected a whole .hdf5 file; copy it again")
 
 
 def read_keras_model(path: Path) -> KerasModel:
@@ -152,11 +174,15 @@ class _Reader:
         return [name.decode() if isinstance(name, bytes) else str(name) for name in found] if found.size else []
 
     def attribute(self, holder: h5py.Group, name: str) -> Any:
+        import h5py
+
         if name not in holder.attrs:
             raise ValueError(f"{holder.name} has no {name}")
         attribute = holder.attrs.get_id(name)
         if prod(attribute.shape) * attribute.dtype.itemsize > self.path.stat().st_size:
             raise ValueError(f"{name} of {holder.name} is larger than the file")
+        if prod(attribute.shape) and h5py.check_string_dtype(attribute.dtype) is None:
+            raise ValueError(f"{name} of {holder.name} is no text")  # libhdf5 crashes on some of what it may be instead
         return holder.attrs[name]
 
     def array(self, group: h5py.Group, name: str) -> NDArray[np.float32]:

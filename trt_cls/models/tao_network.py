@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError
-from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, widths
+from trt_cls.models.families import build
 from trt_cls.models.network import Network
 from trt_cls.models.tao_graph import activation_of, require_same_network
 from trt_cls.models.tao_hdf5 import KerasLayer, KerasModel, read_keras_model
@@ -24,14 +24,14 @@ MARKS = (
     ("googlenet", None, "inception_3a_1x1"),
     ("mobilenet_v1", None, "conv_dw_1"),
     ("mobilenet_v2", None, "expanded_conv_depthwise"),
+    ("vgg", 19, "block_5d_conv_1"),
+    ("vgg", 16, "block_5c_conv_1"),
     ("resnet", 152, "block_3aj_conv_1"),
     ("resnet", 101, "block_3w_conv_1"),
     ("resnet", 50, "block_3f_conv_3"),
     ("resnet", 34, "block_3f_conv_1"),
     ("resnet", 18, "block_1b_conv_1"),
     ("resnet", 10, "block_1a_conv_shortcut"),
-    ("vgg", 19, "block_5d_conv_1"),
-    ("vgg", 16, "block_5c_conv_1"),
     ("cspdarknet", 53, "b1_final_trans"),
     ("cspdarknet", 19, "b5_final_trans"),
     ("cspdarknet_tiny", None, "conv_2_conv_0"),
@@ -67,6 +67,9 @@ class Imported:
 
 def import_network(path: Path) -> Imported:
     """The network of a TAO `.hdf5` file; whether it was pruned, frozen or compiled is no matter.
+
+    A ResNet with use_pooling keeps TAO's final pooling, as its weights learned to live with it; a new training that
+    starts from the same weights averages the whole map.
 
     Raises:
         ArtefactError: the file can't be read, or its model is not one of TAO's classification networks.
@@ -173,12 +176,13 @@ def _batch_norm_config(norms: list[KerasLayer]) -> BatchNormConfig:
 
 
 def _activation(model: KerasModel, arch: str) -> Activation | None:
-    """The first function that a layer applies; None where it is the family's own."""
+    """The first function that a layer applies, where it is not the family's own."""
     functions = (
         activation_of(layer) for layer in model.layers if layer.kind in ACTIVATION_LAYERS or layer.kind == "Conv2D"
     )
     function = next(name for name in functions if name != "linear")
-    return None if function == ARCHITECTURES[arch].activations[0] else Activation(activation_type=function)
+    # One that the family does not have is left to the comparison, which says where it stands.
+    return Activation(activation_type=function) if function in ARCHITECTURES[arch].activations[1:] else None
 
 
 def _fitting(

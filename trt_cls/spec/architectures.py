@@ -1,12 +1,23 @@
 """The architecture families that a spec can name, and which options each one honours.
 
 What a family is made of stands in `trt_cls/models/`; this table is what validation and the reference need of it,
-without torch.
+without torch. Of networks of other libraries only the form of the name is known here.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+LIBRARIES = ("torchvision", "timm")
+"""Libraries whose classification networks a spec can name, as in "torchvision/resnet18"."""
+
+_EXTERNAL = re.compile(rf"({'|'.join(LIBRARIES)})/\w+", re.ASCII)
+
+
+def is_external(arch: str) -> bool:
+    """Whether `arch` has the form of another library's network; whether the library has it, the library knows."""
+    return _EXTERNAL.fullmatch(arch) is not None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from trt_cls.spec.architectures import ARCHITECTURES
+from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
 from trt_cls.spec.ranges import ANYTHING, Allowed, above, at_least, finite, interval, judged_with_others, one_of
 
 
@@ -51,7 +51,11 @@ class Activation:
 class ModelConfig:
     """The network."""
 
-    arch: str = option("resnet", "architecture family", judged_with_others("one of " + ", ".join(ARCHITECTURES)))
+    arch: str = option(
+        "resnet",
+        "architecture family, or a network of torchvision or timm",
+        judged_with_others("one of " + ", ".join((*ARCHITECTURES, *(f"{library}/NAME" for library in LIBRARIES)))),
+    )
     n_layers: int = option(
         18,
         "depth, for families that come in several",

@@ -32,7 +32,7 @@ def merge(message: Message, field: FieldDescriptor, source: str) -> bool:
             # An unknown escape such as "\d" is only a warning in Python; protobuf's other parsers refuse it.
             warnings.simplefilter("error")
             text_format.Parse(f"{field.name}: {source}", fresh)
-    except (text_format.ParseError, ValueError, Warning):
+    except (text_format.ParseError, ValueError, SystemError, Warning):  # SystemError: a name that is not Unicode
         return False
     if any(other.name != field.name for other, _ in fresh.ListFields()):
         return False  # a flag's value that goes on with another field

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from trt_cls.errors import did_you_mean
-from trt_cls.spec.architectures import ARCHITECTURES, Architecture
+from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES, Architecture, is_external
 from trt_cls.spec.conversion import shown
 from trt_cls.spec.experiment import Experiment, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
 from trt_cls.spec.report import Report
@@ -25,6 +25,8 @@ CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
 
 _SIZE = re.compile(r"\s*([13])\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", re.ASCII)
 _SMALLEST = 16
+_EXTERNAL_OPTIONS = ("arch", "input_image_size", "resize_interpolation_method", "byom_model")
+"""Fields of model_config that are no option of a family: they hold for every network, or are refused for every one."""
 _SCOPES = ("Conv2D", "Dense")
 _FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
 
@@ -82,16 +84,30 @@ def _check_model(model: ModelConfig, report: Report) -> None:
         )
         report.add("model_config.byom_model", message)
     architecture = ARCHITECTURES.get(model.arch)
-    if architecture is None:
-        report.add("model_config.arch", _unknown_architecture(model.arch))
-    else:
+    if architecture is not None:
         _check_options(model, architecture, report)
+    elif is_external(model.arch):
+        _check_external(model, report)
+    else:
+        report.add("model_config.arch", _unknown_architecture(model.arch))
+
+
+def _check_external(model: ModelConfig, report: Report) -> None:
+    for name, default in vars(ModelConfig()).items():
+        path, value = f"model_config.{name}", getattr(model, name)
+        if name not in _EXTERNAL_OPTIONS and value != default and report.sound(path):
+            found = shown(value) if isinstance(value, (bool, int, float)) else "values"
+            report.add(path, f"{found} found, expected the field left out: {model.arch} has no such option")
+    size = "model_config.input_image_size"
+    if model.arch.startswith("torchvision/") and model.input_image_size.strip().startswith("1") and report.sound(size):
+        report.add(size, "1 channel found, expected 3: torchvision's networks take no other number, timm's do")
 
 
 def _unknown_architecture(name: str) -> str:
-    known = ", ".join(ARCHITECTURES)
-    if name.startswith(("torchvision/", "timm/")):
-        return f"{shown(name)} found, networks of other libraries can't be built yet, expected one of {known}"
+    library = name.partition("/")[0]
+    if library in LIBRARIES:
+        return f'{shown(name)} found, expected the name of a network after "{library}/", as in "{library}/resnet18"'
+    known = ", ".join((*ARCHITECTURES, *(f"{library}/NAME" for library in LIBRARIES)))
     return f"{shown(name)} found, expected one of {known}{did_you_mean(name, tuple(ARCHITECTURES))}"
 
 

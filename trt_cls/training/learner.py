@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.errors import RequestError
-from trt_cls.models.network import Network
 from trt_cls.spec.experiment import TrainConfig
 from trt_cls.training.compute import Compute
 from trt_cls.training.optimizers import optimizer
@@ -38,7 +37,7 @@ class Learner:
         RequestError: batches of one image, which batch normalisation can't learn from.
     """
 
-    def __init__(self, model: Network, config: TrainConfig, compute: Compute) -> None:
+    def __init__(self, model: nn.Module, config: TrainConfig, compute: Compute) -> None:
         self.model = model.to(compute.device).train()
         self.compute = compute
         self.penalty = penalty(config.reg_config, model)

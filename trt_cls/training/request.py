@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, image_folder, read_classmap
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.errors import RequestError
 from trt_cls.models import build
-from trt_cls.models.network import Network
 from trt_cls.models.pretrained import load_pretrained
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.spec.experiment import Experiment, TrainConfig
@@ -72,7 +72,7 @@ def open_data(experiment: Experiment, config: TrainConfig, classmap: Path | None
     )
 
 
-def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter, *, resume: bool) -> Network:
+def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter, *, resume: bool) -> nn.Module:
     """The network with its first weights: drawn from the seed, then those of pretrained_model_path that fit.
 
     A training that is resumed has its own weights in its state.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from trt_cls import spec
 from trt_cls.data.folder import write_classmap
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
-from trt_cls.models.network import Network
 from trt_cls.spec.experiment import Experiment
 from trt_cls.training.compute import choose_compute, repeatable
 from trt_cls.training.learner import Learner
@@ -72,7 +72,7 @@ def train(
             ) from error
 
 
-def _size(data: TrainingData, model: Network) -> str:
+def _size(data: TrainingData, model: nn.Module) -> str:
     parameters = list(model.parameters())
     total = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from shared_data import tao_json
+
+from trt_cls.cli import main
+from trt_cls.spec.architectures import ARCHITECTURES
+
+OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "retain_head")
+
+
+class Row(NamedTuple):
+    parameters: int
+    gmacs: float
+    options: set[str]
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Row]:
+    """The first row of each architecture."""
+    pytest.importorskip("torch")
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("click.echo", lambda text="", **_: lines.append(text))
+        assert main(["models"]) == 0
+    return {line.split()[0]: row(line) for line in lines if line.split(" ")[0] in ARCHITECTURES}
+
+
+def row(line: str) -> Row:
+    sizes = line[15:46].split()
+    return Row(int(sizes[-2].replace(",", "")), float(sizes[-1]), set(line.replace(",", " ").split()[3:]))
+
+
+def test_every_architecture_has_a_row(rows: dict[str, Row]) -> None:
+    assert list(rows) == list(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("arch", "weights"), [("mobilenet_v2", "MobileNet_V2_Weights"), ("efficientnet_b0", "EfficientNet_B0_Weights")]
+)
+def test_sizes_are_those_that_torchvision_states(rows: dict[str, Row], arch: str, weights: str) -> None:
+    meta = getattr(pytest.importorskip("torchvision").models, weights).DEFAULT.meta
+    assert rows[arch].parameters == meta["num_params"]
+    assert rows[arch].gmacs == pytest.approx(meta["_ops"], abs=0.01)  # the table has two decimals
+
+
+def test_options_are_those_that_tao_honours(rows: dict[str, Row]) -> None:
+    for record in tao_json("param_counts.json")["records"]:
+        honoured = {name for name in OPTIONS if record[name] is not None}
+        assert rows[record["arch"]].options.intersection(OPTIONS) == honoured, record["arch"]

@@ -1,0 +1,135 @@
+// Lets a C++ compiler build a CUDA source for the CPU: what the kernels use of the language, and a launch.
+//
+// A block runs one thread at a time, each on a stack of its own. __syncthreads() hands over to the next; when all have
+// come to it, the first goes on. There are no warps and no races here: those need a GPU and compute-sanitizer.
+#pragma once
+#define CUDA_ON_CPU
+
+#include <algorithm>
+#include <cmath>
+#include <csetjmp>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <ucontext.h>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __shared__ static
+#define __launch_bounds__(threads)
+
+struct dim3 {
+    unsigned x, y, z;
+};
+
+inline dim3 threadIdx, blockIdx;
+
+using std::max;
+using std::min;
+
+// With -ffp-contract=off each is one IEEE operation.
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+
+// The bits of the half nearest to `value`, even among two: halves are 2^-24 apart below 2^-14, then 2^(exponent - 10).
+inline unsigned short half_bits(float value) {
+    const unsigned sign = std::signbit(value) ? 0x8000 : 0;
+    const double size = std::fabs(static_cast<double>(value));
+    if (std::isnan(value)) return static_cast<unsigned short>(sign | 0x7e00);
+    if (size >= 65520.0) return static_cast<unsigned short>(sign | 0x7c00);
+    const int exponent = size == 0.0 ? -14 : std::max(std::ilogb(size), -14);
+    const unsigned steps = static_cast<unsigned>(std::nearbyint(std::ldexp(size, 10 - exponent)));
+    // The leading 1 of a normal number adds 1 to the exponent field, and so does a mantissa that rounds up to 2^11.
+    return static_cast<unsigned short>(sign | ((static_cast<unsigned>(exponent + 14) << 10) + steps));
+}
+
+namespace cuda_on_cpu {
+
+constexpr std::size_t STACK = 64 << 10;
+
+struct Thread {
+    dim3 index;
+    bool done = false;
+    ucontext_t context;
+    std::jmp_buf place;
+    bool entered = false;
+    std::vector<char> stack = std::vector<char>(STACK);
+};
+
+inline const std::function<void()>* body;
+inline Thread* current;
+inline ucontext_t home;
+inline std::jmp_buf home_place;
+
+#ifdef __SANITIZE_ADDRESS__
+// AddressSanitizer follows swapcontext, and no jump from stack to stack.
+inline void leave() { swapcontext(&current->context, &home); }
+inline void enter() { swapcontext(&home, &current->context); }
+#else
+// ucontext makes the stacks only: _longjmp changes between them at a sixth of swapcontext's time, which goes through
+// the system to restore signals.
+inline void leave() {
+    if (!_setjmp(current->place)) _longjmp(home_place, 1);
+}
+inline void enter() {
+    if (_setjmp(home_place)) return;
+    if (current->entered) _longjmp(current->place, 1);
+    current->entered = true;
+    setcontext(&current->context);
+}
+#endif
+
+inline void resume(Thread& thread) {
+    current = &thread;
+    threadIdx = thread.index;
+    enter();
+}
+
+inline void run() {
+    for (;;) {  // a thread serves one block after the other
+        (*body)();
+        current->done = true;
+        leave();
+    }
+}
+
+inline std::vector<Thread> threads_of(dim3 block) {
+    std::vector<Thread> threads(block.x * block.y * block.z);
+    for (unsigned i = 0; i < threads.size(); i++) {
+        threads[i].index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+        getcontext(&threads[i].context);
+        threads[i].context.uc_stack.ss_sp = threads[i].stack.data();
+        threads[i].context.uc_stack.ss_size = STACK;
+        makecontext(&threads[i].context, run, 0);
+    }
+    return threads;
+}
+
+[[noreturn]] inline void die(const char* message) {
+    std::fprintf(stderr, "%s\n", message);
+    std::abort();
+}
+
+// Runs `kernel`, a call with its arguments, for each thread of each block of the grid.
+inline void launch(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+    static std::vector<Thread> threads = threads_of(block);
+    if (threads.size() != block.x * block.y * block.z || threads.back().index.x != block.x - 1)
+        die("kernels of one library must have blocks of one shape");
+    body = &kernel;
+    for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
+        for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
+            for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++) {
+                for (Thread& thread : threads) thread.done = false;
+                do {
+                    for (Thread& thread : threads) {
+                        resume(thread);
+                        if (thread.done != threads[0].done) die("not all threads of a block came to the same barrier");
+                    }
+                } while (!threads[0].done);
+            }
+}
+
+}  // namespace cuda_on_cpu
+
+inline void __syncthreads() { cuda_on_cpu::leave(); }

@@ -1,0 +1,61 @@
+"""The preprocessing kernel on the CPU: builds it with g++, once for each state of its sources, and runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trt_cls.contract import Preprocessing
+from trt_cls.preprocessing.packing import BLOCK, grid, kernel_name, normalization, pack, scalars
+
+HERE = Path(__file__).parent
+KERNEL = HERE.parents[1] / "kernels" / "preprocess.cu"
+WRAPPER = HERE / "preprocess_on_cpu.cpp"
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+FLAGS += ["-U_FORTIFY_SOURCE"]  # some systems set it, and it aborts on jumps between stacks
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The kernels as C functions; skips where there is no g++. `TRT_CLS_KERNEL_FLAGS` is passed to the compiler too."""
+    if not (compiler := shutil.which("g++")):
+        pytest.skip("g++ is not installed: the kernel can't be built for the CPU")
+    flags = [*FLAGS, *os.environ.get("TRT_CLS_KERNEL_FLAGS", "").split()]
+    sources = b"".join(path.read_bytes() for path in (KERNEL, WRAPPER, HERE / "cuda_on_cpu.h"))
+    key = hashlib.sha256(sources + repr(flags).encode()).hexdigest()[:16]
+    built = Path(tempfile.gettempdir()) / f"trt-cls-kernels-{os.getuid()}" / f"{key}.so"
+    if not built.exists():
+        built.parent.mkdir(exist_ok=True)
+        beside = built.with_suffix(f".{os.getpid()}")
+        subprocess.run([compiler, *flags, "-shared", "-fPIC", "-o", beside, WRAPPER], check=True)
+        beside.rename(built)
+    return ctypes.CDLL(str(built))
+
+
+def launch(name: str, blocks: Sequence[int], threads: Sequence[int], arguments: Sequence[int]) -> None:
+    """Runs the kernel `name`; its pointers are given as addresses."""
+    shape = ctypes.c_uint * 3
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    types = [pointer] * 4 + [number] * 3 + [pointer]
+    values = [kind(value) for kind, value in zip(types, arguments, strict=True)]
+    library()[f"launch_{name}"](shape(*blocks), shape(*threads), *values)
+
+
+def preprocess(images: Sequence[np.ndarray], preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:
+    """The network's input [n,C,H,W] for uint8 images [height,width,channels], made by the kernel."""
+    packed = pack(images, preprocessing)
+    output = np.full((len(images), *preprocessing.input_shape), np.nan, dtype)
+    arrays = [np.concatenate(packed.pixels), packed.sources, packed.tables, normalization(preprocessing)]
+    arguments = *(array.ctypes.data for array in arrays), *scalars(preprocessing), output.ctypes.data
+    launch(kernel_name(preprocessing, dtype), grid(preprocessing, len(images)), BLOCK, arguments)
+    return output

@@ -1,0 +1,180 @@
+"""Every architecture of the table goes all the way: learns, is exported in both precisions, becomes an engine."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from shared_data import cifar10
+
+from trt_cls.contract import Contract
+from trt_cls.data.folder import ImageFolder, image_folder
+from trt_cls.preprocessing.description import preprocessing_from_spec
+from trt_cls.spec.architectures import ARCHITECTURES
+from trt_cls.spec.experiment import (
+    Activation,
+    CosineLr,
+    Experiment,
+    LrConfig,
+    ModelConfig,
+    Optimizer,
+    RegConfig,
+    Sgd,
+    TrainConfig,
+)
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+GOLDEN = Path(__file__).parent / "golden" / "onnx_nodes.csv"
+"""The operators of each exported graph, with batch normalisation: a node more is one that the exporter left over."""
+STEPS, BATCH = 2, 8
+
+
+def network(arch: str, n_layers: int | None = None, *, use_batch_norm: bool = True, **options: Any) -> ModelConfig:
+    return ModelConfig(
+        arch=arch,
+        n_layers=n_layers or 18,
+        input_image_size="3,64,64",
+        use_batch_norm=use_batch_norm,
+        **options,
+    )
+
+
+def label(model: ModelConfig) -> str:
+    depth = str(model.n_layers) if ARCHITECTURES[model.arch].depths else ""
+    usual = vars(network(model.arch, model.n_layers))
+    return "-".join([model.arch + depth, *(name for name, value in vars(model).items() if value != usual[name])])
+
+
+ALL = [network(family.name, depth) for family in ARCHITECTURES.values() for depth in family.depths or (None,)]
+QUICK = {
+    (family.name, min(family.depths, default=18))
+    for family in ARCHITECTURES.values()
+    if not family.name.startswith("efficientnet") or family.name == "efficientnet_b0"
+}
+VARIANTS = [
+    network("resnet", 10, use_batch_norm=False, use_bias=True),
+    network("resnet", 18, use_pooling=True, retain_head=True),
+    network("resnet", 50, all_projections=True, activation=Activation(activation_type="swish")),
+    network("vgg", 16, use_pooling=True, retain_head=True, dropout=0.5),
+    network("alexnet", retain_head=True),
+    network("googlenet", retain_head=True),
+    network("mobilenet_v1", retain_head=True),
+    network("mobilenet_v2", all_projections=True, use_bias=True, retain_head=True),
+    network("squeezenet", retain_head=True, dropout=0.3),
+    network("darknet", 19, use_batch_norm=False, retain_head=True),
+    network("cspdarknet", 19, activation=Activation(activation_type="mish")),
+    network("cspdarknet_tiny", activation=Activation(activation_type="relu"), retain_head=True),
+    network("efficientnet_b0", use_bias=True, activation=Activation(activation_type="relu")),
+]
+
+
+def experiment(model: ModelConfig) -> Experiment:
+    train = TrainConfig(
+        train_dataset_path="",
+        val_dataset_path="",
+        batch_size_per_gpu=BATCH,
+        n_workers=0,
+        preprocess_mode="torch",
+        optimizer=Optimizer(sgd=Sgd()),
+        reg_config=RegConfig(type="L2", weight_decay=1e-4),
+        lr_config=LrConfig(cosine=CosineLr(learning_rate=0.01)),
+    )
+    return Experiment(model_config=model, train_config=train)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    """Three photographs of each class."""
+    root = tmp_path_factory.mktemp("cifar10")
+    for folder in sorted((cifar10() / "test").iterdir()):
+        (root / folder.name).mkdir()
+        for path in sorted(folder.iterdir())[:3]:
+            shutil.copy(path, root / folder.name)
+    return image_folder(root)
+
+
+def trained(asked: Experiment, pictures: ImageFolder) -> Any:
+    """The network after two steps, with batch statistics as if there had been many."""
+    import torch
+    from calibration import calibrate
+
+    from trt_cls.data.loader import TrainingLoader
+    from trt_cls.data.stream import stream
+    from trt_cls.models import build
+    from trt_cls.training.compute import choose_compute
+    from trt_cls.training.learner import Learner
+
+    torch.manual_seed(0)
+    module = build(asked.model_config, len(pictures.classes))
+    before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+    preprocessing = preprocessing_from_spec(asked, "train")
+    learner = Learner(module, asked.train_config, choose_compute("cpu", "fp32"))
+    batches = TrainingLoader(pictures, preprocessing, asked.train_config).epoch(1)
+    for number, batch in enumerate(islice(batches, STEPS)):
+        learner.step(batch, number, rate=0.01)
+    assert learner.metrics().images == STEPS * BATCH
+    assert learner.metrics().loss < 100
+    assert not [name for name, weight in module.named_parameters() if torch.equal(weight, before[name])]
+    (images,) = (batch.images for batch in stream(pictures.samples, preprocessing, batch_size=30, workers=1))
+    return calibrate(module, torch.from_numpy(images))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(
+            pytest.param(
+                model, id=label(model), marks=[] if (model.arch, model.n_layers) in QUICK else pytest.mark.slow
+            )
+            for model in ALL
+        ),
+        *(pytest.param(model, id=label(model), marks=pytest.mark.slow) for model in VARIANTS),
+    ],
+)
+def test_learns_and_is_exported(model: ModelConfig, pictures: ImageFolder, tmp_path: Path) -> None:
+    from trt_cls.export.export import export
+    from trt_cls.models.checkpoint import save_checkpoint
+
+    asked = experiment(model)
+    contract = Contract(model, preprocessing_from_spec(asked, "train"), pictures.classes)
+    save_checkpoint(tmp_path / "model.safetensors", trained(asked, pictures), contract)
+    builder = "tensorrt-rtx" if find_spec("tensorrt_rtx") else "none"
+    source = tmp_path / "model.safetensors"
+    for precision in ("fp32", "fp16"):
+        target = tmp_path / f"{precision}.onnx"
+        result = export(source, target, precision=precision, images=pictures.root, builder=builder)
+        assert result.parity is not None
+        assert result.parity.top1_agreement == 1
+        assert (result.engine is not None) == (builder == "tensorrt-rtx")
+        source = target
+    fp32, fp16 = operators(tmp_path / "fp32.onnx"), operators(tmp_path / "fp16.onnx")
+    assert fp16 == fp32 + Counter({"Cast": 2})
+    if model in ALL:
+        assert fp32 == golden()[model.arch, model.n_layers]
+    assert not fp32.keys() & {"BatchNormalization", "Cast", "Identity", "Pad", "Shape", "Reshape", "Transpose"}
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def golden() -> dict[tuple[str, int], Counter[str]]:
+    """Operators by arch and n_layers (18, the default, where the architecture has one depth)."""
+    found: dict[tuple[str, int], Counter[str]] = {}
+    with GOLDEN.open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault((row["arch"], int(row["n_layers"] or 18)), Counter())[row["operator"]] = int(row["nodes"])
+    return found
+
+
+def test_the_golden_file_is_of_these_architectures() -> None:
+    assert list(golden()) == [(model.arch, model.n_layers) for model in ALL]

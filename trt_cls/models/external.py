@@ -1,0 +1,89 @@
+"""Classification networks of torchvision and timm: the library's own modules, so that their state dicts load by name.
+
+What the spec leaves to them is the input's size and channels and the number of classes; they start from random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from trt_cls.errors import MissingDependency, RequestError, TrtClsError, did_you_mean
+from trt_cls.spec.experiment import ModelConfig
+
+Shape = tuple[int, int, int]
+
+NO_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}
+"""For networks that put out more than the logits while they learn."""
+
+
+def build(config: ModelConfig, num_classes: int) -> nn.Module:
+    """See `trt_cls.models.build`."""
+    library, _, name = config.arch.partition("/")
+    make = _from_torchvision if library == "torchvision" else _from_timm
+    try:
+        module = make(name, config.input_shape, num_classes)
+        _require_logits(module, config.input_shape, num_classes)
+    except TrtClsError:
+        raise
+    except Exception as error:  # what a library raises for a size that its network can't take is of any kind
+        raise RequestError(
+            f"{config.arch} can't be built for {num_classes} classes and input_image_size "
+            f'"{config.input_image_size}" ({" ".join(str(error).split())}); expected a size that it takes; '
+            "set model_config.input_image_size or choose another arch"
+        ) from error
+    return module
+
+
+def _from_torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise MissingDependency("torchvision", f'arch "torchvision/{name}"', "train") from error
+    _require_known("torchvision", name, models.list_models(module=models))
+    channels, *size = input_shape
+    if channels != 3:
+        raise ValueError(f"{channels} channel, where torchvision's networks take 3 and timm's any number")
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = NO_AUXILIARY_HEADS
+    elif name.startswith("vit_"):
+        options = {"image_size": size[0]}
+    elif name.startswith("maxvit"):
+        options = {"input_size": tuple(size)}
+    module: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return module
+
+
+def _from_timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingDependency("timm", f'arch "timm/{name}"', "timm") from error
+    _require_known("timm", name, timm.list_models())
+    # Networks that work at one size alone, as ViT does, take theirs from the overlay.
+    overlay = {"input_size": input_shape}
+    module: nn.Module = timm.create_model(
+        name, num_classes=num_classes, in_chans=input_shape[0], pretrained_cfg_overlay=overlay
+    )
+    return module
+
+
+def _require_known(library: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise RequestError(
+            f'arch "{library}/{name}" found, expected one of the {len(known)} classification networks of this '
+            f"{library}{did_you_mean(name, known)}"
+        )
+
+
+def _require_logits(module: nn.Module, input_shape: Shape, num_classes: int) -> None:
+    learns = module.training
+    with torch.no_grad():
+        answer = module.eval()(torch.zeros(1, *input_shape))
+    module.train(learns)
+    if not isinstance(answer, torch.Tensor) or answer.shape != (1, num_classes):
+        raise ValueError(f"its answer to an image is {getattr(answer, 'shape', type(answer).__name__)}")

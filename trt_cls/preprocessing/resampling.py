@@ -1,0 +1,86 @@
+"""Pillow's 8-bit resize as numbers, for executors that do it themselves: which source pixels, with which weights.
+
+Knows the filters and their rounding; nothing about pixels. The formulas are those of Pillow's Resample.c, in double and
+in its order of operations, since a weight that is rounded to 22 bits must come out the same.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_cls.contract import Preprocessing
+from trt_cls.preprocessing.pillow import MARGIN, covering_size
+
+Doubles = npt.NDArray[np.float64]
+Table = npt.NDArray[np.int32]
+
+PRECISION = 22
+"""Bits of a weight behind the point: what 32 bits leave beside 8 bits of pixel, sign, and room for negative lobes."""
+REACH = {"bilinear": 1.0, "bicubic": 2.0}
+"""How far a filter looks to either side, in pixels of the larger grid."""
+
+
+class Axis(NamedTuple):
+    """One axis of a resize, `have` pixels to `resized`, of which `outputs` from `start` on are wanted."""
+
+    have: int
+    resized: int
+    start: int
+    outputs: int
+
+
+def axes(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[Axis, Axis]:
+    """What `pillow.fit` does to an image of `size`, (width, height): the same axes across and down.
+
+    Raises:
+        DataError: the image is too long and thin for a crop.
+    """
+    target = preprocessing.width, preprocessing.height
+    if preprocessing.crop == "none":
+        resized, starts = target, (0, 0)
+    elif size == target:
+        resized, starts = size, (0, 0)
+    else:
+        resized = covering_size(size, (target[0] + MARGIN, target[1] + MARGIN))
+        starts = _middle(resized[0], target[0]), _middle(resized[1], target[1])
+    return Axis(size[0], resized[0], starts[0], target[0]), Axis(size[1], resized[1], starts[1], target[1])
+
+
+def _middle(have: int, want: int) -> int:
+    return round(have / 2) - round(want / 2)
+
+
+@lru_cache(maxsize=256)
+def table(axis: Axis, filter_name: Literal["bilinear", "bicubic"]) -> Table:
+    """For each of n outputs the first source pixel, the number of pixels, and their weights: [n], [n], [taps,n], flat.
+
+    `taps` is the largest of the numbers; weights beyond an output's own are 0. Read-only: the array is shared.
+    """
+    scale = axis.have / axis.resized
+    stretch = max(scale, 1.0)
+    reach = REACH[filter_name] * stretch
+    center = (np.arange(axis.start, axis.start + axis.outputs) + 0.5) * scale
+    first = np.maximum((center - reach + 0.5).astype(np.int64), 0)
+    count = np.minimum((center + reach + 0.5).astype(np.int64), axis.have) - first
+    tap = np.arange(count.max())[:, None]
+    shares = np.where(tap < count, _kernel((tap + first - center + 0.5) * (1.0 / stretch), filter_name), 0.0)
+    # Added up one after the other as Pillow does; numpy's sum may go by pairs, which moves the last bit.
+    shares /= np.cumsum(shares, axis=0)[-1]
+    weights = np.trunc(shares * (1 << PRECISION) + np.copysign(0.5, shares))
+    flat = np.concatenate([first, count, weights.ravel()]).astype(np.int32)
+    flat.flags.writeable = False
+    return flat
+
+
+def _kernel(x: Doubles, filter_name: Literal["bilinear", "bicubic"]) -> Doubles:
+    """The filter at a distance; bicubic is Keys' with a = -0.5."""
+    x = np.abs(x)
+    if filter_name == "bilinear":
+        return np.maximum(1.0 - x, 0.0)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
