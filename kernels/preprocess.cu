@@ -3,7 +3,7 @@
 // The resized pixels equal Pillow's to the bit. Its 8-bit resize is integer arithmetic: weights of 22 bits, which the
 // host makes in double (trt_cls/preprocessing/resampling.py); a horizontal pass, rounded and clipped to 8 bits; a
 // vertical pass over that. Sums of integers don't depend on their order, so they may be split as suits the device.
-// They fit 32 bits: weights are normalized, negative lobes add at most a quarter, and 1.25 * 255 * 2^22 < 2^31.
+// They fit 32 bits: weights add up to 1, with bicubic's negative lobes to 1.27 in size, and 1.27 * 255 * 2^22 < 2^31.
 //
 // A block makes one tile of one image's output, all channels. It streams through the source rows that the tile needs,
 // CHUNK at a time: resampled horizontally they go to shared memory, and each thread adds them to the sums of its own
@@ -114,8 +114,9 @@ __device__ float normalized(Byte pixel, const float* __restrict__ normalization,
 
 // The tile (blockIdx.x, blockIdx.y) of image blockIdx.z; `output` is [images, CHANNELS, height, width].
 template <int CHANNELS, typename Out>
-__device__ void preprocess_tile(const Byte* pixels, const Source* sources, const int* tables,
-                                const float* normalization, int reversed, int height, int width, Out* output) {
+__device__ void preprocess_tile(const Byte* __restrict__ pixels, const Source* __restrict__ sources,
+                                const int* __restrict__ tables, const float* __restrict__ normalization, int reversed,
+                                int height, int width, Out* __restrict__ output) {
     __shared__ Byte chunk[CHUNK][CHANNELS][TILE_WIDTH];
     const Source source = sources[blockIdx.z];
     const Axis across(tables + source.across, width);
@@ -132,6 +133,7 @@ __device__ void preprocess_tile(const Byte* pixels, const Source* sources, const
     }
 
     // Windows begin and end no earlier than those of the row above: the first and the last bound them all.
+    // Threads past the right edge come to the barriers too; their sums are of garbage, and are not written.
     const int end = down.first[bottom] + down.taps[bottom];
     for (int begin = down.first[top]; begin < end; begin += CHUNK) {
         const int chunk_end = min(begin + CHUNK, end);
@@ -164,11 +166,12 @@ __device__ void preprocess_tile(const Byte* pixels, const Source* sources, const
 }
 
 // Grid: tiles across, tiles down, images. Block: TILE_WIDTH, WARPS. `reversed`: the output begins with blue.
-#define KERNEL(NAME, CHANNELS, OUT)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(TILE_WIDTH * WARPS)                                                 \
-        NAME(const Byte* pixels, const Source* sources, const int* tables, const float* normalization, int reversed, \
-             int height, int width, OUT* output) {                                                                   \
-        preprocess_tile<CHANNELS>(pixels, sources, tables, normalization, reversed, height, width, output);          \
+#define KERNEL(NAME, CHANNELS, OUT)                                                                                \
+    extern "C" __global__ void __launch_bounds__(TILE_WIDTH * WARPS)                                               \
+        NAME(const Byte* __restrict__ pixels, const Source* __restrict__ sources, const int* __restrict__ tables,  \
+             const float* __restrict__ normalization, int reversed, int height, int width,                         \
+             OUT* __restrict__ output) {                                                                           \
+        preprocess_tile<CHANNELS>(pixels, sources, tables, normalization, reversed, height, width, output);        \
     }
 KERNEL(preprocess_color_float32, 3, float)
 KERNEL(preprocess_color_float16, 3, Half)

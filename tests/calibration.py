@@ -11,8 +11,9 @@ from trt_cls.models.network import head_of
 def calibrate(module: nn.Module, images: Tensor, head_gain: float = 0.5) -> nn.Module:
     """Sets the statistics of batch normalisation to those of `images`; the module is then in evaluation mode.
 
-    The weights of the classes are drawn anew, so that logits differ by about `head_gain` between images; more would
-    amplify float16's rounding: in an untrained network, what images share outweighs by far what tells them apart.
+    The weights of the classes are drawn anew, so that logits differ by about `head_gain` between images, or by less
+    where that would take logits beyond 25 times `head_gain`: an untrained network of 800 layers hardly tells images
+    apart, and what is left of them is rounding.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
     before = [norm.momentum for norm in norms]
@@ -29,7 +30,8 @@ def calibrate(module: nn.Module, images: Tensor, head_gain: float = 0.5) -> nn.M
 def _spread(module: nn.Module, images: Tensor, gain: float) -> None:
     head = module.get_submodule(head_of(module))
     nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)
-    spread = (module(images) - module(images).mean(dim=0)).std()
-    head.weight.mul_(gain / spread)
+    logits = module(images)
+    spread = (logits - logits.mean(dim=0)).std()
+    head.weight.mul_(gain / torch.maximum(spread, logits.abs().mean() / 25))
     if isinstance(head, nn.Linear):
         head.bias.sub_(module(images).mean(dim=0))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from spec_texts import spec_text
 from tiny_models import RGB, write_onnx
 
 from trt_cls.cli import main
+from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import augment, draws_for
+from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.preprocessing.images import decode
-from trt_cls.preprocessing.pillow import normalize, preprocess
+from trt_cls.preprocessing.pillow import Floats, Pixels, normalize, preprocess
 from trt_cls.spec import loads
 
 TEXT = spec_text('input_image_size: "3,24,32"', "random_seed: 7")
@@ -78,6 +81,10 @@ def test_a_model_brings_its_own_preprocessing_and_a_folder_its_images(images: li
         (["-o", "x.npy"], "expected either a spec or a model"),
         (["-e", "spec.txt", "-m", "model.onnx", "-o", "x.npy"], "expected either a spec or a model"),
         (["-m", "model.onnx", "-o", "x.npy", "--split", "train"], "name a spec with -e SPEC"),
+        (
+            ["-e", "spec.txt", "-o", "x.npy", "--split", "train", "--executor", "cuda"],
+            "--executor cuda does not augment",
+        ),
         (["-e", "spec.txt", "-o", "x.bin"], "expected a file name ending in .npy"),
         (["-e", "spec.txt", "-o", "x.npy", "absent.png"], "absent.png: no such file or folder"),
         (["-e", "spec.txt", "-o", "x.npy", "broken.png"], "broken.png: not an image of a known format"),
@@ -97,3 +104,24 @@ def test_wrong_requests_exit_2_with_one_line_and_no_file(
     assert err.count("\n") == 1
     assert message in err
     assert not list(tmp_path.glob("x*"))
+
+
+def test_the_gpus_tensors_are_what_its_executor_returns_for_the_decoded_images(
+    images: list[Path], spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnTheCpu(CudaPreprocessing):
+        def __init__(self, preprocessing: Preprocessing) -> None:
+            self.preprocessing = preprocessing
+
+        def preprocess(self, pixels: Sequence[Pixels]) -> Floats:
+            shapes = [image.squeeze() for image in pixels]
+            return np.stack([preprocess(Image.fromarray(image), self.preprocessing) for image in shapes])
+
+        def close(self) -> None:
+            pass
+
+    assert run(*images, "-e", spec, "-o", tmp_path / "cpu.npy") == 0
+    monkeypatch.setattr("trt_cls.preprocessing.cuda.CudaPreprocessing", OnTheCpu)
+    monkeypatch.setattr("trt_cls.cli.preprocess.BATCH", 2)
+    assert run(*images, "-e", spec, "-o", tmp_path / "gpu.npy", "--executor", "cuda") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "gpu.npy"), np.load(tmp_path / "cpu.npy"))

@@ -9,7 +9,7 @@ import pytest
 from trt_cls.errors import DeviceError, MissingDependency
 from trt_cls.export import builders
 from trt_cls.export.builders import Request, choose_builder
-from trt_cls.export.gpu import Gpu
+from trt_cls.gpu import Gpu
 
 
 class Machine:

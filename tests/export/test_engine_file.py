@@ -21,8 +21,8 @@ from trt_cls.export.engine_file import (
     require_gpu,
     write_engine,
 )
-from trt_cls.export.gpu import Gpu
 from trt_cls.export.onnx_file import contract_of, write_onnx
+from trt_cls.gpu import Gpu
 
 
 @pytest.fixture(scope="module")

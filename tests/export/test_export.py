@@ -19,9 +19,9 @@ from trt_cls.errors import ArtefactError, ExportError, MissingDependency, Reques
 from trt_cls.export import engine_file
 from trt_cls.export import export as room
 from trt_cls.export.export import export
-from trt_cls.export.gpu import Gpu
 from trt_cls.export.images import images_for
 from trt_cls.export.onnx_file import parity_of, read_onnx
+from trt_cls.gpu import Gpu
 from trt_cls.spec.experiment import (
     EvalConfig,
     Experiment,

@@ -3,10 +3,18 @@
 
 #include "../../kernels/preprocess.cu"
 
+// The grid and the block come from the host, as on a GPU, where a block too many would read past the tables.
+static void check(const unsigned* grid, const unsigned* block, int height, int width) {
+    const unsigned across = (width + TILE_WIDTH - 1) / TILE_WIDTH, down = (height + TILE_HEIGHT - 1) / TILE_HEIGHT;
+    if (grid[0] != across || grid[1] != down || block[0] != TILE_WIDTH || block[1] != WARPS || block[2] != 1)
+        cuda_on_cpu::die("the host's grid or block is not the kernel's");
+}
+
 #define LAUNCH(KERNEL, OUT)                                                                                    \
     extern "C" void launch_##KERNEL(const unsigned* grid, const unsigned* block, const Byte* pixels,           \
                                     const Source* sources, const int* tables, const float* normalization,      \
                                     int reversed, int height, int width, OUT* output) {                        \
+        check(grid, block, height, width);                                                                     \
         cuda_on_cpu::launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, [&] {                 \
             KERNEL(pixels, sources, tables, normalization, reversed, height, width, output);                   \
         });                                                                                                    \

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from kernels import host
+from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError, DeviceError, MissingDependency
 from trt_cls.preprocessing import cuda, pillow
@@ -47,7 +48,7 @@ class Kernel:
     def prepared_async_call(
         self, grid: tuple[int, ...], block: tuple[int, ...], stream: object, *arguments: int
     ) -> None:
-        pixels, sources, tables, numbers, *_ = arguments
+        _, sources, tables, numbers, *_ = arguments
         assert (sources % 8, tables % 4, numbers % 4) == (0, 0, 0)
         host.launch(self.name, grid, block, arguments)
 
@@ -100,7 +101,7 @@ def test_tensors_are_those_of_the_executor_on_the_cpu(
     preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.library()
-    monkeypatch.setattr(cuda, "_driver", driver)
+    monkeypatch.setattr(cuda, "cuda_driver", lambda *told: driver())
     monkeypatch.setattr(cuda, "compiled", lambda architecture, folder: Path(f"{architecture}.cubin"))
     check_batches(preprocessing)
 
@@ -121,7 +122,7 @@ def test_errors_of_the_driver_and_of_images_are_told_apart(monkeypatch: pytest.M
 
     fake = driver()
     monkeypatch.setattr(fake, "mem_alloc", no_memory)
-    monkeypatch.setattr(cuda, "_driver", lambda: fake)
+    monkeypatch.setattr(cuda, "cuda_driver", lambda *told: fake)
     monkeypatch.setattr(cuda, "compiled", lambda architecture, folder: Path("sm_90.cubin"))
     executor = cuda.CudaPreprocessing(COLOR)
     with pytest.raises(DeviceError, match=r"CUDA failed: cuMemAlloc failed: out of memory"):
@@ -131,7 +132,7 @@ def test_errors_of_the_driver_and_of_images_are_told_apart(monkeypatch: pytest.M
 
 
 def test_without_pycuda_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"pycuda.*trt-cls\[gpu\]"):
         cuda.CudaPreprocessing(COLOR)
 
@@ -140,8 +141,8 @@ def test_without_a_driver_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -
     def no_library(name: str) -> None:
         raise ImportError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(cuda, "find_spec", lambda name: object())
-    monkeypatch.setattr(cuda, "import_module", no_library)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: object())
+    monkeypatch.setattr(gpu, "import_module", no_library)
     with pytest.raises(DeviceError, match=r"no NVIDIA GPU can be used here \(libcuda\.so\.1"):
         cuda.CudaPreprocessing(COLOR)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EPOCH = 1
 """The epoch whose draws `--split train` shows."""
+BATCH = 32
+"""Images on the GPU at a time."""
 
 
 @click.command("preprocess")
@@ -33,7 +35,11 @@ EPOCH = 1
     help="train: with random crop, colours and mirroring as the spec has them, drawn from its random_seed.",
 )
 @click.option(
-    "--executor", type=click.Choice(["pillow"]), default="pillow", show_default=True, help="What computes the pixels."
+    "--executor",
+    type=click.Choice(["pillow", "cuda"]),
+    default="pillow",
+    show_default=True,
+    help="What computes the pixels: the CPU, or an NVIDIA GPU with the same result.",
 )
 @common_options
 def command(
@@ -54,8 +60,10 @@ def command(
     if output.suffix != ".npy":
         raise RequestError(f"-o {output}: expected a file name ending in .npy")
     preprocessing, train = _request(spec, overrides, model, split)
+    if train and executor == "cuda":
+        raise RequestError("--executor cuda does not augment; expected --split val with it; or use --executor pillow")
     paths = [path for image in images for path in list_images(image)]
-    tensor = _tensor(paths, preprocessing, train)
+    tensor = _tensor_of_gpu(paths, preprocessing) if executor == "cuda" else _tensor(paths, preprocessing, train)
     results_folder(output.parent)
     with atomic(output) as beside:
         np.save(beside, tensor)
@@ -78,6 +86,22 @@ def _request(
     if split == "train":
         raise RequestError("--split train: a model file does not say how to augment; name a spec with -e SPEC")
     return read_contract(model).preprocessing, None
+
+
+def _tensor_of_gpu(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
+    from contextlib import closing
+
+    import numpy as np
+
+    from trt_cls.preprocessing.cuda import CudaPreprocessing
+    from trt_cls.preprocessing.images import decode
+    from trt_cls.preprocessing.pillow import hwc
+
+    with closing(CudaPreprocessing(preprocessing)) as gpu:
+        batches = (paths[start : start + BATCH] for start in range(0, len(paths), BATCH))
+        return np.concatenate(
+            [gpu.preprocess([hwc(decode(path, preprocessing.channels)) for path in batch]) for batch in batches]
+        )
 
 
 def _tensor(paths: Sequence[Path], preprocessing: Preprocessing, train: TrainConfig | None) -> Floats:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from trt_cls.engines.engine import INPUT, OUTPUT, check_images, check_signature
 from trt_cls.engines.sidecar import Builder, Sidecar, read_plan, read_sidecar
-from trt_cls.errors import DeviceError, EngineError, MissingDependency
+from trt_cls.errors import EngineError, MissingDependency
+from trt_cls.gpu import cuda_driver
 
 RUNTIMES: dict[Builder, tuple[str, str]] = {"tensorrt": ("tensorrt", "gpu"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
 """Builder → Python module, extra that installs it."""
@@ -33,7 +33,10 @@ class TensorRtEngine:
         plan = read_plan(path, sidecar)
         self.contract = sidecar.contract
         self.backend: str = sidecar.builder
-        self._trt, self._cuda = _import_runtime(sidecar.builder), _import_cuda()
+        self._trt = _import_runtime(sidecar.builder)
+        self._cuda = cuda_driver(
+            "running a TensorRT engine", "run the ONNX file that it was built from with --provider cpu"
+        )
         self._device = self._cuda.Device(0)
         self._primary = self._device.retain_primary_context()
         with self._current():
@@ -162,17 +165,3 @@ def _import_runtime(builder: Builder) -> ModuleType:
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package
         raise MissingDependency(name, f"running an engine built by {builder}", extra)
     return module
-
-
-def _import_cuda() -> ModuleType:
-    if find_spec("pycuda") is None:
-        raise MissingDependency("pycuda", "running a TensorRT engine", "gpu")
-    try:
-        driver = import_module("pycuda.driver")
-        driver.init()
-    except Exception as error:  # ImportError without a driver library, pycuda's own errors without a device
-        raise DeviceError(
-            f"no NVIDIA GPU can be used here ({' '.join(str(error).split())}); expected one with its driver; "
-            "run the engine on such a machine, or the ONNX file that it was built from with --provider cpu"
-        ) from error
-    return driver

@@ -12,7 +12,7 @@ from typing import Literal
 
 from trt_cls.engines.sidecar import Builder
 from trt_cls.errors import DeviceError, MissingDependency
-from trt_cls.export.gpu import Gpu, visible_gpu
+from trt_cls.gpu import Gpu, visible_gpu
 
 Request = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
 

@@ -18,8 +18,8 @@ from trt_cls.engines.sidecar import Parity, Profile, Sidecar, sidecar_path, writ
 from trt_cls.engines.tensorrt import make_logger
 from trt_cls.errors import DeviceError, ExportError, RequestError
 from trt_cls.export.builders import Choice
-from trt_cls.export.gpu import visible_gpu
 from trt_cls.files import atomic
+from trt_cls.gpu import visible_gpu
 
 DEFAULT_PROFILE = Profile(1, 8, 32)
 """From one image to 32 camera streams at a time, tuned for 8; memory is taken for the largest."""

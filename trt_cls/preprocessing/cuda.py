@@ -11,8 +11,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from trt_cls.contract import Preprocessing
-from trt_cls.errors import DeviceError, MissingDependency
+from trt_cls.errors import DeviceError
 from trt_cls.files import atomic
+from trt_cls.gpu import cuda_driver
 from trt_cls.preprocessing.packing import BLOCK, grid, kernel_name, normalization, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
 
@@ -40,13 +39,13 @@ class CudaPreprocessing:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing
-        self._cuda = _driver()
+        self._cuda = cuda_driver("preprocessing on the GPU", "preprocess on the CPU")
         device = self._cuda.Device(0)
         cubin = compiled("sm_{}{}".format(*device.compute_capability()), cache_folder())
         self._primary = device.retain_primary_context()
         with self._current():
             self._module = self._cuda.module_from_file(str(cubin))
-            # Prepared, since calls that are not keep their arguments, and so old device memory, in a cache for ever.
+            # Prepared: pycuda caches the arguments of other calls for ever, and so device memory that was given up.
             self._kernel = self._module.get_function(kernel_name(preprocessing, "float32")).prepare("PPPPiiiP")
             self._stream = self._cuda.Stream()
             self._input, self._output = _Buffer(self._cuda), _Buffer(self._cuda)
@@ -146,17 +145,3 @@ def cache_folder() -> Path:
 
 def _bytes(array: np.ndarray[Any, Any]) -> Pixels:
     return array.view(np.uint8).reshape(-1)
-
-
-def _driver() -> ModuleType:
-    if find_spec("pycuda") is None:
-        raise MissingDependency("pycuda", "preprocessing on the GPU", "gpu")
-    try:
-        driver = import_module("pycuda.driver")
-        driver.init()
-    except Exception as error:  # ImportError without a driver library, pycuda's own errors without a device
-        raise DeviceError(
-            f"no NVIDIA GPU can be used here ({' '.join(str(error).split())}); expected one with its driver; "
-            "preprocess on the CPU, or on such a machine"
-        ) from error
-    return driver

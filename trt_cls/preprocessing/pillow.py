@@ -48,8 +48,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         return hwc(image)
     size = covering_size(image.size, (target[0] + MARGIN, target[1] + MARGIN))
     resized = resize(image, size, preprocessing.filter)
-    # Half a pixel goes to the even side, twice, as in TAO: round(7 / 2) is 4 and round(5 / 2) is 2.
-    left, top = (round(have / 2) - round(want / 2) for have, want in zip(resized.size, target, strict=True))
+    left, top = (middle(have, want) for have, want in zip(size, target, strict=True))
     return hwc(resized.crop((left, top, left + target[0], top + target[1])))
 
 
@@ -75,6 +74,14 @@ def covering_size(size: tuple[int, int], target: tuple[float, float]) -> tuple[i
             "cut the image, or switch crops off"
         )
     return width, height
+
+
+def middle(have: int, want: int) -> int:
+    """Where `want` pixels in the middle of `have` begin, rounded as TAO does.
+
+    Half a pixel goes to the even side, twice: round(7 / 2) is 4 and round(5 / 2) is 2.
+    """
+    return round(have / 2) - round(want / 2)
 
 
 def normalize(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None = None) -> Floats:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.pillow import MARGIN, covering_size
+from trt_cls.preprocessing.pillow import MARGIN, covering_size, middle
 
 Doubles = npt.NDArray[np.float64]
 Table = npt.NDArray[np.int32]
@@ -46,12 +46,8 @@ def axes(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[Axis, Axi
         resized, starts = size, (0, 0)
     else:
         resized = covering_size(size, (target[0] + MARGIN, target[1] + MARGIN))
-        starts = _middle(resized[0], target[0]), _middle(resized[1], target[1])
+        starts = middle(resized[0], target[0]), middle(resized[1], target[1])
     return Axis(size[0], resized[0], starts[0], target[0]), Axis(size[1], resized[1], starts[1], target[1])
-
-
-def _middle(have: int, want: int) -> int:
-    return round(have / 2) - round(want / 2)
 
 
 @lru_cache(maxsize=256)

@@ -1,10 +1,18 @@
-"""The GPU that this process sees, asked of the driver itself so that no framework has to be there."""
+"""The GPU that this process sees, and pycuda to drive it.
+
+What there is is asked of the driver itself, so that no framework has to be there.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+from trt_cls.errors import DeviceError, MissingDependency
 
 # From cuda.h.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
@@ -42,3 +50,23 @@ def visible_gpu() -> Gpu | None:
     if any(call() != 0 for call in calls):
         return None
     return Gpu(name.value.decode(), f"{major.value}.{minor.value}")
+
+
+def cuda_driver(purpose: str, otherwise: str) -> ModuleType:
+    """Pycuda's driver interface, ready to use.
+
+    Raises:
+        MissingDependency: pycuda is not installed; `purpose` says what for.
+        DeviceError: there is no GPU or no driver; `otherwise` says what can be done without.
+    """
+    if find_spec("pycuda") is None:
+        raise MissingDependency("pycuda", purpose, "gpu")
+    try:
+        driver = import_module("pycuda.driver")
+        driver.init()
+    except Exception as error:  # ImportError without a driver library, pycuda's own errors without a device
+        reason = " ".join(str(error).split())
+        raise DeviceError(
+            f"no NVIDIA GPU can be used here ({reason}); expected one with its driver; {otherwise}"
+        ) from error
+    return driver
