@@ -5,20 +5,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check format proto size bench test-gpu
+.PHONY: setup demo test test-slow test-gpu check format proto size bench
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[train,timm,cpu,rtx,demo,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable ".[train,timm,cpu,rtx,demo,dev]"
 	touch $@
 
 demo: $(READY)
 	$(BIN)/trt-cls demo -r runs/demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+# Every architecture through export and engine, the large sweeps of image sizes.
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
 
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu

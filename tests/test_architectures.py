@@ -58,8 +58,9 @@ ALL = [network(family.name, depth) for family in ARCHITECTURES.values() for dept
 QUICK = {
     (family.name, min(family.depths, default=18))
     for family in ARCHITECTURES.values()
-    if not family.name.startswith("efficientnet") or family.name == "efficientnet_b0"
+    if family.name not in {"vgg", "darknet", *(f"efficientnet_b{size}" for size in range(1, 8))}
 }
+"""One of each kind; vgg and darknet are plain chains, as alexnet is."""
 VARIANTS = [
     network("resnet", 10, use_batch_norm=False, use_bias=True),
     network("resnet", 18, use_pooling=True, retain_head=True),

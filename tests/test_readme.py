@@ -36,7 +36,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_every_command_and_the_python_run(checkout: Path) -> None:
     typed = commands()
     assert {words[0] for words in typed} >= {"spec", "train", "export", "evaluate", "infer", "compare"}

@@ -51,7 +51,8 @@ def librarys_own(arch: str, **options: Any) -> nn.Module:
         pytest.param("torchvision/vgg11_bn", SIZE, {}, marks=pytest.mark.slow),
         pytest.param("torchvision/vit_b_32", 96, {"image_size": 96}, marks=pytest.mark.slow),
         ("timm/mobilenetv3_small_050", SIZE, {}),
-        ("timm/swin_tiny_patch4_window7_224", 224, {}),  # holds buffers that its state dict leaves out
+        # holds buffers that its state dict leaves out
+        pytest.param("timm/swin_tiny_patch4_window7_224", 224, {}, marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_answers_as_the_librarys_own_network(
