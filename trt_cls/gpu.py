@@ -6,13 +6,15 @@ What there is is asked of the driver itself, so that no framework has to be ther
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
-from trt_cls.errors import DeviceError, MissingDependency
+from trt_cls.errors import DeviceError, MissingDependency, TrtClsError
 
 # From cuda.h.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
@@ -70,3 +72,19 @@ def cuda_driver(purpose: str, otherwise: str) -> ModuleType:
             f"no NVIDIA GPU can be used here ({reason}); expected one with its driver; {otherwise}"
         ) from error
     return driver
+
+
+@contextmanager
+def current_context(cuda: ModuleType, primary: Any, failure: type[TrtClsError], what: str) -> Iterator[None]:
+    """`primary`, the context that torch, TensorRT and our kernels share, on top of this thread's stack.
+
+    Raises:
+        failure: in place of CUDA's own errors; `what` begins its message.
+    """
+    primary.push()
+    try:
+        yield
+    except cuda.Error as error:
+        raise failure(f"{what}: CUDA failed: {' '.join(str(error).split())}") from error
+    finally:
+        cuda.Context.pop()

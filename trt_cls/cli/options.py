@@ -11,17 +11,21 @@ import click
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Set a field of the spec, as in train_config.n_epochs=3. Repeatable.",
+)
+"""The repeatable `--set FIELD=VALUE` as `overrides`."""
+
+
 def spec_options(*, required: bool) -> Decorator:
-    """`-e SPEC` as `spec` (a Path or None) and the repeatable `--set FIELD=VALUE` as `overrides`."""
+    """`-e SPEC` as `spec` (a Path or None), and `set_option`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="FIELD=VALUE",
-            help="Set a field of the spec, as in train_config.n_epochs=3. Repeatable.",
-        )(function)
+        function = set_option(function)
         return click.option(
             "-e",
             "--experiment-spec",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trt_cls.cli.options import common_options
+from trt_cls.cli.options import common_options, set_option
 from trt_cls.spec.experiment import Experiment
 
 
@@ -18,11 +18,7 @@ def command() -> None:
 
 
 def _spec_argument(function: Callable[..., Any]) -> Callable[..., Any]:
-    function = click.option(
-        "--set", "overrides", multiple=True, metavar="FIELD=VALUE",
-        help="Set a field of the spec, as in train_config.n_epochs=3. Repeatable.",
-    )(function)  # fmt: skip
-    return click.argument("spec", type=click.Path(path_type=Path))(function)
+    return click.argument("spec", type=click.Path(path_type=Path))(set_option(function))
 
 
 @command.command("check")

@@ -7,7 +7,7 @@ They differ in the module to import, see `RUNTIMES`. What is not known here: how
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from trt_cls.engines.engine import INPUT, OUTPUT, check_images, check_signature
 from trt_cls.engines.sidecar import Builder, Sidecar, read_plan, read_sidecar
 from trt_cls.errors import EngineError, MissingDependency
-from trt_cls.gpu import cuda_driver
+from trt_cls.gpu import cuda_driver, current_context
 
 RUNTIMES: dict[Builder, tuple[str, str]] = {"tensorrt": ("tensorrt", "gpu"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
 """Builder → Python module, extra that installs it."""
@@ -56,16 +56,8 @@ class TensorRtEngine:
             del self._device_in, self._device_out, self._host_in, self._host_out
         self._primary.detach()
 
-    @contextmanager
-    def _current(self) -> Iterator[None]:
-        """The primary context, which torch shares, on top of this thread's stack; CUDA's errors become EngineErrors."""
-        self._primary.push()
-        try:
-            yield
-        except self._cuda.Error as error:
-            raise EngineError(f"{self.backend}: CUDA failed: {' '.join(str(error).split())}") from error
-        finally:
-            self._cuda.Context.pop()
+    def _current(self) -> AbstractContextManager[None]:
+        return current_context(self._cuda, self._primary, EngineError, self.backend)
 
     def _open(self, path: Path, plan: bytes, sidecar: Sidecar) -> None:
         self._logger = make_logger(self._trt)

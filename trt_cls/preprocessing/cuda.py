@@ -9,8 +9,8 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
 from trt_cls.files import atomic
-from trt_cls.gpu import cuda_driver
+from trt_cls.gpu import cuda_driver, current_context
 from trt_cls.preprocessing.packing import BLOCK, grid, kernel_name, normalization, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
 
@@ -81,16 +81,8 @@ class CudaPreprocessing:
             del self._module, self._kernel, self._stream, self._input, self._output
         self._primary.detach()
 
-    @contextmanager
-    def _current(self) -> Iterator[None]:
-        """The primary context on top of this thread's stack; CUDA's errors become DeviceErrors."""
-        self._primary.push()
-        try:
-            yield
-        except self._cuda.Error as error:
-            raise DeviceError(f"preprocessing on the GPU: CUDA failed: {' '.join(str(error).split())}") from error
-        finally:
-            self._cuda.Context.pop()
+    def _current(self) -> AbstractContextManager[None]:
+        return current_context(self._cuda, self._primary, DeviceError, "preprocessing on the GPU")
 
 
 class _Buffer:
