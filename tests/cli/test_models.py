@@ -13,7 +13,7 @@ OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "reta
 
 class Row(NamedTuple):
     parameters: int
-    gmacs: float
+    gflops: float
     options: set[str]
 
 
@@ -43,7 +43,7 @@ def test_every_architecture_has_a_row(rows: dict[str, Row]) -> None:
 def test_sizes_are_those_that_torchvision_states(rows: dict[str, Row], arch: str, weights: str) -> None:
     meta = getattr(pytest.importorskip("torchvision").models, weights).DEFAULT.meta
     assert rows[arch].parameters == meta["num_params"]
-    assert rows[arch].gmacs == pytest.approx(meta["_ops"], abs=0.01)  # the table has two decimals
+    assert rows[arch].gflops == pytest.approx(meta["_ops"], abs=0.01)  # the table has two decimals
 
 
 def test_options_are_those_that_tao_honours(rows: dict[str, Row]) -> None:

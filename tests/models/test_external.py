@@ -10,11 +10,12 @@ from calibration import calibrate
 from torch import nn
 
 from trt_cls.contract import Contract, Preprocessing
-from trt_cls.errors import MissingDependency, RequestError
+from trt_cls.errors import MissingDependency, RequestError, TrtClsError
 from trt_cls.export.export import export
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint
-from trt_cls.models.pretrained import load_pretrained
+from trt_cls.models.external import hub_weights
+from trt_cls.models.pretrained import load_pretrained, take
 from trt_cls.spec.experiment import ModelConfig
 
 SIZE = 64
@@ -126,3 +127,46 @@ def test_a_missing_library_is_named(library: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingDependency, match=f'arch "{library}/resnet18" needs the package {library}'):
         build(ModelConfig(arch=f"{library}/resnet18"), 7)
+
+
+def test_weights_from_the_hub_are_all_taken_but_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pytest.importorskip("torchvision").models
+    cached = tmp_path / "hub" / "checkpoints" / Path(models.ResNet18_Weights.DEFAULT.url).name
+    cached.parent.mkdir(parents=True)
+    torch.manual_seed(1)
+    trained = models.resnet18()
+    torch.save(trained.state_dict(), cached)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked = contract("torchvision/resnet18").model
+    module = build(asked, len(CLASSES))
+    report = take(module, hub_weights(asked), "the hub")
+    assert report.new_head
+    assert [mismatch.name for mismatch in report.mismatched] == ["fc.weight", "fc.bias"]
+    assert not report.missing
+    assert torch.equal(module.get_parameter("layer4.1.conv2.weight"), trained.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    ("arch", "client"),
+    [
+        ("torchvision/resnet18", "torchvision.models._api.load_state_dict_from_url"),
+        ("timm/resnet18", "timm.create_model"),
+    ],
+)
+def test_a_hub_out_of_reach_names_the_way_round(arch: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: Any, **options: Any) -> None:
+        raise OSError("Network is unreachable")
+
+    pytest.importorskip(arch.split("/")[0])
+    monkeypatch.setattr(client, no_network)
+    with pytest.raises(TrtClsError, match=r"Network is unreachable.*train_config\.pretrained_model_path") as raised:
+        hub_weights(contract(arch).model)
+    assert raised.value.exit_code == 1
+
+
+def test_a_timm_network_without_weights_is_refused() -> None:
+    timm = pytest.importorskip("timm")
+    with_weights = {name.split(".")[0] for name in timm.list_models(pretrained=True)}
+    name = next(name for name in timm.list_models() if name not in with_weights)
+    with pytest.raises(RequestError, match="timm offers no weights"):
+        hub_weights(contract(f"timm/{name}").model)

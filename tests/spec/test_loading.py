@@ -130,6 +130,19 @@ def test_folders_of_the_needed_sections_must_exist(tmp_path: Path) -> None:
     load(spec, needs=["train_config", "eval_config"])
 
 
+@pytest.mark.parametrize("arch", ["torchvision/resnet18", "timm/resnet18", "resnet"])
+def test_the_hub_is_no_file_and_has_weights_for_networks_of_libraries_alone(arch: str, tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    text = spec_text(f'arch: "{arch}"', 'pretrained_model_path: "hub"')
+    text = text.replace('"train"', f'"{tmp_path}/train"').replace('"val"', f'"{tmp_path}/val"')
+    if "/" in arch:
+        loads(text, needs=["train_config"], paths=True)
+        return
+    with pytest.raises(SpecError, match='"hub" is no such file.*"hub" is for networks of torchvision and timm'):
+        loads(text, needs=["train_config"], paths=True)
+
+
 def test_an_empty_path_is_no_folder(tmp_path: Path) -> None:
     text = spec_text(evaluation="").replace('"test"', '""')
     with pytest.raises(SpecError, match="eval_dataset_path"):

@@ -13,7 +13,7 @@ from trt_cls.errors import MissingDependency
 if TYPE_CHECKING:
     from trt_cls.models.summary import Member
 
-HEADER = "arch             n_layers   parameters   GMACs  freeze_blocks  options"
+HEADER = "arch             n_layers   parameters  GFLOPs  freeze_blocks  options"
 
 
 @click.command("models")
@@ -26,7 +26,7 @@ def command() -> None:
     from trt_cls.spec.architectures import LIBRARIES
 
     click.echo(
-        f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; GMACs: 10⁹ multiply-adds an image\n"
+        f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; GFLOPs: 10⁹ multiply-adds an image\n"
     )
     click.secho(HEADER, bold=True)
     previous = None

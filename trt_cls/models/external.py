@@ -1,15 +1,16 @@
 """Classification networks of torchvision and timm: the library's own modules, so that their state dicts load by name.
 
-What the spec leaves to them is the input's size and channels and the number of classes; they start from random weights.
+What the spec leaves to them is the input's size and channels and the number of classes; they start from random weights,
+or from those that their library offers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trt_cls.errors import MissingDependency, RequestError, TrtClsError, did_you_mean
 from trt_cls.spec.experiment import ModelConfig
@@ -36,6 +37,51 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
             "set model_config.input_image_size or choose another arch"
         ) from error
     return module
+
+
+def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
+    """The trained weights that the network's library offers, from its cache or downloaded.
+
+    Raises:
+        RequestError: the library offers none.
+        TrtClsError: they can't be had here.
+        MissingDependency: the library is not installed.
+    """
+    library, _, name = config.arch.partition("/")
+    try:
+        return _torchvision_weights(name) if library == "torchvision" else _timm_weights(name, config.input_shape)
+    except TrtClsError:
+        raise
+    except Exception as error:  # a hub's client raises errors of its own when there is no network
+        reason = " ".join(str(error).split())
+        raise TrtClsError(
+            f"the weights of {config.arch} can't be had from {library}'s hub ({reason}); expected a network "
+            "connection; or download the file elsewhere and name it as train_config.pretrained_model_path"
+        ) from error
+
+
+def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise MissingDependency("torchvision", f'arch "torchvision/{name}"', "train") from error
+    tensors: Mapping[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(
+        progress=False, check_hash=True
+    )
+    return tensors
+
+
+def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingDependency("timm", f'arch "timm/{name}"', "timm") from error
+    if not timm.is_model_pretrained(name):
+        raise RequestError(f"timm offers no weights for {name}; expected a file; leave pretrained_model_path out")
+    overlay = {"input_size": input_shape}
+    trained = timm.create_model(name, pretrained=True, in_chans=input_shape[0], pretrained_cfg_overlay=overlay)
+    tensors: Mapping[str, Tensor] = trained.state_dict()
+    return tensors
 
 
 def _from_torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Module:

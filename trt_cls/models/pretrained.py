@@ -37,7 +37,8 @@ class Mismatch:
 class Report:
     """What became of the tensors of a file and of a network."""
 
-    path: Path
+    source: str
+    """The file, or whose weights they are."""
     matched: tuple[str, ...]
     """Taken from the file."""
     mismatched: tuple[Mismatch, ...]
@@ -50,7 +51,7 @@ class Report:
     """Whether the layer that tells the classes apart starts afresh."""
 
     def __str__(self) -> str:
-        parts = [f"{self.path}: {len(self.matched)} of {self._expected} tensors taken"]
+        parts = [f"{self.source}: {len(self.matched)} of {self._expected} tensors taken"]
         if self.new_head:
             parts.append("the head starts afresh")
         parts += [
@@ -79,7 +80,16 @@ def load_pretrained(module: nn.Module, path: Path) -> Report:
         ArtefactError: the file can't be read, or not one tensor fits.
         MissingDependency: h5py is not installed, and the file is .hdf5.
     """
-    given = _unprefixed(_read(path))
+    return take(module, _read(path), str(path))
+
+
+def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Report:
+    """Copies into `module` every one of `tensors` that fits; `source` names them in messages.
+
+    Raises:
+        ArtefactError: not one fits.
+    """
+    given = _unprefixed(tensors)
     own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
     common = own.keys() & given.keys()
     matched = [name for name in own if name in common and own[name].shape == given[name].shape]
@@ -90,14 +100,15 @@ def load_pretrained(module: nn.Module, path: Path) -> Report:
     ]
     if not matched:
         raise ArtefactError(
-            f"{path}: none of its {len(given)} tensors fits by name and shape ({_some(given)}); expected names such as "
-            f"{next(iter(own))}; set model_config as the weights were trained, or leave pretrained_model_path out"
+            f"{source}: none of its {len(given)} tensors fits by name and shape ({_some(given)}); expected names "
+            f"such as {next(iter(own))}; set model_config as the weights were trained, or leave "
+            "pretrained_model_path out"
         )
     with torch.no_grad():
         for name in matched:
             own[name].copy_(given[name])
     return Report(
-        path,
+        source,
         tuple(matched),
         tuple(mismatched),
         missing=tuple(name for name in own if name not in common),

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 LIBRARIES = ("torchvision", "timm")
 """Libraries whose classification networks a spec can name, as in "torchvision/resnet18"."""
 
+HUB = "hub"
+"""As `pretrained_model_path`: the weights that the library of such a network offers for download."""
+
 _EXTERNAL = re.compile(rf"({'|'.join(LIBRARIES)})/\w+", re.ASCII)
 
 

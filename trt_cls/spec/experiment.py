@@ -231,7 +231,9 @@ class TrainConfig:
 
     train_dataset_path: str = required("folder with one sub-folder of images per class")
     val_dataset_path: str = required("the same, for validation after each epoch")
-    pretrained_model_path: str = option("", "model file whose weights the training starts from")
+    pretrained_model_path: str = option(
+        "", 'model file whose weights the training starts from; "hub": those that torchvision or timm offers'
+    )
     batch_size_per_gpu: int = option(32, "images a step on each GPU", at_least(1))
     n_epochs: int = option(120, "passes over the training images", at_least(1))
     n_workers: int = option(10, "processes that load images; 0: the main process", at_least(0))

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from trt_cls.errors import did_you_mean
-from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES, Architecture, is_external
+from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, is_external
 from trt_cls.spec.conversion import shown
 from trt_cls.spec.experiment import Experiment, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
 from trt_cls.spec.report import Report
@@ -55,8 +55,11 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
                 found = "no folder" if os.path.exists(folder) else "no such folder"
                 report.add(path, f"{shown(folder)} is {found}, expected one with a sub-folder of images per class")
         path, model = f"{section}.pretrained_model_path", getattr(config, "pretrained_model_path", "")
-        if model and report.sound(path) and not os.path.isfile(model):
-            report.add(path, f"{shown(model)} is no such file, expected a model file, or the field left out")
+        from_hub = model == HUB and experiment.model_config and is_external(experiment.model_config.arch)
+        if model and not from_hub and report.sound(path) and not os.path.isfile(model):
+            message = f"{shown(model)} is no such file, expected a model file, or the field left out"
+            hint = f'; "{HUB}" is for networks of {" and ".join(LIBRARIES)}' if model == HUB else ""
+            report.add(path, message + hint)
 
 
 def resolved(experiment: Experiment, report: Report) -> Experiment:

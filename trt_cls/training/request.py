@@ -13,9 +13,10 @@ from trt_cls.data.folder import ImageFolder, image_folder, read_classmap
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.errors import RequestError
 from trt_cls.models import build
-from trt_cls.models.pretrained import load_pretrained
+from trt_cls.models.pretrained import Report, load_pretrained, take
 from trt_cls.preprocessing.description import preprocessing_from_spec
-from trt_cls.spec.experiment import Experiment, TrainConfig
+from trt_cls.spec.architectures import HUB, is_external
+from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
 from trt_cls.training.reporter import Reporter
 
 
@@ -80,8 +81,16 @@ def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter, *, r
     torch.manual_seed(config.random_seed)
     model = build(data.contract.model, len(data.contract.classes))
     if config.pretrained_model_path and not resume:
-        reporter.line(str(load_pretrained(model, Path(config.pretrained_model_path))))
+        reporter.line(str(_pretrained(model, data.contract.model, config.pretrained_model_path)))
     return model
+
+
+def _pretrained(model: nn.Module, config: ModelConfig, path: str) -> Report:
+    if path != HUB or not is_external(config.arch):
+        return load_pretrained(model, Path(path))
+    from trt_cls.models.external import hub_weights
+
+    return take(model, hub_weights(config), f"{config.arch} from its hub")
 
 
 def _refuse_trackers(config: TrainConfig) -> None:
