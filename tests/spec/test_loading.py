@@ -139,7 +139,7 @@ def test_the_hub_is_no_file_and_has_weights_for_networks_of_libraries_alone(arch
     if "/" in arch:
         loads(text, needs=["train_config"], paths=True)
         return
-    with pytest.raises(SpecError, match='"hub" is no such file.*"hub" is for networks of torchvision and timm'):
+    with pytest.raises(SpecError, match=r'"hub" is no such file.*"hub" is for networks of torchvision and timm'):
         loads(text, needs=["train_config"], paths=True)
 
 
