@@ -46,6 +46,19 @@ def test_every_command_and_the_python_run(checkout: Path) -> None:
         exec(compile(code, "README.md", "exec"), {})
 
 
+def test_the_demo_goes_all_the_way_and_reuses_what_is_there(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main(["demo", "-r", "runs/demo"]) == 0
+    first, second = capsys.readouterr().out.split("All of it took")[:2]
+    assert "$ trt-cls train " in first
+    assert "$ trt-cls train " not in second
+    for out in (first, second):
+        assert "40 digits that the network was not trained on" in out
+        assert re.search(r"ONNX FP16 .* 100\.00% ", out)
+    for precision in ("fp32", "fp16"):
+        assert (checkout / f"runs/demo/digits_{precision}.onnx").exists()
+
+
 def test_links_lead_to_files() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
     assert targets

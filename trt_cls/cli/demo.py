@@ -42,7 +42,8 @@ def command(results: Path) -> None:
     start = time.perf_counter()
     write_digits(results_folder(results) / "data")
     checkpoint = _train(results)
-    rows = [_row("network", checkpoint, _evaluate(results, checkpoint))]
+    evaluation = _evaluate(results, checkpoint)
+    rows = [_row("network", checkpoint, evaluation)]
     for precision in PRECISIONS:
         onnx = _export(results, checkpoint, precision)
         rows.append(
@@ -53,7 +54,7 @@ def command(results: Path) -> None:
                 _run("compare", checkpoint, onnx, "--images", _test(results)),
             )
         )
-    _print_table(rows, results)
+    _print_table(rows, results, images=len(evaluation.predictions.samples))
     click.echo(f"All of it took {time.perf_counter() - start:.0f} s.")
 
 
@@ -120,11 +121,11 @@ def _row(name: str, path: Path, evaluation: Evaluation, comparison: Comparison |
     )
 
 
-def _print_table(rows: list[tuple[str, ...]], results: Path) -> None:
+def _print_table(rows: list[tuple[str, ...]], results: Path, images: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="\n1,000 digits that the network was not trained on", title_justify="left")
+    table = Table(title=f"\n{images:,} digits that the network was not trained on", title_justify="left")
     table.add_column("")
     for column in ("size", "right", "same answer", "max |Δp|", "images/s"):
         table.add_column(column, justify="right")
