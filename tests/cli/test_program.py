@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from trt_cls.cli import COMMANDS, main, program
+
+
+def modules_after(*arguments: str) -> set[str]:
+    code = f"import sys; from trt_cls.cli import main; main({list(arguments)}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_imports_click_and_little_else() -> None:
+    found = modules_after("--help")
+    assert {name for name in found if name.startswith("trt_cls")} == {
+        "trt_cls", "trt_cls.cli", "trt_cls.errors", "trt_cls.version",
+    }  # fmt: skip
+    # Python itself brings 80 modules, click 100 more; numpy alone would be 150, torch 1,500.
+    assert len(found) < 250
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_tells_its_flags_without_torch(name: str) -> None:
+    assert not {"torch", "onnx", "onnxruntime", "numpy"} & modules_after(name, "--help")
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_a_commands_own_help_begins_as_its_line_in_the_list(name: str) -> None:
+    command = program.get_command(click.Context(program), name)
+    assert (command.help or "").split()[0] == COMMANDS[name].split()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evalute"], 'error: no command "evalute"; did you mean "evaluate"?'),
+        (["xyz"], 'error: no command "xyz"; trt-cls --help lists them'),
+        (["train"], "error: Missing option '-e'"),
+        (["compare", "a.onnx"], "error: Missing argument 'B'."),
+        (["infer", "-m", "absent.onnx", "-i", "absent.png", "--top-k", "0"], "error: Invalid value for '--top-k'"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_a_key_is_ignored_with_a_line_and_verbose_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["infer", "-m", "absent.onnx", "-i", "absent.png", "-k", "secret"]
+    assert main(arguments) == 2
+    plain = capsys.readouterr().err
+    assert plain.splitlines()[0] == "-k/--key is ignored: models are not encrypted here"
+    assert "Traceback" not in plain
+    assert main([*arguments, "-v"]) == 2
+    assert "Traceback" in capsys.readouterr().err
