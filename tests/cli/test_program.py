@@ -20,8 +20,8 @@ def test_help_imports_click_and_little_else() -> None:
     assert {name for name in found if name.startswith("trt_cls")} == {
         "trt_cls", "trt_cls.cli", "trt_cls.errors", "trt_cls.version",
     }  # fmt: skip
-    # Python itself brings 80 modules, click 100 more; numpy alone would be 150, torch 1,500.
-    assert len(found) < 250
+    # 129 on Python 3.11, of which Python itself brings 68 and click 36; numpy would bring 116 more, torch 1,000.
+    assert len(found) < 160
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

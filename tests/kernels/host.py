@@ -26,7 +26,7 @@ FLAGS += ["-U_FORTIFY_SOURCE"]  # some systems set it, and it aborts on jumps be
 
 
 @cache
-def library() -> ctypes.CDLL:
+def build() -> ctypes.CDLL:
     """The kernels as C functions; skips where there is no g++. `TRT_CLS_KERNEL_FLAGS` is passed to the compiler too."""
     if not (compiler := shutil.which("g++")):
         pytest.skip("g++ is not installed: the kernel can't be built for the CPU")
@@ -48,7 +48,7 @@ def launch(name: str, blocks: Sequence[int], threads: Sequence[int], arguments: 
     pointer, number = ctypes.c_void_p, ctypes.c_int
     types = [pointer] * 4 + [number] * 3 + [pointer]
     values = [kind(value) for kind, value in zip(types, arguments, strict=True)]
-    library()[f"launch_{name}"](shape(*blocks), shape(*threads), *values)
+    build()[f"launch_{name}"](shape(*blocks), shape(*threads), *values)
 
 
 def preprocess(images: Sequence[np.ndarray], preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:

@@ -100,7 +100,7 @@ def check_batches(preprocessing: Preprocessing) -> None:
 def test_tensors_are_those_of_the_executor_on_the_cpu(
     preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.library()
+    host.build()
     monkeypatch.setattr(cuda, "cuda_driver", lambda *told: driver())
     monkeypatch.setattr(cuda, "compiled", lambda architecture, folder: Path(f"{architecture}.cubin"))
     check_batches(preprocessing)

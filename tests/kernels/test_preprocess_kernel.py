@@ -90,7 +90,7 @@ def test_pixels_are_pillows_for_random_sizes_up_to_large_ones(seed: int) -> None
 @pytest.mark.slow
 def test_nothing_outside_the_arrays_is_touched() -> None:
     """The random sizes once more, in a process with AddressSanitizer."""
-    host.library()
+    host.build()
     asan = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     if not Path(asan.stdout.strip()).is_absolute():
         pytest.skip("g++ has no AddressSanitizer")

@@ -80,7 +80,6 @@ def test_a_head_for_other_classes_starts_afresh_and_is_said_to(tmp_path: Path) -
     assert report.new_head
     assert "the head starts afresh" in str(report)
     assert "predictions.weight (5×1024 in the file, 3×1024 here)" in str(report)
-    assert "\n" not in str(report)
 
 
 def test_what_one_side_lacks_is_listed(tmp_path: Path) -> None:

@@ -51,19 +51,19 @@ class Report:
     """Whether the layer that tells the classes apart starts afresh."""
 
     def __str__(self) -> str:
-        parts = [f"{self.source}: {len(self.matched)} of {self._expected} tensors taken"]
-        if self.new_head:
-            parts.append("the head starts afresh")
-        parts += [
-            f"{label}: {_some(names)}"
+        lines = [f"weights of {self.source}: {len(self.matched)} of {self._expected} tensors taken"]
+        lines += [
+            f"  {label:18} {len(names):5}  {_some(names)}"
             for label, names in (
-                ("other shape", self.mismatched),
+                ("of another shape", self.mismatched),
                 ("not in the file", self.missing),
                 ("not in the network", self.unused),
             )
             if names
         ]
-        return "; ".join(parts)
+        if self.new_head:
+            lines.append("  the head starts afresh")
+        return "\n".join(lines)
 
     @property
     def _expected(self) -> int:
