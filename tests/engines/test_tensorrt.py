@@ -12,8 +12,9 @@ from trt_cls.engines import open_engine
 from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, write_sidecar
 from trt_cls.engines.tensorrt import make_logger, split
 from trt_cls.errors import ArtefactError, DeviceError, MissingDependency
+from trt_cls.gpu import visible_gpu
 
-NO_GPU = find_spec("pycuda") is None or not Path("/dev/nvidiactl").exists()
+NO_GPU = find_spec("pycuda") is None or visible_gpu() is None
 SMALLEST, LARGEST = 2, 5
 
 
@@ -92,7 +93,7 @@ def test_the_runtime_has_every_name_that_is_used(package: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(NO_GPU, reason="no GPU")
+@pytest.mark.skipif(NO_GPU, reason="no NVIDIA GPU, or no pycuda")
 @pytest.mark.parametrize("images", [1, 4, 12])
 def test_answers_as_onnx_runtime_does(tmp_path: Path, images: int) -> None:
     plan = write_engine(tmp_path)

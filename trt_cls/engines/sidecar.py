@@ -1,7 +1,7 @@
 """The JSON file beside a TensorRT plan: contract, fingerprints, and where the plan runs.
 
-The plan itself stays pristine, so that trtexec, DeepStream and Triton load it as it is. What is not known here: how a
-plan is built or run.
+The plan itself stays pristine: nothing is glued in front of it that other programs would not read. What is not known
+here: how a plan is built or run.
 """
 
 from __future__ import annotations

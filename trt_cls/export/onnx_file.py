@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOGITS = "logits"
 BATCH = "N"
 OPSET = 20
-"""ONNX Runtime needs 19 for Q/DQ in float16; TensorRT 10.3 and later read 20."""
+"""ONNX Runtime needs 19 for Q/DQ in float16; TensorRT-RTX 1.7 reads 20."""
 PARITY_KEY = "trt_cls.parity"
 
 

@@ -6,17 +6,12 @@ Each stage works on one part of its channels and joins the other part, untouched
 from __future__ import annotations
 
 from trt_cls.models.builder import Builder, Value
-from trt_cls.models.darknet import STAGES_19, STAGES_53, residual_unit, unit
+from trt_cls.models.darknet import STAGES_19, STAGES_53, assembled, residual_unit, unit
 
 
 def network(net: Builder, num_classes: int) -> Value:
-    """conv1, five stages, head. Freeze ids: 0 conv1, 1 to 5 the stages."""
-    with net.block(0):
-        x = unit(net, net.input, "conv1", 32, 3)
-    x = (stages_19 if net.config.n_layers == 19 else stages_53)(net, x)
-    if net.config.retain_head:
-        return net.dense(net.global_average(x, "avgpool"), "predictions", num_classes)
-    return net.classifier(x, num_classes)
+    """DarkNet with other stages; the same freeze ids."""
+    return assembled(net, num_classes, stages_19 if net.config.n_layers == 19 else stages_53)
 
 
 def stages_19(net: Builder, x: Value) -> Value:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trt_cls.models.builder import Builder, Value
 
 STAGES_19 = ((64, 1), (128, 3), (256, 3), (512, 5), (1024, 5))
@@ -10,11 +12,19 @@ STAGES_53 = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
 """Filters and residual units."""
 
 
+Stages = Callable[[Builder, Value], Value]
+
+
 def network(net: Builder, num_classes: int) -> Value:
+    """See `assembled`."""
+    return assembled(net, num_classes, stages_19 if net.config.n_layers == 19 else stages_53)
+
+
+def assembled(net: Builder, num_classes: int, stages: Stages) -> Value:
     """conv1, five stages, head. Freeze ids: 0 conv1, 1 to 5 the stages."""
     with net.block(0):
         x = unit(net, net.input, "conv1", 32, 3)
-    x = (stages_19 if net.config.n_layers == 19 else stages_53)(net, x)
+    x = stages(net, x)
     if net.config.retain_head:
         return net.dense(net.global_average(x, "avgpool"), "predictions", num_classes)
     return net.classifier(x, num_classes)
