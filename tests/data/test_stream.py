@@ -13,8 +13,8 @@ from pixel_reference import preprocessing_of
 from trt_cls.data import stream as stream_module
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Batch, Skipped, stream
-from trt_cls.preprocessing.images import decode
-from trt_cls.preprocessing.pillow import preprocess
+from trt_cls.preprocessing.images import decode, read
+from trt_cls.preprocessing.pillow import Pixels, preprocess
 
 PREPROCESSING = preprocessing_of("rgb", "bilinear", "center", "24x16", "caffe")
 BROKEN = (3, 4, 5, 9)
@@ -67,11 +67,11 @@ def test_images_too_thin_for_the_crop_are_skipped(tmp_path: Path) -> None:
 def test_the_look_ahead_is_bounded(samples: list[Sample], workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
 
-    def watched(path: Path, channels: int) -> Image.Image:
+    def watched(path: Path, channels: int) -> Pixels:
         started.append(path)
-        return decode(path, channels)
+        return read(path, channels)
 
-    monkeypatch.setattr(stream_module, "decode", watched)
+    monkeypatch.setattr(stream_module, "read", watched)
     batches = stream(samples * 20, PREPROCESSING, batch_size=3, workers=workers)
     for handed_out in range(1, 20):
         next(batches)
@@ -83,10 +83,10 @@ def test_the_look_ahead_is_bounded(samples: list[Sample], workers: int, monkeypa
 def test_an_error_that_is_not_the_images_fault_is_raised(
     samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(path: Path, channels: int) -> Image.Image:
+    def failing(path: Path, channels: int) -> Pixels:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(stream_module, "decode", failing)
+    monkeypatch.setattr(stream_module, "read", failing)
     with pytest.raises(ZeroDivisionError):
         list(stream(samples, PREPROCESSING, batch_size=3, workers=2))
 

@@ -27,17 +27,25 @@ FLAGS += ["-U_FORTIFY_SOURCE"]  # some systems set it, and it aborts on jumps be
 
 @cache
 def build() -> ctypes.CDLL:
-    """The kernels as C functions; skips where there is no g++. `TRT_CLS_KERNEL_FLAGS` is passed to the compiler too."""
+    """The kernels as C functions; skips where there is no g++."""
+    return compiled(WRAPPER, FLAGS, includes=(KERNEL, HERE / "cuda_on_cpu.h"))
+
+
+def compiled(source: Path, flags: Sequence[str], includes: Sequence[Path] = ()) -> ctypes.CDLL:
+    """A library of `source`, compiled once for each state of the files and flags; skips where there is no g++.
+
+    `TRT_CLS_KERNEL_FLAGS` is passed to the compiler too.
+    """
     if not (compiler := shutil.which("g++")):
-        pytest.skip("g++ is not installed: the kernel can't be built for the CPU")
-    flags = [*FLAGS, *os.environ.get("TRT_CLS_KERNEL_FLAGS", "").split()]
-    sources = b"".join(path.read_bytes() for path in (KERNEL, WRAPPER, HERE / "cuda_on_cpu.h"))
-    key = hashlib.sha256(sources + repr(flags).encode()).hexdigest()[:16]
+        pytest.skip("g++ is not installed: kernels can't be built for the CPU")
+    flags = [*flags, *os.environ.get("TRT_CLS_KERNEL_FLAGS", "").split()]
+    content = b"".join(path.read_bytes() for path in (source, *includes))
+    key = hashlib.sha256(content + repr(flags).encode()).hexdigest()[:16]
     built = Path(tempfile.gettempdir()) / f"trt-cls-kernels-{os.getuid()}" / f"{key}.so"
     if not built.exists():
         built.parent.mkdir(exist_ok=True)
         beside = built.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler, *flags, "-shared", "-fPIC", "-o", beside, WRAPPER], check=True)
+        subprocess.run([compiler, *flags, "-shared", "-fPIC", "-o", beside, source], check=True)
         beside.rename(built)
     return ctypes.CDLL(str(built))
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
+import runpy
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from gpu_stand_in import StandIn
 from PIL import Image
 
-from kernels import host
 from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError, DeviceError, MissingDependency
@@ -20,65 +19,6 @@ from trt_cls.preprocessing import cuda, pillow
 
 COLOR = Preprocessing(3, 40, 36, "center", "bicubic", "bgr", 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GRAY = Preprocessing(1, 24, 50, "none", "bilinear", "gray", 1.0, (117.3786,), (1.0,))
-
-
-class Memory:
-    """What mem_alloc returns: known by its address alone."""
-
-    def __init__(self, size: int) -> None:
-        self.content = ctypes.create_string_buffer(size)
-
-    def __int__(self) -> int:
-        return ctypes.addressof(self.content)
-
-
-class DriverError(Exception):
-    pass
-
-
-class Kernel:
-    """A prepared function: launched with addresses and whole numbers."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def prepare(self, types: str) -> Kernel:
-        assert types == "PPPPiiiP"
-        return self
-
-    def prepared_async_call(
-        self, grid: tuple[int, ...], block: tuple[int, ...], stream: object, *arguments: int
-    ) -> None:
-        _, sources, tables, numbers, *_ = arguments
-        assert (sources % 8, tables % 4, numbers % 4) == (0, 0, 0)
-        host.launch(self.name, grid, block, arguments)
-
-
-def copy_in(device: Memory, array: np.ndarray, stream: object) -> None:
-    assert array.nbytes <= len(device.content)
-    ctypes.memmove(int(device), array.ctypes.data, array.nbytes)
-
-
-def copy_out(array: np.ndarray, device: Memory, stream: object) -> None:
-    assert array.nbytes <= len(device.content)
-    ctypes.memmove(array.ctypes.data, int(device), array.nbytes)
-
-
-def driver() -> SimpleNamespace:
-    """The names of pycuda.driver that the executor uses, on the CPU."""
-    context = SimpleNamespace(push=lambda: None, detach=lambda: None)
-    device = SimpleNamespace(compute_capability=lambda: (9, 0), retain_primary_context=lambda: context)
-    return SimpleNamespace(
-        Error=DriverError,
-        Device=lambda number: device,
-        Context=SimpleNamespace(pop=lambda: None),
-        Stream=lambda: SimpleNamespace(synchronize=lambda: None),
-        module_from_file=lambda path: SimpleNamespace(get_function=Kernel),
-        pagelocked_empty=np.empty,
-        mem_alloc=Memory,
-        memcpy_htod_async=copy_in,
-        memcpy_dtoh_async=copy_out,
-    )
 
 
 def check_batches(preprocessing: Preprocessing) -> None:
@@ -97,14 +37,29 @@ def check_batches(preprocessing: Preprocessing) -> None:
         np.testing.assert_array_equal(tensors.view(np.uint32), expected.view(np.uint32))
 
 
+needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on PATH")
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    gpu = StandIn((1, 1))
+    gpu.install(monkeypatch)
+    return gpu
+
+
 @pytest.mark.parametrize("preprocessing", [COLOR, GRAY])
-def test_tensors_are_those_of_the_executor_on_the_cpu(
-    preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host.build()
-    monkeypatch.setattr(cuda, "cuda_driver", lambda *told: driver())
-    monkeypatch.setattr(cuda, "compiled", lambda architecture, folder: Path(f"{architecture}.cubin"))
+def test_tensors_are_those_of_the_executor_on_the_cpu(preprocessing: Preprocessing, stand_in: StandIn) -> None:
     check_batches(preprocessing)
+    stand_in.assert_all_freed()
+
+
+def test_what_compute_sanitizer_runs_finds_no_difference(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).resolve().parents[1] / "gpu" / "small_batches.py"
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert (ended.value.code, capsys.readouterr().out) == (
+        0, "40 descriptions × 8 images: 0 values differ from the CPU's\n",
+    )  # fmt: skip
 
 
 @pytest.mark.gpu
@@ -115,19 +70,18 @@ def test_tensors_are_those_of_the_executor_on_the_cpu_bit_for_bit_on_a_gpu(prepr
     check_batches(preprocessing)
 
 
-def test_errors_of_the_driver_and_of_images_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(size: int) -> None:
-        raise DriverError("cuMemAlloc failed:\nout of memory")
-
-    fake = driver()
-    monkeypatch.setattr(fake, "mem_alloc", no_memory)
-    monkeypatch.setattr(cuda, "cuda_driver", lambda *told: fake)
-    monkeypatch.setattr(cuda, "compiled", lambda architecture, folder: Path("sm_90.cubin"))
+def test_errors_of_the_driver_and_of_images_are_told_apart(stand_in: StandIn) -> None:
     executor = cuda.CudaPreprocessing(COLOR)
-    with pytest.raises(DeviceError, match=r"CUDA failed: cuMemAlloc failed: out of memory"):
-        executor.preprocess([np.zeros((9, 9, 3), np.uint8)])
+    for allocation in range(4):
+        stand_in.fail_allocation_after = allocation
+        with pytest.raises(DeviceError, match=r"CUDA failed: cuMemAlloc failed: out of memory"):
+            executor.preprocess([np.zeros((9, 9, 3), np.uint8)] * 2 ** (2 * allocation))
+    stand_in.fail_allocation_after = -1
     with pytest.raises(DataError, match="too long and thin"):
         executor.preprocess([np.zeros((1, 500_000, 3), np.uint8)])
+    assert executor.preprocess([np.zeros((9, 9, 3), np.uint8)]).shape == (1, 3, 40, 36)
+    executor.close()
+    stand_in.assert_all_freed()
 
 
 def test_without_pycuda_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +107,14 @@ def test_without_a_compiler_the_cure_is_named(tmp_path: Path, monkeypatch: pytes
         cuda.compiled("sm_90", tmp_path)
 
 
-needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on PATH")
+@needs_nvcc
+def test_without_a_compiler_what_it_made_before_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = cuda.compiled("sm_90", tmp_path / "cache")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(cuda, "TOOLKIT", str(tmp_path / "nvcc"))
+    assert cuda.compiled("sm_90", tmp_path / "cache") == made
+    with pytest.raises(DeviceError, match="nvcc"):
+        cuda.compiled("sm_89", tmp_path / "cache")
 
 
 @needs_nvcc

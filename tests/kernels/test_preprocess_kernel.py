@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from image_strategies import CROPS, FILTERS, Case, cases, noise, plain
 from PIL import Image
 from pixel_reference import COLOR, GRAY, preprocessing_of
 from shared_data import photos, tao
@@ -22,30 +24,12 @@ from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.packing import pack
 from trt_cls.preprocessing.pillow import fit, hwc, normalize
 
-FILTERS = ["bilinear", "bicubic"]
-CROPS = ["center", "none"]
-
-
-def plain(channels: int, height: int, width: int, crop: str, filter_name: str) -> Preprocessing:
-    """One whose tensors are the resized pixels themselves."""
-    order = "rgb" if channels == 3 else "gray"
-    ones, zeros = (1.0,) * channels, (0.0,) * channels
-    return Preprocessing(channels, height, width, crop, filter_name, order, 1.0, zeros, ones)
-
 
 def different_pixels(images: list[Image.Image], preprocessing: Preprocessing) -> int:
     """How many values the kernel and Pillow disagree on, over the batch."""
     tensors = host.preprocess([hwc(image) for image in images], preprocessing)
     expected = np.stack([fit(image, preprocessing) for image in images]).transpose(0, 3, 1, 2)
     return np.count_nonzero(tensors != expected)
-
-
-def noise(random: np.random.Generator, width: int, height: int, channels: int) -> Image.Image:
-    """Random pixels, or only black and white ones, which drive bicubic sums beyond both ends of the range."""
-    pixels = random.integers(0, 256, (height, width, channels), dtype=np.uint8)
-    if random.random() < 0.5:
-        pixels = np.where(pixels < 128, np.uint8(0), np.uint8(255))
-    return Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
 
 
 def log_uniform(random: np.random.Generator, largest: int) -> int:
@@ -85,6 +69,20 @@ def test_pixels_are_pillows_for_random_sizes(seed: int) -> None:
 def test_pixels_are_pillows_for_random_sizes_up_to_large_ones(seed: int) -> None:
     check_random_batches(seed, batches=120, largest=400, target=260)  # 19,200 images
     check_random_batches(seed, batches=2, largest=4000, target=300)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=2000)
+@given(cases())
+def test_any_size_up_to_a_large_one_becomes_any_other_as_by_pillow(case: Case) -> None:
+    image = case.image()
+    try:
+        fit(image, case.preprocessing)
+    except DataError:
+        with pytest.raises(DataError, match="too long and thin"):
+            pack([hwc(image)], case.preprocessing)
+        return
+    assert different_pixels([image], case.preprocessing) == 0
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, fit, hwc, resize
+from trt_cls.preprocessing.cpu import fit, window
+from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, hwc
+from trt_cls.preprocessing.resampling import Axis
 from trt_cls.spec.experiment import TrainConfig
 
 SMALLEST_CROP = 0.45
@@ -29,8 +31,8 @@ def draws_for(seed: int, epoch: int, index: int) -> Random:
     return Random(f"{seed}/{epoch}/{index}")
 
 
-def augment(image: Image.Image, preprocessing: Preprocessing, train: TrainConfig, rng: Random) -> Pixels:
-    """One training image, [H,W,C]: crop, colours, mirroring, in this order.
+def augment(image: Image.Image | Pixels, preprocessing: Preprocessing, train: TrainConfig, rng: Random) -> Pixels:
+    """One training image, [H,W,C], of a decoded one: crop, colours, mirroring, in this order.
 
     Without enable_random_crop the image is fitted as for validation and keeps its colours.
 
@@ -44,27 +46,30 @@ def augment(image: Image.Image, preprocessing: Preprocessing, train: TrainConfig
                 pixels, rng.uniform(-HUE, HUE), rng.uniform(-SATURATION, SATURATION), rng.uniform(-CONTRAST, CONTRAST)
             )
     else:
-        pixels = fit(image, preprocessing)
+        pixels = fit(hwc(image), preprocessing)
     if not train.disable_horizontal_flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     return pixels
 
 
-def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: Random) -> Pixels:
+def random_crop(image: Image.Image | Pixels, preprocessing: Preprocessing, rng: Random) -> Pixels:
     """A part of the image in the network's size, [H,W,C]; an image of that size is returned whole.
 
     Raises:
         DataError: the image is too long and thin for a crop.
     """
-    width, height = preprocessing.width, preprocessing.height
-    if image.size == (width, height):
-        return hwc(image)
+    pixels = hwc(image)
+    have = pixels.shape[1], pixels.shape[0]
+    width, height = want = preprocessing.width, preprocessing.height
+    if have == want:
+        return pixels
     share = rng.uniform(SMALLEST_CROP, 1)
-    covering = covering_size(image.size, (width / share, height / share))
-    resized = resize(image, (max(covering[0], width), max(covering[1], height)), preprocessing.filter)
-    left = rng.randint(0, resized.width - width)
-    top = rng.randint(0, resized.height - height)
-    return hwc(resized.crop((left, top, left + width, top + height)))
+    covering = covering_size(have, (width / share, height / share))
+    resized = max(covering[0], width), max(covering[1], height)
+    left = rng.randint(0, resized[0] - width)
+    top = rng.randint(0, resized[1] - height)
+    across, down = Axis(have[0], resized[0], left, width), Axis(have[1], resized[1], top, height)
+    return window(pixels, (across, down), preprocessing.filter)
 
 
 def change_colors(pixels: Pixels, hue: float, saturation: float, contrast: float) -> Pixels:

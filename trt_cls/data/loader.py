@@ -26,7 +26,7 @@ from trt_cls.data.augmentation import augment, draws_for, mixup, smoothed_target
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.errors import DataError
-from trt_cls.preprocessing.images import decode
+from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Pixels, normalize
 from trt_cls.spec.experiment import TrainConfig
 
@@ -53,6 +53,7 @@ class _Order:
 
     epoch: int
     step: int
+    """Counts the batches of the epoch, those of all processes."""
     samples: tuple[tuple[int, Sample], ...]
     """Each with its index in the dataset."""
 
@@ -63,10 +64,21 @@ class TrainingLoader:
     At most n_workers processes work ahead, and no more than there are processors or batches.
     The last partial batch is kept; where it would hold a single image, which batch normalisation can't train on, that
     image joins the batch before.
+
+    Process `rank` of `world_size` that train together gets its share of batches of batch_size_per_gpu · world_size:
+    their shares of a step are together the batch that one process with that batch size would get.
     """
 
-    def __init__(self, folder: ImageFolder, preprocessing: Preprocessing, train_config: TrainConfig) -> None:
-        self._orders = _Orders(folder.samples, train_config.batch_size_per_gpu, train_config.random_seed)
+    def __init__(
+        self,
+        folder: ImageFolder,
+        preprocessing: Preprocessing,
+        train_config: TrainConfig,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        batch_size = train_config.batch_size_per_gpu * world_size
+        self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size)
         workers = min(train_config.n_workers, self._orders.steps, _processors())
         self._loader: DataLoader[TrainingBatch] = DataLoader(
             _Batches(preprocessing, train_config, len(folder.classes)),
@@ -94,10 +106,11 @@ class TrainingLoader:
 class _Orders(Sampler[_Order]):
     """Which samples make up each batch of `epoch`; lives in the main process, so that workers hold no state."""
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int) -> None:
+    def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self._samples = samples
         self._batch_size = batch_size
         self._seed = seed
+        self._rank, self._world_size = rank, world_size
         full, rest = divmod(len(samples), batch_size)
         self.steps = full if rest == 1 and full else full + (rest > 0)
         self.epoch = 0
@@ -112,7 +125,13 @@ class _Orders(Sampler[_Order]):
         for step in range(start_step, self.steps):
             start = step * self._batch_size
             end = start + self._batch_size if step + 1 < self.steps else len(indices)
-            yield _Order(epoch, step, tuple((index, self._samples[index]) for index in indices[start:end]))
+            share = tuple((index, self._samples[index]) for index in self._share(indices[start:end]))
+            yield _Order(epoch, step * self._world_size + self._rank, share)
+
+    def _share(self, indices: Sequence[int]) -> Sequence[int]:
+        """This process's part of a batch: evenly, but two images at least, or none."""
+        sharers = max(1, min(self._world_size, len(indices) // 2))
+        return indices[self._rank :: sharers] if self._rank < sharers else ()
 
 
 class _Batches(Dataset[TrainingBatch]):
@@ -144,7 +163,7 @@ class _Batches(Dataset[TrainingBatch]):
 
     def _read(self, path: Path, epoch: int, index: int) -> Pixels:
         rng = draws_for(self._train.random_seed, epoch, index)
-        return augment(decode(path, self._preprocessing.channels), self._preprocessing, self._train, rng)
+        return augment(read(path, self._preprocessing.channels), self._preprocessing, self._train, rng)
 
 
 def _processors() -> int:

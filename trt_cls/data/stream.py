@@ -1,6 +1,6 @@
 """Batches of images for a network, decoded ahead in threads, in order.
 
-Knows no network and no class names. Pillow releases the interpreter's lock while it decodes and resizes.
+Knows no network and no class names. The interpreter's lock is released while an image is decoded and resized.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
 from trt_cls.errors import DataError
-from trt_cls.preprocessing import pillow
-from trt_cls.preprocessing.images import decode
+from trt_cls.preprocessing.cpu import preprocess
+from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats
 
 BATCHES_AHEAD = 2
@@ -65,7 +65,7 @@ def stream(
             run = pool.map
         ahead: deque[_Started] = deque()
         for group in groups:
-            images = np.empty((len(group), *preprocessing.input_shape), np.float32)
+            images = np.empty((len(group), *preprocessing.input_shape), preprocessing.input_type)
             ahead.append((group, images, run(partial(_fill, preprocessing), group, images)))
             if len(ahead) > BATCHES_AHEAD:
                 yield _finished(*ahead.popleft())
@@ -80,10 +80,9 @@ _Map = Callable[[Callable[[Sample, Floats], Skipped | None], Sequence[Sample], F
 
 def _fill(preprocessing: Preprocessing, sample: Sample, out: Floats) -> Skipped | None:
     try:
-        pixels = pillow.fit(decode(sample.path, preprocessing.channels), preprocessing)
+        preprocess(read(sample.path, preprocessing.channels), preprocessing, out)
     except DataError as error:
         return skipped(sample.path, error)
-    pillow.normalize(pixels, preprocessing, out)
     return None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,17 +38,22 @@ class CudaPreprocessing:
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
+        if preprocessing.embedded:
+            raise DeviceError(
+                "the network takes uint8 pixels and normalizes them itself, and the kernel gives float32; expected a "
+                "file exported without --embed-preprocessing; name one, or preprocess on the CPU"
+            )
         self._preprocessing = preprocessing
-        self._cuda = cuda_driver("preprocessing on the GPU", "preprocess on the CPU")
-        device = self._cuda.Device(0)
+        self.cuda = cuda_driver("preprocessing on the GPU", "preprocess on the CPU")
+        device = self.cuda.Device(0)
         cubin = compiled("sm_{}{}".format(*device.compute_capability()), cache_folder())
         self._primary = device.retain_primary_context()
-        with self._current():
-            self._module = self._cuda.module_from_file(str(cubin))
+        with self.current():
+            self._module = self.cuda.module_from_file(str(cubin))
             # Prepared: pycuda caches the arguments of other calls for ever, and so device memory that was given up.
             self._kernel = self._module.get_function(kernel_name(preprocessing, "float32")).prepare("PPPPiiiP")
-            self._stream = self._cuda.Stream()
-            self._input, self._output = _Buffer(self._cuda), _Buffer(self._cuda)
+            self._stream = self.cuda.Stream()
+            self._input, self._output = Staging(self.cuda), Staging(self.cuda)
 
     def preprocess(self, images: Sequence[Pixels]) -> Floats:
         """The network's input [n,C,H,W] for images as `pillow.hwc` returns them, of any sizes.
@@ -57,35 +62,68 @@ class CudaPreprocessing:
             DataError: an image is too long and thin for a crop.
             DeviceError: the GPU failed, or has not enough memory.
         """
+        shape = len(images), *self._preprocessing.input_shape
+        with self.current():
+            host_output, device_output = self._output.of_size(int(np.prod(shape)) * 4)
+            self.enqueue(images, self._input, int(device_output), self._stream)
+            self.cuda.memcpy_dtoh_async(host_output, device_output, self._stream)
+            self._stream.synchronize()
+        return host_output.view(np.float32).reshape(shape).copy()
+
+    def new_staging(self) -> Staging:
+        """Memory for the input of one batch in flight; the primary context must be current."""
+        return Staging(self.cuda)
+
+    def enqueue(self, images: Sequence[Pixels], staging: Staging, output: int, stream: Any) -> None:
+        """Queues one copy and the kernel, which writes the network's input to the GPU address `output`.
+
+        The primary context must be current, and what was queued with `staging` before must be done.
+
+        Raises:
+            DataError: an image is too long and thin for a crop.
+        """
+        self.launch(self.copy(images, staging, stream), output, stream)
+
+    def copy(self, images: Sequence[Pixels], staging: Staging, stream: Any) -> Placed:
+        """The first half of `enqueue`."""
         packed = pack(images, self._preprocessing)
         # One copy brings all to the GPU. What must be aligned stands first: 8 bytes, 4 bytes, 4 bytes, then pixels.
         parts = [_bytes(packed.sources), _bytes(packed.tables), _bytes(normalization(self._preprocessing))]
         starts = np.cumsum([0, *(part.size for part in parts)])
         parts += packed.pixels
-        shape = len(images), *self._preprocessing.input_shape
-        with self._current():
-            host, device = self._input.of_size(sum(part.size for part in parts))
-            host_output, device_output = self._output.of_size(int(np.prod(shape)) * 4)
-            np.concatenate(parts, out=host)
-            self._cuda.memcpy_htod_async(device, host, self._stream)
-            sources, tables, numbers, pixels = (int(device) + int(start) for start in starts)
-            arguments = pixels, sources, tables, numbers, *scalars(self._preprocessing), int(device_output)
-            self._kernel.prepared_async_call(grid(self._preprocessing, len(images)), BLOCK, self._stream, *arguments)
-            self._cuda.memcpy_dtoh_async(host_output, device_output, self._stream)
-            self._stream.synchronize()
-        return host_output.view(np.float32).reshape(shape).copy()
+        host, device = staging.of_size(sum(part.size for part in parts))
+        np.concatenate(parts, out=host)
+        self.cuda.memcpy_htod_async(device, host, stream)
+        sources, tables, numbers, pixels = (int(device) + int(start) for start in starts)
+        return Placed((pixels, sources, tables, numbers), len(images), staging)
+
+    def launch(self, placed: Placed, output: int, stream: Any) -> None:
+        """The second half of `enqueue`, which can be repeated."""
+        arguments = *placed.addresses, *scalars(self._preprocessing), output
+        self._kernel.prepared_async_call(grid(self._preprocessing, placed.images), BLOCK, stream, *arguments)
 
     def close(self) -> None:
         """Gives back what it holds on the GPU."""
-        with self._current():
+        with self.current():
             del self._module, self._kernel, self._stream, self._input, self._output
         self._primary.detach()
 
-    def _current(self) -> AbstractContextManager[None]:
-        return current_context(self._cuda, self._primary, DeviceError, "preprocessing on the GPU")
+    def current(self) -> AbstractContextManager[None]:
+        """Makes the primary context this thread's; turns CUDA's errors into a DeviceError."""
+        return current_context(self.cuda, self._primary, DeviceError, "preprocessing on the GPU")
 
 
-class _Buffer:
+class Placed(NamedTuple):
+    """A batch on the GPU."""
+
+    addresses: tuple[int, int, int, int]
+    """Of pixels, sources, tables and numbers, the kernel's first arguments."""
+    images: int
+    memory: Staging
+    """What the addresses point into; it lives as long as they are known."""
+
+
+class Staging:
     """Page-locked host memory and device memory beside it, which grow with what is asked for."""
 
     def __init__(self, cuda: ModuleType) -> None:
@@ -94,40 +132,53 @@ class _Buffer:
         self._device: Any = None
 
     def of_size(self, size: int) -> tuple[Pixels, Any]:
+        """The memory on the host and on the GPU; nothing may be at work on either."""
         if size > self._host.size:
             # A quarter to spare: batches differ in size, and page-locking takes milliseconds.
-            self._host = self._cuda.pagelocked_empty(size + size // 4, np.uint8)
-            self._device = self._cuda.mem_alloc(self._host.nbytes)
+            host = self._cuda.pagelocked_empty(size + size // 4, np.uint8)
+            self._host, self._device = host, self._cuda.mem_alloc(host.nbytes)
         return self._host[:size], self._device
 
 
 def compiled(architecture: str, folder: Path) -> Path:
     """The kernel for `architecture` ("sm_90"), compiled into `folder` where that has not been done yet.
 
+    Without nvcc, as on a machine that the folder was copied to, what any nvcc made of this source will do.
+
     Raises:
         DeviceError: there is no nvcc, or it does not know the architecture.
     """
+    name = f"preprocess-{architecture}-{_key(KERNEL.read_bytes())}"
     nvcc = shutil.which("nvcc") or shutil.which(TOOLKIT)
     if nvcc is None:
+        if cached := sorted(folder.glob(f"{name}-*.cubin")):
+            return cached[0]
         raise DeviceError(
             "the CUDA kernel is compiled at first use, and nvcc is neither on PATH nor in /usr/local/cuda; "
             "install the CUDA toolkit, or preprocess on the CPU"
         )
     version = subprocess.run([nvcc, "--version"], capture_output=True, check=False).stdout
-    key = hashlib.sha256(KERNEL.read_bytes() + version + architecture.encode()).hexdigest()[:16]
-    cubin = folder / f"preprocess-{architecture}-{key}.cubin"
+    cubin = folder / f"{name}-{_key(version)}.cubin"
     if not cubin.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(cubin) as beside:
-            command = [nvcc, "-cubin", f"-arch={architecture}", "-o", str(beside), str(KERNEL)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = " ".join((done.stderr or done.stdout).split())
-                raise DeviceError(
-                    f"{nvcc} does not compile the kernel for {architecture}: {reason}; expected a CUDA toolkit that "
-                    "knows this GPU, 13.0 does from sm_75 on; install one, or preprocess on the CPU"
-                )
+            _compile(nvcc, architecture, beside)
     return cubin
+
+
+def _compile(nvcc: str, architecture: str, cubin: Path) -> None:
+    command = [nvcc, "-cubin", f"-arch={architecture}", "-o", str(cubin), str(KERNEL)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = " ".join((done.stderr or done.stdout).split())
+        raise DeviceError(
+            f"{nvcc} does not compile the kernel for {architecture}: {reason}; expected a CUDA toolkit that "
+            "knows this GPU, 13.0 does from sm_75 on; install one, or preprocess on the CPU"
+        )
+
+
+def _key(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def cache_folder() -> Path:

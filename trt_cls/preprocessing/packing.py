@@ -57,6 +57,25 @@ def pack(images: Sequence[Pixels], preprocessing: Preprocessing) -> Packed:
     return Packed(sources, np.concatenate(tables), tuple(image.reshape(-1) for image in images))
 
 
+def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing) -> int:
+    """What a launch can't do without: each source byte that the output shows read once, each float32 written once.
+
+    `sizes` are (width, height) of the images.
+    """
+    channels, height, width = preprocessing.input_shape
+    read = 0
+    for size in sizes:
+        across, down = (_window(axis, preprocessing) for axis in axes(size, preprocessing))
+        read += across * down * channels
+    return read + len(sizes) * channels * height * width * 4
+
+
+def _window(axis: Axis, preprocessing: Preprocessing) -> int:
+    """Source pixels from the first that an axis looks at to the last."""
+    flat, outputs = table(axis, preprocessing.filter), axis.outputs
+    return int(flat[outputs - 1] + flat[2 * outputs - 1] - flat[0])
+
+
 def normalization(preprocessing: Preprocessing) -> Floats:
     """The divisor, the means and the stds, flat."""
     return np.array([preprocessing.divisor, *preprocessing.mean, *preprocessing.std], np.float32)

@@ -87,8 +87,14 @@ def middle(have: int, want: int) -> int:
 def normalize(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None = None) -> Floats:
     """`(pixels / divisor - mean) / std` in float32, one operation after the other, from [H,W,C] to [C,H,W].
 
-    `out`, of that shape and contiguous, is filled and returned where it is given.
+    `out`, of that shape and contiguous, is filled and returned where it is given. Where the graph does it all, the
+    pixels stay as they are.
     """
+    if preprocessing.embedded:
+        if out is None:
+            out = np.empty(preprocessing.input_shape, preprocessing.input_type)
+        out[...] = pixels
+        return out
     planes = pixels.transpose(2, 0, 1)
     if preprocessing.channel_order == "bgr":
         planes = planes[::-1]
@@ -101,7 +107,7 @@ def normalize(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None =
     return out
 
 
-def hwc(image: Image.Image) -> Pixels:
-    """The pixels of an image of mode RGB or L, [H,W,C]."""
+def hwc(image: Image.Image | Pixels) -> Pixels:
+    """The pixels of an image of mode RGB or L, [H,W,C]; an array of that shape as it is."""
     pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels

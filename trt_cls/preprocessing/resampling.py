@@ -50,7 +50,7 @@ def axes(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[Axis, Axi
     return Axis(size[0], resized[0], starts[0], target[0]), Axis(size[1], resized[1], starts[1], target[1])
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)  # three batches of 256 images that all differ in size, at some 10 KB
 def table(axis: Axis, filter_name: Literal["bilinear", "bicubic"]) -> Table:
     """For each of n outputs the first source pixel, the number of pixels, and their weights: [n], [n], [taps,n], flat.
 

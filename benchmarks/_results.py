@@ -1,0 +1,53 @@
+"""What the scripts that need a GPU share: the machine in words, and the CSV files beside the scripts."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from trt_cls.errors import TrtClsError
+from trt_cls.gpu import visible_gpu
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def about(packages: Sequence[str]) -> dict[str, str]:
+    """The columns that say where a figure comes from."""
+    gpu = visible_gpu()
+    machine = f"{gpu.name}, compute capability {gpu.compute_capability}" if gpu else "no GPU"
+    found = [f"{name} {number}" for name in packages if (number := _version(name))]
+    return {"machine": f"{machine}, {os.cpu_count()} cores", "versions": ", ".join(found)}
+
+
+def write(name: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes results/NAME.csv and prints it."""
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print((RESULTS / f"{name}.csv").read_text(), end="")
+
+
+def run(name: str, measure: Callable[[], Sequence[Mapping[str, object]]]) -> int:
+    """Writes what `measure` finds; one line and exit status 1 where that can't be done here."""
+    if visible_gpu() is None:
+        print(f"{name}: not run, no NVIDIA GPU with its driver is visible here; run it on a machine that has one")
+        return 1
+    try:
+        write(name, measure())
+    except TrtClsError as error:
+        print(f"{name}: not run, {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

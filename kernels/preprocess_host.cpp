@@ -1,0 +1,251 @@
+// What preprocess.cu does, for processors: one decoded image to the network's input, equal to Pillow to the bit.
+//
+// The arithmetic is that of the CUDA kernel: weights of 22 bits, a horizontal pass, rounded and clipped to 8 bits, a
+// vertical pass over that, for the window of the crop alone. Thirty-two source rows at a time are turned so that the
+// bytes of a column stand together: a weight then multiplies 32 neighbours, and the compiler's own vectors do the rest
+// on any machine. The rows that come out go to a ring that the vertical pass reads, which stays in the first-level cache
+// however large the image is. Weights are made here, since each random crop of a training has sizes of its own and numpy
+// takes longer for them than this takes for the pixels.
+//
+// No state is kept between calls: any number of threads may call at once. Needs no header but the language's own.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <new>
+#include <vector>
+
+typedef unsigned char Byte;
+
+constexpr int PRECISION = 22;  // bits of a weight behind the point
+constexpr int ROUNDING = 1 << (PRECISION - 1);
+constexpr int ROWS = 32;     // that the horizontal pass resamples together: 16 take twice as long
+constexpr int COLUMNS = 64;  // that the vertical pass sums together; rows are padded to it
+constexpr int SIDE = 16;     // of the squares in which bytes are turned
+
+// The loader picks the version for the processor that it runs on.
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+// Only what is inlined into such a function is compiled for each processor.
+#define INLINE inline __attribute__((always_inline))
+
+// One axis of a resize, `have` pixels to `resized`, of which `outputs` from `start` on are wanted: resampling.Axis.
+struct Axis {
+    int have, resized, start, outputs;
+};
+
+// For each output the first source pixel, their number, and their weights, `stride` apart.
+struct Table {
+    std::vector<int> first, taps, weights;
+    int stride = 0;
+};
+
+static double share(double x, bool cubic) {
+    x = std::fabs(x);
+    if (!cubic) return x < 1.0 ? 1.0 - x : 0.0;
+    if (x < 1.0) return (1.5 * x - 2.5) * x * x + 1.0;
+    return x < 2.0 ? (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 : 0.0;
+}
+
+// The numbers of resampling.table, by the same operations in the same order, none of them fused.
+static Table table(const Axis& axis, bool cubic) {
+    const double scale = static_cast<double>(axis.have) / axis.resized;
+    const double stretch = std::max(scale, 1.0);
+    const double reach = (cubic ? 2.0 : 1.0) * stretch;
+    Table made;
+    made.stride = static_cast<int>(std::ceil(reach)) * 2 + 1;
+    made.first.resize(axis.outputs);
+    made.taps.resize(axis.outputs);
+    made.weights.resize(static_cast<std::size_t>(axis.outputs) * made.stride);
+    std::vector<double> shares(made.stride);
+    for (int i = 0; i < axis.outputs; i++) {
+        const double center = (axis.start + i + 0.5) * scale;
+        const int first = std::max(static_cast<int>(center - reach + 0.5), 0);
+        const int taps = std::min(static_cast<int>(center + reach + 0.5), axis.have) - first;
+        double total = 0.0;
+        for (int tap = 0; tap < taps; tap++) {
+            shares[tap] = share((tap + first - center + 0.5) * (1.0 / stretch), cubic);
+            total += shares[tap];
+        }
+        int* weights = &made.weights[static_cast<std::size_t>(i) * made.stride];
+        for (int tap = 0; tap < taps; tap++) {
+            const double weight = shares[tap] / total * (1 << PRECISION);
+            weights[tap] = static_cast<int>(weight + std::copysign(0.5, weight));
+        }
+        made.first[i] = first;
+        made.taps[i] = taps;
+    }
+    return made;
+}
+
+static INLINE Byte rounded(int sum) { return static_cast<Byte>(std::min(std::max(sum >> PRECISION, 0), 255)); }
+
+// Turns a square of bytes. A byte's place is eight bits, row then column; taking the bytes from both halves by turns
+// rotates the places by one bit, so four times exchange row and column.
+static INLINE void turn(Byte* square) {
+    constexpr int HALF = SIDE * SIDE / 2;
+    Byte other[2 * HALF];
+    for (int twice = 0; twice < 2; twice++) {
+        for (int i = 0; i < HALF; i++) {
+            other[2 * i] = square[i];
+            other[2 * i + 1] = square[HALF + i];
+        }
+        for (int i = 0; i < HALF; i++) {
+            square[2 * i] = other[i];
+            square[2 * i + 1] = other[HALF + i];
+        }
+    }
+}
+
+// `bytes` columns of ROWS rows, from rows `stride` apart to [bytes][ROWS]. Rows past `rows` repeat the last one.
+static INLINE void turn_rows(const Byte* source, std::ptrdiff_t stride, int rows, int bytes, Byte* turned) {
+    for (int x = 0; x < bytes; x += SIDE) {
+        const int width = std::min(bytes - x, SIDE);
+        for (int top = 0; top < ROWS; top += SIDE) {
+            Byte square[SIDE * SIDE] = {};
+            for (int y = 0; y < SIDE; y++) {
+                const Byte* row = source + std::min(top + y, rows - 1) * stride + x;
+                if (width == SIDE)
+                    for (int i = 0; i < SIDE; i++) square[y * SIDE + i] = row[i];
+                else
+                    std::copy(row, row + width, square + y * SIDE);
+            }
+            turn(square);
+            for (int i = 0; i < SIDE; i++)
+                for (int y = 0; y < SIDE; y++) turned[(x + i) * ROWS + top + y] = square[i * SIDE + y];
+        }
+    }
+}
+
+// The way back, [bytes][ROWS] to rows `stride` apart; `bytes` is a multiple of SIDE.
+static INLINE void turn_columns(const Byte* turned, int bytes, Byte* output, std::ptrdiff_t stride) {
+    for (int x = 0; x < bytes; x += SIDE) {
+        for (int top = 0; top < ROWS; top += SIDE) {
+            Byte square[SIDE * SIDE];
+            for (int i = 0; i < SIDE; i++)
+                for (int y = 0; y < SIDE; y++) square[i * SIDE + y] = turned[(x + i) * ROWS + top + y];
+            turn(square);
+            for (int y = 0; y < SIDE; y++)
+                for (int i = 0; i < SIDE; i++) output[(top + y) * stride + x + i] = square[y * SIDE + i];
+        }
+    }
+}
+
+// The rows, [width * CHANNELS][ROWS], resampled to [outputs * CHANNELS][ROWS]; `left` is the first column there.
+template <int CHANNELS>
+static INLINE void resample_across(const Byte* __restrict__ turned, int left, const Table& across,
+                                   Byte* __restrict__ output) {
+    constexpr int N = CHANNELS * ROWS;
+    const int outputs = static_cast<int>(across.first.size());
+    for (int x = 0; x < outputs; x++) {
+        const int* __restrict__ weights = &across.weights[static_cast<std::size_t>(x) * across.stride];
+        const Byte* __restrict__ pixels = turned + static_cast<std::ptrdiff_t>(across.first[x] - left) * N;
+        const int taps = across.taps[x];
+        int sums[N];
+        for (int i = 0; i < N; i++) sums[i] = ROUNDING;
+        for (int tap = 0; tap < taps; tap++)
+            for (int i = 0; i < N; i++) sums[i] += weights[tap] * pixels[tap * N + i];
+        for (int i = 0; i < N; i++) output[x * N + i] = rounded(sums[i]);
+    }
+}
+
+// One output row of `bytes`, a multiple of COLUMNS, from the rows of the ring.
+static INLINE void resample_down(const Byte* __restrict__ ring, int capacity, int bytes, int first, int taps,
+                                 const int* __restrict__ weights, Byte* __restrict__ output) {
+    for (int x = 0; x < bytes; x += COLUMNS) {
+        int sums[COLUMNS];
+        for (int i = 0; i < COLUMNS; i++) sums[i] = ROUNDING;
+        for (int tap = 0; tap < taps; tap++) {
+            const Byte* __restrict__ row = ring + static_cast<std::size_t>((first + tap) % capacity) * bytes + x;
+            for (int i = 0; i < COLUMNS; i++) sums[i] += weights[tap] * row[i];
+        }
+        for (int i = 0; i < COLUMNS; i++) output[x + i] = rounded(sums[i]);
+    }
+}
+
+// Where the rows of the output go: as they are, or through a table of 256 values per channel to planes.
+struct Output {
+    Byte* pixels;
+    const float* values;
+    bool reversed;
+    float* planes;
+};
+
+template <int CHANNELS>
+static INLINE void write(const Byte* __restrict__ row, int y, int width, int height, const Output& to) {
+    if (to.pixels) {
+        std::copy(row, row + width * CHANNELS, to.pixels + static_cast<std::ptrdiff_t>(y) * width * CHANNELS);
+        return;
+    }
+    for (int c = 0; c < CHANNELS; c++) {
+        const int channel = to.reversed ? CHANNELS - 1 - c : c;
+        const float* __restrict__ values = to.values + 256 * channel;
+        float* __restrict__ plane = to.planes + (static_cast<std::ptrdiff_t>(channel) * height + y) * width;
+        for (int x = 0; x < width; x++) plane[x] = values[row[x * CHANNELS + c]];
+    }
+}
+
+static int padded(int bytes, int unit) { return (bytes + unit - 1) / unit * unit; }
+
+template <int CHANNELS>
+static INLINE void resample(const Byte* pixels, const Axis& across_axis, const Axis& down_axis, bool cubic,
+                            const Output& to) {
+    const Table across = table(across_axis, cubic), down = table(down_axis, cubic);
+    const int width = across_axis.outputs, height = down_axis.outputs;
+    // Windows begin and end no earlier than those before them: the first and the last bound them all.
+    const int left = across.first[0], right = across.first[width - 1] + across.taps[width - 1];
+    const int end = down.first[height - 1] + down.taps[height - 1];
+    const int bytes = padded(width * CHANNELS, COLUMNS), columns = (right - left) * CHANNELS;
+    const int capacity = padded(*std::max_element(down.taps.begin(), down.taps.end()), ROWS) + ROWS;
+    const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(across_axis.have) * CHANNELS;
+    std::vector<Byte> turned(static_cast<std::size_t>(padded(columns, SIDE)) * ROWS);
+    std::vector<Byte> resampled(static_cast<std::size_t>(bytes) * ROWS), row(bytes);
+    std::vector<Byte> ring(static_cast<std::size_t>(capacity) * bytes);
+    int ready = down.first[0] / ROWS * ROWS;  // rows before it are in the ring, in the place of their number
+    for (int y = 0; y < height; y++) {
+        for (; ready < down.first[y] + down.taps[y]; ready += ROWS) {
+            const Byte* rows = pixels + ready * stride + static_cast<std::ptrdiff_t>(left) * CHANNELS;
+            turn_rows(rows, stride, std::min(end - ready, ROWS), columns, turned.data());
+            resample_across<CHANNELS>(turned.data(), left, across, resampled.data());
+            turn_columns(resampled.data(), bytes, &ring[static_cast<std::size_t>(ready % capacity) * bytes], bytes);
+        }
+        const int* weights = &down.weights[static_cast<std::size_t>(y) * down.stride];
+        resample_down(ring.data(), capacity, bytes, down.first[y], down.taps[y], weights, row.data());
+        write<CHANNELS>(row.data(), y, width, height, to);
+    }
+}
+
+FOR_EACH_PROCESSOR static void resample_color(const Byte* pixels, const Axis& across, const Axis& down, bool cubic,
+                                              const Output& to) {
+    resample<3>(pixels, across, down, cubic, to);
+}
+
+FOR_EACH_PROCESSOR static void resample_gray(const Byte* pixels, const Axis& across, const Axis& down, bool cubic,
+                                             const Output& to) {
+    resample<1>(pixels, across, down, cubic, to);
+}
+
+// Both return 0, or 1 where there is not enough memory. `pixels` is [height, width, channels] of 1 or 3 channels.
+static int run(const Byte* pixels, int channels, const Axis* axes, int cubic, const Output& to) {
+    try {
+        (channels == 3 ? resample_color : resample_gray)(pixels, axes[0], axes[1], cubic, to);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
+// The window's pixels, [outputs down, outputs across, channels].
+extern "C" int trt_cls_fit(const Byte* pixels, int channels, const Axis* axes, int cubic, Byte* output) {
+    return run(pixels, channels, axes, cubic, {output, nullptr, false, nullptr});
+}
+
+// The network's input, [channels, outputs down, outputs across]: `values` has 256 for each of its channels. `reversed`:
+// it begins with blue.
+extern "C" int trt_cls_preprocess(const Byte* pixels, int channels, const Axis* axes, int cubic, const float* values,
+                                  int reversed, float* output) {
+    return run(pixels, channels, axes, cubic, {nullptr, values, reversed != 0, output});
+}

@@ -1,0 +1,233 @@
+"""The library in C++ against Pillow and numpy: equal to the bit."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_strategies import CROPS, FILTERS, Case, cases, lengths, noise, plain, reachable
+from PIL import Image
+from pixel_reference import COLOR, GRAY, preprocessing_of
+from shared_data import photos, tao
+
+from kernels import host
+from trt_cls.contract import Preprocessing
+from trt_cls.data.folder import list_images
+from trt_cls.errors import DataError
+from trt_cls.preprocessing import cpu, native, pillow
+from trt_cls.preprocessing.images import read
+from trt_cls.preprocessing.resampling import Axis
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "kernels" / "preprocess_host.cpp"
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+    """The library of the source that stands here, whatever is installed."""
+    compiled = build()
+    monkeypatch.setattr(native, "library", lambda: compiled)
+    return compiled
+
+
+def build() -> ctypes.CDLL:
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
+    (module,) = project["tool"]["setuptools"]["ext-modules"]
+    return host.compiled(SOURCE, [*module["extra-compile-args"], "-Wall", "-Wextra", "-Werror"])
+
+
+def check(image: Image.Image, preprocessing: Preprocessing) -> None:
+    """Pixels and tensor are Pillow's, or both refuse the image."""
+    pixels = pillow.hwc(image)
+    try:
+        expected = pillow.fit(image, preprocessing)
+    except DataError as error:
+        with pytest.raises(DataError, match=re.escape(str(error))):
+            cpu.fit(pixels, preprocessing)
+        return
+    np.testing.assert_array_equal(cpu.fit(pixels, preprocessing), expected)
+    np.testing.assert_array_equal(cpu.preprocess(pixels, preprocessing), expected.transpose(2, 0, 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(largest=(700, 700)))
+def test_any_size_becomes_any_other_as_by_pillow(case: Case) -> None:
+    check(case.image(), case.preprocessing)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=2000)
+@given(cases())
+def test_any_size_up_to_a_large_one_becomes_any_other_as_by_pillow(case: Case) -> None:
+    check(case.image(), case.preprocessing)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[Axis, Axis]:
+    axes = []
+    for _ in range(2):
+        have = draw(lengths(300))
+        resized = draw(reachable(have, 400))
+        start = draw(st.integers(0, resized - 1))
+        axes.append(Axis(have, resized, start, draw(st.integers(1, resized - start))))
+    return axes[0], axes[1]
+
+
+@settings(deadline=None, max_examples=100)
+@given(windows(), st.sampled_from([1, 3]), st.sampled_from(FILTERS), st.integers(0, 2**20))
+def test_any_window_is_cut_from_what_pillow_resizes(
+    both: tuple[Axis, Axis], channels: int, filter_name: str, seed: int
+) -> None:
+    across, down = both
+    image = noise(np.random.default_rng(seed), across.have, down.have, channels)
+    whole = pillow.hwc(pillow.resize(image, (across.resized, down.resized), filter_name))
+    expected = whole[down.start : down.start + down.outputs, across.start : across.start + across.outputs]
+    np.testing.assert_array_equal(cpu.window(pillow.hwc(image), both, filter_name), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "target", "crop", "filter_name"),
+    [
+        ((4000, 3000), (66, 50), "none", "bicubic"),  # 60 to 1
+        ((3000, 4000), (50, 66), "none", "bilinear"),
+        ((4000, 3000), (224, 224), "center", "bicubic"),
+        ((4000, 70), (1, 1), "none", "bicubic"),
+        ((1, 4000), (33, 17), "none", "bilinear"),
+        ((1, 1), (224, 160), "center", "bicubic"),
+        ((3, 2), (180, 120), "none", "bicubic"),  # 1 to 60
+        ((224, 224), (224, 224), "center", "bicubic"),
+    ],
+)
+def test_extreme_ratios_are_pillows(
+    channels: int, size: tuple[int, int], target: tuple[int, int], crop: str, filter_name: str
+) -> None:
+    check(noise(np.random.default_rng(1), *size, channels), plain(channels, target[1], target[0], crop, filter_name))
+
+
+@pytest.mark.parametrize("filter_name", FILTERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_photographs_are_pillows(channels: int, filter_name: str) -> None:
+    folder = os.environ.get("TRT_CLS_TEST_IMAGES")
+    paths = list_images(Path(folder) if folder else photos())
+    for path in paths:
+        pixels = read(path, channels)
+        image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+        check(image, plain(channels, 224, 224, "center", filter_name))
+
+
+@pytest.mark.parametrize("filter_name", FILTERS)
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_odd_images_are_pillows(channels: int, crop: str, filter_name: str) -> None:
+    for path in list_images(tao("preproc")):
+        pixels = read(path, channels)
+        image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+        for height, width in ((32, 32), (224, 224), (75, 130)):
+            check(image, plain(channels, height, width, crop, filter_name))
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        *(preprocessing_of("rgb", "bilinear", "none", "40x24", mode) for mode in COLOR),
+        *(preprocessing_of("gray", "bicubic", "none", "40x24", mode) for mode in GRAY),
+    ],
+)
+def test_normalized_values_are_numpys_bit_for_bit(preprocessing: Preprocessing) -> None:
+    image = noise(np.random.default_rng(0), 24, 40, preprocessing.channels)
+    batch = np.full((3, *preprocessing.input_shape), np.nan, np.float32)
+    returned = cpu.preprocess(pillow.hwc(image), preprocessing, batch[1])
+    np.testing.assert_array_equal(batch[1].view(np.uint32), pillow.preprocess(image, preprocessing).view(np.uint32))
+    assert np.shares_memory(returned, batch)
+    assert np.isnan(batch[[0, 2]]).all()
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    preprocessing = plain(3, 64, 48, "center", "bicubic")
+    images = [noise(np.random.default_rng(seed), 90 + seed, 140 - seed, 3) for seed in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda image: cpu.fit(pillow.hwc(image), preprocessing), images))
+    for pixels, image in zip(found, images, strict=True):
+        np.testing.assert_array_equal(pixels, pillow.fit(image, preprocessing))
+
+
+def test_what_the_library_would_misread_never_reaches_it() -> None:
+    both = Axis(20, 10, 0, 10), Axis(30, 10, 0, 10)
+    pixels = np.zeros((30, 20, 3), np.uint8)
+    for wrong in (pixels[:, :10], pixels[:-1], pixels.astype(np.int16), np.zeros((20, 30, 3), np.uint8)):
+        with pytest.raises(ValueError, match="not contiguous or not those"):
+            cpu.window(wrong, both, "bilinear")
+
+
+@pytest.mark.parametrize("filter_name", FILTERS)
+def test_without_the_library_pillow_gives_the_same(monkeypatch: pytest.MonkeyPatch, filter_name: str) -> None:
+    preprocessing = preprocessing_of("rgb", filter_name, "center", "48x40", "torch")
+    pixels = pillow.hwc(noise(np.random.default_rng(3), 120, 90, 3))
+    by_library = cpu.fit(pixels, preprocessing), cpu.preprocess(pixels, preprocessing)
+    assert cpu.executor() == "native"
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert cpu.executor() == "pillow"
+    np.testing.assert_array_equal(cpu.fit(pixels, preprocessing), by_library[0])
+    np.testing.assert_array_equal(cpu.preprocess(pixels, preprocessing), by_library[1])
+
+
+def test_a_library_that_does_not_load_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    assert native.library.__wrapped__() is None
+    (tmp_path / f"_host{native.EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
+    assert native.library.__wrapped__() is None
+
+
+def test_the_switch_leaves_all_to_pillow() -> None:
+    code = "from trt_cls.preprocessing import cpu, images; print(cpu.executor(), images.decoder())"
+    environment = os.environ | {native.SWITCH: "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["pillow", "pillow"]
+
+
+@pytest.mark.slow
+def test_nothing_outside_the_arrays_is_touched() -> None:
+    """Sizes and windows once more, in a process with AddressSanitizer."""
+    asan = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    if not Path(asan.stdout.strip()).is_absolute():
+        pytest.skip("g++ has no AddressSanitizer")
+    environment = {
+        "LD_PRELOAD": asan.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
+        "TRT_CLS_KERNEL_FLAGS": "-fsanitize=address,undefined -fno-sanitize-recover -g",
+    }
+    chosen = "any_size_becomes or any_window or threads"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "3 passed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", [True, False])
+def test_the_package_is_built_with_and_without_a_compiler(tmp_path: Path, compiler: bool) -> None:
+    pytest.importorskip("setuptools")
+    tree = tmp_path / "tree"
+    names = ["pyproject.toml", "README.md", "LICENSE", "trt_cls", "kernels"]
+    subprocess.run(["tar", "-cf", tmp_path / "tree.tar", "--exclude=_host*", *names], cwd=ROOT, check=True)
+    tree.mkdir()
+    subprocess.run(["tar", "-xf", tmp_path / "tree.tar"], cwd=tree, check=True)
+    environment = {} if compiler else {"CC": "/bin/false", "CXX": "/bin/false"}
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, tree]
+    subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.startswith("trt_cls/preprocessing/_host") for name in names) == compiler
+    assert "trt_cls/preprocessing/native.py" in names
