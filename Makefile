@@ -5,14 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-gpu check format proto size bench
+.PHONY: setup demo test test-slow test-gpu check format proto size bench bench-gpu
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt kernels/preprocess_host.cpp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[train,timm,cpu,rtx,demo,dev]"
+		--editable ".[train,timm,cpu,rtx,openvino,video,demo,dev]"
 	touch $@
 
 demo: $(READY)
@@ -25,8 +25,11 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
 
+# Needs an NVIDIA GPU, pycuda, nvcc and compute-sanitizer. `READY= BIN=/usr/bin` uses the machine's own Python.
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/python tests/gpu/small_batches.py
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(BIN)/python tests/gpu/small_batches.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -47,4 +50,10 @@ size: $(READY)
 
 # IMAGES: a folder of photographs, one sub-folder per class.
 bench: $(READY)
-	for script in benchmarks/*.py; do $(BIN)/python $$script --images "$(IMAGES)" || exit 1; done
+	for script in evaluate_pipeline image_loading; do $(BIN)/python benchmarks/$$script.py --images "$(IMAGES)" || exit 1; done
+	$(BIN)/python benchmarks/training_step.py
+
+# ONNX: a model that trt-cls exported.
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu_preprocessing.py
+	$(BIN)/python benchmarks/gpu_pipeline.py --onnx "$(ONNX)" --images "$(IMAGES)"

@@ -33,7 +33,7 @@ class Gpu:
 def visible_gpu() -> Gpu | None:
     """The first GPU, which is the one that TensorRT uses; None without a driver or a GPU."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = driver_library()
     except OSError:
         return None
     device, major, minor, name = (
@@ -52,6 +52,15 @@ def visible_gpu() -> Gpu | None:
     if any(call() != 0 for call in calls):
         return None
     return Gpu(name.value.decode(), f"{major.value}.{minor.value}")
+
+
+def driver_library() -> ctypes.CDLL:
+    """The driver's own C functions.
+
+    Raises:
+        OSError: there is no driver.
+    """
+    return ctypes.CDLL("libcuda.so.1")
 
 
 def cuda_driver(purpose: str, otherwise: str) -> ModuleType:

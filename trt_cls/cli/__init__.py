@@ -17,12 +17,16 @@ COMMANDS = {
     "train": "Train a network from a spec file.",
     "import-tao": "Turn a TAO .hdf5 model into a checkpoint.",
     "evaluate": "Measure a model on a labelled folder: top-k, confusion matrix, per-class report.",
-    "infer": "Label an image, or a folder of them.",
+    "infer": "Label images: a file, a folder, a list, a video, a camera.",
+    "prune": "Remove the weakest filters of a network, by TAO's rules.",
     "export": "Write a checked ONNX file and a TensorRT engine from a checkpoint.",
     "compare": "Hold two artefacts against each other on the same images.",
+    "benchmark": "Measure the speed of each stage from image files to answers, and which one limits.",
+    "inspect": "Show contract, layers, precision, size and multiply-adds of a model file.",
     "preprocess": "Write the exact tensor that the network sees.",
     "spec": "Check and print spec files, list all fields.",
     "models": "List the architectures: depths, sizes, freeze ids, options.",
+    "doctor": "Check what this machine can run, and say how to mend and get the rest.",
     "demo": "Train, export and evaluate real handwritten digits in a few minutes on a CPU.",
 }
 """Name of a command (and of its module here, with _ for -) → its line in --help."""

@@ -94,13 +94,12 @@ def _tensor_of_gpu(paths: Sequence[Path], preprocessing: Preprocessing) -> Float
     import numpy as np
 
     from trt_cls.preprocessing.cuda import CudaPreprocessing
-    from trt_cls.preprocessing.images import decode
-    from trt_cls.preprocessing.pillow import hwc
+    from trt_cls.preprocessing.images import read
 
     with closing(CudaPreprocessing(preprocessing)) as gpu:
         batches = (paths[start : start + BATCH] for start in range(0, len(paths), BATCH))
         return np.concatenate(
-            [gpu.preprocess([hwc(decode(path, preprocessing.channels)) for path in batch]) for batch in batches]
+            [gpu.preprocess([read(path, preprocessing.channels) for path in batch]) for batch in batches]
         )
 
 
@@ -111,7 +110,7 @@ def _tensor(paths: Sequence[Path], preprocessing: Preprocessing, train: TrainCon
     from trt_cls.preprocessing.images import decode
     from trt_cls.preprocessing.pillow import fit, normalize
 
-    tensor = np.empty((len(paths), *preprocessing.input_shape), np.float32)
+    tensor = np.empty((len(paths), *preprocessing.input_shape), preprocessing.input_type)
     for index, path in enumerate(paths):
         image = decode(path, preprocessing.channels)
         try:

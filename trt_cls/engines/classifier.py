@@ -16,8 +16,9 @@ from PIL import Image
 from trt_cls.contract import Contract
 from trt_cls.engines.engine import PROVIDERS, Engine, open_engine
 from trt_cls.errors import DataError, RequestError
-from trt_cls.preprocessing.images import decode, eight_bit
-from trt_cls.preprocessing.pillow import preprocess
+from trt_cls.preprocessing.cpu import preprocess
+from trt_cls.preprocessing.images import eight_bit, read
+from trt_cls.preprocessing.pillow import hwc
 
 OneImage: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 Images: TypeAlias = OneImage | Sequence[OneImage] | NDArray[Any]
@@ -80,10 +81,11 @@ class Classifier:
     def _preprocess(self, image: OneImage) -> NDArray[np.float32]:
         preprocessing = self.contract.preprocessing
         if isinstance(image, str | Path):
-            decoded = decode(Path(image), preprocessing.channels)
+            pixels = read(Path(image), preprocessing.channels)
         else:
-            decoded = eight_bit(image if isinstance(image, Image.Image) else _picture(image), preprocessing.channels)
-        return preprocess(decoded, preprocessing)
+            picture = image if isinstance(image, Image.Image) else _picture(image)
+            pixels = hwc(eight_bit(picture, preprocessing.channels))
+        return preprocess(pixels, preprocessing)
 
 
 def load_classifier(path: str | Path, provider: str = "auto") -> Classifier:

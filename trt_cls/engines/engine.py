@@ -15,8 +15,8 @@ from trt_cls.contract import Contract
 from trt_cls.engines.contracts import check_model_file
 from trt_cls.errors import ArtefactError, EngineError, RequestError
 
-Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
-PROVIDERS: tuple[Provider, ...] = ("auto", "cpu", "cuda", "tensorrt")
+Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+PROVIDERS: tuple[Provider, ...] = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 
 INPUT, OUTPUT = "input_1", "predictions"
 """Names of the input and the output in every ONNX file and engine."""
@@ -31,6 +31,8 @@ class Engine(Protocol):
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities [n, classes] of preprocessed images [n, C, H, W].
+
+        Where the contract says that normalization is inside the graph, they are uint8 [n, H, W, C].
 
         Raises:
             EngineError: the shape is not the contract's, or the run failed.
@@ -51,6 +53,10 @@ def open_engine(path: Path, provider: Provider = "auto", threads: int | None = N
         MissingDependency: the backend is not installed.
     """
     check_model_file(path)
+    if path.suffix == ".onnx" and provider == "openvino":
+        from trt_cls.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(path, threads)
     if path.suffix == ".onnx":
         from trt_cls.engines.onnxruntime import OnnxRuntimeEngine
 
@@ -58,15 +64,15 @@ def open_engine(path: Path, provider: Provider = "auto", threads: int | None = N
     if path.suffix == ".safetensors":
         from trt_cls.engines.torch import TorchEngine
 
-        if provider == "tensorrt":
+        if provider in ("tensorrt", "openvino"):
             raise RequestError(
-                f"{path}: a checkpoint does not run on TensorRT; expected --provider auto, cpu or cuda; "
-                "make an engine first: trt-cls export -m CHECKPOINT -o FILE.onnx --engine FILE.engine"
+                f"{path}: a checkpoint runs on torch alone, and --provider {provider} was given; expected auto, cpu or "
+                "cuda; make another file of it first: trt-cls export -m CHECKPOINT -o FILE.onnx --engine FILE.engine"
             )
         return TorchEngine(path, provider, threads)
     from trt_cls.engines.tensorrt import TensorRtEngine
 
-    if provider == "cpu":
+    if provider in ("cpu", "openvino"):
         raise RequestError(
             f"{path}: a TensorRT engine does not run on the CPU; expected --provider auto, cuda or tensorrt; "
             "name the ONNX file that it was built from to run on the CPU"
@@ -78,12 +84,12 @@ def check_images(images: NDArray[np.float32], contract: Contract) -> None:
     """Refuses a batch that the network was not made for.
 
     Raises:
-        EngineError: the type is not float32 or the shape not [n, C, H, W] with n ≥ 1.
+        EngineError: the type or the shape is not the contract's, with n ≥ 1.
     """
-    expected = contract.preprocessing.input_shape
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != expected or len(images) == 0:
+    expected, element = contract.preprocessing.input_shape, contract.preprocessing.input_type
+    if images.dtype != element or images.ndim != 4 or images.shape[1:] != expected or len(images) == 0:
         raise EngineError(
-            f"a batch of {images.dtype} {list(images.shape)}; expected float32 {['n', *expected]} with n ≥ 1; "
+            f"a batch of {images.dtype} {list(images.shape)}; expected {element} {['n', *expected]} with n ≥ 1; "
             "preprocess the images as the contract says, or pass them as uint8 to a Classifier"
         )
 

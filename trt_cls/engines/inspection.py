@@ -1,0 +1,103 @@
+"""All that a model file tells without being run.
+
+What is not known here: how it is printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+
+from safetensors import safe_open
+
+from trt_cls.contract import Contract
+from trt_cls.engines.contracts import read_contract
+from trt_cls.engines.graph import Graph, Layer, Tensor, read_graph
+from trt_cls.engines.plan_layers import PlanLayer, plan_layers
+from trt_cls.engines.sidecar import Sidecar, file_sha256, read_plan, read_sidecar
+from trt_cls.errors import DeviceError, EngineError, MissingDependency
+
+TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+"""Of batch normalisation: no parameters."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of one model file; what its kind does not tell is None or empty."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    contract: Contract
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    """Of convolutions and matrix products, for one image."""
+    weights: dict[str, int] | None = None
+    """Type → number of values."""
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    sidecar: Sidecar | None = None
+    plan: tuple[PlanLayer, ...] = ()
+    missing: str = ""
+    """What could not be found out here, and why."""
+
+
+def inspect(path: Path) -> Inspection:
+    """What the model file `path` tells.
+
+    Raises:
+        ArtefactError: it is missing, damaged, not of trt-cls, or a plan that is not the one its sidecar describes.
+    """
+    contract = read_contract(path)
+    known = Inspection(path, path.stat().st_size, file_sha256(path), contract)
+    if path.suffix == ".onnx":
+        return _of_graph(known, read_graph(path))
+    if path.suffix == ".safetensors":
+        return _of_checkpoint(known)
+    return _of_plan(known)
+
+
+def _of_graph(known: Inspection, graph: Graph) -> Inspection:
+    return replace(
+        known,
+        parameters=sum(layer.parameters for layer in graph.layers),
+        multiply_adds=sum(layer.multiply_adds for layer in graph.layers),
+        weights=graph.weights,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        layers=graph.layers,
+    )
+
+
+def _of_checkpoint(known: Inspection) -> Inspection:
+    weights: dict[str, int] = {}
+    parameters = 0
+    with safe_open(known.path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118  it is no dictionary
+            tensor = file.get_slice(name)
+            kind, count = TYPES.get(tensor.get_dtype(), tensor.get_dtype()), prod(tensor.get_shape())
+            weights[kind] = weights.get(kind, 0) + count
+            parameters += 0 if name.endswith(STATISTICS) else count
+    known = replace(known, parameters=parameters, weights=weights)
+    if find_spec("torch") is None:
+        return replace(known, missing='multiply-adds: counting them needs torch: pip install "trt-cls[train]"')
+    from trt_cls.models.checkpoint import load_checkpoint
+    from trt_cls.models.summary import multiply_adds
+
+    network = load_checkpoint(known.path).module.to("meta")
+    return replace(known, multiply_adds=multiply_adds(network, known.contract.preprocessing.input_shape))
+
+
+def _of_plan(known: Inspection) -> Inspection:
+    sidecar = read_sidecar(known.path)
+    if known.sha256 != sidecar.sha256:
+        read_plan(known.path, sidecar)  # refuses it
+    known = replace(known, sidecar=sidecar)
+    try:
+        return replace(known, plan=plan_layers(known.path, sidecar))
+    except (DeviceError, EngineError, MissingDependency) as error:
+        return replace(known, missing=f"layers: {error}")

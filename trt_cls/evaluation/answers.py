@@ -1,0 +1,92 @@
+"""The answers of any engine for image files, with the images prepared on the CPU or on the GPU.
+
+What is not known here: labels' truth and files of results.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Literal
+
+import numpy as np
+
+from trt_cls.data.folder import Sample
+from trt_cls.data.stream import stream
+from trt_cls.engines.engine import Engine
+from trt_cls.engines.pipeline import Answered, answers_on_device
+from trt_cls.engines.tensorrt import TensorRtEngine
+from trt_cls.errors import DeviceError, EngineError, MissingDependency, RequestError
+from trt_cls.preprocessing.cuda import CudaPreprocessing
+
+Executor = Literal["auto", "pillow", "cuda"]
+"""What makes the network's input; "auto": the GPU for a TensorRT engine where that can be, the CPU elsewhere."""
+
+_log = logging.getLogger(__name__)
+
+
+def answers(
+    engine: Engine, samples: Sequence[Sample], *, batch_size: int, workers: int, executor: Executor = "auto"
+) -> Generator[Answered]:
+    """The answers for all `samples` in batches, in order; close it where it is not read to its end.
+
+    Raises:
+        DeviceError, MissingDependency: "cuda" was asked for, and can't be.
+        EngineError: the run failed, or its answers are no numbers.
+        RequestError: "cuda" was asked for with another engine than TensorRT's.
+    """
+    kernel = open_kernel(engine, executor)
+    if kernel is None or not isinstance(engine, TensorRtEngine):
+        yield from (_finite(engine, answered) for answered in _on_host(engine, samples, batch_size, workers))
+        return
+    with (
+        closing(kernel),
+        closing(answers_on_device(engine, kernel, samples, batch_size=batch_size, workers=workers)) as found,
+    ):
+        yield from (_finite(engine, answered) for answered in found)
+
+
+def open_kernel(engine: Engine, executor: Executor) -> CudaPreprocessing | None:
+    """The kernel that prepares images for `engine`, to be closed; None where the CPU does.
+
+    Raises:
+        DeviceError, MissingDependency, RequestError: as `answers`.
+    """
+    if not isinstance(engine, TensorRtEngine):
+        if executor == "cuda":
+            raise RequestError(
+                f"--executor cuda: the model runs on {engine.backend}, which takes its input from the CPU; expected a "
+                "TensorRT engine; name a .engine file, or use --executor pillow"
+            )
+        return None
+    if executor == "pillow":
+        return None
+    try:
+        return CudaPreprocessing(engine.contract.preprocessing)
+    except (DeviceError, MissingDependency) as error:
+        if executor == "cuda":
+            raise
+        _log.warning("images are prepared on the CPU, with the same result: %s", error)
+        return None
+
+
+def _on_host(engine: Engine, samples: Sequence[Sample], batch_size: int, workers: int) -> Iterator[Answered]:
+    none = np.empty((0, len(engine.contract.classes)), np.float32)
+    before = time.perf_counter()
+    for batch in stream(samples, engine.contract.preprocessing, batch_size=batch_size, workers=workers):
+        waited = time.perf_counter() - before
+        probabilities = engine.infer(batch.images) if batch.samples else none
+        yield Answered(batch.samples, probabilities, batch.skipped, waited)
+        before = time.perf_counter()
+
+
+def _finite(engine: Engine, answered: Answered) -> Answered:
+    if not np.isfinite(answered.probabilities).all():
+        raise EngineError(
+            f"{engine.backend}: its answers hold NaN or infinity; expected probabilities; the "
+            f"{engine.contract.precision} model overflows: evaluate the checkpoint that it came from, "
+            "then export that with another precision"
+        )
+    return answered
