@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tiny_models import COLORS, probabilities, write_images, write_onnx
@@ -105,3 +109,121 @@ def test_a_spec_of_other_pixels_is_refused(model: Path, tmp_path: Path, capsys: 
     )
     assert main(["infer", "-m", str(model), "-i", str(images), "-e", str(tmp_path / "spec.txt")]) == 2
     assert "channel_order is bgr in the spec and rgb in the model" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Puts bytes on stdin."""
+    return lambda content: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_a_list_on_stdin_is_labelled_in_its_order(
+    model: Path, tmp_path: Path, stdin: Callable[[bytes], None], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    images = write_images(tmp_path / "images", 1)
+    strange = os.fsdecode(os.fsencode(images / "green") + b"/\xe9.png")
+    (images / "green" / "0.png").rename(strange)
+    paths = [os.fsencode(images / "blue" / "0.png"), os.fsencode(strange), os.fsencode(images / "red" / "0.png")]
+    stdin(b"\n".join([*paths, b""]))
+    assert main(["infer", "-m", str(model), "-i", "-"]) == 0
+    lines = capfdbinary.readouterr().out.splitlines()
+    confidence = f"{max(probabilities(COLORS['red'])):.6f}".encode()
+    names = (b"blue", b"green", b"red")
+    assert lines == [b",".join((path, name, confidence)) for path, name in zip(paths, names, strict=True)]
+    stdin(b"\n".join(paths))
+    assert main(["infer", "-m", str(model), "-i", "-", "-r", str(tmp_path / "results")]) == 0
+    assert (tmp_path / "results" / "result.csv").read_bytes().splitlines() == lines
+
+
+def test_an_empty_list_is_an_error(
+    model: Path, stdin: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin(b"\n")
+    assert main(["infer", "-m", str(model), "-i", "-"]) == 2
+    assert "no path on stdin" in capsys.readouterr().err
+
+
+def test_json_lines_hold_the_ranking(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_images(tmp_path / "images", 2)
+    assert main(["infer", "-m", str(model), "-i", str(images), "--format", "jsonl", "--top-k", "2"]) == 0
+    assert "6 images labelled" in capsys.readouterr().out
+    found = [json.loads(line) for line in (images / "result.jsonl").read_text().splitlines()]
+    assert [Path(entry["path"]).parent.name for entry in found] == [entry["label"] for entry in found]
+    red = found[-1]
+    expected = [round(share, 6) for share in probabilities(COLORS["red"])[:2]]
+    assert [place["label"] for place in red["top"]] == ["red", "green"]
+    assert [place["confidence"] for place in red["top"]] == pytest.approx(expected, abs=1e-6)
+    assert red["confidence"] == red["top"][0]["confidence"]
+    assert main(["infer", "-m", str(model), "-i", str(images / "red" / "0.png"), "--format", "jsonl"]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == "red"
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Ten red, ten green and fifteen blue frames; more than a batch."""
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for color, count in zip(COLORS.values(), (10, 10, 15), strict=True):
+        for _ in range(count):
+            writer.write(np.full((48, 64, 3), color[::-1], np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_is_labelled_frame_by_frame(
+    model: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["infer", "-m", str(model), "-i", str(video)]) == 0
+    lines = list(csv.reader(capsys.readouterr().out.splitlines()))
+    assert [line[0] for line in lines] == [str(number) for number in range(35)]
+    assert [line[1] for line in lines] == ["red"] * 10 + ["green"] * 10 + ["blue"] * 15
+    # JPEG moves the colours by a few levels
+    assert float(lines[0][2]) == pytest.approx(max(probabilities(COLORS["red"])), abs=0.01)
+    assert main(["infer", "-m", str(model), "-i", str(video), "--format", "jsonl", "-r", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"35 images labelled; written: {tmp_path / 'result.jsonl'}\n"
+    assert json.loads((tmp_path / "result.jsonl").read_text().splitlines()[12])["frame"] == 12
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "message"),
+    [
+        ("absent.mp4", 2, "no such file; expected a video"),
+        ("text.mp4", 2, "no frame can be decoded"),
+        ("camera:one", 2, "is no number of a camera"),
+        ("camera:97", 1, "camera 97 gives no picture"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_no_frames_are_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, status: int, message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("cv2")
+    (tmp_path / "text.mp4").write_text("no video")
+    monkeypatch.chdir(tmp_path)
+    assert main(["infer", "-m", str(model), "-i", source]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_a_camera_ends_when_it_is_interrupted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def frames(camera: int) -> Iterator[np.ndarray]:
+        assert camera == 2
+        for color in ("red", "blue"):
+            yield np.full((20, 20, 3), COLORS[color], np.uint8)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trt_cls.evaluation.video.frames", frames)
+    assert main(["infer", "-m", str(model), "-i", "camera:2"]) == 0
+    assert [line.split(",")[:2] for line in capsys.readouterr().out.splitlines()] == [["0", "red"], ["1", "blue"]]
+
+
+def test_a_video_needs_opencv(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.mp4").write_text("video")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(["infer", "-m", str(model), "-i", str(tmp_path / "a.mp4")]) == 1
+    assert 'pip install "trt-cls[video]"' in capsys.readouterr().err

@@ -105,7 +105,7 @@ class SlowEngine:
     backend = "slow"
 
     def infer(self, images: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.05)
         return np.full((len(images), 3), 1 / 3, np.float32)
 
     def close(self) -> None:
@@ -115,16 +115,16 @@ class SlowEngine:
 def test_decoding_overlaps_with_inference(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trt_cls.data import stream
 
-    decode = stream.decode
+    read_file = stream.read
 
-    def slow(path: Path, channels: int) -> Image.Image:
-        time.sleep(0.02)
-        return decode(path, channels)
+    def slow(path: Path, channels: int) -> np.ndarray:
+        time.sleep(0.05)
+        return read_file(path, channels)
 
-    monkeypatch.setattr(stream, "decode", slow)
+    monkeypatch.setattr(stream, "read", slow)
     seconds = evaluate(SlowEngine(), read(root), batch_size=2, workers=2, top_k=1).predictions.seconds
-    one_after_the_other = 8 * (0.02 + 0.02)
-    assert seconds.inference == pytest.approx(8 * 0.02, rel=0.4)
+    one_after_the_other = 8 * (0.05 + 0.05)
+    assert seconds.inference == pytest.approx(8 * 0.05, rel=0.4)
     assert seconds.total < 0.8 * one_after_the_other
     assert seconds.waiting_for_data + seconds.inference == pytest.approx(seconds.total, rel=0.2)
 
@@ -132,7 +132,7 @@ def test_decoding_overlaps_with_inference(root: Path, monkeypatch: pytest.Monkey
 def test_results_hold_the_documented_keys(engine: Engine, root: Path, tmp_path: Path) -> None:
     halve(root / "green" / "half.jpg")
     result = evaluate(engine, read(root), batch_size=4, workers=2, top_k=9)
-    results, _ = write_evaluation(result, Path("some/model.onnx"), tmp_path)
+    results, _, _ = write_evaluation(result, Path("some/model.onnx"), tmp_path)
     content = json.loads(results.read_text())
     assert list(content) == KEYS
     assert content["model"] == "some/model.onnx"
@@ -148,7 +148,7 @@ def test_results_hold_the_documented_keys(engine: Engine, root: Path, tmp_path: 
 
 def test_predictions_name_each_image_once(engine: Engine, root: Path, tmp_path: Path) -> None:
     result = evaluate(engine, read(root), batch_size=4, workers=2, top_k=1)
-    _, table = write_evaluation(result, Path("model.onnx"), tmp_path)
+    _, table, _ = write_evaluation(result, Path("model.onnx"), tmp_path)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 16

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.cli.engine_options import provider_option
-from trt_cls.cli.options import common_options, spec_options
+from trt_cls.cli.options import common_options, results_option, spec_options
 from trt_cls.errors import EngineError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trt_cls.data.folder import Sample
     from trt_cls.engines.engine import Provider
-    from trt_cls.evaluation.compare import Comparison
+    from trt_cls.evaluation.compare import Change, Comparison, Verdict
 
 MOST_CHANGES = 20
 """Images with other labels that are printed."""
+SIGNIFICANT = 0.05
+LAYER_IMAGES = 4
+"""Images for the layers: all tensors of both networks are in memory at once, 0.2 GB an image for resnet50."""
 
 
 @click.command("compare")
@@ -31,6 +37,8 @@ MOST_CHANGES = 20
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), help="Fail where a smaller share of images keeps its label."
 )
+@click.option("--layers", is_flag=True, help="Find the first layer that differs between two ONNX files.")
+@results_option(required=False)
 @provider_option
 @common_options
 def command(
@@ -39,22 +47,35 @@ def command(
     images: Path | None,
     spec: Path | None,
     overrides: tuple[str, ...],
+    layers: bool,
+    results: Path | None,
     max_diff: float | None,
     min_agreement: float | None,
     provider: Provider,
 ) -> Comparison:
-    """Hold two artefacts against each other on the same images."""
-    from trt_cls.data.folder import list_images
+    """Hold two artefacts against each other on the same images.
+
+    Where the images stand in folders named as the classes, it is tested which of the two is better.
+    """
     from trt_cls.engines import open_engine
     from trt_cls.engines.contracts import read_contract
-    from trt_cls.evaluation.compare import compare, require_same_meaning
+    from trt_cls.evaluation.compare import compare, require_same_meaning, samples_of
+    from trt_cls.evaluation.results import write_comparison
+    from trt_cls.files import results_folder
 
-    require_same_meaning(read_contract(a), read_contract(b))
-    paths = list_images(_images(images, spec, overrides, a))
+    contract = read_contract(a)
+    require_same_meaning(contract, read_contract(b))
+    samples = samples_of(_images(images, spec, overrides, a), contract.classes)
+    if results:
+        results_folder(results)
     with closing(open_engine(a, provider)) as engine_a, closing(open_engine(b, provider)) as engine_b:
         click.echo(f"A: {a} ({engine_a.backend})\nB: {b} ({engine_b.backend})")
-        comparison = compare(engine_a, engine_b, paths)
+        comparison = compare(engine_a, engine_b, samples)
     _print(comparison)
+    if layers:
+        _print_layers(a, b, samples)
+    if results:
+        click.echo("written: " + ", ".join(str(path) for path in write_comparison(comparison, a, b, results)))
     _hold_bounds(comparison, max_diff, min_agreement)
     return comparison
 
@@ -78,12 +99,53 @@ def _print(comparison: Comparison) -> None:
 
     click.echo(f"images               {comparison.images}, {len(comparison.skipped)} skipped")
     click.echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")
+    click.echo(f"top-{comparison.top_k} agreement      {comparison.top_k_agreement:.2%}, in any order")
     click.echo(f"max |Δprobability|   {comparison.max_abs_difference:.3g}, 99 % of images ≤ {comparison.p99:.3g}")
+    if comparison.verdict:
+        click.echo(_verdict(comparison.verdict))
     for change in comparison.changed[:MOST_CHANGES]:
-        click.echo(f"  {click.format_filename(change.path)}: A {change.label_a}, B {change.label_b}")
+        click.echo(f"  {click.format_filename(change.path)}: A {change.label_a}, B {change.label_b}{_is(change)}")
     if len(comparison.changed) > MOST_CHANGES:
         click.echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
     click.echo(skipped_lines(comparison.skipped), err=True, nl=False)
+
+
+def _verdict(verdict: Verdict) -> str:
+    meaning = "one is better" if verdict.p_value < SIGNIFICANT else "no difference is shown"
+    return (
+        f"top-1 accuracy       A {verdict.right_a / verdict.images:.2%}, B {verdict.right_b / verdict.images:.2%}\n"
+        f"McNemar's test       only A right {verdict.only_a_right}, only B right {verdict.only_b_right}: "
+        f"p = {verdict.p_value:.3g}, {meaning}"
+    )
+
+
+def _is(change: Change) -> str:
+    return "" if change.truth is None else f", is {change.truth}"
+
+
+def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
+    from trt_cls.data.stream import stream
+    from trt_cls.engines.contracts import read_contract
+    from trt_cls.evaluation.layers import bound, compare_layers, first_beyond
+
+    contract = read_contract(a)
+    batches = stream(samples, contract.preprocessing, batch_size=LAYER_IMAGES, workers=0)
+    differences = compare_layers(a, b, next(batch.images for batch in batches if batch.samples))
+    limit = bound(contract.precision, read_contract(b).precision)
+    first = first_beyond(differences, limit)
+    if first:
+        click.echo(
+            f"first to differ      {first.node} ({first.operation}), tensor {first.tensor}: "
+            f"by {first.difference:.2g} of its largest value, {first.largest:.3g}; expected at most {limit:g}"
+        )
+    else:
+        most = max((layer.difference for layer in differences), default=0.0)
+        click.echo(
+            f"layers               {len(differences)} compared, none differs by more than {most:.2g} of its range"
+        )
+    for layer in differences:
+        if layer.weights:
+            click.echo(f"  other weights in {layer.node} ({layer.operation}): {', '.join(layer.weights)}")
 
 
 def _hold_bounds(comparison: Comparison, max_diff: float | None, min_agreement: float | None) -> None:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.engine_options import batch_option, classmap_option, provider_option, top_k_option
+from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
 from trt_cls.cli.options import common_options, model_option, results_option, spec_options
+from trt_cls.cli.progress import progress
 from trt_cls.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
     from trt_cls.engines.engine import Provider
+    from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Evaluation
     from trt_cls.spec.experiment import EvalConfig
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 @batch_option
 @top_k_option
 @provider_option
+@executor_option
 @click.option("--strict", is_flag=True, help="An image that can't be decoded is an error.")
 @classmap_option
 @common_options
@@ -41,6 +44,7 @@ def command(
     batch_size: int | None,
     top_k: int | None,
     provider: Provider,
+    executor: Executor,
     strict: bool,
     classmap: Path | None,
 ) -> Evaluation:
@@ -55,9 +59,15 @@ def command(
     if results:
         results_folder(results)
     k = _top_k(top_k or config.top_k, contract)
-    with closing(open_engine(model, provider)) as engine:
+    with closing(open_engine(model, provider)) as engine, progress(len(folder.samples)) as done:
         evaluation = evaluate(
-            engine, folder, batch_size=batch_size or config.batch_size, workers=config.n_workers, top_k=k
+            engine,
+            folder,
+            batch_size=batch_size or config.batch_size,
+            workers=config.n_workers,
+            top_k=k,
+            executor=executor,
+            progress=done,
         )
     _report(evaluation, model, results, strict)
     return evaluation

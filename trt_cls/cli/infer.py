@@ -1,22 +1,32 @@
-"""`trt-cls infer`: labels for an image, or for a folder of them."""
+"""`trt-cls infer`: labels for images, wherever they come from."""
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+import sys
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.engine_options import batch_option, classmap_option, provider_option, top_k_option
+from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
 from trt_cls.cli.options import common_options, model_option, results_option, spec_options
+from trt_cls.cli.progress import progress
+from trt_cls.errors import DataError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from trt_cls.contract import Contract
-    from trt_cls.engines.engine import Provider
+    from trt_cls.engines.engine import Engine, Provider
+    from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Predictions
+    from trt_cls.evaluation.labels import Format, Labelled
 
 BATCH_SIZE, WORKERS, TOP_K = 32, 8, 5
+STDIN = "-"
+CAMERA = "camera:"
 
 
 @click.command("infer")
@@ -28,47 +38,65 @@ BATCH_SIZE, WORKERS, TOP_K = 32, 8, 5
     "--image-dir",
     "--image_dir",
     "source",
-    type=click.Path(path_type=Path),
     required=True,
-    help="An image, or a folder of images.",
+    help="An image, a folder of images, - for paths on stdin (one a line), a video, or camera:NUMBER.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl"]),
+    help="path,label,confidence (the default), or a JSON object a line with the --top-k likeliest labels.",
 )
 @spec_options(required=False)
 @results_option(required=False)
 @batch_option
 @top_k_option
 @provider_option
+@executor_option
 @classmap_option
 @common_options
 def command(
     model: Path,
-    source: Path,
+    source: str,
+    form: Format | None,
     spec: Path | None,
     overrides: tuple[str, ...],
     results: Path | None,
     batch_size: int | None,
     top_k: int | None,
     provider: Provider,
+    executor: Executor,
     classmap: Path | None,
 ) -> None:
-    """Label an image, or a folder of them.
+    """Label images: a file, a folder, a list, a video, a camera.
 
-    The labels of a folder go to result.csv in the results' folder or else in the images'.
+    The labels of a folder go to result.csv (or .jsonl) in the results' folder or else in the images'. Those of a list,
+    a video or a camera go there only with -r, and to stdout without it; frames are numbered from 0.
     """
-    from trt_cls.data.folder import list_images
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.infer import infer
     from trt_cls.files import results_folder
 
     contract = _checked_contract(model, spec, overrides, classmap)
-    images = list_images(source)
-    target = results or (source if source.is_dir() else None)
-    if target:
-        results_folder(target)
+    video = _is_video(source)
+    images = [] if video else _images(source)
+    folder = results or (Path(source) if source != STDIN and Path(source).is_dir() else None)
+    if folder:
+        results_folder(folder)
     with closing(open_engine(model, provider)) as engine:
-        predictions = infer(engine, images, batch_size=batch_size or BATCH_SIZE, workers=WORKERS)
-    if not source.is_dir():
-        _print_likeliest(predictions, contract, top_k or TOP_K)
-    _report(predictions, contract, target)
+        if video:
+            _write(_video_labels(engine, source, batch_size, top_k or TOP_K), form, folder)
+            return
+        with progress(len(images)) as done:
+            predictions = infer(
+                engine, images, batch_size=batch_size or BATCH_SIZE, workers=WORKERS, executor=executor, progress=done
+            )
+    labels = _image_labels(predictions, contract, top_k or TOP_K)
+    single = source != STDIN and Path(source).is_file()
+    if single and form is None:
+        _print_ranking(labels[0])
+    if folder or form or not single:
+        _write(labels, form, folder, f", {len(predictions.skipped)} skipped")
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
@@ -85,21 +113,70 @@ def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...]
     return contract
 
 
-def _print_likeliest(predictions: Predictions, contract: Contract, top_k: int) -> None:
-    from trt_cls.evaluation.infer import likeliest
+def _is_video(source: str) -> bool:
+    from trt_cls.evaluation.video import SUFFIXES
 
-    ranking = likeliest(predictions.probabilities[0], contract.classes, top_k)
-    width = max(len(name) for name, confidence in ranking)
-    for name, confidence in ranking:
-        click.echo(f"{name:{width}}  {confidence:.4f}")
+    return source.startswith(CAMERA) or source.lower().endswith(SUFFIXES)
 
 
-def _report(predictions: Predictions, contract: Contract, folder: Path | None) -> None:
-    from trt_cls.evaluation.results import write_labels
+def _images(source: str) -> list[Path]:
+    from trt_cls.data.folder import list_images
+
+    if source != STDIN:
+        return list_images(Path(source))
+    lines = sys.stdin.buffer.read().splitlines()
+    paths = [Path(os.fsdecode(line)) for line in lines if line.strip()]
+    if not paths:
+        raise DataError("no path on stdin; expected one a line, as from find DIR -name '*.jpg'")
+    return paths
+
+
+def _image_labels(predictions: Predictions, contract: Contract, top_k: int) -> list[Labelled]:
+    """Those of the images that could be decoded; the others are told on stderr."""
+    from trt_cls.evaluation.labels import labels_of
     from trt_cls.evaluation.tables import skipped_lines
 
     click.echo(skipped_lines(predictions.skipped), err=True, nl=False)
-    if folder:
-        path = folder / "result.csv"
-        write_labels(predictions, contract.classes, path)
-        click.echo(f"{len(predictions.samples)} images labelled, {len(predictions.skipped)} skipped; written: {path}")
+    return list(labels_of(predictions, contract.classes, top_k))
+
+
+def _video_labels(engine: Engine, source: str, batch_size: int | None, top_k: int) -> Iterator[Labelled]:
+    """Frame by frame; a camera goes on until it is interrupted, which is its proper end."""
+    from trt_cls.evaluation.labels import Labelled, likeliest
+    from trt_cls.evaluation.video import count_frames, frames, infer_frames
+
+    camera = source.removeprefix(CAMERA) if source.startswith(CAMERA) else None
+    if camera is not None and not camera.isdecimal():
+        raise RequestError(f'-i {source}: "{camera}" is no number of a camera; expected one such as {CAMERA}0')
+    taken = frames(int(camera) if camera is not None else Path(source))
+    size = batch_size or (1 if camera is not None else BATCH_SIZE)
+    number = 0
+    with (
+        progress(None if camera is not None else count_frames(Path(source)) or None) as done,
+        suppress(KeyboardInterrupt),
+    ):
+        for batch in infer_frames(engine, taken, size):
+            for row in batch:
+                yield Labelled(number, likeliest(row, engine.contract.classes, top_k))
+                number += 1
+            done(len(batch))
+
+
+def _print_ranking(labelled: Labelled) -> None:
+    width = max(len(name) for name, confidence in labelled.ranking)
+    for name, confidence in labelled.ranking:
+        click.echo(f"{name:{width}}  {confidence:.4f}")
+
+
+def _write(labels: Iterable[Labelled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
+    """To result.csv or result.jsonl in `folder`, or else to stdout, each line as soon as it is there."""
+    from trt_cls.evaluation.labels import line, write_labels
+
+    lines = (line(labelled, form or "csv") for labelled in labels)
+    if folder is None:
+        for text in lines:
+            click.echo(os.fsencode(text))
+        return
+    path = folder / f"result.{form or 'csv'}"
+    count = write_labels(lines, path)
+    click.echo(f"{count} images labelled{skipped}; written: {path}")

@@ -1,4 +1,7 @@
-"""Two models held against each other on the same images."""
+"""Two models held against each other on the same images.
+
+What is not known here: where in the network a difference begins, see `layers`.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
-from trt_cls.data.folder import Sample
+from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import Skipped, stream
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import ArtefactError, DataError
+from trt_cls.evaluation.mcnemar import mcnemar
+from trt_cls.evaluation.metrics import Probabilities
 
 BATCH = 32
 WORKERS = 4
+TOP_K = 5
 
 
 @dataclass(frozen=True)
 class Change:
-    """An image that the two models label differently."""
+    """An image that the two models label differently, and how sure each of them is."""
 
     path: Path
     label_a: str
     label_b: str
+    confidence_a: float
+    confidence_b: float
+    truth: str | None
+    """None: not known."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which of two models is better on images whose classes are known."""
+
+    images: int
+    right_a: int
+    right_b: int
+    only_a_right: int
+    only_b_right: int
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact test: how likely two equally good models differ by this or more."""
+        return mcnemar(self.only_a_right, self.only_b_right)
 
 
 @dataclass(frozen=True)
@@ -34,47 +61,56 @@ class Comparison:
     images: int
     top1_agreement: float
     """Share of images with the same likeliest class, 0 to 1."""
+    top_k: int
+    """5, or the number of classes where that is less."""
+    top_k_agreement: float
+    """Share of images with the same `top_k` likeliest classes, in any order."""
     max_abs_difference: float
     """Largest difference of two probabilities."""
     p99: float
     """99 % of the images stay at or below this largest difference."""
     changed: tuple[Change, ...]
     skipped: tuple[Skipped, ...]
+    verdict: Verdict | None
+    """None: the images' classes are not known."""
 
 
-def compare(a: Engine, b: Engine, images: Sequence[Path]) -> Comparison:
-    """The differences of `a` and `b` on `images`.
+def compare(a: Engine, b: Engine, samples: Sequence[Sample]) -> Comparison:
+    """The differences of `a` and `b` on `samples`, all of them labelled or none.
 
     Raises:
         ArtefactError: their contracts have other classes or preprocessing.
         DataError: no image can be decoded.
     """
     require_same_meaning(a.contract, b.contract)
-    samples = [Sample(path) for path in images]
-    changed: list[Change] = []
+    answered: list[Sample] = []
     skipped: list[Skipped] = []
-    largest: list[float] = []
+    answers: list[tuple[Probabilities, Probabilities]] = []
     for batch in stream(samples, a.contract.preprocessing, batch_size=BATCH, workers=WORKERS):
         skipped += batch.skipped
-        if not batch.samples:
-            continue
-        of_a, of_b = a.infer(batch.images), b.infer(batch.images)
-        largest += np.abs(of_a - of_b).max(axis=1).tolist()
-        changed += [
-            Change(sample.path, a.contract.classes[label_a], a.contract.classes[label_b])
-            for sample, label_a, label_b in zip(batch.samples, of_a.argmax(axis=1), of_b.argmax(axis=1), strict=True)
-            if label_a != label_b
-        ]
-    if not largest:
-        raise DataError(f"none of {len(images)} images can be decoded; expected image files; name others with --images")
-    return Comparison(
-        images=len(largest),
-        top1_agreement=1 - len(changed) / len(largest),
-        max_abs_difference=float(np.max(largest)),
-        p99=float(np.quantile(largest, 0.99, method="higher")),
-        changed=tuple(changed),
-        skipped=tuple(skipped),
-    )
+        if batch.samples:
+            answered += batch.samples
+            answers.append((a.infer(batch.images), b.infer(batch.images)))
+    if not answers:
+        raise DataError(
+            f"none of {len(samples)} images can be decoded; expected image files; name others with --images"
+        )
+    of_a, of_b = (np.concatenate(side) for side in zip(*answers, strict=True))
+    return _comparison(a.contract.classes, answered, of_a, of_b, skipped)
+
+
+def samples_of(source: Path, classes: Sequence[str]) -> list[Sample]:
+    """The images of a file or folder; labelled where all of them stand in folders that are named as classes.
+
+    Raises:
+        DataError: there is no image.
+    """
+    images = list_images(source)
+    index = {name: label for label, name in enumerate(classes)}
+    folders = [parts[0] if len(parts := image.relative_to(source).parts) > 1 else None for image in images]
+    if all(folder in index for folder in folders):
+        return [Sample(image, index[folder]) for image, folder in zip(images, folders, strict=True) if folder]
+    return [Sample(image) for image in images]
 
 
 def require_same_meaning(a: Contract, b: Contract) -> None:
@@ -89,3 +125,56 @@ def require_same_meaning(a: Contract, b: Contract) -> None:
             f"the two models do not mean the same: {'; '.join(differences)} (the first model's value ≠ the second's); "
             "expected the same classes and preprocessing; compare files that were exported from one checkpoint"
         )
+
+
+def _comparison(
+    classes: tuple[str, ...],
+    samples: Sequence[Sample],
+    a: Probabilities,
+    b: Probabilities,
+    skipped: Sequence[Skipped],
+) -> Comparison:
+    best_a, best_b = a.argmax(axis=1), b.argmax(axis=1)
+    largest = np.abs(a - b).max(axis=1)
+    top_k = min(TOP_K, len(classes))
+    changed = tuple(
+        Change(
+            path=samples[row].path,
+            label_a=classes[best_a[row]],
+            label_b=classes[best_b[row]],
+            confidence_a=float(a[row].max()),
+            confidence_b=float(b[row].max()),
+            truth=classes[samples[row].label] if samples[row].label >= 0 else None,
+        )
+        for row in np.flatnonzero(best_a != best_b).tolist()
+    )
+    return Comparison(
+        images=len(samples),
+        top1_agreement=1 - len(changed) / len(samples),
+        top_k=top_k,
+        top_k_agreement=float((_likeliest(a, top_k) == _likeliest(b, top_k)).all(axis=1).mean()),
+        max_abs_difference=float(np.max(largest)),
+        p99=float(np.quantile(largest, 0.99, method="higher")),
+        changed=changed,
+        skipped=tuple(skipped),
+        verdict=_verdict(samples, best_a, best_b),
+    )
+
+
+def _likeliest(probabilities: Probabilities, k: int) -> NDArray[np.int64]:
+    """The indices of the `k` likeliest classes of each image, in rising order; of equal classes the lower index."""
+    return np.sort(np.argsort(-probabilities, axis=1, kind="stable")[:, :k], axis=1)
+
+
+def _verdict(samples: Sequence[Sample], best_a: NDArray[np.int64], best_b: NDArray[np.int64]) -> Verdict | None:
+    labels = np.array([sample.label for sample in samples])
+    if (labels < 0).any():
+        return None
+    right_a, right_b = best_a == labels, best_b == labels
+    return Verdict(
+        images=len(labels),
+        right_a=int(right_a.sum()),
+        right_b=int(right_b.sum()),
+        only_a_right=int((right_a & ~right_b).sum()),
+        only_b_right=int((right_b & ~right_a).sum()),
+    )

@@ -6,17 +6,26 @@ What is not known here: files of results and tables, see `results` and `tables`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, Sample
-from trt_cls.data.stream import Skipped, stream
+from trt_cls.data.stream import Skipped
 from trt_cls.engines.engine import Engine
-from trt_cls.errors import DataError, EngineError, RequestError
+from trt_cls.errors import DataError, RequestError
+from trt_cls.evaluation.answers import Executor, answers
 from trt_cls.evaluation.metrics import Metrics, Probabilities, measure
+
+Progress = Callable[[int], None]
+"""Told how many images are done since it was last told, skipped ones too."""
+
+
+def unwatched(images: int) -> None:
+    """The progress of work that nobody looks on."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,9 @@ class Seconds:
     """Where the time went."""
 
     waiting_for_data: float
-    """The engine stood still because no batch was ready."""
+    """Nothing could be started because no batch was ready."""
     inference: float
+    """The rest."""
     total: float
 
 
@@ -58,7 +68,16 @@ class Evaluation:
         return len(self.predictions.samples) / self.predictions.seconds.total
 
 
-def evaluate(engine: Engine, folder: ImageFolder, *, batch_size: int, workers: int, top_k: int) -> Evaluation:
+def evaluate(
+    engine: Engine,
+    folder: ImageFolder,
+    *,
+    batch_size: int,
+    workers: int,
+    top_k: int,
+    executor: Executor = "auto",
+    progress: Progress = unwatched,
+) -> Evaluation:
     """Measures `engine` on `folder`.
 
     Raises:
@@ -72,7 +91,9 @@ def evaluate(engine: Engine, folder: ImageFolder, *, batch_size: int, workers: i
             f"{folder.root}: its classes are {list(folder.classes)}; expected the model's, {list(classes)}; "
             "read the folder with the classes of the model's contract"
         )
-    predictions = predict(engine, folder.samples, batch_size=batch_size, workers=workers)
+    predictions = predict(
+        engine, folder.samples, batch_size=batch_size, workers=workers, executor=executor, progress=progress
+    )
     _refuse_lost_class(folder, predictions)
     labels = np.array([sample.label for sample in predictions.samples], dtype=np.int64)
     counted = min(top_k, len(classes))
@@ -80,40 +101,36 @@ def evaluate(engine: Engine, folder: ImageFolder, *, batch_size: int, workers: i
     return Evaluation(engine.contract, engine.backend, predictions, counted, metrics)
 
 
-def predict(engine: Engine, samples: Sequence[Sample], *, batch_size: int, workers: int) -> Predictions:
+def predict(
+    engine: Engine,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    workers: int,
+    executor: Executor = "auto",
+    progress: Progress = unwatched,
+) -> Predictions:
     """The answers of `engine` for `samples`; images that can't be decoded are listed, not counted.
 
     Raises:
         DataError: no image can be decoded.
+        DeviceError, MissingDependency, RequestError: `executor` "cuda" can't be.
         EngineError: the run failed, or its answers are no numbers.
     """
-    answered: list[Sample] = []
-    answers: list[Probabilities] = []
-    skipped: list[Skipped] = []
-    waiting = inference = 0.0
-    start = before = time.perf_counter()
-    for batch in stream(samples, engine.contract.preprocessing, batch_size=batch_size, workers=workers):
-        ready = time.perf_counter()
-        skipped += batch.skipped
-        if batch.samples:
-            answers.append(_finite(engine, engine.infer(batch.images)))
-            answered += batch.samples
-        waiting, inference = waiting + ready - before, inference + time.perf_counter() - ready
-        before = time.perf_counter()
-    if not answers:
+    start = time.perf_counter()
+    with closing(answers(engine, samples, batch_size=batch_size, workers=workers, executor=executor)) as batches:
+        done = []
+        for batch in batches:
+            done.append(batch)
+            progress(len(batch.samples) + len(batch.skipped))
+    total = time.perf_counter() - start
+    skipped = tuple(image for batch in done for image in batch.skipped)
+    answered = tuple(sample for batch in done for sample in batch.samples)
+    if not answered:
         raise DataError(_nothing_decoded(skipped))
-    seconds = Seconds(waiting, inference, time.perf_counter() - start)
-    return Predictions(tuple(answered), np.concatenate(answers), tuple(skipped), seconds)
-
-
-def _finite(engine: Engine, probabilities: Probabilities) -> Probabilities:
-    if not np.isfinite(probabilities).all():
-        raise EngineError(
-            f"{engine.backend}: its answers hold NaN or infinity; expected probabilities; the "
-            f"{engine.contract.precision} model overflows: evaluate the checkpoint that it came from, "
-            "then export that with another precision"
-        )
-    return probabilities
+    waiting = sum(batch.waited for batch in done)
+    probabilities = np.concatenate([batch.probabilities for batch in done])
+    return Predictions(answered, probabilities, skipped, Seconds(waiting, total - waiting, total))
 
 
 def _nothing_decoded(skipped: Sequence[Skipped]) -> str:

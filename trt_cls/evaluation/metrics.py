@@ -6,6 +6,7 @@ models and files.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ Labels = NDArray[np.int64]
 EPSILON = 1e-7
 """Lowest probability in the loss, as in Keras, so that one sure mistake does not make the mean infinite."""
 BINS = 15
+Z_95 = 1.959963984540054
+"""Standard deviations to either side that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,19 @@ class ClassScores:
     f1: float
     support: int
     """Images that are of the class."""
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The images whose highest probability lies in (low, high]."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    """Mean highest probability; 0 without images."""
+    accuracy: float
+    """0 without images."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +109,33 @@ def class_scores(matrix: NDArray[np.int64]) -> tuple[ClassScores, ...]:
     )
 
 
-def calibration_error(probabilities: Probabilities, labels: Labels) -> float:
-    """Expected calibration error over 15 bins of equal width, (low, high] (Guo et al. 2017, equation 3)."""
+def calibration_bins(probabilities: Probabilities, labels: Labels) -> tuple[CalibrationBin, ...]:
+    """Confidence against accuracy in 15 bins of equal width."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    gap = np.bincount(bins, weights=right - confidence, minlength=BINS)
-    return float(np.abs(gap).sum() / len(labels))
+    images = np.bincount(bins, minlength=BINS)
+    filled = np.maximum(images, 1)
+    mean_confidence = np.bincount(bins, weights=confidence, minlength=BINS) / filled
+    accuracy = np.bincount(bins, weights=right, minlength=BINS) / filled
+    return tuple(
+        CalibrationBin(index / BINS, (index + 1) / BINS, int(count), float(mean), float(share))
+        for index, (count, mean, share) in enumerate(zip(images, mean_confidence, accuracy, strict=True))
+    )
+
+
+def calibration_error(probabilities: Probabilities, labels: Labels) -> float:
+    """Expected calibration error over those bins (Guo et al. 2017, equation 3)."""
+    gaps = (abs(found.accuracy - found.confidence) * found.images for found in calibration_bins(probabilities, labels))
+    return sum(gaps) / len(labels)
+
+
+def wilson_interval(hits: int, images: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share of at least one image (Wilson 1927)."""
+    share, spread = hits / images, Z_95**2 / images
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _share(part: int, whole: int) -> float:

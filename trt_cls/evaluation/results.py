@@ -1,4 +1,4 @@
-"""The files that `evaluate` and `infer` leave behind."""
+"""The files that `evaluate` and `compare` leave behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trt_cls.evaluation.evaluate import Evaluation, Predictions
+from trt_cls.evaluation.compare import Comparison
+from trt_cls.evaluation.evaluate import Evaluation
+from trt_cls.evaluation.report.comparison_page import comparison_page
+from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.files import atomic, write_text
 
 
@@ -36,34 +39,33 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
     }
 
 
-def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple[Path, Path]:
-    """Writes results.json and predictions.csv (path,label,predicted,confidence) to `folder` and returns their paths."""
-    results, table = folder / "results.json", folder / "predictions.csv"
+def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple[Path, Path, Path]:
+    """Writes results.json, predictions.csv (path,label,predicted,confidence) and report.html; returns their paths."""
+    results, table, report = folder / "results.json", folder / "predictions.csv", folder / "report.html"
     predictions, classes = evaluation.predictions, evaluation.contract.classes
     # ASCII, because a path that is no valid UTF-8 could not be written otherwise.
     write_text(results, json.dumps(results_dict(evaluation, model), indent=2, allow_nan=False) + "\n")
+    best = predictions.probabilities.argmax(axis=1)
     rows = (
-        (path, classes[sample.label], predicted, confidence)
-        for sample, (path, predicted, confidence) in zip(
-            predictions.samples, labelled(predictions, classes), strict=True
-        )
+        (str(sample.path), classes[sample.label], classes[index], f"{row[index]:.6f}")
+        for sample, index, row in zip(predictions.samples, best, predictions.probabilities, strict=True)
     )
     _write_csv(table, [("path", "label", "predicted", "confidence"), *rows])
-    return results, table
+    write_text(report, evaluation_page(evaluation, model))
+    return results, table, report
 
 
-def write_labels(predictions: Predictions, classes: Sequence[str], path: Path) -> None:
-    """Writes path,label,confidence for each image, without a header, as TAO does."""
-    _write_csv(path, labelled(predictions, classes))
-
-
-def labelled(predictions: Predictions, classes: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Path, likeliest class and its probability for each image."""
-    best = predictions.probabilities.argmax(axis=1)
-    return [
-        (str(sample.path), classes[index], f"{row[index]:.6f}")
-        for sample, index, row in zip(predictions.samples, best, predictions.probabilities, strict=True)
-    ]
+def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> tuple[Path, Path]:
+    """Writes changed.csv, a row for each image with another label, and comparison.html; returns their paths."""
+    table, report = folder / "changed.csv", folder / "comparison.html"
+    header = ("path", "label_a", "confidence_a", "label_b", "confidence_b", "truth")
+    rows = (
+        (str(c.path), c.label_a, f"{c.confidence_a:.6f}", c.label_b, f"{c.confidence_b:.6f}", c.truth or "")
+        for c in comparison.changed
+    )
+    _write_csv(table, [header, *rows])
+    write_text(report, comparison_page(comparison, a, b))
+    return table, report
 
 
 def _write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:

@@ -45,8 +45,8 @@ def members() -> Iterator[Member]:
             yield Member(architecture, depth, count_parameters(network).trainable, multiply_adds(network), options)
 
 
-def multiply_adds(network: nn.Module) -> int:
-    """Of one image's way through the convolutions and dense layers of a network on the meta device."""
+def multiply_adds(network: nn.Module, shape: tuple[int, int, int] = (3, SIDE, SIDE)) -> int:
+    """Of one image [C,H,W]'s way through the convolutions and dense layers of a network on the meta device."""
     total = 0
 
     def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -57,7 +57,7 @@ def multiply_adds(network: nn.Module) -> int:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             layer.register_forward_hook(count)
     with torch.no_grad():
-        network.eval()(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+        network.eval()(torch.empty(1, *shape, device="meta"))
     return total
 
 

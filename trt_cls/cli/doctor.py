@@ -1,0 +1,43 @@
+"""`trt-cls doctor`: what this machine can run, and how to mend or get the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from trt_cls.cli.options import common_options
+from trt_cls.errors import TrtClsError
+
+MARKS = {"ok": click.style("ok", fg="green"), "absent": "–", "broken": click.style("broken", fg="red")}
+WIDTH = 6
+"""Of the longest mark."""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+def command(as_json: bool) -> None:
+    """Check what this machine can run, and say how to mend and get the rest.
+
+    Exit status 0: all that is installed fits together; 1: something is broken. What is merely absent is no fault.
+    """
+    from trt_cls.doctor.checks import findings
+    from trt_cls.doctor.facts import find_out
+
+    found = findings(find_out())
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        width = max(len(finding.name) for finding in found)
+        for finding in found:
+            padding = " " * (WIDTH - len(click.unstyle(MARKS[finding.state])))
+            click.echo(f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {finding.found}")
+            if finding.cure:
+                click.echo(f"{'':{WIDTH + width + 4}}→ {finding.cure}")
+    broken = [finding.name for finding in found if finding.state == "broken"]
+    if broken:
+        raise TrtClsError(
+            f"not all that is installed fits together: {', '.join(broken)}; run the commands after the arrows"
+        )

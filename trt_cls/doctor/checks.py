@@ -1,0 +1,213 @@
+"""What the facts of a machine mean: what works, what could be added, what does not fit together.
+
+What is not known here: how facts are found and findings printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from packaging.utils import canonicalize_name
+
+from trt_cls.doctor.facts import Facts
+
+State = Literal["ok", "absent", "broken"]
+OLDEST_PYTHON = (3, 10)
+ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+PRODUCT = "trt-cls"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of the machine."""
+
+    name: str
+    state: State
+    """"absent" is no fault: nothing that is installed needs it."""
+    found: str
+    cure: str = ""
+    """What mends it or brings it, most often a command; empty where nothing is to be done."""
+
+
+def findings(facts: Facts) -> tuple[Finding, ...]:
+    """A finding for each part, from the ground up."""
+    return (
+        _python(facts),
+        _driver(facts),
+        _onnxruntime(facts),
+        _tensorrt(facts),
+        _tensorrt_rtx(facts),
+        _pycuda(facts),
+        _torch(facts),
+        _images(facts),
+        _tool(facts, "nvcc", "the CUDA Toolkit: https://developer.nvidia.com/cuda-downloads"),
+        _tool(facts, "g++", "apt-get install g++"),
+        *_shared_modules(facts),
+        *_requirements(facts),
+    )
+
+
+def _python(facts: Facts) -> Finding:
+    version = tuple(int(part) for part in facts.python.split(".")[:2])
+    found = f"{facts.python}, {facts.machine}"
+    if version < OLDEST_PYTHON:
+        return Finding("Python", "broken", found, "install Python 3.10 or newer")
+    return Finding("Python", "ok", found)
+
+
+def _driver(facts: Facts) -> Finding:
+    if facts.driver_cuda is None:
+        if facts.has_nvidia_device:
+            return Finding(
+                "GPU", "broken", "an NVIDIA driver without its library libcuda.so.1",
+                "in a container: start it with --gpus all; elsewhere: install the driver's libcuda1",
+            )  # fmt: skip
+        return Finding("GPU", "absent", "no NVIDIA driver", "on a machine with an NVIDIA GPU: install its driver")
+    cuda = f"driver for CUDA {_dotted(facts.driver_cuda)}"
+    if facts.gpu is None:
+        return Finding("GPU", "absent", f"{cuda}, no GPU visible", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
+    return Finding("GPU", "ok", f"{facts.gpu.name}, compute capability {facts.gpu.compute_capability}, {cuda}")
+
+
+def _onnxruntime(facts: Facts) -> Finding:
+    installed = [f"{name} {facts.packages[name]}" for name in ONNX_RUNTIMES if name in facts.packages]
+    name, found = "ONNX Runtime", ", ".join(installed)
+    wanted = "gpu" if facts.gpu else "cpu"
+    if len(installed) > 1:
+        cure = f'pip uninstall -y {" ".join(ONNX_RUNTIMES)}; pip install "{PRODUCT}[{wanted}]"'
+        return Finding(name, "broken", f"{found}: both own the module onnxruntime, one overwrote the other", cure)
+    if not installed:
+        return Finding(name, "absent", "not installed", f'pip install "{PRODUCT}[{wanted}]"')
+    if "onnxruntime" not in facts.modules:
+        cure = f"pip install --force-reinstall {installed[0].split()[0]}"
+        return Finding(name, "broken", f"{found}, but its module is gone", cure)
+    if facts.gpu and "onnxruntime" in facts.packages:
+        cure = f'for the GPU: pip uninstall -y onnxruntime; pip install "{PRODUCT}[gpu]"'
+        return Finding(name, "ok", f"{found}, provider CPU alone", cure)
+    return Finding(name, "ok", f"{found}, providers {', '.join((*facts.providers, 'CPU'))}")
+
+
+def _tensorrt(facts: Facts) -> Finding:
+    parts = {name: v for name, v in facts.packages.items() if name.startswith("tensorrt") and "-rtx" not in name}
+    found = ", ".join(f"{name} {version}" for name, version in sorted(parts.items()))
+    cudas = sorted({int(piece[2:]) for name in parts for piece in name.split("-") if piece in ("cu11", "cu12", "cu13")})
+    again = f"pip uninstall -y {' '.join(sorted(parts))}; pip install tensorrt-cu{_cuda_major(facts, cudas)}"
+    if len(cudas) > 1 or len(set(parts.values())) > 1:
+        return Finding("TensorRT", "broken", f"{found}: parts of different versions", again)
+    if cudas and facts.driver_cuda and cudas[0] > facts.driver_cuda[0]:
+        newest = _dotted(facts.driver_cuda)
+        return Finding("TensorRT", "broken", f"{found}, but the driver runs CUDA up to {newest}", again)
+    if "tensorrt" in facts.modules:
+        return Finding("TensorRT", "ok", found or "the system's own, as JetPack brings it")
+    if parts:
+        return Finding("TensorRT", "broken", f"{found}, but its module is gone", again)
+    cure = f'pip install "{PRODUCT}[gpu]"; on a Jetson, JetPack brings it' if facts.gpu else "needs a GPU first"
+    return Finding("TensorRT", "absent", "not installed", cure)
+
+
+def _tensorrt_rtx(facts: Facts) -> Finding:
+    name = "TensorRT-RTX"
+    version = facts.packages.get("tensorrt-rtx-cu13") or facts.packages.get("tensorrt-rtx-cu12")
+    if version is None:
+        return Finding(
+            name, "absent", "not installed", f'pip install "{PRODUCT}[rtx]"; it builds engines without a GPU'
+        )
+    if "tensorrt_rtx" not in facts.modules:
+        cure = f'pip install --force-reinstall "{PRODUCT}[rtx]"'
+        return Finding(name, "broken", f"{version}, but its module is gone", cure)
+    return Finding(name, "ok", f"{version}, builds engines{'' if facts.gpu else '; running them takes a GPU'}")
+
+
+def _pycuda(facts: Facts) -> Finding:
+    if version := facts.packages.get("pycuda"):
+        return Finding("pycuda", "ok", version)
+    if facts.gpu is None:
+        return Finding("pycuda", "absent", "not installed", "of no use without a GPU")
+    first = "" if "nvcc" in facts.tools else "install the CUDA Toolkit, then "
+    return Finding(
+        "pycuda", "absent", "not installed: no engine runs without it",
+        f'{first}CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH pip install numpy "pycuda>=2025.1"',
+    )  # fmt: skip
+
+
+def _torch(facts: Facts) -> Finding:
+    version = facts.packages.get("torch")
+    if version is None:
+        return Finding("torch", "absent", "not installed: no training or export", f'pip install "{PRODUCT}[train]"')
+    found = f"{version} for {f'CUDA {_dotted(facts.torch_cuda)}' if facts.torch_cuda else 'the CPU'}"
+    vision = facts.packages.get("torchvision", version)
+    if ("+cpu" in version) != ("+cpu" in vision):
+        cure = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+        return Finding("torch", "broken", f"{found}, but torchvision {vision} is another build", cure)
+    if facts.torch_cuda and facts.driver_cuda and facts.torch_cuda[0] > facts.driver_cuda[0]:
+        cure = (
+            "update the NVIDIA driver, or: pip install --force-reinstall torch torchvision "
+            f"--index-url https://download.pytorch.org/whl/cu{facts.driver_cuda[0]}{facts.driver_cuda[1]}"
+        )
+        return Finding("torch", "broken", f"{found}, but the driver runs CUDA up to {_dotted(facts.driver_cuda)}", cure)
+    if facts.gpu and facts.torch_cuda is None:
+        cure = "for the GPU: pip install --force-reinstall torch torchvision"
+        return Finding("torch", "ok", found, cure)
+    return Finding("torch", "ok", found)
+
+
+def _images(facts: Facts) -> Finding:
+    """Without either part images take longer and their pixels are the same."""
+    resize = "resized by the C++ library" if facts.has_native_library else "resized by Pillow"
+    decode = "decoded by simplejpeg" if "simplejpeg" in facts.packages else "decoded by Pillow"
+    cures = []
+    if not facts.has_native_library:
+        cures.append("install g++ and trt-cls again: six times as fast")
+    if "simplejpeg" not in facts.packages:
+        cures.append("pip install simplejpeg")
+    return Finding("images", "absent" if cures else "ok", f"{decode}, {resize}", "; ".join(cures))
+
+
+def _tool(facts: Facts, name: str, cure: str) -> Finding:
+    if name in facts.tools:
+        return Finding(name, "ok", facts.tools[name])
+    return Finding(name, "absent", "not on the PATH: pycuda can't be built here", cure)
+
+
+def _shared_modules(facts: Facts) -> Iterator[Finding]:
+    several = [name for name in OPENCVS if name in facts.packages]
+    if len(several) > 1:
+        cure = f'pip uninstall -y {" ".join(several)}; pip install "{PRODUCT}[video]"'
+        yield Finding("OpenCV", "broken", f"{', '.join(several)}: all own the module cv2", cure)
+
+
+def _requirements(facts: Facts) -> Iterator[Finding]:
+    """What trt-cls, or a package that it leads to, requires and does not find."""
+    seen: set[str] = set()
+    waiting = [PRODUCT]
+    while waiting:
+        package = waiting.pop()
+        if package in seen:
+            continue
+        seen.add(package)
+        for requirement in facts.requirements.get(package, ()):
+            needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if not needed and package != PRODUCT:  # its extras count as far as they are installed
+                continue
+            name = canonicalize_name(requirement.name)
+            waiting.append(name)
+            version = facts.packages.get(name)
+            wanted = f"{requirement.name}{requirement.specifier}"
+            if version is None and needed:
+                yield Finding(
+                    package, "broken", f"requires {wanted}, which is not installed", f'pip install "{wanted}"'
+                )
+            elif version is not None and not requirement.specifier.contains(version, prereleases=True):
+                yield Finding(package, "broken", f"requires {wanted}, found {version}", f'pip install "{wanted}"')
+
+
+def _cuda_major(facts: Facts, installed: list[int]) -> int:
+    """The CUDA that a new TensorRT should be for."""
+    return facts.driver_cuda[0] if facts.driver_cuda else max(installed, default=13)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,148 @@
+"""Where two ONNX files of one network begin to differ: every tensor between input and output, in order.
+
+Both graphs run in ONNX Runtime without optimisation, so that each tensor is computed as the file says. What is not
+known here: whether the answers differ enough to matter, see `compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.contract import Precision
+from trt_cls.engines.contracts import read_contract
+from trt_cls.engines.engine import INPUT
+from trt_cls.errors import ArtefactError, EngineError, MissingDependency, RequestError
+
+if TYPE_CHECKING:
+    import onnx
+
+Floats = NDArray[np.floating[Any]]
+
+BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.03, "int8": 0.3}
+"""How far a tensor may be off, as a share of its largest value, by the coarser of the two files: float32 rounds at
+1e-7, float16 at 1e-3 and 8 bits at 1e-2, and the errors of some fifty layers add up."""
+
+
+@dataclass(frozen=True)
+class LayerDifference:
+    """One tensor that both networks compute."""
+
+    tensor: str
+    node: str
+    """The one that gives the tensor."""
+    operation: str
+    largest: float
+    """Absolute value in the first network's tensor."""
+    difference: float
+    """Largest absolute difference as a share of `largest`."""
+    weights: tuple[str, ...]
+    """Weights of the node that differ, as the first network names them."""
+
+
+def compare_layers(a: Path, b: Path, images: NDArray[np.float32]) -> tuple[LayerDifference, ...]:
+    """The tensors that both graphs name, in the order in which the first computes them.
+
+    Raises:
+        ArtefactError: the graphs share no names.
+        EngineError: ONNX Runtime can't run one of them layer by layer.
+        RequestError: a file is no ONNX file.
+    """
+    model_a, model_b = _read(a), _read(b)
+    nodes_b = {name: node for node in model_b.graph.node for name in node.output}
+    shared = {name: node for node in model_a.graph.node for name in node.output if name in nodes_b}
+    if not shared:
+        raise ArtefactError(
+            f"{a} and {b} have no tensor name in common; expected two files of one network; "
+            "export both with the same version of trt-cls"
+        )
+    weights_a, weights_b = _weights(model_a), _weights(model_b)
+    values_a, values_b = _activations(a, model_a, shared, images), _activations(b, model_b, shared, images)
+    found = []
+    for name, node in shared.items():
+        if values_a[name].shape != values_b[name].shape:
+            raise ArtefactError(
+                f"{a} and {b} are no files of one network: {name} is {list(values_a[name].shape)} in the first and "
+                f"{list(values_b[name].shape)} in the second; export both from one checkpoint"
+            )
+        if np.issubdtype(values_a[name].dtype, np.floating):
+            largest, difference = _distance(values_a[name], values_b[name])
+            changed = _changed(node, nodes_b[name], weights_a, weights_b)
+            found.append(LayerDifference(name, node.name or node.op_type, node.op_type, largest, difference, changed))
+    return tuple(found)
+
+
+def bound(a: Precision, b: Precision) -> float:
+    """How far tensors of files in these precisions may be apart."""
+    return max(BOUNDS[a], BOUNDS[b])
+
+
+def first_beyond(differences: Sequence[LayerDifference], limit: float) -> LayerDifference | None:
+    """The first tensor that is further off than `limit`, or not a number in one network alone."""
+    return next((layer for layer in differences if not layer.difference <= limit), None)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    if path.suffix != ".onnx":
+        raise RequestError(f"{path}: layers are compared between ONNX files only; name two .onnx files")
+    read_contract(path)
+    return onnx.load(path)
+
+
+def _activations(
+    path: Path, model: onnx.ModelProto, names: Mapping[str, Any], images: NDArray[np.float32]
+) -> dict[str, Floats]:
+    import onnx
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency("onnxruntime", "comparing layers", "cpu") from error
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    own = {info.name for info in opened.graph.output}
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return dict(zip(names, session.run(list(names), {INPUT: images}), strict=True))
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        reason = " ".join(str(error).split())
+        raise EngineError(f"{path}: ONNX Runtime can't run it layer by layer: {reason}") from error
+
+
+def _distance(a: Floats, b: Floats) -> tuple[float, float]:
+    """The largest value of `a`, and the largest difference as a share of it; NaN where only one side is NaN."""
+    exact_a, exact_b = a.astype(np.float64), b.astype(np.float64)
+    same = (exact_a == exact_b) | (np.isnan(exact_a) & np.isnan(exact_b))
+    gap = float(np.abs(exact_a - exact_b, where=~same, out=np.zeros_like(exact_a)).max(initial=0))
+    largest = float(np.abs(exact_a).max(initial=0))
+    return largest, gap / largest if largest else gap
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, Floats]:
+    from onnx import numpy_helper
+
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _changed(
+    node_a: onnx.NodeProto, node_b: onnx.NodeProto, a: Mapping[str, Floats], b: Mapping[str, Floats]
+) -> tuple[str, ...]:
+    """Names of the first node's weights whose counterparts have other values, at the precision of the coarser one."""
+    pairs = [(one, other) for one, other in zip(node_a.input, node_b.input, strict=False) if one in a and other in b]
+    return tuple(one for one, other in pairs if not _equal(a[one], b[other]))
+
+
+def _equal(a: Floats, b: Floats) -> bool:
+    coarser = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    return np.array_equal(a.astype(coarser), b.astype(coarser))

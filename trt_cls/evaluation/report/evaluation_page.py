@@ -1,0 +1,161 @@
+"""The page of an evaluation: how good the model is, where it errs, how sure it is, how fast, and what it is.
+
+Everything but sorting and the images behind the confusion matrix is there without JavaScript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trt_cls.evaluation.evaluate import Evaluation
+from trt_cls.evaluation.metrics import calibration_bins, wilson_interval
+from trt_cls.evaluation.report.about import contract_rows, version_rows
+from trt_cls.evaluation.report.page import common_folder, page, shown
+from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select
+from trt_cls.evaluation.report.thumbnails import thumbnails
+
+MATRIX = 40
+"""Classes of the confusion matrix; of more, those confused most often. Larger ones can't be read or clicked."""
+PAIRS = 30
+"""Most frequent confusions in the list."""
+SKIPPED = 100
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as it stands in a page."""
+
+    path: str
+    truth: str
+    prediction: str
+    confidence: float
+    thumbnail: str
+    """Empty where the image can't be read any more."""
+
+
+def evaluation_page(evaluation: Evaluation, model: Path) -> str:
+    """The whole page as HTML."""
+    predictions, classes = evaluation.predictions, evaluation.contract.classes
+    folder = common_folder(sample.path for sample in predictions.samples)
+    selection = select(predictions)
+    confused = sorted((cell for cell in selection.cells if cell.truth != cell.prediction), key=lambda cell: -cell.count)
+    thumbs = thumbnails(_pictured(selection))
+
+    def pictures(answers: Iterable[Answer]) -> list[Picture]:
+        return [
+            Picture(
+                shown(a.path, folder), classes[a.truth], classes[a.prediction], a.confidence, thumbs.get(a.path, "")
+            )
+            for a in answers
+        ]
+
+    return page(
+        "evaluation.html",
+        title=shown(model),
+        folder=shown(folder),
+        evaluation=evaluation,
+        headline=_headline(evaluation),
+        classes=_class_rows(evaluation, confused),
+        matrix=_matrix(evaluation, confused),
+        pairs=[(cell, classes[cell.truth], classes[cell.prediction]) for cell in confused[:PAIRS]],
+        bins=calibration_bins(predictions.probabilities, _labels(evaluation)),
+        worst=pictures(selection.worst),
+        least_sure=pictures(selection.least_sure),
+        stages=_stages(evaluation),
+        contract=contract_rows(evaluation.contract),
+        versions=version_rows(),
+        skipped=[(shown(image.path, folder), image.reason) for image in predictions.skipped[:SKIPPED]],
+        data=_data(selection.cells, classes, folder, thumbs),
+    )
+
+
+def _pictured(selection: Selection) -> list[Path]:
+    of_cells = (answer for cell in selection.cells for answer in cell.answers[: cell.pictured])
+    return [answer.path for answer in (*selection.worst, *selection.least_sure, *of_cells)]
+
+
+def _labels(evaluation: Evaluation) -> Any:
+    return np.array([sample.label for sample in evaluation.predictions.samples], dtype=np.int64)
+
+
+def _headline(evaluation: Evaluation) -> list[tuple[str, float, tuple[float, float]]]:
+    """Name, share and its confidence interval."""
+    images, metrics = len(evaluation.predictions.samples), evaluation.metrics
+    shares = [("Top-1 accuracy", metrics.top_1_accuracy)]
+    if evaluation.top_k > 1:
+        shares.append((f"Top-{evaluation.top_k} accuracy", metrics.top_k_accuracy))
+    return [(name, share, wilson_interval(round(share * images), images)) for name, share in shares]
+
+
+def _class_rows(evaluation: Evaluation, confused: Sequence[Cell]) -> list[dict[str, Any]]:
+    """A row of the table for each class."""
+    most = {cell.truth: cell for cell in reversed(confused)}
+    names, matrix = evaluation.contract.classes, evaluation.metrics.confusion_matrix
+    return [
+        {
+            "index": index,
+            "name": name,
+            "scores": scores,
+            "interval": wilson_interval(int(matrix[index, index]), scores.support) if scores.support else None,
+            "mistaken_for": names[most[index].prediction] if index in most else "",
+            "mistakes": most[index].count if index in most else 0,
+        }
+        for index, (name, scores) in enumerate(zip(names, evaluation.metrics.per_class, strict=True))
+    ]
+
+
+def _matrix(evaluation: Evaluation, confused: Sequence[Cell]) -> dict[str, Any]:
+    """The confusion matrix, of all classes or of those that are confused most often, in their order."""
+    names, counts = evaluation.contract.classes, evaluation.metrics.confusion_matrix
+    kept: Sequence[int] = range(len(names))
+    if len(names) > MATRIX:
+        most = dict.fromkeys(index for cell in confused for index in (cell.truth, cell.prediction))
+        kept = sorted(list(dict.fromkeys([*most, *kept]))[:MATRIX])
+    support = np.maximum(counts.sum(axis=1), 1)
+    rows = [
+        {
+            "index": truth,
+            "name": names[truth],
+            "cells": [(p, int(counts[truth, p]), float(counts[truth, p] / support[truth])) for p in kept],
+        }
+        for truth in kept
+    ]
+    return {"names": [names[index] for index in kept], "rows": rows, "whole": len(kept) == len(names)}
+
+
+def _stages(evaluation: Evaluation) -> list[tuple[str, float]]:
+    """Name of each stage and its seconds; they add up to the total."""
+    stages: dict[str, float] = asdict(evaluation.predictions.seconds)
+    total = stages.pop("total")
+    rest = total - sum(stages.values())
+    return [(name.replace("_", " "), seconds) for name, seconds in stages.items()] + [("other", max(rest, 0.0))]
+
+
+def _data(
+    cells: Iterable[Cell], classes: tuple[str, ...], folder: Path, thumbs: dict[Path, str]
+) -> dict[str, list[Any]]:
+    """What the script shows on a click: of each cell truth, prediction, count and images; names of the classes."""
+    return {
+        "classes": list(classes),
+        "cells": [
+            [
+                cell.truth,
+                cell.prediction,
+                cell.count,
+                [
+                    [
+                        shown(answer.path, folder),
+                        round(answer.confidence, 4),
+                        thumbs.get(answer.path, "") if rank < cell.pictured else "",
+                    ]
+                    for rank, answer in enumerate(cell.answers)
+                ],
+            ]
+            for cell in cells
+        ],
+    }

@@ -1,0 +1,110 @@
+"""Which images of an evaluation are worth looking at, and how many of them a page can hold.
+
+What is not known here: how images are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.evaluation.evaluate import Predictions
+
+GALLERY = 24
+"""Worst mistakes, and as many of the least sure images."""
+LISTED = 10_000
+"""Images of the confusion matrix's cells that are named."""
+PICTURED = 500
+"""Those of them with a thumbnail: 2.5 MB of photographs, 7 MB of pure noise."""
+PER_CELL = 24
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image, its class and what it was taken for, as indices of classes."""
+
+    path: Path
+    truth: int
+    prediction: int
+    confidence: float
+    """Probability of the prediction."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All images of one class that were taken for one class."""
+
+    truth: int
+    prediction: int
+    count: int
+    answers: tuple[Answer, ...]
+    """Those that are listed: the surest mistakes, or the least sure right answers."""
+    pictured: int
+    """How many of those have a thumbnail."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a page shows of an evaluation."""
+
+    worst: tuple[Answer, ...]
+    """Mistakes, the surest first."""
+    least_sure: tuple[Answer, ...]
+    """Lowest confidence first, whether right or wrong."""
+    cells: tuple[Cell, ...]
+    """Those of the confusion matrix that are not empty, row by row."""
+
+
+def select(predictions: Predictions) -> Selection:
+    """The images worth a look."""
+    probabilities = predictions.probabilities
+    labels = np.array([sample.label for sample in predictions.samples], dtype=np.int64)
+    best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+
+    def answers(indices: Sequence[int] | NDArray[np.int64]) -> tuple[Answer, ...]:
+        return tuple(
+            Answer(predictions.samples[index].path, int(labels[index]), int(best[index]), float(confidence[index]))
+            for index in indices
+        )
+
+    wrong = np.flatnonzero(labels != best)
+    rising = np.argsort(confidence, kind="stable")
+    classes = probabilities.shape[1]
+    members = _members(labels * classes + best, rising, labels == best)
+    # mistakes first, those that are made most often at their head
+    order = sorted(members, key=lambda cell: (cell % (classes + 1) == 0, -len(members[cell])))
+    sizes = {cell: len(members[cell]) for cell in order}
+    listed, pictured = _dealt(sizes, LISTED), _dealt(sizes, PICTURED)
+    return Selection(
+        worst=answers(wrong[np.argsort(-confidence[wrong], kind="stable")][:GALLERY]),
+        least_sure=answers(rising[:GALLERY]),
+        cells=tuple(
+            Cell(cell // classes, cell % classes, len(indices), answers(indices[: listed[cell]]), pictured[cell])
+            for cell, indices in sorted(members.items())
+        ),
+    )
+
+
+def _members(
+    cells: NDArray[np.int64], rising: NDArray[np.int64], right: NDArray[np.bool_]
+) -> dict[int, NDArray[np.int64]]:
+    """Cell → its images: of mistakes the surest come first, of right answers the least sure."""
+    order = np.concatenate([rising[::-1][~right[rising[::-1]]], rising[right[rising]]])
+    order = order[np.argsort(cells[order], kind="stable")]
+    found, starts = np.unique(cells[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def _dealt(sizes: dict[int, int], limit: int) -> dict[int, int]:
+    """How many of each cell's images are taken: one of each, then a second one of each and so on up to `limit`."""
+    dealt = dict.fromkeys(sizes, 0)
+    for rank in range(PER_CELL):
+        for cell, size in sizes.items():
+            if limit and rank < size:
+                dealt[cell] += 1
+                limit -= 1
+    return dealt

@@ -1,0 +1,43 @@
+"""Small copies of images, as text that stands in a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from trt_cls.errors import DataError
+from trt_cls.preprocessing.images import eight_bit
+
+SIDE = 128
+"""Pixels of the longer side; at quality 75 a photograph takes 4 kB, pure noise 10 kB."""
+QUALITY = 75
+ICON = 64
+"""Images up to this side are kept without loss: artefacts of JPEG would hide what they show."""
+WORKERS = 4
+
+
+def thumbnails(paths: Iterable[Path]) -> dict[Path, str]:
+    """A `data:` URI for each of `paths`; none for those that can't be read any more."""
+    distinct = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        made = zip(distinct, pool.map(_thumbnail, distinct), strict=True)
+        return {path: uri for path, uri in made if uri is not None}
+
+
+def _thumbnail(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes at a fraction of the size, several times faster
+            small = eight_bit(image, 3)
+    except (OSError, ValueError, DataError):
+        return None
+    small.thumbnail((SIDE, SIDE))
+    kind = "png" if max(small.size) <= ICON else "jpeg"
+    content = BytesIO()
+    small.save(content, kind, quality=QUALITY)
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
