@@ -79,7 +79,9 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpus", "2"], "error: --gpus 2: training on several GPUs is not supported yet"),
+        (["--gpus", "2", "--device", "cpu"], "torchrun --nproc-per-node 2 -m trt_cls train"),
+        (["--save-every", "0"], "--save-every"),
+        (["--precision", "tf32", "--device", "cpu"], "error: --precision tf32: not on a CPU"),
         (["--resume"], "nothing to resume"),
         (["--precision", "fp16", "--device", "cpu"], "error: --precision fp16: not on a CPU"),
         (["-c", "missing.json"], "missing.json"),
@@ -93,6 +95,35 @@ def test_a_wrong_request_ends_with_2_and_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_more_gpus_than_there_are_end_with_1_and_one_line(
+    spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "-e", str(spec), "-r", str(tmp_path), "--gpus", "64"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --gpus 64: torch finds ")
+
+
+def test_gpus_starts_the_same_call_once_for_each(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr("trt_cls.training.launch.require_gpus", lambda count: None)
+    monkeypatch.setattr("trt_cls.training.launch.run_in_processes", lambda *call: calls.append(call) or 0)
+    typed = ["-e", str(spec), "-r", str(tmp_path), "--gpus", "2", "--save-every", "5", "--resume", "-k", "key"]
+    with pytest.raises(SystemExit) as ending:
+        main(["train", *typed, "--set", "train_config.n_epochs=1", "--set", "train_config.random_seed=3"])
+    assert ending.value.code == 0
+    ((count, arguments),) = calls
+    assert count == 2
+    assert arguments[:3] == ["-m", "trt_cls", "train"]
+    assert {f"--experiment_spec_file={spec}", f"--results-dir={tmp_path}", "--save-every=5", "--resume"} < set(
+        arguments
+    )
+    assert [flag for flag in arguments if "--set" in flag] == [
+        "--set=train_config.n_epochs=1",
+        "--set=train_config.random_seed=3",
+    ]
+    assert not any(flag.startswith(("--gpus", "--key", "-k")) for flag in arguments)
 
 
 def test_without_torch_the_missing_package_is_named(spec: Path, tmp_path: Path) -> None:

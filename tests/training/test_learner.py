@@ -27,12 +27,13 @@ def test_step_follows_the_gradient_of_the_loss_it_reports(type_: str, experiment
     torch.manual_seed(0)
     model, expected = build(request.model_config, 3), build(request.model_config, 3)
     expected.load_state_dict(model.state_dict())
+    expected.double()
     images, targets = torch.randn(4, 3, 16, 16), torch.rand(4, 3).softmax(dim=1)
 
     learner = Learner(model, request.train_config, choose_compute("cpu", "fp32"))
     learner.step(TrainingBatch(images, targets, ()), number=0, rate=0.1)
 
-    logits = expected(images)
+    logits = expected(images.double())
     kernels = [parameter for parameter in expected.parameters() if parameter.dim() > 1]
     penalty = sum((w.abs() if type_ == "L1" else w * w).sum() for w in kernels) * 0.01
     loss = -(targets * functional.log_softmax(logits, dim=1)).sum(dim=1).mean() + penalty
@@ -41,4 +42,5 @@ def test_step_follows_the_gradient_of_the_loss_it_reports(type_: str, experiment
     assert learner.metrics().accuracy == (logits.argmax(1) == targets.argmax(1)).double().mean().item()
     for (name, parameter), other in zip(model.named_parameters(), expected.parameters(), strict=True):
         assert other.grad is not None
-        torch.testing.assert_close(parameter, other - 0.1 * other.grad, rtol=1e-4, atol=1e-6, msg=name)
+        # float32's own error in these gradients, of up to 8, is 1e-4 in either memory layout
+        torch.testing.assert_close(parameter.double(), other - 0.1 * other.grad, rtol=1e-4, atol=3e-5, msg=name)

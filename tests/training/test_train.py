@@ -205,7 +205,12 @@ def test_a_loss_that_is_no_number_is_an_error(experiment: Make, quiet: Any, tmp_
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ({"model_parallelism": (1.0, 1.0)}, {}, "model_parallelism: 2 shares"),
+        (
+            {"model_parallelism": (0.5, 0.5), "model": ModelConfig(arch="torchvision/resnet18")},
+            {},
+            "model_parallelism: 2 shares, but torchvision/resnet18 can't be split",
+        ),
+        ({"model_parallelism": (1.0, 1e-9)}, {}, "leaves a device without one"),
         ({"visualizer": Visualizer(enabled=True, clearml_config=ClearmlConfig())}, {}, "clearml_config: not supported"),
         ({"visualizer": Visualizer(wandb_config=WandbConfig(enabled=True))}, {}, "wandb_config: not supported"),
         ({"batch_size_per_gpu": 1}, {}, "batch_size_per_gpu: 1, but batch normalisation"),

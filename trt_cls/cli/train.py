@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,13 +24,29 @@ if TYPE_CHECKING:
     "-c", "--classmap", type=click.Path(path_type=Path), help="JSON of class names and indices; left out: alphabetical."
 )
 @click.option("--resume", is_flag=True, help="Go on exactly where the training in the results folder stopped.")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Number of GPUs.")
+@click.option(
+    "--save-every",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Save what --resume needs that often, and after each epoch. Left out: every 5 minutes.",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="GPUs of this machine to train on, a process on each; batch_size_per_gpu images a step and process.",
+)
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Of forward and backward passes; weights are float32. auto: bf16 where the GPU has it, fp32 on a CPU.",
+    help="Of forward and backward passes; weights are float32. auto: bf16 where the GPU has it, else fp16 there; "
+    "fp32 on a CPU.",
+)
+@click.option(
+    "--compile", "compile_network", is_flag=True, help="Let torch.compile make the kernels: slow to start, then faster."
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
@@ -43,14 +60,18 @@ if TYPE_CHECKING:
     help="Count epochs from here, with pretrained_model_path as the model of the epoch before.",
 )
 @common_options
+@click.pass_context
 def command(
+    context: click.Context,
     spec: Path,
     overrides: tuple[str, ...],
     results: Path,
     classmap: Path | None,
     resume: bool,
+    save_every: int | None,
     gpus: int,
     precision: str,
+    compile_network: bool,
     device: str,
     init_epoch: int,
 ) -> None:
@@ -58,17 +79,22 @@ def command(
 
     Writes checkpoints, curves and logs below the results folder. Ctrl-C saves the step reached; --resume goes on there.
     """
-    if gpus > 1:
+    if gpus > 1 and device == "cpu":
         raise RequestError(
-            f"--gpus {gpus}: training on several GPUs is not supported yet; expected 1; leave --gpus out"
+            f"--gpus {gpus} with --device cpu; expected one of the two; several processes on CPUs are "
+            f"torchrun --nproc-per-node {gpus} -m trt_cls train … --device cpu"
         )
     experiment = spec_files.load(spec, overrides=overrides, needs=("train_config",))
     try:
+        from trt_cls.training.launch import require_gpus, run_in_processes
         from trt_cls.training.run import train
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingDependency("torch", "training", "train") from error
+    if gpus > 1:
+        require_gpus(gpus)
+        raise SystemExit(run_in_processes(gpus, _arguments_of_each(context)))
     result = train(
         experiment,
         results,
@@ -77,8 +103,26 @@ def command(
         device=device,
         precision=precision,
         init_epoch=init_epoch,
+        save_every=save_every,
+        compile_network=compile_network,
     )
-    click.echo("\n".join(_summary(result)))
+    if os.environ.get("RANK", "0") == "0":
+        click.echo("\n".join(_summary(result)))
+
+
+def _arguments_of_each(context: click.Context) -> list[str]:
+    """The call as it was typed, for Python to run it in one of its processes."""
+    arguments = ["-m", "trt_cls", "train"]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name == "gpus" or value is None or value is False:
+            continue
+        flag = max(parameter.opts, key=len)
+        if value is True:
+            arguments.append(flag)
+        else:
+            arguments += [f"{flag}={each}" for each in (value if parameter.multiple else [value])]
+    return [*arguments, "-v"] if context.find_root().obj.verbose else arguments
 
 
 def _summary(result: TrainingResult) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from trt_cls.data.folder import ImageFolder
 from trt_cls.data.stream import Skipped
 from trt_cls.errors import DataError
+from trt_cls.training.distributed import Processes
 
 
 class BrokenImages:
@@ -42,6 +43,15 @@ class BrokenImages:
                     f"{self._folder.root}: class {self._folder.classes[label]!r} has no image that can be read "
                     f"(the last: {image.path}: {image.reason}); expected at least one; replace the files"
                 )
+
+    def share(self, processes: Processes) -> None:
+        """Notes what the other processes have met; all of them must call it.
+
+        Raises:
+            DataError: as `add`.
+        """
+        for images in processes.gather(self.images):
+            self.add(images)
 
     def state(self) -> dict[str, str]:
         """Names below the folder, and reasons."""

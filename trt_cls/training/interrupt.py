@@ -21,11 +21,13 @@ class Interrupted(TrtClsError):
 class StopRequest:
     """While entered, the first signal sets `requested`; a second one does what it did before, at once.
 
+    With `patient` later ones do nothing: torchrun hands a Ctrl-C on to processes that the terminal has told already.
     Outside of the main thread, where Python delivers no signals, it stays unset.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.requested = False
+        self._patient = patient
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -40,7 +42,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -1,6 +1,6 @@
 """One network with its optimizer: a step, the running sums of an epoch, and all of its state as plain tensors.
 
-It knows nothing of epochs, files or folders.
+It knows nothing of epochs, files or folders. Where several processes train, each has a learner of the same weights.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from torch.nn import functional
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.errors import RequestError
+from trt_cls.models.network import Network
 from trt_cls.spec.experiment import TrainConfig
+from trt_cls.training.compiler import compiled
 from trt_cls.training.compute import Compute
+from trt_cls.training.distributed import ALONE, Processes
 from trt_cls.training.optimizers import optimizer
 from trt_cls.training.regularizers import penalty
+from trt_cls.training.stages import spread
+from trt_cls.training.validation import evaluating
 
 
 class Metrics(NamedTuple):
@@ -31,67 +36,83 @@ class Metrics(NamedTuple):
 
 
 class Learner:
-    """Trains `model`, which it moves to the device of `compute`.
+    """Trains `model`, which it moves to the device of `compute`; a step learns from the batches of all `processes`.
 
     Raises:
         RequestError: batches of one image, which batch normalisation can't learn from.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, compute: Compute) -> None:
-        self.model = model.to(compute.device).train()
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        compute: Compute,
+        processes: Processes = ALONE,
+        *,
+        compile_network: bool = False,
+    ) -> None:
+        self.model = compute.place(model).train()
+        if len(compute.devices) > 1 and isinstance(model, Network):
+            spread(model, config.model_parallelism, compute.devices, config.batch_size_per_gpu)
         self.compute = compute
         self.penalty = penalty(config.reg_config, model)
+        self._processes = processes
+        network = processes.replicated(self.model)
+        self._network = compiled(network) if compile_network else network
         self._optimizer = optimizer(config.optimizer, self.penalty.parameter_groups(model))
         self._scaler = compute.scaler()
         self._seed = config.random_seed
-        self._normalises_batches = any(isinstance(m, nn.BatchNorm2d) and m.training for m in model.modules())
-        self._sums = torch.zeros(3, dtype=torch.float64, device=compute.device)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=compute.last)
+        self._images_needed = 1
+        if any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
+            self._images_needed = 2
         self.steps_left_out = 0
         """Steps of this run whose images were broken but for one at most."""
-        if self._normalises_batches and config.batch_size_per_gpu == 1:
+        if config.batch_size_per_gpu < self._images_needed:
             raise RequestError(
                 "train_config.batch_size_per_gpu: 1, but batch normalisation learns from two images on; expected ≥ 2; "
                 "or set model_config.use_batch_norm to False or model_config.freeze_bn to True"
             )
 
     def step(self, batch: TrainingBatch, number: int, rate: float) -> None:
-        """One step of the optimizer at learning rate `rate`; `number` counts the steps of the whole training from 0."""
-        if len(batch.images) < (2 if self._normalises_batches else 1):
+        """One step of the optimizer at learning rate `rate`; `number` counts the steps of the whole training from 0.
+
+        It follows the mean gradient over the images of all processes, however they are spread.
+        """
+        images = len(batch.images) if len(batch.images) >= self._images_needed else 0
+        (images_of_all,) = self._processes.totals(images)
+        if not images_of_all:
             self.steps_left_out += 1
             return
-        images, targets = self._on_device(batch)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(dropout_seed(self._seed, number))
+        torch.manual_seed(dropout_seed(self._seed, number, self._processes.rank))
         self._optimizer.zero_grad()
-        with self.compute.autocast():
-            logits = self.model(images)
-        loss = functional.cross_entropy(logits.float(), targets)
-        torch.autograd.backward(self._scaler.scale(loss))
-        self._note(loss.detach() + self.penalty.value(), logits, targets)
-        self._scaler.unscale_(self._optimizer)
-        self.penalty.add_l1_gradient()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        loss = self._loss(batch) if images else self._no_loss(batch)
+        # gradients are averaged over the processes, whose shares of the images may differ
+        share = images * self._processes.size / images_of_all
+        torch.autograd.backward(self._scaler.scale(loss * share))
+        self._update()
 
     def start_epoch(self) -> None:
         """Sets the running sums to zero."""
         self._sums.zero_()
 
     def metrics(self) -> Metrics:
-        """Of the epoch so far; waits for the device."""
-        loss, correct, images = self._sums.tolist()
-        if not images:
-            return Metrics(math.nan, math.nan, 0)
-        return Metrics(loss / images, correct / images, int(images))
+        """Of the epoch so far, from this process's images; waits for the device."""
+        return _means(self._sums.tolist())
+
+    def metrics_of_all(self) -> Metrics:
+        """As `metrics`, from the images of all processes, which must all call it."""
+        return _means([sum(column) for column in zip(*self._processes.gather(self._sums.tolist()), strict=True)])
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, beside its batch and number."""
+        """Everything that the next step depends on, beside its batch and number; all processes must call it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "sums": self._sums.cpu(),
+            "sums": self._processes.gather(self._sums.tolist()),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -99,26 +120,45 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
-        self._sums.copy_(state["sums"])
+        self._sums.copy_(torch.tensor(state["sums"][self._processes.rank], dtype=torch.float64))
 
-    def _on_device(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        device = self.compute.device
-        # tensor cores work on NHWC; cuDNN follows the layout of the images
-        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        return (
-            batch.images.to(device, non_blocking=True, memory_format=layout),
-            batch.targets.to(device, non_blocking=True),
-        )
-
-    def _note(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+    def _loss(self, batch: TrainingBatch) -> Tensor:
+        """The mean cross-entropy over the batch, noted with the penalty."""
+        images, targets = self.compute.images(batch.images), self.compute.targets(batch.targets)
+        with self.compute.autocast():
+            logits = self._network(images)
+        loss = functional.cross_entropy(logits.float(), targets)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
-        images = torch.full_like(loss, len(targets))
-        self._sums += torch.stack([loss * images, correct.to(loss.dtype), images]).double()
+        noted = loss.detach() + self.penalty.value().to(loss.device)
+        count = torch.full_like(noted, len(targets))
+        self._sums += torch.stack([noted * count, correct.to(noted.dtype), count]).double()
+        return loss
+
+    def _no_loss(self, batch: TrainingBatch) -> Tensor:
+        """Zero, through the network: a process without images meets the others, and changes no running statistics."""
+        nothing = torch.zeros(1, *batch.images.shape[1:])
+        with evaluating(self.model), self.compute.autocast():
+            logits: Tensor = self._network(self.compute.images(nothing))
+        return logits.float().sum()
+
+    def _update(self) -> None:
+        """Moves the weights along their gradients."""
+        self._scaler.unscale_(self._optimizer)
+        self.penalty.add_l1_gradient()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
 
 
-def dropout_seed(seed: int, step: int) -> int:
-    """A seed for the dropout of one step: from the training's seed and the step's number alone.
+def _means(sums: list[float]) -> Metrics:
+    loss, correct, images = sums
+    if not images:
+        return Metrics(math.nan, math.nan, 0)
+    return Metrics(loss / images, correct / images, int(images))
+
+
+def dropout_seed(seed: int, step: int, process: int = 0) -> int:
+    """A seed for the dropout of one step: from the training's seed, the step's number and the process's alone.
 
     So no draw elsewhere (a loader makes some when it starts) and no interruption changes the masks of later steps.
     """
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])

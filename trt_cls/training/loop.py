@@ -1,9 +1,11 @@
-"""The training loop: epochs of steps, validation and files after each epoch, a stop that can be resumed at any step."""
+"""The training loop: epochs of steps, validation and files after each epoch, a stop that can be resumed at any step.
+
+Several processes go through it in step; the first writes for all.
+"""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +14,19 @@ from typing import Any
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.errors import DataError, RequestError, TrtClsError
-from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.spec.experiment import TrainConfig
 from trt_cls.training.broken import BrokenImages
-from trt_cls.training.events import Events
+from trt_cls.training.distributed import Processes
 from trt_cls.training.interrupt import Interrupted, StopRequest
+from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
-from trt_cls.training.records import EpochRow, StatusFile, write_curve
-from trt_cls.training.reporter import Reporter
+from trt_cls.training.prefetch import prefetched
+from trt_cls.training.records import EpochRow
 from trt_cls.training.request import TrainingData
 from trt_cls.training.results import Results
+from trt_cls.training.saving import SavePoints
 from trt_cls.training.schedules import schedule
-from trt_cls.training.state import TrainState, write_state
+from trt_cls.training.state import TrainState
 from trt_cls.training.validation import validate
 
 
@@ -52,21 +55,28 @@ class Training:
         learner: Learner,
         results: Results,
         request: dict[str, Any],
-        reporter: Reporter,
         first_epoch: int,
+        save_every: int | None,
+        processes: Processes,
     ) -> None:
         self._config = config
         self._data = data
         self._learner = learner
         self._results = results
         self._request = request
-        self._reporter = reporter
-        self._rate = schedule(config.lr_config)
+        self._processes = processes
+        self._rate = schedule(config.lr_config, processes.size)
         self._broken_train, self._broken_val = BrokenImages(data.train), BrokenImages(data.val)
         self._rows: list[EpochRow] = []
         self._epoch, self._step = first_epoch, 0
         """Where the training stands: in which epoch (from 1), after how many of its steps."""
-        self._stop = StopRequest()
+        self._saves = SavePoints(results.state, save_every)
+        self._stop = StopRequest(patient=processes.size > 1)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, counted from 1, that comes next or goes on."""
+        return self._epoch
 
     def restore(self, state: TrainState) -> None:
         """Goes to where `state` was saved.
@@ -85,75 +95,71 @@ class Training:
         self._broken_train.restore(state.broken_train)
         self._broken_val.restore(state.broken_val)
 
-    def run(self, *, resumed: bool) -> TrainingResult:
-        """Trains to the end."""
-        status = StatusFile(self._results.status, keep=resumed)
-        events = Events(
-            self._results.events, self._config.visualizer, self._data.contract.preprocessing, first_epoch=self._epoch
-        )
-        status.write("STARTED", f"training goes on at epoch {self._epoch}" if resumed else "training started")
+    def run(self, journal: Journal | None, *, resumed: bool) -> TrainingResult:
+        """Trains to the end; the first process has a journal."""
+        if journal:
+            journal.started(self._epoch, resumed=resumed)
         try:
+            if not resumed:
+                self._save_state()
             with self._stop:
                 while self._epoch <= self._config.n_epochs:
-                    self._run_epoch(status, events)
+                    self._run_epoch(journal)
         except BaseException as error:
-            status.write("FAILURE", str(error) or type(error).__name__)
+            if journal:
+                journal.failed(error)
             raise
-        finally:
-            self._reporter.epoch_stopped()
-            events.close()
         result = self._result()
-        kpi = {"validation_loss": result.best.val_loss, "validation_accuracy": result.best.val_acc}
-        status.write("SUCCESS", f"training done; the best epoch is {result.best.epoch}", kpi=kpi)
+        if journal:
+            journal.done(result.best)
         return result
 
-    def _run_epoch(self, status: StatusFile, events: Events) -> None:
-        started = time.monotonic()
-        epoch, n_epochs = self._epoch, self._config.n_epochs
-        self._train_epoch(events)
+    def _run_epoch(self, journal: Journal | None) -> None:
+        if journal:
+            journal.epoch_started(self._epoch, self._data.loader.steps_per_epoch, self._step)
+        self._train_epoch(journal)
+        if journal:
+            journal.steps_over()
         row = self._epoch_row()
         best = all(row.rank > earlier.rank for earlier in self._rows)
         self._rows.append(row)
-        self._save_models(epoch, best)
-        write_curve(self._results.curve, self._rows)
-        seconds = time.monotonic() - started
-        status.epoch(row, n_epochs, seconds)
-        events.epoch(row, self._learner.model)
-        self._reporter.epoch_done(row, seconds, seconds * (n_epochs - epoch), best)
-        self._epoch, self._step = epoch + 1, 0
+        if journal:
+            journal.epoch_done(self._rows, self._learner.model, best=best)
+        self._epoch, self._step = self._epoch + 1, 0
         self._learner.start_epoch()
         self._save_state()  # last: after a crash the epoch is repeated, and writes the same files again
-        self._stop_if_asked()
 
-    def _train_epoch(self, events: Events) -> None:
+    def _train_epoch(self, journal: Journal | None) -> None:
         steps = self._data.loader.steps_per_epoch
         before = (self._epoch - 1) * steps
-        self._reporter.epoch_started(self._epoch, self._config.n_epochs, steps, self._step)
+        first = self._step
         for batch in self._batches():
-            if self._step == 0:
-                events.images(self._epoch, batch.images)
+            self._save_or_stop()
+            if journal and self._step == first:
+                journal.first_batch(self._epoch, batch.images)
             self._broken_train.add(batch.skipped)
             number = before + self._step
             self._learner.step(batch, number, self._rate(number / (steps * self._config.n_epochs)))
             self._step += 1
-            self._reporter.step_done(self._step, len(batch.images), self._learner.metrics)
-            self._stop_if_asked()
-        self._stop_if_asked()
-        self._reporter.epoch_stopped()
+            self._saves.step_done()
+            if journal:
+                journal.step_done(self._step, len(batch.images) * self._processes.size, self._learner.metrics)
+        self._save_or_stop()
 
     def _batches(self) -> Iterator[TrainingBatch]:
         """What is left of the epoch."""
         if self._step == self._data.loader.steps_per_epoch:
             return
         try:
-            yield from self._data.loader.epoch(self._epoch, self._step)
+            yield from prefetched(self._data.loader.epoch(self._epoch, self._step), self._learner.compute)
         except RuntimeError:
             # Ctrl-C on a terminal reaches the loader's processes too: the step before is then the last
             if not self._stop.requested:
                 raise
 
     def _epoch_row(self) -> EpochRow:
-        training = self._learner.metrics()
+        training = self._learner.metrics_of_all()
+        self._broken_train.share(self._processes)
         if not training.images:
             raise DataError(
                 f"{self._data.train.root}: epoch {self._epoch} had no batch to learn from; "
@@ -165,7 +171,7 @@ class Training:
                 "learning_rate of train_config.lr_config and train anew in another folder"
             )
         accuracy, loss = validate(
-            self._learner.model, self._validation_batches(), self._learner.compute, self._broken_val
+            self._learner.model, self._validation_batches(), self._learner.compute, self._broken_val, self._processes
         )
         steps = self._data.loader.steps_per_epoch
         return EpochRow(
@@ -178,23 +184,31 @@ class Training:
         )
 
     def _validation_batches(self) -> Iterator[Batch]:
-        for batch in stream(
-            self._data.val.samples,
-            self._data.contract.preprocessing,
-            batch_size=self._config.batch_size_per_gpu,
-            workers=self._config.n_workers,
-        ):
-            self._stop_if_asked()
+        """This process's share; each asks as often as the others whether to stop."""
+        share = self._data.val.samples[self._processes.rank :: self._processes.size]
+        longest = self._data.val.samples[:: self._processes.size]
+        size = self._config.batch_size_per_gpu
+        for batch in stream(share, self._data.contract.preprocessing, batch_size=size, workers=self._config.n_workers):
+            self._save_or_stop()
             yield batch
+        if math.ceil(len(share) / size) < math.ceil(len(longest) / size):
+            self._save_or_stop()
 
-    def _save_models(self, epoch: int, best: bool) -> None:
-        contract = self._data.contract
-        path = self._results.checkpoint(contract.model.arch, epoch)
-        save_checkpoint(path, self._learner.model, contract)
-        if best:
-            save_checkpoint(self._results.best, self._learner.model, contract)
+    def _save_or_stop(self) -> None:
+        """Saves the state where it is time or a signal came, and ends at a signal; all processes agree on both."""
+        due = self._processes.first and self._saves.due()
+        stop, save = self._processes.totals(self._stop.requested, due)
+        if stop or save:
+            self._save_state()
+        if stop:
+            raise Interrupted(
+                f"interrupted; epoch {self._epoch}, step {self._step} of {self._data.loader.steps_per_epoch} is "
+                f"saved; go on with: {self._results.resume_command(self._processes)}"
+            )
 
     def _save_state(self) -> None:
+        self._broken_train.share(self._processes)
+        self._broken_val.share(self._processes)
         state = TrainState(
             request=self._request,
             epoch=self._epoch,
@@ -204,16 +218,9 @@ class Training:
             broken_train=self._broken_train.state(),
             broken_val=self._broken_val.state(),
         )
-        write_state(self._results.state, state)
-
-    def _stop_if_asked(self) -> None:
-        if not self._stop.requested or self._epoch > self._config.n_epochs:
-            return
-        self._save_state()
-        raise Interrupted(
-            f"interrupted; epoch {self._epoch}, step {self._step} of {self._data.loader.steps_per_epoch} is saved; "
-            f"go on with: {self._results.resume_command}"
-        )
+        if self._processes.first:
+            self._saves.write(state)
+        self._processes.wait()
 
     def _result(self) -> TrainingResult:
         return TrainingResult(

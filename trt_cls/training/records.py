@@ -40,11 +40,12 @@ def write_curve(path: Path, rows: Sequence[EpochRow]) -> None:
 
 
 class StatusFile:
-    """status.json with TAO's keys; lines of an earlier run of the same training stay."""
+    """status.json with TAO's keys; lines of an earlier run stay, but for those of epochs that are done again."""
 
-    def __init__(self, path: Path, *, keep: bool) -> None:
+    def __init__(self, path: Path, first_epoch: int) -> None:
         self._path = path
-        self._lines = path.read_text(encoding="utf-8").splitlines() if keep and path.exists() else []
+        earlier = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._lines = [line for line in earlier if json.loads(line).get("epoch", 0) < first_epoch]
 
     def write(self, status: str, message: str, **more: Any) -> None:
         """Adds a line; `status` is STARTED, RUNNING, SUCCESS or FAILURE."""

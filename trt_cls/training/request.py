@@ -17,6 +17,7 @@ from trt_cls.models.pretrained import Report, load_pretrained, take
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.spec.architectures import HUB, is_external
 from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
+from trt_cls.training.distributed import Processes
 from trt_cls.training.reporter import Reporter
 
 
@@ -39,10 +40,11 @@ def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> Train
     config = experiment.train_config
     if config is None:
         raise RequestError("the spec has no train_config; expected one; add it, see trt-cls spec fields")
-    if len(config.model_parallelism) > 1:
+    arch = experiment.model_config.arch
+    if len(config.model_parallelism) > 1 and is_external(arch):
         raise RequestError(
-            f"train_config.model_parallelism: {len(config.model_parallelism)} shares, but one network on several GPUs "
-            "is not supported yet; expected one share at most; leave the field out"
+            f"train_config.model_parallelism: {len(config.model_parallelism)} shares, but {arch} can't be split; "
+            "expected one share at most for a network of another library; leave the field out"
         )
     _refuse_trackers(config)
     if not 1 <= init_epoch <= config.n_epochs:
@@ -59,7 +61,7 @@ def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> Train
     return config
 
 
-def open_data(experiment: Experiment, config: TrainConfig, classmap: Path | None) -> TrainingData:
+def open_data(experiment: Experiment, config: TrainConfig, classmap: Path | None, processes: Processes) -> TrainingData:
     """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder."""
     classes = read_classmap(classmap) if classmap else None
     train = image_folder(Path(config.train_dataset_path), classes)
@@ -68,12 +70,12 @@ def open_data(experiment: Experiment, config: TrainConfig, classmap: Path | None
     return TrainingData(
         train,
         val,
-        TrainingLoader(train, preprocessing, config),
+        TrainingLoader(train, preprocessing, config, processes.rank, processes.size, experiment.extensions),
         Contract(experiment.model_config, preprocessing, train.classes),
     )
 
 
-def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter, *, resume: bool) -> nn.Module:
+def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter | None, *, resume: bool) -> nn.Module:
     """The network with its first weights: drawn from the seed, then those of pretrained_model_path that fit.
 
     A training that is resumed has its own weights in its state.
@@ -81,13 +83,15 @@ def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter, *, r
     torch.manual_seed(config.random_seed)
     model = build(data.contract.model, len(data.contract.classes))
     if config.pretrained_model_path and not resume:
-        reporter.line(str(_pretrained(model, data.contract.model, config.pretrained_model_path)))
+        report = _pretrained(model, data.contract.model, config.pretrained_model_path)
+        if reporter:
+            reporter.line(str(report))
     return model
 
 
 def _pretrained(model: nn.Module, config: ModelConfig, path: str) -> Report:
     if path != HUB or not is_external(config.arch):
-        return load_pretrained(model, Path(path))
+        return load_pretrained(model, Path(path), config)
     from trt_cls.models.external import hub_weights
 
     return take(model, hub_weights(config), f"{config.arch} from its hub")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trt_cls import files
 from trt_cls.errors import RequestError
+from trt_cls.training.distributed import Processes
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,24 @@ class Results:
         """The checkpoint of an epoch, counted from 1."""
         return self.weights / f"{arch.replace('/', '_')}_{epoch:03d}.safetensors"
 
-    @property
-    def resume_command(self) -> str:
-        """The command that goes on with this training."""
-        return shlex.join(["trt-cls", "train", "-e", str(self.spec), "-r", str(self.root), "--resume"])
+    def resume_command(self, processes: Processes) -> str:
+        """The command that goes on with this training; on several machines it is the one for each of them."""
+        program = ["trt-cls"]
+        if processes.size > 1:
+            program = ["torchrun", "--nproc-per-node", str(processes.per_machine), "-m", "trt_cls"]
+        return shlex.join([*program, "train", "-e", str(self.spec), "-r", str(self.root), "--resume"])
 
 
-def open_results(root: Path, *, resume: bool) -> Results:
-    """The folder `root`, made where it is missing.
+def open_results(results: Results, *, resume: bool) -> None:
+    """Makes the folder where it is missing, and clears it of what a killed training left half written.
 
     Raises:
         RequestError: there is a training already, or none to resume, or the folder can't be written to.
     """
-    results = Results(root)
+    root = results.root
     if resume and not results.state.exists():
         raise RequestError(
-            f"{root}: nothing to resume; expected {results.state.name}, which a training writes after each epoch; "
+            f"{root}: nothing to resume; expected {results.state.name}, which a training writes before its first step; "
             "train without --resume"
         )
     if not resume and results.state.exists():
@@ -90,4 +93,14 @@ def open_results(root: Path, *, resume: bool) -> Results:
         )
     files.results_folder(root)
     results.weights.mkdir(exist_ok=True)
-    return results
+    _remove_unfinished(results)
+
+
+def _remove_unfinished(results: Results) -> None:
+    """Files that a killed training was writing when it died."""
+    named = (results.state, results.spec, results.classmap, results.curve, results.status)
+    for path in [
+        *(beside for file in named for beside in results.root.glob(f".{file.name}.*")),
+        *results.weights.glob(".*.safetensors"),
+    ]:
+        path.unlink(missing_ok=True)

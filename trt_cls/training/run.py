@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,14 +13,19 @@ from trt_cls import spec
 from trt_cls.data.folder import write_classmap
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
-from trt_cls.spec.experiment import Experiment
+from trt_cls.models.resizing import resize
+from trt_cls.spec.experiment import Experiment, TrainConfig
+from trt_cls.training.compiler import compiler_failures_told
 from trt_cls.training.compute import choose_compute, repeatable
+from trt_cls.training.distributed import Processes, joined
+from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
 from trt_cls.training.loop import Training, TrainingResult
 from trt_cls.training.reporter import Reporter
 from trt_cls.training.request import TrainingData, make_model, open_data, supported
-from trt_cls.training.results import open_results
+from trt_cls.training.results import Results, open_results
 from trt_cls.training.state import read_state, refuse_other_request, request_fields
+from trt_cls.version import __version__
 
 
 def train(
@@ -30,46 +37,74 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     init_epoch: int = 1,
+    save_every: int | None = None,
+    compile_network: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainingResult:
     """Trains the network of `experiment` and writes checkpoints, curves and logs below `results`.
 
     Two runs of the same request on the same machine give the same numbers, whatever n_workers is and however often they
-    were interrupted and resumed.
+    were interrupted, or killed, and resumed. The state is saved every `save_every` steps (None: every few minutes) and
+    after each epoch. `compile_network` lets torch.compile make the kernels. Under torchrun all processes train together
+    and return the result.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
         DataError: a folder, or a whole class, can't be used.
         DeviceError: the device is not there.
         Interrupted: by Ctrl-C or SIGTERM; the state is saved.
-        TrtClsError: the loss is no longer a number, or the GPU's memory is too small.
+        TrtClsError: the loss is no longer a number, the GPU's memory is too small, or the disk is full.
     """
-    reporter = reporter or Reporter()
     config = supported(experiment, init_epoch=init_epoch, resume=resume)
-    folder = open_results(results, resume=resume)
-    state = read_state(folder.state) if resume else None
-    if state is not None and precision == "auto":
-        precision = state.request["--precision"]
-    compute = choose_compute(device, precision)
-    data = open_data(experiment, config, folder.classmap if resume and classmap is None else classmap)
-    request = request_fields(experiment, compute.precision, data.train, data.val)
-    if state is not None:
-        refuse_other_request(state.request, request, folder.spec)
-    with repeatable():
-        model = make_model(data, config, reporter, resume=resume)
-        training = Training(config, data, Learner(model, config, compute), folder, request, reporter, init_epoch)
+    stages = max(1, len(config.model_parallelism))
+    with joined(device, stages) as processes:
+        folder = Results(results)
+        if processes.first:
+            open_results(folder, resume=resume)
+        processes.wait()
+        state = read_state(folder.state) if resume else None
+        if state is not None and precision == "auto":
+            precision = state.request["--precision"]
+        compute = choose_compute(device, precision, stages)
+        data = open_data(experiment, config, folder.classmap if resume and classmap is None else classmap, processes)
+        compile_network = compile_network or (state is not None and state.request["--compile"])
+        options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
+        request = request_fields(experiment, options, data.train, data.val)
         if state is not None:
-            training.restore(state)
-        write_text(folder.spec, spec.show(experiment))
-        write_classmap(folder.classmap, data.train.classes)
-        reporter.line(f"{compute} · seed {config.random_seed} · {_size(data, model)}")
-        try:
-            return training.run(resumed=resume)
-        except torch.OutOfMemoryError as error:
-            raise TrtClsError(
-                f"the GPU's memory is too small for batches of {config.batch_size_per_gpu} images; expected "
-                "smaller ones; lower train_config.batch_size_per_gpu and train in another folder"
-            ) from error
+            refuse_other_request(state.request, request, folder.spec)
+        reporter = (reporter or Reporter()) if processes.first else None
+        with repeatable(compute.precision), _failures_told(config, compile_network=compile_network):
+            model = make_model(data, config, reporter, resume=resume)
+            if state is not None:  # a pruned network is as narrow as its weights
+                resize(model, {name: tensor.shape for name, tensor in state.learner["model"].items()})
+            learner = Learner(model, config, compute, processes, compile_network=compile_network)
+            training = Training(config, data, learner, folder, request, init_epoch, save_every, processes)
+            if state is not None:
+                training.restore(state)
+            journal = None
+            if reporter is not None:
+                write_text(folder.spec, spec.show(experiment))
+                write_classmap(folder.classmap, data.train.classes)
+                reporter.line(f"{compute} · {_system(config, processes)} · {_size(data, model)}")
+                journal = Journal(folder, config, data.contract, reporter, training.epoch)
+            return training.run(journal, resumed=resume)
+
+
+@contextmanager
+def _failures_told(config: TrainConfig, *, compile_network: bool) -> Iterator[None]:
+    try:
+        with compiler_failures_told() if compile_network else nullcontext():
+            yield
+    except torch.OutOfMemoryError as error:
+        raise TrtClsError(
+            f"the GPU's memory is too small for batches of {config.batch_size_per_gpu} images; expected "
+            "smaller ones; lower train_config.batch_size_per_gpu and train in another folder"
+        ) from error
+
+
+def _system(config: TrainConfig, processes: Processes) -> str:
+    noun = "process" if processes.size == 1 else "processes"
+    return f"trt-cls {__version__} · {processes.size} {noun} · seed {config.random_seed}"
 
 
 def _size(data: TrainingData, model: nn.Module) -> str:

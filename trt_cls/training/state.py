@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from trt_cls.files import atomic
 from trt_cls.spec.experiment import Experiment
 from trt_cls.training.records import EpochRow
 
-FORMAT = 1
+FORMAT = 2
 
 MAY_DIFFER = (
     "train_config.n_workers",
@@ -48,14 +49,16 @@ class TrainState:
     broken_val: dict[str, str]
 
 
-def request_fields(experiment: Experiment, precision: str, train: ImageFolder, val: ImageFolder) -> dict[str, Any]:
-    """All that the numbers of a training depend on, by name: spec fields, precision, classes and images."""
+def request_fields(
+    experiment: Experiment, options: Mapping[str, Any], train: ImageFolder, val: ImageFolder
+) -> dict[str, Any]:
+    """All that the numbers of a training depend on, by name: spec fields, options, classes and images."""
     found = {
         name: value
         for name, value in _flat("", experiment).items()
         if not any(name == free or name.startswith(f"{free}.") for free in MAY_DIFFER)
     }
-    found["--precision"] = precision
+    found |= options
     found["classes"] = list(train.classes)
     found["training images"] = _fingerprint(train)
     found["validation images"] = _fingerprint(val)
@@ -74,8 +77,9 @@ def write_state(path: Path, state: TrainState) -> None:
         "broken_train": state.broken_train,
         "broken_val": state.broken_val,
     }
-    with atomic(path) as beside:
-        torch.save(content, beside)
+    # a file object: of a path, torch does not say which error of the system stopped it
+    with atomic(path) as beside, beside.open("wb") as file:
+        torch.save(content, file)
 
 
 def read_state(path: Path) -> TrainState:

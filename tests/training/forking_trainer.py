@@ -1,0 +1,36 @@
+"""Runs trainings in forked processes, so that a test can kill many of them without importing torch for each.
+
+A line of JSON in, {"spec", "results", "resume"}; the process's number out, then its exit status when it has ended.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+from trt_cls.spec import loads
+from trt_cls.training.reporter import Reporter
+from trt_cls.training.run import train
+
+for line in sys.stdin:
+    request = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        try:
+            train(
+                loads(request["spec"]),
+                Path(request["results"]),
+                resume=request["resume"],
+                device="cpu",
+                save_every=1,
+                reporter=Reporter(io.StringIO()),
+            )
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    print(process, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

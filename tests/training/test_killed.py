@@ -1,0 +1,136 @@
+"""A training that is killed with SIGKILL again and again, and resumed, ends as one that was left alone, to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trt_cls import spec
+from trt_cls.spec.experiment import Experiment, ModelConfig, Visualizer
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+MODEL = ModelConfig(arch="squeezenet", input_image_size="3,32,32", retain_head=True, dropout=0.5)
+EPOCHS, KILLS = 4, 12
+
+
+class Trainer:
+    """The forking process and the training that it runs."""
+
+    def __init__(self, text: str) -> None:
+        self._spec = text
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("forking_trainer.py")],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, results: Path) -> int:
+        """Begins a training, or goes on with the one whose state is there; returns the process's number."""
+        resume = (results / "train_state.pt").exists()
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps({"spec": self._spec, "results": str(results), "resume": resume}) + "\n")
+        self._server.stdin.flush()
+        return self._number()
+
+    def end(self) -> int:
+        """Waits for its end and returns the exit status."""
+        return self._number()
+
+    def close(self) -> None:
+        self._server.communicate()
+
+    def _number(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def trainer(experiment: Callable[..., Experiment]) -> Iterator[Trainer]:
+    asked = experiment(
+        model=MODEL, batch_size_per_gpu=2, n_epochs=EPOCHS, visualizer=Visualizer(enabled=True, num_images=1)
+    )
+    running = Trainer(spec.show(asked))
+    yield running
+    running.close()
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Files that are being written."""
+    return [path.name for path in folder.rglob(".*")]
+
+
+def kill_in_a_write(process: int, folder: Path, writes: int) -> bool:
+    """Kills the training in its `writes`-th write from now; False where it ends before."""
+    seen: set[str] = set()
+    while len(seen) < writes:
+        if not Path(f"/proc/{process}").exists():
+            return False
+        seen.update(unfinished(folder))
+    return kill(process)
+
+
+def kill(process: int) -> bool:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_same_bytes(trainer: Trainer, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    started = time.monotonic()
+    trainer.start(whole)
+    assert trainer.end() == 0
+    seconds = time.monotonic() - started
+
+    draw = random.Random(3)
+    died_of, torn = [], 0
+    for attempt in range(KILLS):
+        process = trainer.start(killed)
+        if attempt % 2:
+            kill_in_a_write(process, killed, draw.randint(1, 6))
+        else:
+            threading.Event().wait(draw.uniform(0.05, seconds / KILLS * 2))
+            kill(process)
+        died_of.append(trainer.end())
+        torn += bool(unfinished(killed))
+    assert died_of.count(-signal.SIGKILL) >= 10
+    assert torn >= 3
+    trainer.start(killed)
+    assert trainer.end() == 0
+
+    assert not unfinished(killed)
+    compared = ["training.csv", *(f"weights/{path.name}" for path in (whole / "weights").iterdir())]
+    assert len(compared) == EPOCHS + 2
+    assert sorted(path.name for path in (killed / "weights").iterdir()) == sorted(Path(n).name for n in compared[1:])
+    for name in compared:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    check_logs(killed)
+
+
+def check_logs(folder: Path) -> None:
+    """Each epoch stands in them once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    lines = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["status"] == "RUNNING"] == list(range(1, EPOCHS + 1))
+    assert lines[-1]["status"] == "SUCCESS"
+    events = EventAccumulator(str(folder / "events")).Reload()
+    assert [point.step for point in events.Scalars("val_acc")] == list(range(1, EPOCHS + 1))

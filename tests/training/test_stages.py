@@ -1,0 +1,51 @@
+"""A network in stages learns as it does whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trt_cls.models import build
+from trt_cls.spec.experiment import Experiment
+from trt_cls.training import train
+from trt_cls.training.stages import split, spread
+
+
+@pytest.mark.parametrize(
+    ("costs", "shares", "stages"),
+    [
+        ([1, 1, 1, 1], (0.5, 0.5), [0, 0, 1, 1]),
+        ([1, 1, 1, 1], (3, 1), [0, 0, 0, 1]),
+        ([1, 1, 1, 9], (0.25, 0.75), [0, 0, 0, 1]),
+        ([1, 1, 1, 1, 1, 1], (1, 1, 1), [0, 0, 1, 1, 2, 2]),
+    ],
+)
+def test_each_stage_gets_its_share_of_the_cost(
+    costs: list[float], shares: tuple[float, ...], stages: list[int]
+) -> None:
+    assert split(costs, shares) == stages
+
+
+def test_values_are_moved_where_a_stage_begins(experiment: Callable[..., Experiment]) -> None:
+    # "meta" stands for a second device: its tensors refuse to meet those of the CPU
+    network = build(experiment().model_config, 3)
+    spread(network, (0.5, 0.5), (torch.device("cpu"), torch.device("meta")), batch_size=8)  # type: ignore[arg-type]
+    devices = [parameter.device.type for parameter in network.parameters()]
+    assert devices == sorted(devices)
+    assert set(devices) == {"cpu", "meta"}
+    assert network(torch.zeros(2, 3, 16, 16)).device.type == "meta"
+
+
+def test_two_stages_give_the_numbers_of_one_device(
+    experiment: Callable[..., Experiment], quiet: Any, tmp_path: Path
+) -> None:
+    reporter = quiet()
+    train(experiment(model_parallelism=(0.5, 0.5)), tmp_path / "two", device="cpu", reporter=reporter)
+    train(experiment(), tmp_path / "one", device="cpu", reporter=quiet())
+    assert reporter.lines[0].startswith("2 stages on cpu")
+    for name in ("training.csv", "weights/resnet_002.safetensors"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()

@@ -1,0 +1,55 @@
+"""Starts a Python program once for each GPU of this machine, as torchrun does, and ends all of them when one fails."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import uuid
+from collections.abc import Sequence
+
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from trt_cls.errors import DeviceError
+
+
+def require_gpus(count: int) -> None:
+    """Makes sure that `count` GPUs are there.
+
+    Raises:
+        DeviceError: they are not.
+    """
+    found = torch.cuda.device_count()
+    if count > found:
+        raise DeviceError(
+            f"--gpus {count}: torch finds {found} GPUs; expected {count}; ask for fewer, or train in processes on the "
+            f"CPU: torchrun --nproc-per-node {count} -m trt_cls train … --device cpu"
+        )
+
+
+def run_in_processes(count: int, arguments: Sequence[str]) -> int:
+    """Runs `python ARGUMENTS` in `count` processes that find each other, and returns their exit status.
+
+    They have this process's output, and say themselves why they fail.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        logs_specs=DefaultLogsSpecs(),
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    except SignalException:
+        return 130
+    return 0
