@@ -1,4 +1,4 @@
-"""Every architecture of the table goes all the way: learns, is exported in both precisions, becomes an engine."""
+"""Every architecture of the table goes all the way: learns, is exported in all three precisions, becomes an engine."""
 
 from __future__ import annotations
 
@@ -144,22 +144,29 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
 )
 def test_learns_and_is_exported(model: ModelConfig, pictures: ImageFolder, tmp_path: Path) -> None:
     from trt_cls.export.export import export
+    from trt_cls.export.int8 import Int8
     from trt_cls.models.checkpoint import save_checkpoint
 
     asked = experiment(model)
     contract = Contract(model, preprocessing_from_spec(asked, "train"), pictures.classes)
     save_checkpoint(tmp_path / "model.safetensors", trained(asked, pictures), contract)
     builder = "tensorrt-rtx" if find_spec("tensorrt_rtx") else "none"
-    source = tmp_path / "model.safetensors"
-    for precision in ("fp32", "fp16"):
-        target = tmp_path / f"{precision}.onnx"
-        result = export(source, target, precision=precision, images=pictures.root, builder=builder)
+    for precision, source in (("fp32", "model.safetensors"), ("fp16", "fp32.onnx"), ("int8", "fp32.onnx")):
+        result = export(
+            tmp_path / source,
+            tmp_path / f"{precision}.onnx",
+            precision=precision,
+            int8=Int8(images=pictures.root, batches=2),
+            images=pictures.root,
+            builder=builder,
+        )
         assert result.parity is not None
-        assert result.parity.top1_agreement == 1
+        assert result.parity.top1_agreement >= (0.9 if precision == "int8" else 1)
         assert (result.engine is not None) == (builder == "tensorrt-rtx")
-        source = target
-    fp32, fp16 = operators(tmp_path / "fp32.onnx"), operators(tmp_path / "fp16.onnx")
+    fp32, fp16, int8 = (operators(tmp_path / f"{name}.onnx") for name in ("fp32", "fp16", "int8"))
     assert fp16 == fp32 + Counter({"Cast": 2})
+    assert int8 - Counter(QuantizeLinear=int8["QuantizeLinear"], DequantizeLinear=int8["DequantizeLinear"]) == fp16
+    assert int8["DequantizeLinear"] == int8["QuantizeLinear"] > fp32["Conv"] + fp32["Gemm"]
     if model in ALL:
         assert fp32 == golden()[model.arch, model.n_layers]
     assert not fp32.keys() & {"BatchNormalization", "Cast", "Identity", "Pad", "Shape", "Transpose"}

@@ -38,11 +38,20 @@ class Preprocessing:
     divisor: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    embedded: bool = False
+    """Whether the graph does what follows resize and crop: it then takes uint8 pixels [H,W,C] in RGB order."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Channels, height, width; where the rest is `embedded`, height, width, channels."""
+        if self.embedded:
+            return self.height, self.width, self.channels
         return self.channels, self.height, self.width
+
+    @property
+    def input_type(self) -> Literal["float32", "uint8"]:
+        """Of the network's input."""
+        return "uint8" if self.embedded else "float32"
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,17 @@ class Contract:
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:
-        """What differs in meaning (not precision or producer), as "name: own value ≠ other value"."""
+        """What differs in meaning, as "name: own value ≠ other value".
+
+        Precision, producer, and which side of the input does a step of the preprocessing are no such thing.
+        """
         found = []
         for name, own, theirs in (
             ("classes", list(self.classes), list(other.classes)),
             *(
                 (f"preprocessing.{f.name}", getattr(self.preprocessing, f.name), getattr(other.preprocessing, f.name))
                 for f in fields(Preprocessing)
+                if f.name != "embedded"
             ),
         ):
             if own != theirs:

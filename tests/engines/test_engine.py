@@ -62,8 +62,8 @@ def test_a_silent_fall_back_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     path = write_onnx(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession
 
-    def cpu_session(name: str, options: Any, providers: list[str]) -> Any:
-        return session(name, options, providers=["CPUExecutionProvider"])
+    def cpu_session(name: str, options: Any, providers: list[str], **others: Any) -> Any:
+        return session(name, options, providers=["CPUExecutionProvider"], **others)
 
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]

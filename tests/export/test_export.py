@@ -51,7 +51,7 @@ def test_a_checkpoint_becomes_a_checked_file_that_answers_as_it_does(
     assert result.parity is not None
     assert (result.parity.images, result.parity.top1_agreement) == (12, 1.0)
     assert (result.engine, result.engine_parity) == (None, None)
-    batch = np.concatenate(list(images_for(contract.preprocessing, pictures, None).batches()))
+    batch = np.concatenate(list(images_for(contract.preprocessing, pictures).batches()))
     expected, found = (open_engine(path, "cpu").infer(batch) for path in (checkpoint, output))
     measured = np.abs(expected - found).max()
     assert measured == pytest.approx(result.parity.max_abs_difference, rel=0.06, abs=1e-7)

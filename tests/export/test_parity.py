@@ -7,7 +7,7 @@ import pytest
 
 from trt_cls.contract import Contract, Precision
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.images import Images, evenly_spread, images_for
+from trt_cls.export.images import Images, dataset_of, evenly_spread, images_for
 from trt_cls.export.parity import checked, measure
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import preprocess
@@ -42,7 +42,7 @@ def test_another_best_class_counts_unless_the_network_itself_was_undecided(margi
 
 @pytest.fixture
 def images(contract: Contract) -> Images:
-    return images_for(contract.preprocessing, None, None)
+    return images_for(contract.preprocessing, None)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_within_bounds_gives_the_figures(images: Images, precision: Precision, d
 
 
 def test_images_are_those_of_the_folder_as_the_contract_wants_them(contract: Contract, pictures: Path) -> None:
-    images = images_for(contract.preprocessing, pictures, None)
+    images = images_for(contract.preprocessing, pictures)
     found = np.concatenate(list(images.batches()))
     expected = [preprocess(decode(path, 3), contract.preprocessing) for path in sorted(pictures.rglob("*.png"))]
     np.testing.assert_array_equal(found, np.stack(expected))
@@ -84,7 +84,7 @@ def test_images_are_those_of_the_folder_as_the_contract_wants_them(contract: Con
 
 def test_the_specs_dataset_is_taken_where_no_folder_is_named(contract: Contract, pictures: Path) -> None:
     experiment = Experiment(model_config=ModelConfig(), eval_config=EvalConfig(eval_dataset_path=str(pictures)))
-    assert images_for(contract.preprocessing, None, experiment).folder == pictures
+    assert dataset_of(experiment) == pictures
 
 
 def test_random_images_are_the_same_each_time_and_in_the_networks_range(images: Images) -> None:
@@ -99,7 +99,7 @@ def test_an_undecodable_image_is_named_and_counted(
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "whole.png").write_bytes(next(pictures.rglob("*.png")).read_bytes())
-    images = images_for(contract.preprocessing, tmp_path, None)
+    images = images_for(contract.preprocessing, tmp_path)
     assert sum(len(batch) for batch in images.batches()) == 1
     assert "broken.png" in caplog.text
     assert images.describe(1) == f"1 of 2 images of {tmp_path} (1 can't be decoded)"
@@ -108,7 +108,7 @@ def test_an_undecodable_image_is_named_and_counted(
 def test_no_decodable_image_is_an_error(contract: Contract, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="--images"):
-        checked(lambda batch: batch, lambda batch: batch, images_for(contract.preprocessing, tmp_path, None), "fp32")
+        checked(lambda batch: batch, lambda batch: batch, images_for(contract.preprocessing, tmp_path), "fp32")
 
 
 def test_few_of_many_are_spread_over_all_classes() -> None:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trt_cls.cli.int8_options import int8_options
 from trt_cls.cli.options import common_options, model_option, spec_options
 
 if TYPE_CHECKING:
     from trt_cls.contract import Precision
+    from trt_cls.engines.sidecar import Profile
     from trt_cls.export.builders import Request
     from trt_cls.export.export import ExportResult
+    from trt_cls.export.int8 import Int8
 
 BATCH = click.IntRange(min=1)
 FILE = click.Path(path_type=Path)
@@ -23,8 +26,17 @@ FILE = click.Path(path_type=Path)
 @click.option("-o", "--output", "--output_file", "output", type=FILE, required=True, help="ONNX file to write.")
 @spec_options(required=False)
 @click.option("--fp16", is_flag=True, help="Compute in float16; input, output and softmax stay float32.")
+@int8_options
 @click.option(
-    "--data_type", type=click.Choice(["fp32", "fp16"]), help="TAO's name for the same. Left out: the model's own."
+    "--embed-preprocessing",
+    "embed",
+    is_flag=True,
+    help="Normalize inside the graph: the files take uint8 RGB pixels [N,H,W,C] of the network's size.",
+)
+@click.option(
+    "--data_type",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="TAO's name for the same. Left out: the model's own.",
 )
 @click.option(
     "--images", type=FILE, help="Images to check the files on. Left out: the spec's evaluation or validation dataset."
@@ -52,6 +64,8 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--max-batch", "--max_batch_size", "maximum", type=BATCH, help="Largest batch of the engine.  [default: 32]"
 )
+@click.option("--deepstream", type=FILE, metavar="DIR", help="Folder to fill for DeepStream (Gst-nvinfer).")
+@click.option("--triton", type=FILE, metavar="DIR", help="Triton model repository to add the model to.")
 @common_options
 def command(
     model: Path,
@@ -59,6 +73,9 @@ def command(
     spec: Path | None,
     overrides: tuple[str, ...],
     fp16: bool,
+    int8: bool,
+    quantization: Int8,
+    embed: bool,
     data_type: Precision | None,
     images: Path | None,
     engine: Path | None,
@@ -66,31 +83,82 @@ def command(
     minimum: int | None,
     optimum: int | None,
     maximum: int | None,
+    deepstream: Path | None,
+    triton: Path | None,
 ) -> None:
     """Write an ONNX file and a TensorRT engine from a checkpoint.
 
     Each file is held against the model on real images before it gets its name.
     """
-    if fp16 and data_type == "fp32":
-        raise click.UsageError("--fp16 and --data_type fp32 contradict each other; leave one of them out")
+    precision = _precision(fp16, int8, data_type)
+    if embed and deepstream:
+        raise click.UsageError(
+            "--embed-preprocessing writes a file for 8-bit pixels, and DeepStream gives float32; leave it out: "
+            "--deepstream puts into its own copy what nvinfer can't do"
+        )
     if overrides and spec is None:
         raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
     from trt_cls.export.engine_file import profile_from_batches
     from trt_cls.export.export import export
+    from trt_cls.export.int8 import Int8
     from trt_cls.spec import load
 
+    if quantization != Int8() and precision != "int8":
+        raise click.UsageError("the flags of calibration and --int8-… belong to --int8; add it, or leave them out")
+
+    profile = profile_from_batches(minimum, optimum, maximum)
+    _check_servers(model, profile, deepstream, triton)
     result = export(
         model,
         output,
-        precision="fp16" if fp16 else data_type,
+        precision=precision,
+        int8=quantization,
+        embed=embed,
         experiment=load(spec, overrides=overrides) if spec else None,
         images=images,
         engine=engine,
         builder=builder,
-        profile=profile_from_batches(minimum, optimum, maximum),
+        profile=profile,
         say=click.echo,
     )
+    _write_for_servers(result, profile, deepstream, triton)
     _print_next(result, builder)
+
+
+def _precision(fp16: bool, int8: bool, data_type: Precision | None) -> Precision | None:
+    """The one precision that is asked for; None: the model's own."""
+    named: dict[str, Precision] = {"--fp16": "fp16"} if fp16 else {}
+    if int8:
+        named["--int8"] = "int8"
+    if data_type:
+        named[f"--data_type {data_type}"] = data_type
+    if len(set(named.values())) > 1:
+        raise click.UsageError(f"{' and '.join(named)} contradict each other; leave one of them out")
+    return next(iter(named.values()), None)
+
+
+def _check_servers(model: Path, profile: Profile, deepstream: Path | None, triton: Path | None) -> None:
+    """Refuses before the export what the servers could not run after it."""
+    from trt_cls.engines.contracts import read_contract
+    from trt_cls.export import deepstream as for_deepstream
+    from trt_cls.export import triton as for_triton
+
+    if deepstream:
+        for_deepstream.check_request(read_contract(model), profile)
+    if triton:
+        for_triton.check_request(read_contract(model), profile)
+
+
+def _write_for_servers(result: ExportResult, profile: Profile, deepstream: Path | None, triton: Path | None) -> None:
+    from trt_cls.export.deepstream import write_deepstream
+    from trt_cls.export.handover import plan_for_servers
+    from trt_cls.export.triton import write_triton
+
+    plan = plan_for_servers(result.engine, result.no_engine, profile)
+    if deepstream:
+        write_deepstream(result.onnx, plan, deepstream, click.echo)
+    if triton:
+        write_triton(result.onnx, plan, triton, click.echo)
 
 
 def _print_next(result: ExportResult, builder: Request) -> None:

@@ -5,15 +5,17 @@ What is not known here: images and files of results; an engine takes preprocesse
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.contract import Contract
+from trt_cls.contract import Contract, Preprocessing
 from trt_cls.engines.contracts import check_model_file
 from trt_cls.errors import ArtefactError, EngineError, RequestError
+from trt_cls.preprocessing.pillow import normalize
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 PROVIDERS: tuple[Provider, ...] = ("auto", "cpu", "cuda", "tensorrt", "openvino")
@@ -78,6 +80,14 @@ def open_engine(path: Path, provider: Provider = "auto", threads: int | None = N
             "name the ONNX file that it was built from to run on the CPU"
         )
     return TensorRtEngine(path)
+
+
+def infer_fed(engine: Engine, fed: Preprocessing) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """`engine.infer` for images as `fed` describes them: they may be pixels, which it takes normalized."""
+    own = engine.contract.preprocessing
+    if own.embedded == fed.embedded:
+        return engine.infer
+    return lambda pixels: engine.infer(np.stack([normalize(image, own) for image in pixels]))
 
 
 def check_images(images: NDArray[np.float32], contract: Contract) -> None:

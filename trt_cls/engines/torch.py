@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +37,7 @@ class TorchEngine:
         """See `Engine.infer`; softmax, which the network leaves out, is done here."""
         torch = self._torch
         check_images(images, self.contract)
-        # cuDNN's TF32 convolutions have 10 bits of mantissa: a reference must not.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), _in_float32(torch):
             try:
                 logits = self._module(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
             except RuntimeError as error:
@@ -47,6 +48,18 @@ class TorchEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         del self._module
+
+
+@contextmanager
+def _in_float32(torch: ModuleType) -> Iterator[None]:
+    """Keeps cuDNN's convolutions from TF32, which has 10 bits of mantissa: a reference must not."""
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def _import_torch() -> ModuleType:

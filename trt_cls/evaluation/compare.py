@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import Skipped, stream
-from trt_cls.engines.engine import Engine
+from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.mcnemar import mcnemar
 from trt_cls.evaluation.metrics import Probabilities
@@ -86,11 +86,14 @@ def compare(a: Engine, b: Engine, samples: Sequence[Sample]) -> Comparison:
     answered: list[Sample] = []
     skipped: list[Skipped] = []
     answers: list[tuple[Probabilities, Probabilities]] = []
-    for batch in stream(samples, a.contract.preprocessing, batch_size=BATCH, workers=WORKERS):
+    # Where one of them normalizes its pixels itself, both begin with pixels.
+    fed = max(a.contract.preprocessing, b.contract.preprocessing, key=lambda described: described.embedded)
+    infer_a, infer_b = infer_fed(a, fed), infer_fed(b, fed)
+    for batch in stream(samples, fed, batch_size=BATCH, workers=WORKERS):
         skipped += batch.skipped
         if batch.samples:
             answered += batch.samples
-            answers.append((a.infer(batch.images), b.infer(batch.images)))
+            answers.append((infer_a(batch.images), infer_b(batch.images)))
     if not answers:
         raise DataError(
             f"none of {len(samples)} images can be decoded; expected image files; name others with --images"

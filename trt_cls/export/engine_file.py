@@ -15,7 +15,7 @@ from typing import Any
 from trt_cls.contract import Contract
 from trt_cls.engines.engine import INPUT
 from trt_cls.engines.sidecar import Parity, Profile, Sidecar, sidecar_path, write_sidecar
-from trt_cls.engines.tensorrt import make_logger
+from trt_cls.engines.tensorrt_api import make_logger
 from trt_cls.errors import DeviceError, ExportError, RequestError
 from trt_cls.export.builders import Choice
 from trt_cls.files import atomic

@@ -14,12 +14,14 @@ import onnx
 
 from trt_cls.contract import Contract, Precision
 from trt_cls.engines.contracts import read_contract
-from trt_cls.engines.engine import Provider, open_engine
+from trt_cls.engines.engine import Provider, infer_fed, open_engine
 from trt_cls.engines.sidecar import Parity, Profile, Sidecar, file_sha256
 from trt_cls.errors import ArtefactError, DeviceError, MissingDependency, RequestError
 from trt_cls.export.builders import Choice, Request, choose_builder
+from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, require_gpu, write_engine
-from trt_cls.export.images import Images, images_for
+from trt_cls.export.images import Images, dataset_of, images_for
+from trt_cls.export.int8 import Int8, calibration_folder, quantize
 from trt_cls.export.onnx_file import contract_of, onnx_from_module, parity_of, read_onnx, set_metadata, write_onnx
 from trt_cls.export.parity import checked, figures
 from trt_cls.export.precision import fp16_from_fp32
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 ENGINES = (".engine", ".plan")
-CONVERSIONS: tuple[tuple[Precision, Precision], ...] = (("fp32", "fp32"), ("fp32", "fp16"), ("fp16", "fp16"))
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def export(
     output: Path,
     *,
     precision: Precision | None = None,
+    int8: Int8 = Int8(),
+    embed: bool = False,
     experiment: Experiment | None = None,
     images: Path | None = None,
     engine: Path | None = None,
@@ -63,8 +66,9 @@ def export(
 ) -> ExportResult:
     """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
 
-    `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own. The images of the
-    check come from the folder `images`, else from the datasets of `experiment`, else they are random. An engine is
+    `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own; `int8` says how
+    "int8" is reached. With `embed` the files take uint8 pixels and normalize them. The images of the check come from
+    the folder `images`, else from the datasets of `experiment`, else from `int8`, else they are random. An engine is
     built where `engine` or a `builder` by name asks for it and, with "auto", where one can be built on this machine;
     it goes to `engine`, or beside `output`. `say` gets a line for each thing that is done.
 
@@ -75,11 +79,27 @@ def export(
     """
     contract = _contract(model, experiment)
     precision = precision or contract.precision
-    _check_request(model, output, (contract.precision, precision), engine, builder)
+    embed = embed or contract.preprocessing.embedded
+    target = replace(contract, precision=precision, preprocessing=replace(contract.preprocessing, embedded=embed))
+    _check_request(model, output, contract, target, engine, builder)
+    labelled = images or (dataset_of(experiment) if experiment else None)
+    quantizing = precision == "int8" and contract.precision != "int8"
+    calibration = calibration_folder(int8, experiment) if quantizing else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
-    check = _Check(model, precision, images_for(contract.preprocessing, images, experiment))
+    check = _Check(model, precision, images_for(target.preprocessing, labelled or calibration))
+
+    def convert(graph: onnx.ModelProto) -> onnx.ModelProto:
+        if precision == "fp16" and contract.precision != "fp16":
+            graph = fp16_from_fp32(graph)
+        if calibration:
+            graph = quantize(graph, int8, calibration, labelled, say)
+        return embed_preprocessing(graph, contract_of(graph, str(model))) if embed else graph
+
     results_folder(output.parent)
-    parity = _write_onnx(model, output, contract, check)
+    if model.suffix == ".onnx" and contract == target:
+        parity = _copy_onnx(model, output)
+    else:
+        parity = _write_onnx(convert(_graph(model, contract)), output, check)
     say(_written(output, precision, parity))
     if choice is None:
         return ExportResult(output, precision, parity, None, None, no_engine)
@@ -110,7 +130,7 @@ class _Check:
             MissingDependency, DeviceError: this machine can't run it.
         """
         with closing(open_engine(artefact, provider)) as opened, closing(open_engine(self.model, "cpu")) as reference:
-            return checked(opened.infer, reference.infer, self.images, self.precision)
+            return checked(opened.infer, infer_fed(reference, self.images.preprocessing), self.images, self.precision)
 
 
 def _contract(model: Path, experiment: Experiment | None) -> Contract:
@@ -133,7 +153,7 @@ def _contract(model: Path, experiment: Experiment | None) -> Contract:
 
 
 def _check_request(
-    model: Path, output: Path, conversion: tuple[Precision, Precision], engine: Path | None, builder: Request
+    model: Path, output: Path, contract: Contract, target: Contract, engine: Path | None, builder: Request
 ) -> None:
     if output.suffix != ".onnx":
         raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")
@@ -145,24 +165,29 @@ def _check_request(
         raise RequestError(
             f"--engine {engine} asks for an engine and --builder none for no engine; leave one of them out"
         )
-    if conversion not in CONVERSIONS:
+    if contract == target:
+        return
+    if contract.precision not in ("fp32", target.precision):
         raise RequestError(
-            f"{model} computes in {conversion[0]}, and {conversion[1]} was asked for; expected a model in fp32; "
-            "export from the checkpoint"
+            f"{model} computes in {contract.precision}, and {target.precision} was asked for; expected a model "
+            "in fp32; export from the checkpoint"
         )
-    if conversion[0] != conversion[1] and output.exists() and output.samefile(model):
-        raise RequestError(f"-o {output}: would replace the {conversion[0]} file that is read; name another output")
+    if contract.preprocessing.embedded:
+        raise RequestError(
+            f"{model}: its preprocessing is inside the graph, which would change to {target.precision} with it; "
+            "expected a model without; export from the checkpoint with --embed-preprocessing"
+        )
+    if output.exists() and output.samefile(model):
+        raise RequestError(
+            f"-o {output}: would replace the {contract.precision} file that is read; name another output"
+        )
 
 
-def _write_onnx(model: Path, output: Path, contract: Contract, check: _Check) -> Parity | None:
-    if model.suffix == ".onnx":
-        graph = read_onnx(model)
-        if contract.precision == check.precision:
-            return _copy_onnx(graph, model, output)
-    else:
-        graph = onnx_from_module(_network(model), contract)
-    if check.precision == "fp16":
-        graph = fp16_from_fp32(graph)
+def _graph(model: Path, contract: Contract) -> onnx.ModelProto:
+    return read_onnx(model) if model.suffix == ".onnx" else onnx_from_module(_network(model), contract)
+
+
+def _write_onnx(graph: onnx.ModelProto, output: Path, check: _Check) -> Parity | None:
     with atomic(output) as beside:
         write_onnx(graph, beside)
         try:
@@ -182,8 +207,9 @@ def _network(checkpoint: Path) -> nn.Module:
     return load_checkpoint(checkpoint).module
 
 
-def _copy_onnx(graph: onnx.ModelProto, model: Path, output: Path) -> Parity | None:
+def _copy_onnx(model: Path, output: Path) -> Parity | None:
     """The file as it is: held against itself it would only trade its parity with the network for a perfect one."""
+    graph = read_onnx(model)
     if not (output.exists() and output.samefile(model)):
         with atomic(output) as beside:
             beside.write_bytes(model.read_bytes())

@@ -46,7 +46,7 @@ class Images:
             return
         for batch in stream(self.samples, self.preprocessing, batch_size=BATCH, workers=WORKERS):
             for skipped in batch.skipped:
-                log.warning("%s: left out of the check: %s", skipped.path, skipped.reason)
+                log.warning("%s: left out: %s", skipped.path, skipped.reason)
             if len(batch.images):
                 yield batch.images
 
@@ -60,13 +60,12 @@ class Images:
         )
 
 
-def images_for(preprocessing: Preprocessing, folder: Path | None, experiment: Experiment | None) -> Images:
-    """Up to 512 images of `folder`, else of the spec's evaluation or validation dataset, else 64 random ones.
+def images_for(preprocessing: Preprocessing, folder: Path | None) -> Images:
+    """Up to 512 images of `folder`, or 64 random ones.
 
     Raises:
-        DataError: the folder or dataset is missing or holds no image.
+        DataError: the folder is missing or holds no image.
     """
-    folder = folder or (_dataset(experiment) if experiment else None)
     found = list_images(folder) if folder else []
     samples = tuple(Sample(path) for path in evenly_spread(found, MOST))
     return Images(preprocessing, folder, samples, len(found))
@@ -78,7 +77,8 @@ def evenly_spread(items: Sequence[T], most: int) -> list[T]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _dataset(experiment: Experiment) -> Path | None:
+def dataset_of(experiment: Experiment) -> Path | None:
+    """The spec's evaluation or validation dataset."""
     if experiment.eval_config:
         return Path(experiment.eval_config.eval_dataset_path)
     return Path(experiment.train_config.val_dataset_path) if experiment.train_config else None

@@ -114,8 +114,9 @@ def check(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX graph is not valid: {str(error).strip().splitlines()[0]}") from error
+    element = onnx.TensorProto.UINT8 if contract.preprocessing.embedded else onnx.TensorProto.FLOAT
     expected = {
-        INPUT: (onnx.TensorProto.FLOAT, [BATCH, *contract.preprocessing.input_shape]),
+        INPUT: (element, [BATCH, *contract.preprocessing.input_shape]),
         OUTPUT: (onnx.TensorProto.FLOAT, [BATCH, len(contract.classes)]),
     }
     found = {info.name: _type_and_shape(info) for info in (*model.graph.input, *model.graph.output)}

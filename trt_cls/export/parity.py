@@ -41,6 +41,16 @@ BOUNDS: dict[Precision, Bounds] = {
     "fp16": Bounds(
         0.99, 0.05, tie=0.01, cure="float16 is too coarse or too small for this network: export without --fp16"
     ),
+    # INT8 moves the probabilities of an image that the network is in two minds about by tenths, which says little of
+    # its accuracy: a resnet18 that lost none moved one of 512 images by 0.1. What counts is that nine of ten images
+    # that it is not in two minds about keep their class.
+    "int8": Bounds(
+        0.90,
+        0.5,
+        tie=0.1,
+        cure="calibrate on more images of the kind, or with another --calibration-method, or leave layers in float16 "
+        "with --int8-keep first,last or --int8-auto 1",
+    ),
 }
 
 

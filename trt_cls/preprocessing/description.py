@@ -72,10 +72,11 @@ def preprocessing_to_hold_against(
 ) -> Preprocessing:
     """What the spec asks for, in TAO's numbers where they are those that a model was `trained` on.
 
-    A model imported from TAO thus agrees with its own spec.
+    A model imported from TAO thus agrees with its own spec. A spec has no say in what is inside the graph.
     """
     of_tao = preprocessing_of_tao(experiment, split)
-    return of_tao if trained.std == of_tao.std else preprocessing_from_spec(experiment, split)
+    wanted = of_tao if trained.std == of_tao.std else preprocessing_from_spec(experiment, split)
+    return replace(wanted, embedded=trained.embedded)
 
 
 def _mean_and_std(train: TrainConfig, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,0 +1,123 @@
+"""What INT8 and FP16 cost in accuracy and bring in speed on this CPU, by ONNX Runtime and by OpenVINO.
+
+Each checkpoint is exported in float32, FP16 and INT8, calibrated on --calibration, and measured on --images. The files
+take turns on the same batch, so that a machine whose speed drifts does so for all of them; medians of the rounds go to
+results/int8.csv. Usage: python benchmarks/int8.py --images TEST --calibration TRAIN CHECKPOINT...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _results import write
+
+from trt_cls.contract import Precision
+from trt_cls.data.folder import ImageFolder, image_folder
+from trt_cls.data.stream import stream
+from trt_cls.engines import open_engine
+from trt_cls.engines.contracts import read_contract
+from trt_cls.engines.engine import Engine, Provider
+from trt_cls.evaluation.evaluate import evaluate
+from trt_cls.export.export import export
+from trt_cls.export.int8 import Int8
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+BATCH, ROUNDS, WARM_UP = 32, 15, 3
+
+
+def measure(checkpoint: Path, folder: ImageFolder, int8: Int8) -> list[dict[str, Any]]:
+    """A row for each precision and engine."""
+    providers: list[Provider] = ["cpu", *(["openvino"] if find_spec("openvino") else [])]  # type: ignore[list-item]
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        engines: dict[tuple[Precision, Provider], Engine] = {}
+        for precision in PRECISIONS:
+            path = Path(temporary) / f"{precision}.onnx"
+            export(checkpoint, path, precision=precision, int8=int8, images=folder.root, builder="none", say=print)
+            for provider in providers:
+                engines[precision, provider] = stack.enter_context(closing(open_engine(path, provider)))
+        accuracies = {key: top1(engine, folder) for key, engine in engines.items()}
+        speeds = images_per_second(engines, folder)
+    reference = accuracies["fp32", "cpu"], speeds["fp32", "cpu"]
+    model = read_contract(checkpoint).model
+    return [
+        {
+            "model": f"{model.arch}{model.n_layers} {model.input_image_size}",
+            "precision": precision,
+            "engine": engine.backend,
+            "top1": f"{100 * accuracies[precision, provider]:.2f}",
+            "points_lost": f"{100 * (reference[0] - accuracies[precision, provider]):.2f}",
+            "images_per_second": f"{speeds[precision, provider]:.4g}",
+            "times_fp32_onnxruntime": f"{speeds[precision, provider] / reference[1]:.3g}",
+        }
+        for (precision, provider), engine in engines.items()
+    ]
+
+
+def top1(engine: Engine, folder: ImageFolder) -> float:
+    """The share of all images of the folder."""
+    predictions = evaluate(engine, folder, batch_size=BATCH, workers=2, top_k=1).predictions
+    labels = [sample.label for sample in predictions.samples]
+    return float(np.mean(predictions.probabilities.argmax(1) == labels))
+
+
+def images_per_second(engines: dict[tuple[Precision, Provider], Engine], folder: ImageFolder) -> dict[Any, float]:
+    """Of the network alone, on one batch; medians."""
+    preprocessing = next(iter(engines.values())).contract.preprocessing
+    (batch,) = stream(folder.samples[:BATCH], preprocessing, batch_size=BATCH, workers=0)
+    seconds: dict[Any, list[float]] = {key: [] for key in engines}
+    for _ in range(WARM_UP + ROUNDS):
+        for key, engine in engines.items():
+            start = time.perf_counter()
+            engine.infer(batch.images)
+            seconds[key].append(time.perf_counter() - start)
+    return {key: len(batch.samples) / statistics.median(taken[WARM_UP:]) for key, taken in seconds.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT")
+    parser.add_argument("--images", type=Path, required=True, help="labelled folder to measure on")
+    parser.add_argument("--calibration", type=Path, help="folder to calibrate on, other images")
+    given = parser.parse_args()
+    if not given.checkpoints or not given.calibration:
+        print("int8: not run, it needs trained networks and --calibration: accuracies of others say nothing")
+        return 1
+    packages = ("onnxruntime", "openvino") if find_spec("openvino") else ("onnxruntime",)
+    about = {
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
+        "batch": BATCH,
+        "rounds": ROUNDS,
+    }
+    rows = []
+    for checkpoint in given.checkpoints:
+        folder = image_folder(given.images, read_contract(checkpoint).classes)
+        rows += [
+            {**row, "images": len(folder.samples), **about}
+            for row in measure(checkpoint, folder, Int8(given.calibration))
+        ]
+    write("int8", rows)
+    return 0
+
+
+def processor() -> str:
+    """What Linux calls it, and whether it multiplies bytes in one instruction."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")]
+    return (names[0] if names else platform.machine()) + (" with AVX512-VNNI" if "avx512_vnni" in text else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
