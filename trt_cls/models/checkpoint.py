@@ -66,25 +66,34 @@ def load_checkpoint(path: Path) -> Checkpoint:
     tensors = load_file(path)
     tao_pooling = metadata.get(TAO_POOLING_KEY) == "true"
     try:
-        module = _outline(contract, widths(tensors), tao_pooling)
+        module = _outline(contract, tensors, tao_pooling)
     except (RequestError, ValueError) as error:
         raise ArtefactError(f"{path}: its contract describes no network of its tensors: {error}") from error
-    _check_shapes(path, tensors, module.state_dict())
+    own = module.state_dict()
+    _check_shapes(path, tensors, own)
     if not is_external(contract.model.arch):
         module.to_empty(device="cpu")
+    own.update(tensors)  # keeps what some libraries' modules note beside their tensors
     # Copied, not assigned: tensors mapped from the file are not aligned, and convolve with other roundings.
-    module.load_state_dict(tensors)
+    module.load_state_dict(own)
     return Checkpoint(contract, module.eval())
 
 
-def _outline(contract: Contract, widths: Mapping[str, int], tao_pooling: bool) -> nn.Module:
+def _outline(contract: Contract, tensors: Mapping[str, Tensor], tao_pooling: bool) -> nn.Module:
     """The network without memory for its weights; that of another library with all that its state dict leaves out."""
     import torch
 
     from trt_cls.models import build
+    from trt_cls.models.resizing import require_answers, resize
 
-    with torch.device("cpu" if is_external(contract.model.arch) else "meta"):
-        return build(contract.model, len(contract.classes), widths, tao_pooling=tao_pooling)
+    model, num_classes = contract.model, len(contract.classes)
+    if not is_external(model.arch):
+        with torch.device("meta"):
+            return build(model, num_classes, widths(tensors), tao_pooling=tao_pooling)
+    module = build(model, num_classes)
+    if resize(module, {name: tensor.shape for name, tensor in tensors.items()}):
+        require_answers(module, model.input_shape, num_classes)
+    return module
 
 
 def widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trt_cls.errors import ArtefactError
+from trt_cls.models.checkpoint import read_contract, widths
 from trt_cls.models.network import head_of
+from trt_cls.models.resizing import require_answers, resize
 from trt_cls.models.tao_hdf5 import SUFFIXES, read_keras_model, require_readable
-from trt_cls.models.tao_network import tensors_of
+from trt_cls.models.tao_network import import_network, tensors_of
+from trt_cls.spec.experiment import ModelConfig
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training scripts keep the weights."""
@@ -49,9 +52,13 @@ class Report:
     """In the file alone."""
     new_head: bool
     """Whether the layer that tells the classes apart starts afresh."""
+    narrowed: int = 0
+    """Layers of the network that took the width of a pruned file's."""
 
     def __str__(self) -> str:
         lines = [f"weights of {self.source}: {len(self.matched)} of {self._expected} tensors taken"]
+        if self.narrowed:
+            lines.append(f"  {self.narrowed} layers are as narrow as in the file, which was pruned")
         lines += [
             f"  {label:18} {len(names):5}  {_some(names)}"
             for label, names in (
@@ -70,17 +77,22 @@ class Report:
         return len(self.matched) + len(self.mismatched) + len(self.missing)
 
 
-def load_pretrained(module: nn.Module, path: Path) -> Report:
+def load_pretrained(module: nn.Module, path: Path, config: ModelConfig | None = None) -> Report:
     """Copies into `module` every tensor of `path` that fits one of its own by name and shape.
 
     Takes .safetensors, TAO's .hdf5, and PyTorch state dicts (.pth, .pt; also below "state_dict" or "model", and with
-    names that begin with "module."), read so that they can't run code.
+    names that begin with "module."), read so that they can't run code. Where `path` is a pruned network of the
+    architecture of `config`, which `module` was built from, its layers become as narrow.
 
     Raises:
-        ArtefactError: the file can't be read, or not one tensor fits.
+        ArtefactError: the file can't be read, not one tensor fits, or a pruned network's layers do not fit the rest.
         MissingDependency: h5py is not installed, and the file is .hdf5.
     """
-    return take(module, _read(path), str(path))
+    tensors = _read(path)
+    narrowed = 0
+    if config and _is_narrower(tensors, module) and _is_of(path, config):
+        narrowed = _narrow(module, tensors, path, config)
+    return replace(take(module, tensors, str(path)), narrowed=narrowed)
 
 
 def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Report:
@@ -115,6 +127,40 @@ def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Repor
         unused=tuple(name for name in given if name not in common),
         new_head=f"{head_of(module)}.weight" not in matched,
     )
+
+
+def _is_narrower(tensors: Mapping[str, Tensor], module: nn.Module) -> bool:
+    """Whether a layer before the head has fewer filters than in `module`."""
+    found, own, head = widths(tensors), widths(module.state_dict()), head_of(module)
+    return any(found.get(name, width) < width for name, width in own.items() if name != head)
+
+
+def _is_of(path: Path, config: ModelConfig) -> bool:
+    """Whether a file says that its network is of the architecture of `config`."""
+    try:
+        own = import_network(path).config if path.suffix in SUFFIXES else read_contract(path).model
+    except ArtefactError:
+        return False
+    return (own.arch, own.n_layers) == (config.arch, config.n_layers)
+
+
+def _narrow(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, config: ModelConfig) -> int:
+    """Makes room for `tensors`; the head keeps its number of classes. Returns how many layers changed."""
+    head = head_of(module)
+    classes = module.get_parameter(f"{head}.weight").shape[0]
+    shapes: dict[str, Sequence[int]] = {name: tensor.shape for name, tensor in tensors.items()}
+    if weight := shapes.get(f"{head}.weight"):
+        shapes[f"{head}.weight"] = (classes, *weight[1:])
+    shapes.pop(f"{head}.bias", None)
+    changed = resize(module, shapes)
+    try:
+        require_answers(module, config.input_shape, classes)
+    except ValueError as error:
+        raise ArtefactError(
+            f"{path} is a pruned {config.arch} that does not fit the spec's model_config ({error}); expected the "
+            "model_config that it was pruned with; set its options and input_image_size so"
+        ) from error
+    return len(changed)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,182 @@
+"""`trt-cls prune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trt_cls.cli.options import common_options, model_option, results_option
+from trt_cls.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from trt_cls.pruning.prune import Pruned
+    from trt_cls.pruning.selection import Equalization, Normalizer
+
+COUNT = click.IntRange(min=1)
+
+
+@click.command(name="prune")
+@model_option(required=True, description="Checkpoint (.safetensors).")
+@click.option("-o", "--output", "--output_file", "output", type=click.Path(path_type=Path), help="Checkpoint to write.")
+@click.option(
+    "-pth",
+    "--threshold",
+    "--pruning_threshold",
+    "threshold",
+    type=float,
+    help="Filters whose normalised norm is at most this go.  [default: 0.1]",
+)
+@click.option("--target-flops", "target", type=float, help="Share of multiply-adds to leave, instead of a threshold.")
+@click.option(
+    "-eq",
+    "--equalization",
+    "--equalization_criterion",
+    "equalization",
+    type=click.Choice(["union", "intersection", "arithmetic_mean", "geometric_mean"]),
+    default="union",
+    show_default=True,
+    help="How the norms of layers that keep the same filters become one.",
+)
+@click.option(
+    "-pg",
+    "--granularity",
+    "--pruning_granularity",
+    "granularity",
+    type=COUNT,
+    default=8,
+    show_default=True,
+    help="The filters that stay are a multiple of this.",
+)
+@click.option(
+    "-nf",
+    "--min-filters",
+    "--min_num_filters",
+    "min_filters",
+    type=COUNT,
+    default=16,
+    show_default=True,
+    help="So many filters stay in each layer.",
+)
+@click.option(
+    "-n",
+    "--normalizer",
+    type=click.Choice(["max", "L2"]),
+    default="max",
+    show_default=True,
+    help="Norms relative to the layer's largest, or to the root of their sum of squares over their number.",
+)
+@click.option(
+    "-el",
+    "--excluded-layers",
+    "--excluded_layers",
+    "excluded",
+    multiple=True,
+    metavar="LAYERS",
+    help="Layers that keep all filters, separated by spaces or commas. Repeatable.",
+)
+@click.argument("more_layers", nargs=-1, metavar="")
+@click.option("--dry-run", is_flag=True, help="Write nothing.")
+@click.option(
+    "--latency/--no-latency", default=None, help="Measure ONNX Runtime on this CPU.  [default: unless --dry-run]"
+)
+@results_option(required=False)
+@common_options
+def command(
+    model: Path,
+    output: Path | None,
+    threshold: float | None,
+    target: float | None,
+    equalization: Equalization,
+    granularity: int,
+    min_filters: int,
+    normalizer: Normalizer,
+    excluded: tuple[str, ...],
+    more_layers: tuple[str, ...],
+    dry_run: bool,
+    latency: bool | None,
+    results: Path | None,
+) -> None:
+    """Remove the weakest filters of a network, by TAO's rules.
+
+    What is left learns on with train: name it as train_config.pretrained_model_path.
+    """
+    _check(output, threshold, target, excluded, more_layers, dry_run=dry_run)
+    from trt_cls.pruning.prune import prune
+    from trt_cls.pruning.selection import Criteria
+
+    criteria = Criteria(
+        threshold=0.1 if threshold is None else threshold,
+        granularity=granularity,
+        min_filters=min_filters,
+        normalizer=normalizer,
+        equalization=equalization,
+        excluded=tuple(name for given in (*excluded, *more_layers) for name in given.split(",") if name),
+    )
+    measure = latency if latency is not None else not dry_run and _can_measure()
+    pruned = prune(model, None if dry_run else output, criteria, target=target, latency=measure)
+    _print(pruned)
+    if results is not None:
+        _write(results, pruned)
+    if output is not None and not dry_run:
+        click.echo(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+        click.echo(f'next: trt-cls train -e SPEC -r DIR --set train_config.pretrained_model_path="{output}"')
+
+
+def _check(
+    output: Path | None,
+    threshold: float | None,
+    target: float | None,
+    excluded: tuple[str, ...],
+    more_layers: tuple[str, ...],
+    *,
+    dry_run: bool,
+) -> None:
+    if output is None and not dry_run:
+        raise click.UsageError("no -o FILE to write to; name one, or use --dry-run")
+    if threshold is not None and target is not None:
+        raise click.UsageError("-pth and --target-flops both decide how much goes; leave one of them out")
+    if more_layers and not excluded:
+        raise click.UsageError(f'"{more_layers[0]}" belongs to no flag; name layers to exclude after -el')
+
+
+def _can_measure() -> bool:
+    from importlib.util import find_spec
+
+    if find_spec("onnxruntime") and find_spec("onnxscript"):
+        return True
+    click.echo(str(MissingDependency("onnxruntime", "measuring the latency", "cpu")), err=True)
+    return False
+
+
+def _print(pruned: Pruned) -> None:
+    width = max(len(name) for name in pruned.filters)
+    click.echo(f"{'layer':{width}}  filters")
+    for name, (before, after) in pruned.filters.items():
+        click.echo(f"{name:{width}}  {before:5} → {after:5}  {pruned.whole.get(name, '')}".rstrip())
+    weights, work = pruned.parameters, pruned.multiply_adds
+    click.echo(f"\nthreshold      {pruned.threshold:g}")
+    click.echo(f"parameters     {weights.before:,.0f} → {weights.after:,.0f} ({weights.ratio:.1%})")
+    click.echo(f"multiply-adds  {work.before / 1e6:,.1f} M → {work.after / 1e6:,.1f} M ({work.ratio:.1%})")
+    if pruned.latency:
+        slow, fast = (seconds * 1e3 for seconds in pruned.latency)
+        click.echo(f"latency        {slow:.2f} ms → {fast:.2f} ms ({slow / fast:.2f}×; ONNX Runtime, CPU, one image)")
+    if weights.ratio == 1:
+        click.echo("nothing was removed: no filter is below the threshold, or all layers must stay whole")
+
+
+def _write(results: Path, pruned: Pruned) -> None:
+    from trt_cls.files import results_folder, write_text
+
+    content = {
+        "threshold": pruned.threshold,
+        "pruning_ratio": pruned.parameters.ratio,
+        "parameters": pruned.parameters,
+        "multiply_adds": pruned.multiply_adds,
+        "latency_seconds": pruned.latency,
+        "filters": pruned.filters,
+        "whole": dict(pruned.whole),
+    }
+    write_text(results_folder(results) / "pruning.json", json.dumps(content, indent=1, ensure_ascii=False))

@@ -1,0 +1,73 @@
+"""Gives the layers of a built network other numbers of channels, as pruning does; weights are not its concern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+
+
+def resize(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Makes room for tensors of these `shapes` (by their names in the state dict); returns the layers that changed.
+
+    Only convolutions, dense layers and batch normalisations change, and of convolutions not the kernel. The new weights
+    are zeros. Whether the layers still fit each other is not checked.
+    """
+    changed = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, LAYERS) and _resize_layer(layer, {key: shapes.get(f"{name}.{key}") for key in _own(layer)})
+    ]
+    return tuple(changed)
+
+
+def require_answers(module: nn.Module, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Runs the network on one black image.
+
+    Raises:
+        ValueError: its layers do not fit each other, or it tells another number of classes apart.
+    """
+    learns = module.training
+    try:
+        with torch.no_grad():
+            answer = module.eval()(torch.zeros(1, *input_shape))
+    except RuntimeError as error:
+        raise ValueError(f"its layers do not fit each other: {' '.join(str(error).split())}") from error
+    finally:
+        module.train(learns)
+    if answer.shape != (1, num_classes):
+        raise ValueError(f"it gives {list(answer.shape[1:])} logits for {num_classes} classes")
+
+
+def _own(layer: nn.Module) -> list[str]:
+    return [name for name, _ in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))]
+
+
+def _resize_layer(layer: nn.Module, shapes: Mapping[str, Sequence[int] | None]) -> bool:
+    changed = False
+    for key, shape in shapes.items():
+        old = getattr(layer, key)
+        if shape is None or tuple(shape) == old.shape or len(shape) != old.dim() or tuple(shape[2:]) != old.shape[2:]:
+            continue
+        new = old.new_zeros(tuple(shape))
+        setattr(layer, key, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+        changed = True
+    if changed:
+        _set_numbers(layer)
+    return changed
+
+
+def _set_numbers(layer: nn.Module) -> None:
+    """What a layer says of its own size, from its tensors."""
+    if isinstance(layer, nn.Conv2d):
+        outputs, inputs = layer.weight.shape[:2]
+        if 1 < layer.groups == layer.in_channels:
+            layer.groups = outputs
+        layer.out_channels, layer.in_channels = outputs, inputs * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.BatchNorm2d):
+        layer.num_features = len(layer.running_mean if layer.running_mean is not None else layer.weight)

@@ -1,0 +1,114 @@
+"""Which filters stay, by the rules of TAO's prune: norms of filters, made comparable, against one threshold.
+
+The rules hold for a group of layers that keep the same filters, found elsewhere; here are only numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.errors import ArtefactError, RequestError, did_you_mean
+from trt_cls.pruning.graph import ChannelGraph, Group
+
+Normalizer = Literal["max", "L2"]
+Equalization = Literal["union", "intersection", "arithmetic_mean", "geometric_mean"]
+
+Norms = NDArray[np.float32]
+"""One for each filter."""
+Filters = NDArray[np.int64]
+"""Indices of filters, rising."""
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What decides; the defaults are TAO's."""
+
+    threshold: float = 0.1
+    """Filters whose score is at most this go."""
+    granularity: int = 8
+    """The number of filters that stay is rounded up to a multiple of this."""
+    min_filters: int = 16
+    """So many stay in any case."""
+    normalizer: Normalizer = "max"
+    equalization: Equalization = "union"
+    """How the scores of several layers that keep the same filters become one."""
+    excluded: tuple[str, ...] = ()
+    """Layers that keep all filters, and with them all of their group."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A group of layers with one score for each of their filters."""
+
+    group: Group
+    scores: Norms
+
+
+def scored(graph: ChannelGraph, norms: Mapping[str, Norms], criteria: Criteria) -> list[Scored]:
+    """The groups from which filters can be removed; `norms` are those of the filters of each layer.
+
+    Raises:
+        RequestError: an excluded layer does not exist.
+        ArtefactError: a norm is not a finite number.
+    """
+    known = list(graph.layers)
+    for name in criteria.excluded:
+        if name not in graph.layers:
+            raise RequestError(
+                f'-el "{name}": the network has no such layer; expected one of its {len(known)} convolutions and '
+                f"dense layers{did_you_mean(name, known)}; --dry-run lists them"
+            )
+    return [
+        Scored(group, _merged([_normalized(name, norms[name], criteria) for name in group.layers], criteria))
+        for group in graph.groups
+        if not group.whole and not set(criteria.excluded).intersection(group.layers)
+    ]
+
+
+def kept_filters(graph: ChannelGraph, groups: Sequence[Scored], criteria: Criteria) -> dict[str, Filters]:
+    """The filters of each layer that stay."""
+    kept = {name: np.arange(layer.filters) for name, layer in graph.layers.items()}
+    for group in groups:
+        filters = _kept(group.scores, criteria)
+        kept.update(dict.fromkeys(group.group.layers, filters))
+    return kept
+
+
+def _kept(scores: Norms, criteria: Criteria) -> Filters:
+    depth = len(scores)
+    count = max(int((scores > criteria.threshold).sum()), min(criteria.min_filters, depth))
+    count = min(-(-count // criteria.granularity) * criteria.granularity, depth)
+    return np.sort(np.argsort(-scores, kind="stable")[:count])
+
+
+def _normalized(name: str, norms: Norms, criteria: Criteria) -> Norms:
+    """Relative to the layer's largest, or to the root of the sum of squares over the number of filters."""
+    if not np.isfinite(norms).all():
+        raise ArtefactError(
+            f"layer {name} has weights that are not finite numbers; expected those of a trained network; "
+            "prune another checkpoint"
+        )
+    if not norms.any():
+        return norms
+    scale = norms.max() if criteria.normalizer == "max" else np.sqrt((norms**2).sum()) / len(norms)
+    return np.asarray(norms / scale, dtype=np.float32)
+
+
+def _merged(stats: Sequence[Norms], criteria: Criteria) -> Norms:
+    layers: Norms = np.stack(stats)
+    match criteria.equalization:
+        case "union":
+            merged = layers.max(axis=0)
+        case "intersection":
+            merged = layers.min(axis=0)
+        case "arithmetic_mean":
+            merged = layers.mean(axis=0)
+        case "geometric_mean":
+            with np.errstate(divide="ignore"):  # a filter of zeros: exp(-inf) is 0
+                merged = np.exp(np.log(layers).mean(axis=0))
+    return np.asarray(merged, dtype=np.float32)

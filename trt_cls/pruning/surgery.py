@@ -1,0 +1,129 @@
+"""Cuts filters out of a network: the tensors that are left, the network they make, and what it costs.
+
+A removed filter is gone as if its channel were zero wherever a layer reads it; `require_equal` holds that against the
+network itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trt_cls.errors import TrtClsError
+from trt_cls.pruning.channels import Part
+from trt_cls.pruning.graph import ChannelGraph
+from trt_cls.pruning.selection import Filters, Norms
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOLERANCE = 1e-3
+"""Of the largest logit: sums over fewer channels round otherwise, by 1e-5 at most in a deep network; a wrong channel
+changes logits by their own size."""
+
+
+def filter_norms(module: nn.Module, graph: ChannelGraph) -> dict[str, Norms]:
+    """The L2 norm of each filter's kernel, without the bias."""
+    return {
+        name: module.get_parameter(f"{name}.weight").detach().float().flatten(1).norm(dim=1).numpy()
+        for name in graph.layers
+    }
+
+
+def multiply_adds(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
+    """Of one image's way through the convolutions and dense layers."""
+    return graph.other_multiply_adds + sum(
+        layer.positions * layer.kernel * len(kept[name]) * _fan_in(layer.inputs, layer.fan_in, kept)
+        for name, layer in graph.layers.items()
+    )
+
+
+def pruned_network(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> nn.Module:
+    """A network of the filters that are kept, with their weights; `module` stays as it is."""
+    from trt_cls.models.resizing import resize
+
+    tensors = module.state_dict()
+    tensors.update(_cut_tensors(module, graph, kept))
+    smaller = deepcopy(module)
+    resize(smaller, {name: tensor.shape for name, tensor in tensors.items()})
+    smaller.load_state_dict(tensors)
+    return smaller
+
+
+def require_equal(
+    pruned: nn.Module,
+    module: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[str, Filters],
+    input_shape: tuple[int, int, int],
+) -> float:
+    """The largest difference between the logits of `pruned` and of `module` with the removed channels zeroed.
+
+    Raises:
+        TrtClsError: they differ, so that `pruned` is not the network it should be.
+    """
+    import torch
+
+    images = torch.empty(2, *input_shape).uniform_(-2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = torch.func.functional_call(module, zeroed_tensors(module, graph, kept), (images,))
+        try:
+            found = pruned(images)
+        except RuntimeError as error:
+            raise TrtClsError(
+                f"the pruned network does not run ({' '.join(str(error).split())}); its code has widths written in; "
+                "exclude the layer with -el, or choose another arch"
+            ) from error
+    difference = float((found - wanted).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+        raise TrtClsError(
+            f"the pruned network answers otherwise than the network with the same channels zeroed, by {difference:.3g};"
+            " its code depends on widths; exclude layers with -el, or choose another arch"
+        )
+    return difference
+
+
+def zeroed_tensors(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> dict[str, Tensor]:
+    """Weights of `module` with zeros for all that they read of removed channels."""
+    zeroed = {}
+    for name, layer in graph.layers.items():
+        if layer.inputs:
+            weight = module.get_parameter(f"{name}.weight").detach().clone()
+            gone = np.setdiff1d(np.arange(weight.shape[1]), _indices(layer.inputs, kept))
+            weight[:, gone] = 0
+            zeroed[f"{name}.weight"] = weight
+    return zeroed
+
+
+def _cut_tensors(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> dict[str, Tensor]:
+    state = module.state_dict()
+    cut = {}
+    for name, layer in graph.layers.items():
+        weight = state[f"{name}.weight"][kept[name]]
+        cut[f"{name}.weight"] = weight[:, _indices(layer.inputs, kept)] if layer.inputs else weight
+        if f"{name}.bias" in state:
+            cut[f"{name}.bias"] = state[f"{name}.bias"][kept[name]]
+    for norm in graph.norms:
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            if f"{norm.name}.{key}" in state:
+                cut[f"{norm.name}.{key}"] = state[f"{norm.name}.{key}"][_indices(norm.channels, kept)]
+    return cut
+
+
+def _indices(parts: Sequence[Part], kept: Mapping[str, Filters]) -> Filters:
+    """The channels that are left of `parts`."""
+    found, offset = [], 0
+    for part in parts:
+        filters = np.arange(part.filters) if part.layer is None else kept[part.layer]
+        found.append(offset + (filters[:, None] * part.repeat + np.arange(part.repeat)).ravel())
+        offset += part.size
+    return np.concatenate(found)
+
+
+def _fan_in(inputs: Sequence[Part], whole: int, kept: Mapping[str, Filters]) -> int:
+    if not inputs:
+        return whole
+    return sum(part.repeat * (part.filters if part.layer is None else len(kept[part.layer])) for part in inputs)
