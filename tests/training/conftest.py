@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from trt_cls.spec.experiment import (
+    PLAIN,
     CosineLr,
     Experiment,
+    Extensions,
     LrConfig,
     ModelConfig,
     Optimizer,
@@ -49,7 +51,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def experiment(images: Path) -> Callable[..., Experiment]:
     """Makes the tiny experiment: three steps an epoch, two epochs; fields of train_config may be given."""
 
-    def make(root: Path = images, model: ModelConfig = MODEL, **given: Any) -> Experiment:
+    def make(
+        root: Path = images, model: ModelConfig = MODEL, extensions: Extensions = PLAIN, **given: Any
+    ) -> Experiment:
         config = TrainConfig(
             train_dataset_path=str(root / "train"),
             val_dataset_path=str(root / "val"),
@@ -61,7 +65,7 @@ def experiment(images: Path) -> Callable[..., Experiment]:
             reg_config=RegConfig(type="L2", weight_decay=1e-4),
             lr_config=LrConfig(cosine=CosineLr(learning_rate=0.02, soft_start=0.2)),
         )
-        return Experiment(model_config=model, train_config=replace(config, **given))
+        return Experiment(model_config=model, train_config=replace(config, **given), extensions=extensions)
 
     return make
 

@@ -18,11 +18,11 @@ RECORD = Path(f"{os.environ['RECORD']}.{RANK}")
 
 
 class RecordingLearner(learner.Learner):
-    def step(self, batch: TrainingBatch, number: int, rate: float) -> None:
+    def step(self, batch: TrainingBatch, number: int, rate: float, **more: bool) -> None:
         if os.environ.get("FAIL") == f"{RANK}/{number}":
             raise TrtClsError(f"this is the failure of process {RANK}")
         before = self._sums.clone()
-        super().step(batch, number, rate)
+        super().step(batch, number, rate, **more)
         loss, _, images = (self._sums - before).tolist()
         seen = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in batch.images]
         with RECORD.open("a") as file:

@@ -30,7 +30,6 @@ from trt_cls.spec.experiment import (
     Sgd,
     StepLr,
     Visualizer,
-    WandbConfig,
 )
 from trt_cls.training import TrainingResult, train
 
@@ -212,7 +211,6 @@ def test_a_loss_that_is_no_number_is_an_error(experiment: Make, quiet: Any, tmp_
         ),
         ({"model_parallelism": (1.0, 1e-9)}, {}, "leaves a device without one"),
         ({"visualizer": Visualizer(enabled=True, clearml_config=ClearmlConfig())}, {}, "clearml_config: not supported"),
-        ({"visualizer": Visualizer(wandb_config=WandbConfig(enabled=True))}, {}, "wandb_config: not supported"),
         ({"batch_size_per_gpu": 1}, {}, "batch_size_per_gpu: 1, but batch normalisation"),
         ({}, {"precision": "fp16"}, "--precision fp16: not on a CPU"),
         ({}, {"init_epoch": 2}, "--init-epoch 2 without train_config.pretrained_model_path"),

@@ -52,6 +52,13 @@ if TYPE_CHECKING:
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
 )
 @click.option(
+    "--logger",
+    "loggers",
+    type=click.Choice(["wandb", "mlflow"]),
+    multiple=True,
+    help="Send curves, configuration and final files there too. Repeatable.",
+)
+@click.option(
     "--init-epoch",
     "--init_epoch",
     type=int,
@@ -73,6 +80,7 @@ def command(
     precision: str,
     compile_network: bool,
     device: str,
+    loggers: tuple[str, ...],
     init_epoch: int,
 ) -> None:
     """Train a network from a spec file.
@@ -105,6 +113,7 @@ def command(
         init_epoch=init_epoch,
         save_every=save_every,
         compile_network=compile_network,
+        loggers=loggers,
     )
     if os.environ.get("RANK", "0") == "0":
         click.echo("\n".join(_summary(result)))
@@ -127,15 +136,24 @@ def _arguments_of_each(context: click.Context) -> list[str]:
 
 def _summary(result: TrainingResult) -> list[str]:
     best, files = result.best, result.results
+    offered = files.best
     lines = [f"broken image: {image.path}: {image.reason}" for image in result.skipped]
     done = f"done: {len(result.rows)} epochs, {len(result.skipped)} broken images"
     if result.steps_left_out:
         done += f", {result.steps_left_out} steps left out for want of images"
+    if result.stopped_early:
+        done += ", stopped early"
+    averaged = []
+    if result.averaged:
+        averaged = [f"averaged:   {result.averaged.path} ({result.averaged})"]
+        if result.averaged.val_acc > best.val_acc:
+            offered = result.averaged.path
     return [
         *lines,
         done,
         f"best model: {files.best} (epoch {best.epoch}: val_acc {best.val_acc:.4f}, val_loss {best.val_loss:.4f})",
         f"last model: {result.last}",
+        *averaged,
         f"curves:     {files.curve}, tensorboard --logdir {files.events}",
-        f"next:       {shlex.join(['trt-cls', 'export', '-m', str(files.best), '-o', str(files.root / 'model.onnx')])}",
+        f"next:       {shlex.join(['trt-cls', 'export', '-m', str(offered), '-o', str(files.root / 'model.onnx')])}",
     ]

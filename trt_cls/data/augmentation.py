@@ -1,4 +1,4 @@
-"""What training does to an image and a batch: random crop, colours, mirroring, mixup, smoothed labels.
+"""What training does to an image and a batch: random crop or shift, colours, mirroring, mixup, smoothed labels.
 
 Knows no files and no processes. Every function takes the generator that it draws from, so a seed decides all.
 
@@ -12,13 +12,16 @@ from __future__ import annotations
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from trt_cls.contract import Preprocessing
 from trt_cls.preprocessing.cpu import fit, window
 from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, hwc
 from trt_cls.preprocessing.resampling import Axis
-from trt_cls.spec.experiment import TrainConfig
+from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
+
+Places = NDArray[np.intp]
 
 SMALLEST_CROP = 0.45
 """A crop's side as a share of the image's, at least, along the tighter axis."""
@@ -31,10 +34,16 @@ def draws_for(seed: int, epoch: int, index: int) -> Random:
     return Random(f"{seed}/{epoch}/{index}")
 
 
-def augment(image: Image.Image | Pixels, preprocessing: Preprocessing, train: TrainConfig, rng: Random) -> Pixels:
+def augment(
+    image: Image.Image | Pixels,
+    preprocessing: Preprocessing,
+    train: TrainConfig,
+    rng: Random,
+    extensions: Extensions = PLAIN,
+) -> Pixels:
     """One training image, [H,W,C], of a decoded one: crop, colours, mirroring, in this order.
 
-    Without enable_random_crop the image is fitted as for validation and keeps its colours.
+    Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colours.
 
     Raises:
         DataError: the image is too long and thin for a crop.
@@ -47,6 +56,8 @@ def augment(image: Image.Image | Pixels, preprocessing: Preprocessing, train: Tr
             )
     else:
         pixels = fit(hwc(image), preprocessing)
+        if extensions.crop_padding:
+            pixels = random_shift(pixels, extensions.crop_padding, rng)
     if not train.disable_horizontal_flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     return pixels
@@ -70,6 +81,23 @@ def random_crop(image: Image.Image | Pixels, preprocessing: Preprocessing, rng: 
     top = rng.randint(0, resized[1] - height)
     across, down = Axis(have[0], resized[0], left, width), Axis(have[1], resized[1], top, height)
     return window(pixels, (across, down), preprocessing.filter)
+
+
+def random_shift(pixels: Pixels, padding: int, rng: Random) -> Pixels:
+    """The pixels [H,W,C] moved down and across by up to `padding` either way; their mirror image fills the gaps.
+
+    `padding` is less than either side. The pixel at an edge is not repeated.
+    """
+    height, width = pixels.shape[:2]
+    down, across = rng.randint(-padding, padding), rng.randint(-padding, padding)
+    return pixels.take(_mirrored(down, height), axis=0).take(_mirrored(across, width), axis=1)
+
+
+def _mirrored(start: int, side: int) -> Places:
+    """Where the pixels of a line of `side` come from that begins at `start`."""
+    inside = np.abs(np.arange(start, start + side))
+    places: Places = side - 1 - np.abs(side - 1 - inside)
+    return places
 
 
 def change_colors(pixels: Pixels, hue: float, saturation: float, contrast: float) -> Pixels:

@@ -25,10 +25,11 @@ from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import augment, draws_for, mixup, smoothed_targets
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.stream import Skipped, skipped
+from trt_cls.data.transforms import Transforms
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.pillow import Pixels, normalize
-from trt_cls.spec.experiment import TrainConfig
+from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
+from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ class TrainingLoader:
         train_config: TrainConfig,
         rank: int = 0,
         world_size: int = 1,
+        extensions: Extensions = PLAIN,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
         self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size)
         workers = min(train_config.n_workers, self._orders.steps, _processors())
         self._loader: DataLoader[TrainingBatch] = DataLoader(
-            _Batches(preprocessing, train_config, len(folder.classes)),
+            _Batches(preprocessing, train_config, extensions, len(folder.classes)),
             sampler=self._orders,
             batch_size=None,
             num_workers=workers,
@@ -137,9 +139,10 @@ class _Orders(Sampler[_Order]):
 class _Batches(Dataset[TrainingBatch]):
     """Makes the batch that an order asks for; the part of the loader that travels to the workers."""
 
-    def __init__(self, preprocessing: Preprocessing, train: TrainConfig, classes: int) -> None:
+    def __init__(self, preprocessing: Preprocessing, train: TrainConfig, extensions: Extensions, classes: int) -> None:
         self._preprocessing = preprocessing
-        self._train = train
+        self._train, self._extensions = train, extensions
+        self._transforms = Transforms(extensions, train.random_seed)
         self._classes = classes
 
     def __getitem__(self, order: _Order) -> TrainingBatch:
@@ -152,18 +155,31 @@ class _Batches(Dataset[TrainingBatch]):
             except DataError as error:
                 losses.append(skipped(sample.path, error))
                 continue
-            normalize(pixels, self._preprocessing, images[len(labels)])
+            image = images[len(labels)]
+            normalize(pixels, self._preprocessing, image)
+            self._transforms.erase(image, order.epoch, index)
             labels.append(sample.label)
         images = images[: len(labels)]
         targets = smoothed_targets(labels, self._classes, self._train.label_smoothing)
-        if self._train.mixup_alpha > 0:
-            rng = Random(f"{self._train.random_seed}/{order.epoch}/mixup/{order.step}")
-            images, targets = mixup(images, targets, self._train.mixup_alpha, rng)
+        if labels:
+            images, targets = self._mix(images, targets, order)
         return TrainingBatch(torch.from_numpy(images), torch.from_numpy(targets), tuple(losses))
+
+    def _mix(self, images: Floats, targets: Floats, order: _Order) -> tuple[Floats, Floats]:
+        """By mixup or by cutmix; where both are asked for, a fair coin chooses for each batch."""
+        mixes, cuts = self._train.mixup_alpha > 0, self._extensions.cutmix_alpha > 0
+        place = f"{self._train.random_seed}/{order.epoch}"
+        if cuts and (not mixes or Random(f"{place}/coin/{order.step}").random() < 0.5):
+            return self._transforms.cutmix(images, targets, order.epoch, order.step)
+        if mixes:
+            return mixup(images, targets, self._train.mixup_alpha, Random(f"{place}/mixup/{order.step}"))
+        return images, targets
 
     def _read(self, path: Path, epoch: int, index: int) -> Pixels:
         rng = draws_for(self._train.random_seed, epoch, index)
-        return augment(read(path, self._preprocessing.channels), self._preprocessing, self._train, rng)
+        image = read(path, self._preprocessing.channels)
+        pixels = augment(image, self._preprocessing, self._train, rng, self._extensions)
+        return self._transforms.changed(pixels, epoch, index)
 
 
 def _processors() -> int:

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
+from math import inf
 from typing import Any
 
 from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
-from trt_cls.spec.ranges import ANYTHING, Allowed, above, at_least, finite, interval, judged_with_others, one_of
+from trt_cls.spec.ranges import (
+    ANYTHING,
+    Allowed,
+    above,
+    at_least,
+    between,
+    finite,
+    interval,
+    judged_with_others,
+    one_of,
+)
 
 
 def option(default: Any, description: str, allowed: Allowed = ANYTHING) -> Any:
@@ -270,9 +281,77 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """torchvision's RandAugment."""
+
+    num_ops: int = option(2, "changes of an image, one after the other", at_least(1))
+    magnitude: int = option(9, "strength of a change", between(0, 30))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """(1 - weight) · cross-entropy + weight · temperature² · KL divergence from the teacher's answers."""
+
+    teacher: str = required("model file (.safetensors, .onnx, .engine) of the same classes and preprocessing")
+    temperature: float = option(4.0, "divides the logits of both before their softmax", above(0))
+    weight: float = option(0.5, "share of the teacher in the loss", interval(0, 1, "(]"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extensions:
+    """What TAO's trainer has no field for; all of it off unless asked for."""
+
+    crop_padding: int = option(
+        0,
+        "random shift while training: the fitted image is mirrored this many pixels beyond each edge, then cut back to "
+        "the network's size at a random place; without enable_random_crop",
+        at_least(0),
+    )
+    rand_augment: RandAugment | None = option(None, "random changes of each training image")
+    random_erasing: float = option(
+        0.0, "share of the training images that lose a random rectangle (2 to 33 % of the area)", interval(0, 1)
+    )
+    cutmix_alpha: float = option(
+        0.0,
+        "a rectangle of each image from the one before it in the batch, its area's share from Beta(alpha, alpha); "
+        "with mixup_alpha chance takes one of the two for each batch; 0: off",
+        interval(0, 1),
+    )
+    ema_decay: float = option(
+        0.0,
+        "validation and checkpoints take a running mean of weights and batch normalisation's statistics; share of it "
+        "kept at each of the optimizer's steps, (1 + n) / (10 + n) in the first; 0: off",
+        interval(0, 1, "[)"),
+    )
+    clip_grad_norm: float = option(
+        0.0,
+        "longest gradient of the loss without penalty, all weights together; longer ones are shortened; 0: off",
+        interval(0, inf, "[)"),
+    )
+    accumulate_steps: int = option(
+        1, "batches whose mean gradient makes one step of the optimizer and the schedule", at_least(1)
+    )
+    early_stopping_patience: int = option(
+        0, "the training ends after that many epochs without a higher val_acc; 0: off", at_least(0)
+    )
+    distillation: Distillation | None = option(None, "learning from the answers of another model")
+    average_checkpoints: int = option(
+        0,
+        "last epochs whose mean weights make weights/averaged.safetensors, batch normalisation's statistics taken "
+        "anew over the training images; 0: off",
+        at_least(0),
+    )
+
+
+PLAIN = Extensions()
+"""No extension asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A whole spec file."""
 
     model_config: ModelConfig = required("the network")
     train_config: TrainConfig | None = option(None, "the training")
     eval_config: EvalConfig | None = option(None, "the evaluation")
+    extensions: Extensions = option(Extensions, "training beyond TAO")

@@ -299,12 +299,56 @@ class EvalConfig(_message.Message):
     enable_center_crop: bool
     def __init__(self, eval_dataset_path: _Optional[str] = ..., model_path: _Optional[str] = ..., top_k: _Optional[int] = ..., batch_size: _Optional[int] = ..., n_workers: _Optional[int] = ..., enable_center_crop: _Optional[bool] = ...) -> None: ...
 
+class RandAugment(_message.Message):
+    __slots__ = ("num_ops", "magnitude")
+    NUM_OPS_FIELD_NUMBER: _ClassVar[int]
+    MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
+    num_ops: int
+    magnitude: int
+    def __init__(self, num_ops: _Optional[int] = ..., magnitude: _Optional[int] = ...) -> None: ...
+
+class Distillation(_message.Message):
+    __slots__ = ("teacher", "temperature", "weight")
+    TEACHER_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    teacher: str
+    temperature: float
+    weight: float
+    def __init__(self, teacher: _Optional[str] = ..., temperature: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class Extensions(_message.Message):
+    __slots__ = ("crop_padding", "rand_augment", "random_erasing", "cutmix_alpha", "ema_decay", "clip_grad_norm", "accumulate_steps", "early_stopping_patience", "distillation", "average_checkpoints")
+    CROP_PADDING_FIELD_NUMBER: _ClassVar[int]
+    RAND_AUGMENT_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_ERASING_FIELD_NUMBER: _ClassVar[int]
+    CUTMIX_ALPHA_FIELD_NUMBER: _ClassVar[int]
+    EMA_DECAY_FIELD_NUMBER: _ClassVar[int]
+    CLIP_GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
+    ACCUMULATE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    DISTILLATION_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    crop_padding: int
+    rand_augment: RandAugment
+    random_erasing: float
+    cutmix_alpha: float
+    ema_decay: float
+    clip_grad_norm: float
+    accumulate_steps: int
+    early_stopping_patience: int
+    distillation: Distillation
+    average_checkpoints: int
+    def __init__(self, crop_padding: _Optional[int] = ..., rand_augment: _Optional[_Union[RandAugment, _Mapping]] = ..., random_erasing: _Optional[float] = ..., cutmix_alpha: _Optional[float] = ..., ema_decay: _Optional[float] = ..., clip_grad_norm: _Optional[float] = ..., accumulate_steps: _Optional[int] = ..., early_stopping_patience: _Optional[int] = ..., distillation: _Optional[_Union[Distillation, _Mapping]] = ..., average_checkpoints: _Optional[int] = ...) -> None: ...
+
 class Experiment(_message.Message):
-    __slots__ = ("model_config", "train_config", "eval_config")
+    __slots__ = ("model_config", "train_config", "eval_config", "extensions")
     MODEL_CONFIG_FIELD_NUMBER: _ClassVar[int]
     TRAIN_CONFIG_FIELD_NUMBER: _ClassVar[int]
     EVAL_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    EXTENSIONS_FIELD_NUMBER: _ClassVar[int]
     model_config: ModelConfig
     train_config: TrainConfig
     eval_config: EvalConfig
-    def __init__(self, model_config: _Optional[_Union[ModelConfig, _Mapping]] = ..., train_config: _Optional[_Union[TrainConfig, _Mapping]] = ..., eval_config: _Optional[_Union[EvalConfig, _Mapping]] = ...) -> None: ...
+    extensions: Extensions
+    def __init__(self, model_config: _Optional[_Union[ModelConfig, _Mapping]] = ..., train_config: _Optional[_Union[TrainConfig, _Mapping]] = ..., eval_config: _Optional[_Union[EvalConfig, _Mapping]] = ..., extensions: _Optional[_Union[Extensions, _Mapping]] = ...) -> None: ...

@@ -36,6 +36,11 @@ def at_least(low: int) -> Allowed:
     return Allowed(f"an integer ≥ {low}", lambda value: value >= low)
 
 
+def between(low: int, high: int) -> Allowed:
+    """Integers from `low` to `high`."""
+    return Allowed(f"an integer from {low} to {high}", lambda value: low <= value <= high)
+
+
 def interval(low: float, high: float, brackets: str = "[]") -> Allowed:
     """Numbers between `low` and `high`; a round bracket leaves its end out, as in "[)"."""
     text = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"

@@ -18,6 +18,7 @@ from trt_cls.errors import did_you_mean
 from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, is_external
 from trt_cls.spec.conversion import shown
 from trt_cls.spec.experiment import Experiment, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
+from trt_cls.spec.extension_rules import check_extensions, check_teacher
 from trt_cls.spec.report import Report
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
@@ -43,10 +44,13 @@ def check_relations(experiment: Experiment, report: Report) -> None:
         _check_train(experiment.train_config, report)
         if experiment.model_config is not None:
             _check_means(experiment.model_config, experiment.train_config, report)
+    check_extensions(experiment, report)
 
 
 def check_paths(experiment: Experiment, sections: Sequence[str], report: Report) -> None:
     """Reports the folders of `sections` that do not exist, and a missing pretrained model."""
+    if "train_config" in sections:
+        check_teacher(experiment, report)
     for section in sections:
         config = getattr(experiment, section)
         for name in _FOLDERS:

@@ -6,13 +6,13 @@ Counts and short texts travel between the CPUs (gloo), so that no exchange waits
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
@@ -54,6 +54,21 @@ class Processes:
         values = [value] * self.size
         distributed.all_gather_object(values, value, group=self._control)
         return values
+
+    def average(self, tensor: Tensor, weight: Tensor) -> None:
+        """Sets `tensor` to its weighted mean over the processes; all of them must call it."""
+        if self.size == 1:
+            return
+        total, weights = tensor.double() * weight, weight.clone()
+        distributed.all_reduce(total)
+        distributed.all_reduce(weights)
+        tensor.copy_(total / weights)
+
+    def take_over(self, tensors: Iterable[Tensor]) -> None:
+        """Sets each of `tensors` to that of the first process; all of them must call it."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
 
     def wait(self) -> None:
         """Returns when all processes are here."""

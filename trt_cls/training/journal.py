@@ -15,7 +15,8 @@ from trt_cls.spec.experiment import TrainConfig
 from trt_cls.training.disk import room_for
 from trt_cls.training.events import Events
 from trt_cls.training.learner import Metrics
-from trt_cls.training.records import EpochRow, StatusFile, write_curve
+from trt_cls.training.loggers import Loggers
+from trt_cls.training.records import Averaged, EpochRow, StatusFile, epochs_without_gain, write_curve
 from trt_cls.training.reporter import Reporter
 from trt_cls.training.results import Results
 
@@ -27,12 +28,18 @@ class Journal:
     """The records of one run of a training, from `first_epoch` on."""
 
     def __init__(
-        self, results: Results, config: TrainConfig, contract: Contract, reporter: Reporter, first_epoch: int
+        self,
+        results: Results,
+        config: TrainConfig,
+        contract: Contract,
+        reporter: Reporter,
+        loggers: Loggers,
+        first_epoch: int,
     ) -> None:
         self._results = results
         self._n_epochs = config.n_epochs
         self._contract = contract
-        self._reporter = reporter
+        self._reporter, self._loggers = reporter, loggers
         self._status = StatusFile(results.status, first_epoch)
         self._events = Events(results.events, config.visualizer, contract.preprocessing, first_epoch)
         self._started = time.monotonic()
@@ -75,6 +82,7 @@ class Journal:
             self._status.epoch(row, self._n_epochs, seconds)
         with room_for(self._results.events, TEXT_SIZE):
             self._events.epoch(row, model)
+        self._loggers.epoch(row)
         self._reporter.epoch_done(row, seconds, seconds * (self._n_epochs - row.epoch), best)
 
     def failed(self, error: BaseException) -> None:
@@ -84,12 +92,31 @@ class Journal:
             self._status.write("FAILURE", str(error) or type(error).__name__)
         with suppress(OSError):
             self._events.close()
+        self._loggers.end((), success=False)
 
-    def done(self, best: EpochRow) -> None:
-        """The last epoch is done."""
+    def averaged(self, averaged: Averaged, model: nn.Module) -> None:
+        """Writes the mean of checkpoints.
+
+        Raises:
+            TrtClsError: the disk is full.
+        """
+        self._save(averaged.path, model)
+        kpi = {"validation_loss": averaged.val_loss, "validation_accuracy": averaged.val_acc}
+        self._status.write("RUNNING", str(averaged), epoch=averaged.last_epoch, kpi=kpi)
+        self._reporter.line(str(averaged))
+
+    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+        """The training is over; `rows` are all of its epochs."""
         kpi = {"validation_loss": best.val_loss, "validation_accuracy": best.val_acc}
-        self._status.write("SUCCESS", f"training done; the best epoch is {best.epoch}", kpi=kpi)
+        done = "training done"
+        if rows[-1].epoch < self._n_epochs:
+            waited = f"{epochs_without_gain(rows)} without a higher val_acc"
+            done = f"training stopped early, after epoch {rows[-1].epoch} of {self._n_epochs}, {waited}"
+            self._reporter.line(done)
+        self._status.write("SUCCESS", f"{done}; the best epoch is {best.epoch}", kpi=kpi)
         self._events.close()
+        files = self._results
+        self._loggers.end((files.curve, files.classmap, files.best, files.averaged), success=True)
 
     def _save(self, path: Path, model: nn.Module) -> None:
         size = sum(tensor.nbytes for tensor in model.state_dict().values())

@@ -16,9 +16,11 @@ from torch.nn import functional
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.errors import RequestError
 from trt_cls.models.network import Network
-from trt_cls.spec.experiment import TrainConfig
+from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
+from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compiler import compiled
 from trt_cls.training.compute import Compute
+from trt_cls.training.distillation import Teacher
 from trt_cls.training.distributed import ALONE, Processes
 from trt_cls.training.optimizers import optimizer
 from trt_cls.training.regularizers import penalty
@@ -30,7 +32,7 @@ class Metrics(NamedTuple):
     """Means over the images of an epoch so far; not a number before the first."""
 
     loss: float
-    """Cross-entropy against the smoothed and mixed targets, and the penalty."""
+    """Cross-entropy against the smoothed and mixed targets, the teacher's part if there is one, and the penalty."""
     accuracy: float
     images: int
 
@@ -50,10 +52,13 @@ class Learner:
         processes: Processes = ALONE,
         *,
         compile_network: bool = False,
+        extensions: Extensions = PLAIN,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model = compute.place(model).train()
         if len(compute.devices) > 1 and isinstance(model, Network):
             spread(model, config.model_parallelism, compute.devices, config.batch_size_per_gpu)
+        self._mean = RunningMean(self.model, extensions.ema_decay) if extensions.ema_decay else None
         self.compute = compute
         self.penalty = penalty(config.reg_config, model)
         self._processes = processes
@@ -63,6 +68,13 @@ class Learner:
         self._scaler = compute.scaler()
         self._seed = config.random_seed
         self._sums = torch.zeros(3, dtype=torch.float64, device=compute.last)
+        self._longest_gradient = extensions.clip_grad_norm
+        self._teacher = teacher
+        self._whole_group = 0
+        """Images of several batches that make one step of the optimizer; 0: each batch makes one."""
+        if extensions.accumulate_steps > 1:
+            self._whole_group = extensions.accumulate_steps * config.batch_size_per_gpu * processes.size
+        self._images_of_group = 0
         self._images_needed = 1
         if any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
             self._images_needed = 2
@@ -74,25 +86,32 @@ class Learner:
                 "or set model_config.use_batch_norm to False or model_config.freeze_bn to True"
             )
 
-    def step(self, batch: TrainingBatch, number: int, rate: float) -> None:
-        """One step of the optimizer at learning rate `rate`; `number` counts the steps of the whole training from 0.
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and saved: the running mean of `model`, where one is asked for."""
+        return self._mean.model if self._mean else self.model
 
-        It follows the mean gradient over the images of all processes, however they are spread.
+    def step(self, batch: TrainingBatch, number: int, rate: float, *, ends_group: bool = True) -> None:
+        """Learns from `batch`, at learning rate `rate`; `number` counts the batches of the whole training from 0.
+
+        The optimizer makes its step after the last batch of a group. It follows the mean gradient over the images of
+        the group and of all processes, however they are spread.
         """
         images = len(batch.images) if len(batch.images) >= self._images_needed else 0
         (images_of_all,) = self._processes.totals(images)
-        if not images_of_all:
+        if images_of_all:
+            torch.manual_seed(dropout_seed(self._seed, number, self._processes.rank))
+            if not self._images_of_group:
+                self._optimizer.zero_grad()
+            loss = self._loss(batch) if images else self._no_loss(batch)
+            # gradients are averaged over the processes, whose shares of the images may differ
+            share = images * self._processes.size / (self._whole_group or images_of_all)
+            torch.autograd.backward(self._scaler.scale(loss * share))
+            self._images_of_group += images_of_all
+        else:
             self.steps_left_out += 1
-            return
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(dropout_seed(self._seed, number, self._processes.rank))
-        self._optimizer.zero_grad()
-        loss = self._loss(batch) if images else self._no_loss(batch)
-        # gradients are averaged over the processes, whose shares of the images may differ
-        share = images * self._processes.size / images_of_all
-        torch.autograd.backward(self._scaler.scale(loss * share))
-        self._update()
+        if ends_group and self._images_of_group:
+            self._update(rate)
 
     def start_epoch(self) -> None:
         """Sets the running sums to zero."""
@@ -113,6 +132,8 @@ class Learner:
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "sums": self._processes.gather(self._sums.tolist()),
+            "group": {"images": self._images_of_group, "gradients": self._gradients()},
+            "mean": self._mean.state() if self._mean else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -121,13 +142,27 @@ class Learner:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self._sums.copy_(torch.tensor(state["sums"][self._processes.rank], dtype=torch.float64))
+        self._images_of_group = state["group"]["images"]
+        for name, gradient in state["group"]["gradients"].items():
+            parameter = self.model.get_parameter(name)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        if self._mean:
+            self._mean.restore(state["mean"])
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Those of a group that has begun; the same in all processes."""
+        if not self._images_of_group:
+            return {}
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
 
     def _loss(self, batch: TrainingBatch) -> Tensor:
-        """The mean cross-entropy over the batch, noted with the penalty."""
+        """The mean over the batch without the penalty, noted with it."""
         images, targets = self.compute.images(batch.images), self.compute.targets(batch.targets)
         with self.compute.autocast():
             logits = self._network(images)
         loss = functional.cross_entropy(logits.float(), targets)
+        if self._teacher:
+            loss = self._teacher.blended(loss, logits.float(), batch.images)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
         noted = loss.detach() + self.penalty.value().to(loss.device)
         count = torch.full_like(noted, len(targets))
@@ -141,12 +176,22 @@ class Learner:
             logits: Tensor = self._network(self.compute.images(nothing))
         return logits.float().sum()
 
-    def _update(self) -> None:
+    def _update(self, rate: float) -> None:
         """Moves the weights along their gradients."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
         self._scaler.unscale_(self._optimizer)
+        if self._whole_group not in (0, self._images_of_group):
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            torch._foreach_mul_(gradients, self._whole_group / self._images_of_group)
+        if self._longest_gradient:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._longest_gradient)
         self.penalty.add_l1_gradient()
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        self._images_of_group = 0
+        if self._mean:
+            self._mean.update()
 
 
 def _means(sums: list[float]) -> Metrics:

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.errors import DataError, RequestError, TrtClsError
-from trt_cls.spec.experiment import TrainConfig
+from trt_cls.models.checkpoint import load_checkpoint
+from trt_cls.spec.experiment import Extensions, TrainConfig
+from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.broken import BrokenImages
 from trt_cls.training.distributed import Processes
 from trt_cls.training.interrupt import Interrupted, StopRequest
 from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
 from trt_cls.training.prefetch import prefetched
-from trt_cls.training.records import EpochRow
+from trt_cls.training.records import Averaged, EpochRow, epochs_without_gain
+from trt_cls.training.regularizers import penalty
 from trt_cls.training.request import TrainingData
 from trt_cls.training.results import Results
 from trt_cls.training.saving import SavePoints
@@ -43,6 +49,10 @@ class TrainingResult:
     """Broken images of both folders, each once."""
     steps_left_out: int
     """Steps without enough whole images to learn from."""
+    stopped_early: bool
+    """By early_stopping_patience, before the last epoch."""
+    averaged: Averaged | None
+    """What average_checkpoints asked for."""
 
 
 class Training:
@@ -51,6 +61,7 @@ class Training:
     def __init__(
         self,
         config: TrainConfig,
+        extensions: Extensions,
         data: TrainingData,
         learner: Learner,
         results: Results,
@@ -59,7 +70,7 @@ class Training:
         save_every: int | None,
         processes: Processes,
     ) -> None:
-        self._config = config
+        self._config, self._extensions = config, extensions
         self._data = data
         self._learner = learner
         self._results = results
@@ -70,6 +81,7 @@ class Training:
         self._rows: list[EpochRow] = []
         self._epoch, self._step = first_epoch, 0
         """Where the training stands: in which epoch (from 1), after how many of its steps."""
+        self._average: Averaged | None = None
         self._saves = SavePoints(results.state, save_every)
         self._stop = StopRequest(patient=processes.size > 1)
 
@@ -82,16 +94,19 @@ class Training:
         """Goes to where `state` was saved.
 
         Raises:
-            RequestError: all epochs are done.
+            RequestError: the training is over.
         """
-        if state.epoch > self._config.n_epochs:
+        self._rows = list(state.rows)
+        self._epoch, self._step = state.epoch, state.step
+        if self._over(self._epoch):
+            done = f"all {self._config.n_epochs} epochs are done"
+            if self._epoch <= self._config.n_epochs:
+                done = f"the training stopped early, after epoch {self._rows[-1].epoch}"
             raise RequestError(
-                f"{self._results.root}: all {self._config.n_epochs} epochs are done, nothing to resume; "
+                f"{self._results.root}: {done}, nothing to resume; "
                 f"use the model: trt-cls export -m {self._results.best}"
             )
         self._learner.restore(state.learner)
-        self._rows = list(state.rows)
-        self._epoch, self._step = state.epoch, state.step
         self._broken_train.restore(state.broken_train)
         self._broken_val.restore(state.broken_val)
 
@@ -103,7 +118,7 @@ class Training:
             if not resumed:
                 self._save_state()
             with self._stop:
-                while self._epoch <= self._config.n_epochs:
+                while not self._over(self._epoch):
                     self._run_epoch(journal)
         except BaseException as error:
             if journal:
@@ -111,7 +126,7 @@ class Training:
             raise
         result = self._result()
         if journal:
-            journal.done(result.best)
+            journal.done(self._rows, result.best)
         return result
 
     def _run_epoch(self, journal: Journal | None) -> None:
@@ -124,13 +139,15 @@ class Training:
         best = all(row.rank > earlier.rank for earlier in self._rows)
         self._rows.append(row)
         if journal:
-            journal.epoch_done(self._rows, self._learner.model, best=best)
+            journal.epoch_done(self._rows, self._learner.result, best=best)
+        if self._extensions.average_checkpoints and self._over(self._epoch + 1):
+            self._average = self._averaged(journal)
         self._epoch, self._step = self._epoch + 1, 0
         self._learner.start_epoch()
         self._save_state()  # last: after a crash the epoch is repeated, and writes the same files again
 
     def _train_epoch(self, journal: Journal | None) -> None:
-        steps = self._data.loader.steps_per_epoch
+        steps, group = self._data.loader.steps_per_epoch, self._extensions.accumulate_steps
         before = (self._epoch - 1) * steps
         first = self._step
         for batch in self._batches():
@@ -138,8 +155,8 @@ class Training:
             if journal and self._step == first:
                 journal.first_batch(self._epoch, batch.images)
             self._broken_train.add(batch.skipped)
-            number = before + self._step
-            self._learner.step(batch, number, self._rate(number / (steps * self._config.n_epochs)))
+            ends_group = (self._step + 1) % group == 0 or self._step + 1 == steps
+            self._learner.step(batch, before + self._step, self._rate_at(self._step), ends_group=ends_group)
             self._step += 1
             self._saves.step_done()
             if journal:
@@ -170,18 +187,28 @@ class Training:
                 f"epoch {self._epoch}: the training loss is {training.loss}; expected a finite number; lower the "
                 "learning_rate of train_config.lr_config and train anew in another folder"
             )
-        accuracy, loss = validate(
-            self._learner.model, self._validation_batches(), self._learner.compute, self._broken_val, self._processes
-        )
-        steps = self._data.loader.steps_per_epoch
+        accuracy, loss = self._validated(self._learner.result)
         return EpochRow(
             epoch=self._epoch,
             acc=training.accuracy,
             loss=training.loss,
-            lr=self._rate((self._epoch * steps - 1) / (self._config.n_epochs * steps)),
+            lr=self._rate_at(self._data.loader.steps_per_epoch - 1),
             val_acc=accuracy,
-            val_loss=loss + self._learner.penalty.value().item(),
+            val_loss=loss,
         )
+
+    def _rate_at(self, step: int) -> float:
+        """The learning rate in a step of this epoch, from 0; it is that of the optimizer's step."""
+        group = self._extensions.accumulate_steps
+        groups = math.ceil(self._data.loader.steps_per_epoch / group)
+        return self._rate(((self._epoch - 1) * groups + step // group) / (groups * self._config.n_epochs))
+
+    def _validated(self, network: nn.Module) -> tuple[float, float]:
+        """Accuracy, and loss with the penalty."""
+        self._processes.take_over(network.buffers())  # each process's own batches made them
+        compute = self._learner.compute
+        accuracy, loss = validate(network, self._validation_batches(), compute, self._broken_val, self._processes)
+        return accuracy, loss + penalty(self._config.reg_config, network).value().item()
 
     def _validation_batches(self) -> Iterator[Batch]:
         """This process's share; each asks as often as the others whether to stop."""
@@ -206,6 +233,35 @@ class Training:
                 f"saved; go on with: {self._results.resume_command(self._processes)}"
             )
 
+    def _over(self, epoch: int) -> bool:
+        """Whether `epoch` is not to be trained."""
+        patience = self._extensions.early_stopping_patience
+        return epoch > self._config.n_epochs or (0 < patience <= epochs_without_gain(self._rows))
+
+    def _averaged(self, journal: Journal | None) -> Averaged:
+        """Makes, validates and saves the mean of the last checkpoints."""
+        rows = self._rows[-self._extensions.average_checkpoints :]
+        network = deepcopy(self._learner.model)
+        if self._processes.first:  # on other machines the files are not
+            states = (load_checkpoint(self._checkpoint(row.epoch)).module.state_dict() for row in rows)
+            network.load_state_dict(network.state_dict() | mean_of(states))
+        self._processes.take_over(network.state_dict().values())
+        renew_statistics(network, self._images_once_more(), self._learner.compute, self._processes)
+        accuracy, loss = self._validated(network)
+        averaged = Averaged(self._results.averaged, rows[0].epoch, rows[-1].epoch, accuracy, loss)
+        if journal:
+            journal.averaged(averaged, network)
+        return averaged
+
+    def _images_once_more(self) -> Iterator[Tensor]:
+        """This process's share of the training images, drawn as for the epoch after this one."""
+        for batch in prefetched(self._data.loader.epoch(self._epoch + 1), self._learner.compute):
+            self._save_or_stop()
+            yield batch.images
+
+    def _checkpoint(self, epoch: int) -> Path:
+        return self._results.checkpoint(self._data.contract.model.arch, epoch)
+
     def _save_state(self) -> None:
         self._broken_train.share(self._processes)
         self._broken_val.share(self._processes)
@@ -214,7 +270,8 @@ class Training:
             epoch=self._epoch,
             step=self._step,
             learner=self._learner.state(),
-            rows=tuple(self._rows),
+            # what comes after the last epoch's row belongs to that epoch, which is then repeated from its last step
+            rows=tuple(row for row in self._rows if row.epoch < self._epoch),
             broken_train=self._broken_train.state(),
             broken_val=self._broken_val.state(),
         )
@@ -225,9 +282,11 @@ class Training:
     def _result(self) -> TrainingResult:
         return TrainingResult(
             results=self._results,
-            last=self._results.checkpoint(self._data.contract.model.arch, self._config.n_epochs),
+            last=self._checkpoint(self._rows[-1].epoch),
             rows=tuple(self._rows),
             best=max(self._rows, key=lambda row: row.rank),
             skipped=self._broken_train.images + self._broken_val.images,
             steps_left_out=self._learner.steps_left_out,
+            stopped_early=self._rows[-1].epoch < self._config.n_epochs,
+            averaged=self._average,
         )

@@ -32,6 +32,28 @@ class EpochRow:
         return self.val_acc, -self.val_loss
 
 
+@dataclass(frozen=True)
+class Averaged:
+    """The mean of the checkpoints of several epochs, and what validation says of it; the loss includes the penalty."""
+
+    path: Path
+    first_epoch: int
+    last_epoch: int
+    val_acc: float
+    val_loss: float
+
+    def __str__(self) -> str:
+        return (
+            f"mean of epochs {self.first_epoch} to {self.last_epoch}: "
+            f"val_acc {self.val_acc:.4f}, val_loss {self.val_loss:.4f}"
+        )
+
+
+def epochs_without_gain(rows: Sequence[EpochRow]) -> int:
+    """How many epochs at the end have not raised val_acc above all before."""
+    return rows[-1].epoch - max(rows, key=lambda row: row.val_acc).epoch if rows else 0
+
+
 def write_curve(path: Path, rows: Sequence[EpochRow]) -> None:
     """Writes training.csv with all digits, so that two runs can be compared number by number."""
     lines = [",".join(field.name for field in fields(EpochRow))]

@@ -99,13 +99,8 @@ def _pretrained(model: nn.Module, config: ModelConfig, path: str) -> Report:
 
 def _refuse_trackers(config: TrainConfig) -> None:
     visualizer = config.visualizer
-    asked = {
-        "wandb_config": visualizer.wandb_config is not None and visualizer.wandb_config.enabled,
-        "clearml_config": visualizer.enabled and visualizer.clearml_config is not None,
-    }
-    for name, on in asked.items():
-        if on:
-            raise RequestError(
-                f"train_config.visualizer.{name}: not supported yet; expected it left out; "
-                "TensorBoard's events and training.csv are written in any case"
-            )
+    if visualizer.enabled and visualizer.clearml_config is not None:
+        raise RequestError(
+            "train_config.visualizer.clearml_config: not supported; expected it left out; "
+            "TensorBoard's events and training.csv are written in any case, see also --logger"
+        )

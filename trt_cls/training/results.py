@@ -28,6 +28,11 @@ class Results:
         return self.weights / "best.safetensors"
 
     @property
+    def averaged(self) -> Path:
+        """The mean of the last checkpoints, where the spec asks for it."""
+        return self.weights / "averaged.safetensors"
+
+    @property
     def state(self) -> Path:
         """What --resume goes on from."""
         return self.root / "train_state.pt"

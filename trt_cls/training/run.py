@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -17,14 +17,16 @@ from trt_cls.models.resizing import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
 from trt_cls.training.compiler import compiler_failures_told
 from trt_cls.training.compute import choose_compute, repeatable
+from trt_cls.training.distillation import Teacher
 from trt_cls.training.distributed import Processes, joined
 from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
+from trt_cls.training.loggers import Loggers
 from trt_cls.training.loop import Training, TrainingResult
 from trt_cls.training.reporter import Reporter
 from trt_cls.training.request import TrainingData, make_model, open_data, supported
 from trt_cls.training.results import Results, open_results
-from trt_cls.training.state import read_state, refuse_other_request, request_fields
+from trt_cls.training.state import fingerprint, flat, read_state, refuse_other_request, request_fields
 from trt_cls.version import __version__
 
 
@@ -39,14 +41,15 @@ def train(
     init_epoch: int = 1,
     save_every: int | None = None,
     compile_network: bool = False,
+    loggers: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> TrainingResult:
     """Trains the network of `experiment` and writes checkpoints, curves and logs below `results`.
 
     Two runs of the same request on the same machine give the same numbers, whatever n_workers is and however often they
     were interrupted, or killed, and resumed. The state is saved every `save_every` steps (None: every few minutes) and
-    after each epoch. `compile_network` lets torch.compile make the kernels. Under torchrun all processes train together
-    and return the result.
+    after each epoch. `compile_network` lets torch.compile make the kernels. `loggers` are "wandb" and "mlflow". Under
+    torchrun all processes train together and return the result.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
@@ -69,6 +72,9 @@ def train(
         data = open_data(experiment, config, folder.classmap if resume and classmap is None else classmap, processes)
         compile_network = compile_network or (state is not None and state.request["--compile"])
         options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
+        extensions = experiment.extensions
+        if extensions.distillation:
+            options["teacher"] = fingerprint(Path(extensions.distillation.teacher))
         request = request_fields(experiment, options, data.train, data.val)
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)
@@ -77,8 +83,18 @@ def train(
             model = make_model(data, config, reporter, resume=resume)
             if state is not None:  # a pruned network is as narrow as its weights
                 resize(model, {name: tensor.shape for name, tensor in state.learner["model"].items()})
-            learner = Learner(model, config, compute, processes, compile_network=compile_network)
-            training = Training(config, data, learner, folder, request, init_epoch, save_every, processes)
+            asked = extensions.distillation
+            teacher = Teacher(asked, data.contract, compute) if asked else None
+            learner = Learner(
+                model,
+                config,
+                compute,
+                processes,
+                compile_network=compile_network,
+                extensions=extensions,
+                teacher=teacher,
+            )
+            training = Training(config, extensions, data, learner, folder, request, init_epoch, save_every, processes)
             if state is not None:
                 training.restore(state)
             journal = None
@@ -86,7 +102,8 @@ def train(
                 write_text(folder.spec, spec.show(experiment))
                 write_classmap(folder.classmap, data.train.classes)
                 reporter.line(f"{compute} · {_system(config, processes)} · {_size(data, model)}")
-                journal = Journal(folder, config, data.contract, reporter, training.epoch)
+                trackers = _trackers(loggers, experiment, config, folder, reporter)
+                journal = Journal(folder, config, data.contract, reporter, trackers, training.epoch)
             return training.run(journal, resumed=resume)
 
 
@@ -100,6 +117,16 @@ def _failures_told(config: TrainConfig, *, compile_network: bool) -> Iterator[No
             f"the GPU's memory is too small for batches of {config.batch_size_per_gpu} images; expected "
             "smaller ones; lower train_config.batch_size_per_gpu and train in another folder"
         ) from error
+
+
+def _trackers(
+    names: Sequence[str], experiment: Experiment, config: TrainConfig, folder: Results, reporter: Reporter
+) -> Loggers:
+    asked = config.visualizer.wandb_config
+    by_spec = ["wandb"] if asked is not None and asked.enabled else []
+    # the visualizer may hold a key
+    fields = {n: v for n, v in flat("", experiment).items() if not n.startswith("train_config.visualizer")}
+    return Loggers(list(dict.fromkeys([*names, *by_spec])), folder.root, fields, asked, reporter)
 
 
 def _system(config: TrainConfig, processes: Processes) -> str:

@@ -28,9 +28,11 @@ MAY_DIFFER = (
     "train_config.val_dataset_path",
     "train_config.pretrained_model_path",
     "train_config.visualizer",
+    "extensions.distillation.teacher",
     "eval_config",
 )
-"""Fields that a resumed training may change: they do not bear on its numbers. Folders are compared by their content."""
+"""Fields that a resumed training may change: they do not bear on its numbers. Folders and files are compared by
+their content."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def request_fields(
     """All that the numbers of a training depend on, by name: spec fields, options, classes and images."""
     found = {
         name: value
-        for name, value in _flat("", experiment).items()
+        for name, value in flat("", experiment).items()
         if not any(name == free or name.startswith(f"{free}.") for free in MAY_DIFFER)
     }
     found |= options
@@ -63,6 +65,17 @@ def request_fields(
     found["training images"] = _fingerprint(train)
     found["validation images"] = _fingerprint(val)
     return found
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of a model file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ArtefactError(
+            f"extensions.distillation.teacher: {path}: can't be read ({error.strerror}); expected a model file; "
+            "name one, or leave the block out"
+        ) from error
 
 
 def write_state(path: Path, state: TrainState) -> None:
@@ -127,13 +140,13 @@ def _shown(value: Any) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _flat(name: str, value: Any) -> dict[str, Any]:
+def flat(name: str, value: Any) -> dict[str, Any]:
     """Field paths and values as JSON gives them back: numbers, text, lists."""
     if is_dataclass(value):
         prefix = f"{name}." if name else ""
         found: dict[str, Any] = {}
         for field in fields(value):
-            found |= _flat(prefix + field.name, getattr(value, field.name))
+            found |= flat(prefix + field.name, getattr(value, field.name))
         return found
     if value is None:
         return {}

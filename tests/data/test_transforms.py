@@ -1,0 +1,117 @@
+"""Shift, RandAugment, erasing and cutmix: torchvision's, by draws that belong to each image and batch."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pixel_reference import preprocessing_of
+from torchvision.transforms import v2
+
+from trt_cls.data import loader as loader_module
+from trt_cls.data.augmentation import random_shift
+from trt_cls.data.folder import ImageFolder, Sample
+from trt_cls.data.loader import TrainingBatch, TrainingLoader
+from trt_cls.spec.experiment import PLAIN, Extensions, LrConfig, Optimizer, RandAugment, RegConfig, TrainConfig
+
+PREPROCESSING = preprocessing_of("rgb", "bilinear", "none", "16x24", "torch")
+NOTHING_DRAWN: dict[str, Any] = {
+    "enable_random_crop": False, "disable_horizontal_flip": True, "mixup_alpha": 0.0, "label_smoothing": 0.0,
+}  # fmt: skip
+ALL = Extensions(crop_padding=3, rand_augment=RandAugment(), random_erasing=0.5, cutmix_alpha=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(generator.integers(0, 256, (16, 24, 3), dtype=np.uint8)).save(root / f"{index:02}.png")
+    return ImageFolder(root, tuple(Sample(root / f"{index:02}.png", index % 3) for index in range(12)), ("a", "b", "c"))
+
+
+def batches(folder: ImageFolder, extensions: Extensions, workers: int = 0, **given: Any) -> list[TrainingBatch]:
+    fields = {**NOTHING_DRAWN, "batch_size_per_gpu": 4, "n_workers": workers, **given}
+    rest = {"optimizer": Optimizer(), "reg_config": RegConfig(type="None"), "lr_config": LrConfig()}
+    train = TrainConfig(train_dataset_path="", val_dataset_path="", **rest, **fields)
+    return list(TrainingLoader(folder, PREPROCESSING, train, extensions=extensions).epoch(1))
+
+
+def test_shifts_are_torchvisions_crops_of_the_image_with_reflected_padding() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    padded = v2.functional.pad(torch.from_numpy(pixels).permute(2, 0, 1), [3], padding_mode="reflect")
+    windows = {
+        v2.functional.crop(padded, top, left, 9, 13).permute(1, 2, 0).numpy().tobytes()
+        for top in range(7)
+        for left in range(7)
+    }
+    drawn = {random_shift(pixels, 3, Random(seed)).tobytes() for seed in range(1000)}
+    assert drawn == windows, "1000 fair draws miss one of 49 windows once in twenty million runs"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+def test_workers_and_torchs_generator_change_nothing(folder: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "_processors", lambda: 4)
+    alone = batches(folder, ALL, mixup_alpha=0.3)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    for found, expected in zip(batches(folder, ALL, workers=4, mixup_alpha=0.3), alone, strict=True):
+        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.targets, expected.targets)
+    assert not torch.equal(batches(folder, ALL, random_seed=1)[0].images, alone[0].images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("magnitude", [0, 30])
+def test_rand_augment_changes_pixels_as_its_magnitude_says(folder: ImageFolder, magnitude: int) -> None:
+    plain = torch.cat([batch.images for batch in batches(folder, PLAIN)])
+    asked = Extensions(rand_augment=RandAugment(num_ops=3, magnitude=magnitude))
+    changed = torch.cat([batch.images for batch in batches(folder, asked)])
+    share = (plain != changed).flatten(1).any(dim=1).double().mean()
+    # at magnitude 0 only equalize and autocontrast do anything, one of 14 changes each
+    assert share < 0.75 if magnitude == 0 else share > 0.75
+    assert changed.min() >= plain.min() - 3
+    assert changed.max() <= plain.max() + 3
+
+
+def test_erased_rectangles_are_zero_after_normalization(folder: ImageFolder) -> None:
+    plain = torch.cat([batch.images for batch in batches(folder, PLAIN)])
+    erased = torch.cat([batch.images for batch in batches(folder, Extensions(random_erasing=1.0))])
+    for before, after in zip(plain, erased, strict=True):
+        gone = (after == 0).all(dim=0)
+        down, across = gone.any(dim=1), gone.any(dim=0)
+        assert torch.equal(gone, down[:, None] & across[None, :]), "a rectangle"
+        assert 0.01 < gone.double().mean() < 0.4
+        assert torch.equal(after[:, ~gone], before[:, ~gone])
+    some = torch.cat([batch.images for batch in batches(folder, Extensions(random_erasing=0.5))])
+    assert 0 < sum(torch.equal(a, b) for a, b in zip(plain, some, strict=True)) < 12
+
+
+def test_cutmix_mixes_targets_by_the_area_that_is_anothers(folder: ImageFolder) -> None:
+    found = 0
+    for plain, mixed in zip(batches(folder, PLAIN), batches(folder, Extensions(cutmix_alpha=1.0)), strict=True):
+        for row in range(4):
+            anothers = (mixed.images[row] != plain.images[row]).any(dim=0)
+            assert torch.equal(mixed.images[row][:, anothers], plain.images[row - 1][:, anothers])
+            share = anothers.float().mean()
+            expected = (1 - share) * plain.targets[row] + share * plain.targets[row - 1]
+            torch.testing.assert_close(mixed.targets[row], expected, atol=1e-6, rtol=0)
+            found += int(anothers.any())
+    assert found > 4
+
+
+def test_with_mixup_chance_takes_one_of_the_two_for_each_batch(folder: ImageFolder) -> None:
+    asked = Extensions(cutmix_alpha=1.0)
+    common: dict[str, Any] = {"batch_size_per_gpu": 2}
+    both = batches(folder, asked, mixup_alpha=1.0, **common)
+    cut, mixed = batches(folder, asked, **common), batches(folder, PLAIN, mixup_alpha=1.0, **common)
+    taken = [
+        [torch.equal(batch.images, other.images) for other in (a, b)]
+        for batch, a, b in zip(both, cut, mixed, strict=True)
+    ]
+    assert all(any(choice) for choice in taken)
+    assert {choice.index(True) for choice in taken} == {0, 1}, "six batches of this seed have both"

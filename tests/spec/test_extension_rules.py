@@ -1,0 +1,81 @@
+"""Rules of the extensions block, with values just inside and just outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from spec_texts import problems, spec_text
+
+from trt_cls.errors import SpecError
+from trt_cls.spec import load, loads
+
+NO_CROP = "enable_random_crop: false"
+EPOCHS = "n_epochs: 3"
+
+
+def text(extensions: str, train: str = "") -> str:
+    network = 'input_image_size: "3,32,48"'
+    return f"{spec_text(model=network, train=train)}extensions {{ {extensions} }}\n"
+
+
+@pytest.mark.parametrize(
+    ("extensions", "train"),
+    [
+        ("", ""),
+        ("crop_padding: 31", NO_CROP),
+        ("rand_augment { } cutmix_alpha: 1 random_erasing: 1", ""),
+        ("rand_augment { num_ops: 1 magnitude: 30 }", ""),
+        ("ema_decay: 0.9999 clip_grad_norm: 1e-9 accumulate_steps: 1 early_stopping_patience: 0", ""),
+        ("average_checkpoints: 3", EPOCHS),
+        ("distillation { teacher: 'a.onnx' temperature: 0.1 weight: 1 }", ""),
+    ],
+)
+def test_allowed(extensions: str, train: str) -> None:
+    assert not problems(text(extensions, train))
+
+
+@pytest.mark.parametrize(
+    ("field", "found", "extensions", "train"),
+    [
+        ("crop_padding", "2 found with train_config.enable_random_crop true (the default)", "crop_padding: 2", ""),
+        ("crop_padding", "enable_random_crop true, expected", "crop_padding: 2", "enable_random_crop: true"),
+        ("crop_padding", "less than the network's shorter side, 32", "crop_padding: 32", NO_CROP),
+        ("crop_padding", "an integer ≥ 0", "crop_padding: -1", NO_CROP),
+        ("rand_augment.num_ops", "an integer ≥ 1", "rand_augment { num_ops: 0 }", ""),
+        ("rand_augment.magnitude", "an integer from 0 to 30", "rand_augment { magnitude: 31 }", ""),
+        ("random_erasing", "a number in [0, 1]", "random_erasing: 1.1", ""),
+        ("cutmix_alpha", "a number in [0, 1]", "cutmix_alpha: -0.1", ""),
+        ("ema_decay", "a number in [0, 1)", "ema_decay: 1", ""),
+        ("clip_grad_norm", "a number in [0, inf)", "clip_grad_norm: inf", ""),
+        ("accumulate_steps", "an integer ≥ 1", "accumulate_steps: 0", ""),
+        ("early_stopping_patience", "an integer ≥ 0", "early_stopping_patience: -1", ""),
+        ("average_checkpoints", "4 found, expected at most train_config.n_epochs, 3", "average_checkpoints: 4", EPOCHS),
+        ("distillation.teacher", "missing", "distillation { }", ""),
+        ("distillation.temperature", "a number > 0", "distillation { teacher: 'a' temperature: 0 }", ""),
+        ("distillation.weight", "a number in (0, 1]", "distillation { teacher: 'a' weight: 0 }", ""),
+    ],
+)  # fmt: skip
+def test_refused(field: str, found: str, extensions: str, train: str) -> None:
+    [problem] = problems(text(extensions, train))
+    assert problem.path == f"extensions.{field}"
+    assert found in problem.message
+
+
+def test_all_are_off_unless_asked_for() -> None:
+    given = loads(spec_text()).extensions
+    off = {name: value for name, value in vars(given).items() if not value}
+    assert off.keys() | {"accumulate_steps"} == vars(given).keys()
+    assert given.accumulate_steps == 1
+
+
+def test_a_teacher_must_be_a_file(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    spec = tmp_path / "spec.txt"
+    content = text(f"distillation {{ teacher: '{tmp_path}/teacher.onnx' }}")
+    spec.write_text(content.replace('"train"', f'"{tmp_path}/train"').replace('"val"', f'"{tmp_path}/val"'))
+    with pytest.raises(SpecError, match=r"extensions\.distillation\.teacher: .* is no such file"):
+        load(spec, needs=("train_config",))
+    (tmp_path / "teacher.onnx").touch()
+    load(spec, needs=("train_config",))
