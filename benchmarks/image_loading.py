@@ -11,6 +11,7 @@ import argparse
 import csv
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -22,18 +23,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
 from trt_cls.contract import Preprocessing
+from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, change_colors
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.data.stream import stream
 from trt_cls.preprocessing import pillow
 from trt_cls.preprocessing.cpu import executor
 from trt_cls.preprocessing.images import decode, decoder
+from trt_cls.preprocessing.pillow import Pixels
 from trt_cls.spec import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +79,26 @@ def transforms(preprocessing: Preprocessing, *to_tensor: Any) -> v2.Compose:
     )
 
 
+def same_colors(image: Image.Image) -> Pixels:
+    """Our augmentation of colours, as a transform."""
+    hue, saturation, contrast = (random.uniform(-most, most) for most in (HUE, SATURATION, CONTRAST))
+    return change_colors(np.asarray(image), hue, saturation, contrast)
+
+
+def training_transforms(colors: Any) -> v2.Compose:
+    """torchvision's reference for training, with `colors`."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(224, antialias=True),
+            v2.RandomHorizontalFlip(),
+            colors,
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+
 class Ways:
     """Each method goes through all images once."""
 
@@ -86,6 +110,13 @@ class Ways:
         torchvision_folder = datasets.ImageFolder(str(folder.root), transforms(TORCH, v2.PILToTensor()))
         options: dict[str, Any] = {"batch_size": BATCH, "num_workers": WORKERS, "persistent_workers": True}
         self._by_pillow = DataLoader(torchvision_folder, **options)
+        jitter = v2.ColorJitter(contrast=CONTRAST, saturation=SATURATION, hue=HUE / 360)
+        self._trainings = {
+            name: DataLoader(
+                datasets.ImageFolder(str(folder.root), training_transforms(colors)), shuffle=True, **options
+            )
+            for name, colors in (("same", same_colors), ("jitter", jitter))
+        }
         self._by_tensors = DataLoader(TensorImages(folder, transforms(TORCH)), **options)
 
     def stream(self) -> None:
@@ -94,6 +125,14 @@ class Ways:
 
     def training_loader(self) -> None:
         for _ in self._training.epoch(1):
+            pass
+
+    def torchvision_training_same_colors(self) -> None:
+        for _ in self._trainings["same"]:
+            pass
+
+    def torchvision_training_jitter(self) -> None:
+        for _ in self._trainings["jitter"]:
             pass
 
     def plain_pillow_loop(self) -> None:
@@ -117,13 +156,18 @@ def images_per_second(work: Callable[[], None], images: int) -> float:
 
 def measure(folder: ImageFolder) -> dict[str, float]:
     ways = Ways(folder)
-    names = ["stream", "plain_pillow_loop", "torchvision_pillow", "torchvision_tensors", "training_loader"]
+    compared = {
+        "stream": ("plain_pillow_loop", "torchvision_pillow", "torchvision_tensors"),
+        "training_loader": ("torchvision_training_same_colors", "torchvision_training_jitter"),
+    }
+    names = [name for ours, theirs in compared.items() for name in (ours, *theirs)]
     rounds = [
         {name: images_per_second(getattr(ways, name), len(folder.samples)) for name in names} for _ in range(ROUNDS + 1)
     ][1:]  # the first one warms up and starts the workers
     for each in rounds:
-        for name in names[1:4]:
-            each[f"stream/{name}"] = each["stream"] / each[name]
+        for ours, theirs in compared.items():
+            for name in theirs:
+                each[f"{ours}/{name}"] = each[ours] / each[name]
     return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
 
 

@@ -38,7 +38,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_command_and_the_python_run(checkout: Path) -> None:
     typed = commands()
-    assert {words[0] for words in typed} >= {"spec", "train", "export", "evaluate", "infer", "compare"}
+    assert {words[0] for words in typed} >= {
+        "spec", "train", "export", "evaluate", "infer", "compare", "benchmark", "inspect", "doctor", "prune",
+    }  # fmt: skip
     for words in typed:
         fewer = ["--set", "train_config.n_epochs=1"] if words[0] == "train" else []
         assert main(words + fewer) == 0, words

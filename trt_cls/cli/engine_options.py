@@ -16,7 +16,7 @@ def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
         default="auto",
         show_default=True,
-        help="What runs the model; auto: the GPU where there is one. openvino: an ONNX file on the CPU, fastest for INT8.",
+        help="What runs the model; auto: the GPU where there is one. openvino: ONNX files on a CPU, fastest for INT8.",
     )(function)
 
 
