@@ -32,9 +32,10 @@ from trt_cls.engines.engine import Engine, Provider
 from trt_cls.evaluation.evaluate import evaluate
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8
+from trt_cls.spec.architectures import ARCHITECTURES
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-BATCH, ROUNDS, WARM_UP = 32, 15, 3
+BATCH, ROUNDS, WARM_UP = 32, 41, 3
 
 
 def measure(checkpoint: Path, folder: ImageFolder, int8: Int8) -> list[dict[str, Any]]:
@@ -51,9 +52,10 @@ def measure(checkpoint: Path, folder: ImageFolder, int8: Int8) -> list[dict[str,
         speeds = images_per_second(engines, folder)
     reference = accuracies["fp32", "cpu"], speeds["fp32", "cpu"]
     model = read_contract(checkpoint).model
+    name = model.arch + (str(model.n_layers) if ARCHITECTURES[model.arch].depths else "")
     return [
         {
-            "model": f"{model.arch}{model.n_layers} {model.input_image_size}",
+            "model": f"{name} {'×'.join(str(size) for size in model.input_shape)}",
             "precision": precision,
             "engine": engine.backend,
             "top1": f"{100 * accuracies[precision, provider]:.2f}",

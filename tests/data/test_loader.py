@@ -175,5 +175,5 @@ def test_ctrl_c_is_quiet_in_the_workers(folder: ImageFolder, tmp_path: Path) -> 
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert (out, err) == ("interrupted\n", "")
