@@ -134,7 +134,7 @@ class StandIn:
         self.batches: list[int] = []
         self._thread = threading.local()
         self._compute_capability = compute_capability
-        self.driver, self.library = self._driver(), self._library()
+        self.driver, self.libcuda = self._driver(), self._library()
         self.tensorrt = tensorrt(self)
 
     def require_context(self) -> None:
@@ -234,7 +234,7 @@ class StandIn:
         for room in ("engines.tensorrt", "preprocessing.cuda"):
             monkeypatch.setattr(f"trt_cls.{room}.cuda_driver", lambda *told: self.driver)
         monkeypatch.setattr("trt_cls.preprocessing.cuda.compiled", lambda arch, folder: Path(f"{arch}.cubin"))
-        monkeypatch.setattr("trt_cls.engines.slot.driver_library", lambda: self.library)
+        monkeypatch.setattr("trt_cls.engines.slot.driver_library", lambda: self.libcuda)
         monkeypatch.setattr("trt_cls.engines.tensorrt.import_runtime", lambda builder: self.tensorrt)
 
     def assert_all_freed(self) -> None:

@@ -128,7 +128,7 @@ def test_a_graph_that_does_not_launch_is_an_error(stand_in: StandIn, tmp_path: P
     with closing(TensorRtEngine(write_stand_in(tmp_path))) as engine:
         engine.infer(images)
         engine.infer(images)
-        stand_in.library.cuGraphLaunch = lambda graph, stream: 700
+        stand_in.libcuda.cuGraphLaunch = lambda graph, stream: 700
         with pytest.raises(EngineError, match="CUDA error 700"):
             engine.infer(images)
 
@@ -147,7 +147,7 @@ def test_graphs_follow_the_size_of_the_batch(stand_in: StandIn, tmp_path: Path) 
 
 @pytest.mark.parametrize("call", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags"])
 def test_where_capturing_fails_runs_go_on_without(stand_in: StandIn, tmp_path: Path, call: str) -> None:
-    setattr(stand_in.library, call, lambda *told: 1)
+    setattr(stand_in.libcuda, call, lambda *told: 1)
     images = np.random.default_rng(0).random((3, 3, SIZE, SIZE), np.float32)
     with closing(TensorRtEngine(write_stand_in(tmp_path))) as engine:
         first, *rest = [engine.infer(images) for _ in range(4)]
@@ -157,13 +157,13 @@ def test_where_capturing_fails_runs_go_on_without(stand_in: StandIn, tmp_path: P
 
 def test_a_layer_that_can_not_be_captured_ends_the_capture(stand_in: StandIn, tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((3, 3, SIZE, SIZE), np.float32)
-    begin = stand_in.library.cuStreamBeginCapture_v2
+    begin = stand_in.libcuda.cuStreamBeginCapture_v2
 
     def failing(stream: ctypes.c_void_p, mode: int) -> int:
         stand_in.fail_run_after = 0
         return begin(stream, mode)
 
-    stand_in.library.cuStreamBeginCapture_v2 = failing
+    stand_in.libcuda.cuStreamBeginCapture_v2 = failing
     with closing(TensorRtEngine(write_stand_in(tmp_path))) as engine:
         first, second = engine.infer(images), engine.infer(images)
         stand_in.fail_run_after = -1

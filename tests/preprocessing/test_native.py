@@ -185,9 +185,9 @@ def test_without_the_library_pillow_gives_the_same(monkeypatch: pytest.MonkeyPat
 def test_a_library_that_does_not_load_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
-    assert native.library.__wrapped__() is None
+    assert native.shared_library.__wrapped__() is None
     (tmp_path / f"_host{native.EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
-    assert native.library.__wrapped__() is None
+    assert native.shared_library.__wrapped__() is None
 
 
 def test_the_switch_leaves_all_to_pillow() -> None:

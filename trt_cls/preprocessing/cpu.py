@@ -18,7 +18,7 @@ from trt_cls.preprocessing.resampling import Axis, axes
 
 def executor() -> Literal["native", "pillow"]:
     """What resizes images on the CPU here."""
-    return "pillow" if native.library() is None else "native"
+    return "pillow" if native.shared_library() is None else "native"
 
 
 def preprocess(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None = None) -> Floats:
@@ -30,7 +30,7 @@ def preprocess(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None 
         DataError: the image is too long and thin for a crop.
     """
     both = axes((pixels.shape[1], pixels.shape[0]), preprocessing)
-    loaded = native.library()
+    loaded = native.shared_library()
     if loaded is None or preprocessing.embedded:
         return pillow.normalize(window(pixels, both, preprocessing.filter), preprocessing, out)
     if out is None:
@@ -50,7 +50,7 @@ def fit(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
 
 def window(pixels: Pixels, both: tuple[Axis, Axis], filter_name: Literal["bilinear", "bicubic"]) -> Pixels:
     """The part of the resized image [H,W,C] that the axes across and down name."""
-    loaded = native.library()
+    loaded = native.shared_library()
     if loaded is not None:
         return native.resample(loaded, pixels, both, filter_name)
     across, down = both

@@ -24,7 +24,7 @@ SWITCH = "TRT_CLS_NATIVE"
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def shared_library() -> ctypes.CDLL | None:
     """The library; None where it was not built, does not load, or is switched off."""
     if os.environ.get(SWITCH) == "0":
         return None
