@@ -36,7 +36,7 @@ SOURCE = ROOT / "kernels" / "preprocess_host.cpp"
 def library(monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     """The library of the source that stands here, whatever is installed."""
     compiled = build()
-    monkeypatch.setattr(native, "library", lambda: compiled)
+    monkeypatch.setattr(native, "shared_library", lambda: compiled)
     return compiled
 
 
@@ -176,7 +176,7 @@ def test_without_the_library_pillow_gives_the_same(monkeypatch: pytest.MonkeyPat
     pixels = pillow.hwc(noise(np.random.default_rng(3), 120, 90, 3))
     by_library = cpu.fit(pixels, preprocessing), cpu.preprocess(pixels, preprocessing)
     assert cpu.executor() == "native"
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "shared_library", lambda: None)
     assert cpu.executor() == "pillow"
     np.testing.assert_array_equal(cpu.fit(pixels, preprocessing), by_library[0])
     np.testing.assert_array_equal(cpu.preprocess(pixels, preprocessing), by_library[1])
