@@ -140,6 +140,7 @@ def test_an_epoch_leaves_torchs_own_generator_alone(folder: ImageFolder) -> None
 
 
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
@@ -149,6 +150,7 @@ from trt_cls.data.loader import TrainingLoader
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     train = TrainConfig(train_dataset_path="", val_dataset_path="", optimizer=Optimizer(),
                         reg_config=RegConfig(type="None"), lr_config=LrConfig(), batch_size_per_gpu=1, n_workers=2)
     samples = tuple(Sample(Path({image!r}), 0) for _ in range(100_000))
@@ -175,5 +177,5 @@ def test_ctrl_c_is_quiet_in_the_workers(folder: ImageFolder, tmp_path: Path) -> 
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=60)
     assert (out, err) == ("interrupted\n", "")
