@@ -47,7 +47,7 @@ BOUNDS: dict[Precision, Bounds] = {
     "int8": Bounds(
         0.90,
         0.5,
-        tie=0.1,
+        tie=0.02,
         cure="calibrate on more images of the kind, or with another --calibration-method, or leave layers in float16 "
         "with --int8-keep first,last or --int8-auto 1",
     ),
