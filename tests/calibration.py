@@ -36,6 +36,29 @@ def calibrate(module: nn.Module, images: Tensor) -> nn.Module:
 def _scale_head(module: nn.Module, images: Tensor) -> None:
     head = module.get_submodule(head_of(module))
     nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)
+    _spread_logits(module, head, images)
+
+
+@torch.no_grad()
+def teach(module: nn.Module, images: Tensor) -> nn.Module:
+    """Gives each class the mean features of its images for weights, so that the answers stand out from INT8's noise.
+
+    `images` are in the order of the classes, as many of each. The module is one that `calibrate` returned.
+    """
+    head = module.get_submodule(head_of(module))
+    features: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    module(images)
+    hook.remove()
+    means = torch.stack([each.mean(dim=0) for each in features[0].chunk(len(head.weight))])
+    if isinstance(head, nn.Conv2d):
+        means = means.mean(dim=(2, 3))
+    head.weight.copy_((means - means.mean(dim=0)).reshape(head.weight.shape))
+    _spread_logits(module, head, images)
+    return module
+
+
+def _spread_logits(module: nn.Module, head: nn.Module, images: Tensor) -> None:
     logits = module(images)
     spread = (logits - logits.mean(dim=0)).std()
     rounding = (deepcopy(module).double()(images.double()) - logits).abs().max()

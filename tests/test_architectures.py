@@ -106,7 +106,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
 def trained(asked: Experiment, pictures: ImageFolder) -> Any:
     """The network after two steps, with batch statistics as if there had been many."""
     import torch
-    from calibration import calibrate
+    from calibration import calibrate, teach
 
     from trt_cls.data.loader import TrainingLoader
     from trt_cls.data.stream import stream
@@ -127,7 +127,7 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
     kernels = {name: weight for name, weight in module.named_parameters() if weight.dim() > 1}
     assert not [name for name, weight in kernels.items() if torch.equal(weight, before[name])]
     (images,) = (batch.images for batch in stream(pictures.samples, preprocessing, batch_size=30, workers=1))
-    return calibrate(module, torch.from_numpy(images))
+    return teach(calibrate(module, torch.from_numpy(images)), torch.from_numpy(images))
 
 
 @pytest.mark.parametrize(
