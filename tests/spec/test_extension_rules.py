@@ -12,6 +12,7 @@ from trt_cls.spec import load, loads
 
 NO_CROP = "enable_random_crop: false"
 EPOCHS = "n_epochs: 3"
+STAGES = "model_parallelism: 0.5 model_parallelism: 0.5 batch_size_per_gpu: 8"
 
 
 def text(extensions: str, train: str = "") -> str:
@@ -28,6 +29,7 @@ def text(extensions: str, train: str = "") -> str:
         ("rand_augment { num_ops: 1 magnitude: 30 }", ""),
         ("ema_decay: 0.9999 clip_grad_norm: 1e-9 accumulate_steps: 1 early_stopping_patience: 0", ""),
         ("average_checkpoints: 3", EPOCHS),
+        ("microbatches: 4", STAGES),
         ("distillation { teacher: 'a.onnx' temperature: 0.1 weight: 1 }", ""),
     ],
 )
@@ -51,6 +53,8 @@ def test_allowed(extensions: str, train: str) -> None:
         ("accumulate_steps", "an integer ≥ 1", "accumulate_steps: 0", ""),
         ("early_stopping_patience", "an integer ≥ 0", "early_stopping_patience: -1", ""),
         ("average_checkpoints", "4 found, expected at most train_config.n_epochs, 3", "average_checkpoints: 4", EPOCHS),
+        ("microbatches", "2 found with 0 shares in train_config.model_parallelism", "microbatches: 2", ""),
+        ("microbatches", "5 found, expected at most half of train_config.batch_size", "microbatches: 5", STAGES),
         ("distillation.teacher", "missing", "distillation { }", ""),
         ("distillation.temperature", "a number > 0", "distillation { teacher: 'a' temperature: 0 }", ""),
         ("distillation.weight", "a number in (0, 1]", "distillation { teacher: 'a' weight: 0 }", ""),
@@ -65,8 +69,8 @@ def test_refused(field: str, found: str, extensions: str, train: str) -> None:
 def test_all_are_off_unless_asked_for() -> None:
     given = loads(spec_text()).extensions
     off = {name: value for name, value in vars(given).items() if not value}
-    assert off.keys() | {"accumulate_steps"} == vars(given).keys()
-    assert given.accumulate_steps == 1
+    assert off.keys() | {"accumulate_steps", "microbatches"} == vars(given).keys()
+    assert given.accumulate_steps == given.microbatches == 1
 
 
 def test_a_teacher_must_be_a_file(tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from trt_cls.models import build
-from trt_cls.spec.experiment import Experiment
+from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig
 from trt_cls.training import train
-from trt_cls.training.stages import split, spread
+from trt_cls.training.stages import Pipelined, split, spread
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,33 @@ def test_two_stages_give_the_numbers_of_one_device(
     assert reporter.lines[0].startswith("2 stages on cpu")
     for name in ("training.csv", "weights/resnet_002.safetensors"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes"), [(8, [3, 3, 2]), (7, [3, 2, 2]), (5, [3, 2]), (3, [3]), (2, [2]), (1, [1]), (0, [0])]
+)
+def test_a_batch_goes_through_in_parts_of_two_images_at_least(images: int, sizes: list[int]) -> None:
+    seen: list[int] = []
+
+    class Doubled(nn.Module):
+        def forward(self, part: Tensor) -> Tensor:
+            seen.append(len(part))
+            return part * 2
+
+    batch = torch.arange(images * 4.0).reshape(images, 4)
+    assert torch.equal(Pipelined(Doubled(), 3)(batch), batch * 2)
+    assert seen == sizes
+
+
+def test_microbatches_give_the_numbers_of_whole_batches(
+    experiment: Callable[..., Experiment], quiet: Any, tmp_path: Path
+) -> None:
+    # without batch normalisation, which sees each part alone
+    model = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=False, use_bias=True)
+    parts = Extensions(microbatches=3)
+    asked = experiment(model=model, model_parallelism=(0.5, 0.5), extensions=parts)
+    train(asked, tmp_path / "parts", device="cpu", reporter=quiet())
+    train(experiment(model=model), tmp_path / "whole", device="cpu", reporter=quiet())
+    found, expected = (np.genfromtxt(tmp_path / name / "training.csv", delimiter=",") for name in ("parts", "whole"))
+    assert found.shape == (3, 6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -341,6 +341,12 @@ class Extensions:
         "anew over the training images; 0: off",
         at_least(0),
     )
+    microbatches: int = option(
+        1,
+        "parts of a batch that follow each other through the devices of model_parallelism, which then work at the same "
+        "time; batch normalisation sees each part alone",
+        at_least(1),
+    )
 
 
 PLAIN = Extensions()

@@ -318,7 +318,7 @@ class Distillation(_message.Message):
     def __init__(self, teacher: _Optional[str] = ..., temperature: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class Extensions(_message.Message):
-    __slots__ = ("crop_padding", "rand_augment", "random_erasing", "cutmix_alpha", "ema_decay", "clip_grad_norm", "accumulate_steps", "early_stopping_patience", "distillation", "average_checkpoints")
+    __slots__ = ("crop_padding", "rand_augment", "random_erasing", "cutmix_alpha", "ema_decay", "clip_grad_norm", "accumulate_steps", "early_stopping_patience", "distillation", "average_checkpoints", "microbatches")
     CROP_PADDING_FIELD_NUMBER: _ClassVar[int]
     RAND_AUGMENT_FIELD_NUMBER: _ClassVar[int]
     RANDOM_ERASING_FIELD_NUMBER: _ClassVar[int]
@@ -329,6 +329,7 @@ class Extensions(_message.Message):
     EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _ClassVar[int]
     DISTILLATION_FIELD_NUMBER: _ClassVar[int]
     AVERAGE_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    MICROBATCHES_FIELD_NUMBER: _ClassVar[int]
     crop_padding: int
     rand_augment: RandAugment
     random_erasing: float
@@ -339,7 +340,8 @@ class Extensions(_message.Message):
     early_stopping_patience: int
     distillation: Distillation
     average_checkpoints: int
-    def __init__(self, crop_padding: _Optional[int] = ..., rand_augment: _Optional[_Union[RandAugment, _Mapping]] = ..., random_erasing: _Optional[float] = ..., cutmix_alpha: _Optional[float] = ..., ema_decay: _Optional[float] = ..., clip_grad_norm: _Optional[float] = ..., accumulate_steps: _Optional[int] = ..., early_stopping_patience: _Optional[int] = ..., distillation: _Optional[_Union[Distillation, _Mapping]] = ..., average_checkpoints: _Optional[int] = ...) -> None: ...
+    microbatches: int
+    def __init__(self, crop_padding: _Optional[int] = ..., rand_augment: _Optional[_Union[RandAugment, _Mapping]] = ..., random_erasing: _Optional[float] = ..., cutmix_alpha: _Optional[float] = ..., ema_decay: _Optional[float] = ..., clip_grad_norm: _Optional[float] = ..., accumulate_steps: _Optional[int] = ..., early_stopping_patience: _Optional[int] = ..., distillation: _Optional[_Union[Distillation, _Mapping]] = ..., average_checkpoints: _Optional[int] = ..., microbatches: _Optional[int] = ...) -> None: ...
 
 class Experiment(_message.Message):
     __slots__ = ("model_config", "train_config", "eval_config", "extensions")

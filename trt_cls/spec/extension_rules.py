@@ -14,6 +14,7 @@ def check_extensions(experiment: Experiment, report: Report) -> None:
     if experiment.train_config is not None:
         _check_padding(experiment, report)
         _check_average(experiment.extensions, experiment.train_config, report)
+        _check_microbatches(experiment.extensions, experiment.train_config, report)
 
 
 def check_teacher(experiment: Experiment, report: Report) -> None:
@@ -41,3 +42,16 @@ def _check_average(extensions: Extensions, train: TrainConfig, report: Report) -
     path, epochs = "extensions.average_checkpoints", train.n_epochs
     if extensions.average_checkpoints > epochs and report.sound(path, "train_config.n_epochs"):
         report.add(path, f"{extensions.average_checkpoints} found, expected at most train_config.n_epochs, {epochs}")
+
+
+def _check_microbatches(extensions: Extensions, train: TrainConfig, report: Report) -> None:
+    path, parts = "extensions.microbatches", extensions.microbatches
+    if parts == 1 or not report.sound(path):
+        return
+    stages = train.model_parallelism
+    if len(stages) < 2 and report.sound("train_config.model_parallelism"):
+        found = f"{parts} found with {len(stages)} shares in train_config.model_parallelism"
+        report.add(path, f"{found}, expected two or more, or this left out")
+    if 2 * parts > train.batch_size_per_gpu and report.sound("train_config.batch_size_per_gpu"):
+        most = f"half of train_config.batch_size_per_gpu, {train.batch_size_per_gpu}"
+        report.add(path, f"{parts} found, expected at most {most}: a part has two images or more")

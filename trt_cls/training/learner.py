@@ -24,7 +24,7 @@ from trt_cls.training.distillation import Teacher
 from trt_cls.training.distributed import ALONE, Processes
 from trt_cls.training.optimizers import optimizer
 from trt_cls.training.regularizers import penalty
-from trt_cls.training.stages import spread
+from trt_cls.training.stages import Pipelined, spread
 from trt_cls.training.validation import evaluating
 
 
@@ -62,7 +62,8 @@ class Learner:
         self.compute = compute
         self.penalty = penalty(config.reg_config, model)
         self._processes = processes
-        network = processes.replicated(self.model)
+        parts = extensions.microbatches
+        network = processes.replicated(Pipelined(self.model, parts) if parts > 1 else self.model)
         self._network = compiled(network) if compile_network else network
         self._optimizer = optimizer(config.optimizer, self.penalty.parameter_groups(model))
         self._scaler = compute.scaler()

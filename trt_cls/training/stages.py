@@ -1,6 +1,9 @@
 """One network over several devices: consecutive layers on each, values moved where a stage ends.
 
-A batch goes through the stages one after the other, so that several GPUs give room for a larger network, not speed.
+A whole batch keeps one device at work at a time. In parts it keeps all of them at work: kernels are queued without
+waiting, so that a device begins with the next part while the one behind it has the last, and autograd walks back on
+each device in a thread of its own. (torch.distributed.pipelining wants a process for each stage, and the optimizer's
+state, the checkpoints and the random numbers spread over them.)
 """
 
 from __future__ import annotations
@@ -42,6 +45,20 @@ def split(costs: Sequence[float], shares: Sequence[float]) -> list[int]:
     ends = [end / sum(shares) * sum(costs) for end in accumulate(shares)]
     middles = [end - cost / 2 for end, cost in zip(accumulate(costs), costs, strict=True)]
     return [sum(middle > end for end in ends[:-1]) for middle in middles]
+
+
+class Pipelined(nn.Module):
+    """`network` on a batch in `parts` of about the same size, of two images at least."""
+
+    def __init__(self, network: nn.Module, parts: int) -> None:
+        super().__init__()
+        self._network = network
+        self._parts = parts
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n,classes] of images [n,C,H,W]."""
+        parts = max(1, min(self._parts, len(images) // 2))
+        return torch.cat([self._network(part) for part in images.tensor_split(parts)])
 
 
 class _Mover:
