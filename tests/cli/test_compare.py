@@ -111,3 +111,6 @@ def test_other_pixels_are_named(
     write_onnx(tmp_path / "b.onnx", changed)
     assert main(arguments) == 2
     assert named in capsys.readouterr().err
+    assert main([*arguments, "--own-preprocessing", "--layers"]) == 2
+    assert main([*arguments, "--own-preprocessing"]) == 0
+    assert named in capsys.readouterr().out

@@ -76,6 +76,29 @@ def test_models_that_do_not_mean_the_same_are_refused(tmp_path: Path, other: obj
         compare(a, b, [])
 
 
+def test_each_has_the_images_by_its_own_contract_where_asked(tmp_path: Path) -> None:
+    """Red and blue change places in the second model's input, and so in its answer."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    colors = [(200, 100, 0), (0, 200, 100), (20, 30, 250)]
+    for number, color in enumerate(colors):
+        Image.new("RGB", (16, 16), color).save(folder / f"{number}.png")
+    Image.new("RGB", (1, 600_000)).save(folder / "thin.png")  # too thin to be cropped, but not to be stretched
+    (folder / "broken.jpg").write_text("text")
+    swapped = replace(CONTRACT, preprocessing=replace(RGB, channel_order="bgr", crop="none"))
+    a = open_engine(
+        write_onnx(tmp_path / "a.onnx", replace(CONTRACT, preprocessing=replace(RGB, crop="center"))), "cpu"
+    )
+    b = open_engine(write_onnx(tmp_path / "b.onnx", swapped), "cpu")
+    found = compare(a, b, unlabelled(folder), own_preprocessing=True)
+    largest = [np.abs(np.subtract(probabilities(color), probabilities(color[::-1]))).max() for color in colors]
+    assert found.images == 3
+    assert found.max_abs_difference == pytest.approx(max(largest), abs=1e-6)
+    changes = [(change.path.name, change.label_a, change.label_b) for change in found.changed]
+    assert changes == [("0.png", "red", "blue"), ("2.png", "blue", "red")]
+    assert [skipped.path.name for skipped in found.skipped] == ["broken.jpg", "thin.png"]
+
+
 def test_other_precision_is_no_difference(tmp_path: Path) -> None:
     images = unlabelled(write_images(tmp_path / "images", 1))
     a = open_engine(write_onnx(tmp_path / "a.onnx"), "cpu")

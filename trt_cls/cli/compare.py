@@ -37,6 +37,9 @@ LAYER_IMAGES = 4
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), help="Fail where a smaller share of images keeps its label."
 )
+@click.option(
+    "--own-preprocessing", is_flag=True, help="Give each model the images by its own contract, where the two differ."
+)
 @click.option("--layers", is_flag=True, help="Find the first layer that differs between two ONNX files.")
 @results_option(required=False)
 @provider_option
@@ -47,6 +50,7 @@ def command(
     images: Path | None,
     spec: Path | None,
     overrides: tuple[str, ...],
+    own_preprocessing: bool,
     layers: bool,
     results: Path | None,
     max_diff: float | None,
@@ -63,14 +67,18 @@ def command(
     from trt_cls.evaluation.results import write_comparison
     from trt_cls.files import results_folder
 
-    contract = read_contract(a)
-    require_same_meaning(contract, read_contract(b))
+    contract, other = read_contract(a), read_contract(b)
+    require_same_meaning(contract, other, own_preprocessing=own_preprocessing)
+    if layers and contract.differences(other):
+        raise RequestError("--layers: the two models take different input; expected one input for both; leave it out")
     samples = samples_of(_images(images, spec, overrides, a), contract.classes)
     if results:
         results_folder(results)
     with closing(open_engine(a, provider)) as engine_a, closing(open_engine(b, provider)) as engine_b:
         click.echo(f"A: {a} ({engine_a.backend})\nB: {b} ({engine_b.backend})")
-        comparison = compare(engine_a, engine_b, samples)
+        for difference in contract.differences(other):
+            click.echo(f"each by its own      {difference}")
+        comparison = compare(engine_a, engine_b, samples, own_preprocessing=own_preprocessing)
     _print(comparison)
     if layers:
         _print_layers(a, b, samples)

@@ -5,20 +5,22 @@ What is not known here: where in the network a difference begins, see `layers`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample, list_images
-from trt_cls.data.stream import Skipped, stream
+from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.mcnemar import mcnemar
 from trt_cls.evaluation.metrics import Probabilities
+from trt_cls.preprocessing.pillow import Floats
 
 BATCH = 32
 WORKERS = 4
@@ -75,31 +77,64 @@ class Comparison:
     """None: the images' classes are not known."""
 
 
-def compare(a: Engine, b: Engine, samples: Sequence[Sample]) -> Comparison:
+class _Answers(NamedTuple):
+    """What both models say to some images."""
+
+    samples: tuple[Sample, ...]
+    a: Probabilities
+    b: Probabilities
+    skipped: tuple[Skipped, ...]
+
+
+def compare(a: Engine, b: Engine, samples: Sequence[Sample], *, own_preprocessing: bool = False) -> Comparison:
     """The differences of `a` and `b` on `samples`, all of them labelled or none.
 
+    With `own_preprocessing` each of them gets the images by its own contract.
+
     Raises:
-        ArtefactError: their contracts have other classes or preprocessing.
+        ArtefactError: their contracts have other classes, or other preprocessing without `own_preprocessing`.
         DataError: no image can be decoded.
     """
-    require_same_meaning(a.contract, b.contract)
-    answered: list[Sample] = []
-    skipped: list[Skipped] = []
-    answers: list[tuple[Probabilities, Probabilities]] = []
+    require_same_meaning(a.contract, b.contract, own_preprocessing=own_preprocessing)
+    answer = _each_by_its_contract if a.contract.differences(b.contract) else _to_one_input
+    batches = [batch for batch in answer(a, b, samples) if batch.samples or batch.skipped]
+    answered = [sample for batch in batches for sample in batch.samples]
+    if not answered:
+        raise DataError(
+            f"none of {len(samples)} images can be decoded; expected image files; name others with --images"
+        )
+    of_a, of_b = np.concatenate([batch.a for batch in batches]), np.concatenate([batch.b for batch in batches])
+    return _comparison(
+        a.contract.classes, answered, of_a, of_b, [image for batch in batches for image in batch.skipped]
+    )
+
+
+def _to_one_input(a: Engine, b: Engine, samples: Sequence[Sample]) -> Iterator[_Answers]:
     # Where one of them normalizes its pixels itself, both begin with pixels.
     fed = max(a.contract.preprocessing, b.contract.preprocessing, key=lambda described: described.embedded)
     infer_a, infer_b = infer_fed(a, fed), infer_fed(b, fed)
     for batch in stream(samples, fed, batch_size=BATCH, workers=WORKERS):
-        skipped += batch.skipped
-        if batch.samples:
-            answered += batch.samples
-            answers.append((infer_a(batch.images), infer_b(batch.images)))
-    if not answers:
-        raise DataError(
-            f"none of {len(samples)} images can be decoded; expected image files; name others with --images"
+        yield _Answers(batch.samples, _asked(a, infer_a, batch), _asked(b, infer_b, batch), batch.skipped)
+
+
+def _each_by_its_contract(a: Engine, b: Engine, samples: Sequence[Sample]) -> Iterator[_Answers]:
+    """An image that one of the two can't take is skipped for both."""
+    streams = [stream(samples, engine.contract.preprocessing, batch_size=BATCH, workers=WORKERS) for engine in (a, b)]
+    for of_a, of_b in zip(*streams, strict=True):
+        skipped = {image.path: image for image in (*of_a.skipped, *of_b.skipped)}
+        kept_a, kept_b = (
+            [row for row, sample in enumerate(batch.samples) if sample.path not in skipped] for batch in (of_a, of_b)
         )
-    of_a, of_b = (np.concatenate(side) for side in zip(*answers, strict=True))
-    return _comparison(a.contract.classes, answered, of_a, of_b, skipped)
+        yield _Answers(
+            tuple(of_a.samples[row] for row in kept_a),
+            _asked(a, a.infer, of_a)[kept_a],
+            _asked(b, b.infer, of_b)[kept_b],
+            tuple(skipped.values()),
+        )
+
+
+def _asked(engine: Engine, infer: Callable[[Floats], Floats], batch: Batch) -> Probabilities:
+    return infer(batch.images) if batch.samples else np.empty((0, len(engine.contract.classes)), np.float32)
 
 
 def samples_of(source: Path, classes: Sequence[str]) -> list[Sample]:
@@ -116,18 +151,20 @@ def samples_of(source: Path, classes: Sequence[str]) -> list[Sample]:
     return [Sample(image) for image in images]
 
 
-def require_same_meaning(a: Contract, b: Contract) -> None:
+def require_same_meaning(a: Contract, b: Contract, *, own_preprocessing: bool) -> None:
     """Refuses models whose answers can't be held against each other.
 
     Raises:
-        ArtefactError: classes or preprocessing differ.
+        ArtefactError: classes differ, or preprocessing without `own_preprocessing`.
     """
     differences = a.differences(b)
-    if differences:
-        raise ArtefactError(
-            f"the two models do not mean the same: {'; '.join(differences)} (the first model's value ≠ the second's); "
-            "expected the same classes and preprocessing; compare files that were exported from one checkpoint"
-        )
+    if not differences or (own_preprocessing and a.classes == b.classes):
+        return
+    found = f"the two models do not mean the same: {'; '.join(differences)} (the first model's value ≠ the second's)"
+    cure = "compare files that were exported from one checkpoint"
+    if a.classes == b.classes:
+        cure += ", or let each have the images by its own contract with --own-preprocessing"
+    raise ArtefactError(f"{found}; expected the same classes and preprocessing; {cure}")
 
 
 def _comparison(
