@@ -56,4 +56,5 @@ bench: $(READY)
 # ONNX: a model that trt-cls exported.
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu_preprocessing.py
+	$(BIN)/python benchmarks/gpu_training_loader.py --images "$(IMAGES)"
 	$(BIN)/python benchmarks/gpu_pipeline.py --onnx "$(ONNX)" --images "$(IMAGES)"

@@ -1,4 +1,5 @@
-// From decoded images to the network's input in one launch, for images of different sizes.
+// From decoded images to the network's input in one launch, for images of different sizes. Two families of kernels:
+// preprocess_… for evaluation, and augment_… for training, which also changes colours, mirrors and erases.
 //
 // The resized pixels equal Pillow's to the bit. Its 8-bit resize is integer arithmetic: weights of 22 bits, which the
 // host makes in double (trt_cls/preprocessing/resampling.py); a horizontal pass, rounded and clipped to 8 bits; a
@@ -112,20 +113,18 @@ __device__ float normalized(Byte pixel, const float* __restrict__ normalization,
     return __fdiv_rn(__fsub_rn(scaled, normalization[1 + channel]), normalization[1 + CHANNELS + channel]);
 }
 
-// The tile (blockIdx.x, blockIdx.y) of image blockIdx.z; `output` is [images, CHANNELS, height, width].
-template <int CHANNELS, typename Out>
-__device__ void preprocess_tile(const Byte* __restrict__ pixels, const Source* __restrict__ sources,
-                                const int* __restrict__ tables, const float* __restrict__ normalization, int reversed,
-                                int height, int width, Out* __restrict__ output) {
+// The tile (blockIdx.x, blockIdx.y) of image blockIdx.z: the weighted sums of this thread's pixels, ROWS_PER_THREAD of
+// one column, which `rounded` makes bytes. Those past the image's edges are garbage.
+template <int CHANNELS>
+__device__ void resample_tile(const Byte* __restrict__ pixels, const Source source, const int* __restrict__ tables,
+                              int height, int width, int (&sums)[ROWS_PER_THREAD][CHANNELS]) {
     __shared__ Byte chunk[CHUNK][CHANNELS][TILE_WIDTH];
-    const Source source = sources[blockIdx.z];
     const Axis across(tables + source.across, width);
     const Axis down(tables + source.down, height);
     const int x = blockIdx.x * TILE_WIDTH + threadIdx.x;
     const int top = blockIdx.y * TILE_HEIGHT;
     const int bottom = min(top + TILE_HEIGHT, height) - 1;
 
-    int sums[ROWS_PER_THREAD][CHANNELS];
 #pragma unroll
     for (int i = 0; i < ROWS_PER_THREAD; i++) {
 #pragma unroll
@@ -149,31 +148,149 @@ __device__ void preprocess_tile(const Byte* __restrict__ pixels, const Source* _
         }
         __syncthreads();  // all have read the chunk before it is overwritten
     }
+}
 
+// Where the value of one of the image's channels belongs in the output, [images, CHANNELS, height, width].
+template <int CHANNELS>
+__device__ long long place(int channel, int y, int x, int height, int width) {
+    const long long plane = static_cast<long long>(blockIdx.z) * CHANNELS + channel;
+    return (plane * height + y) * width + x;
+}
+
+template <int CHANNELS, typename Out>
+__device__ void preprocess_tile(const Byte* __restrict__ pixels, const Source* __restrict__ sources,
+                                const int* __restrict__ tables, const float* __restrict__ normalization, int reversed,
+                                int height, int width, Out* __restrict__ output) {
+    int sums[ROWS_PER_THREAD][CHANNELS];
+    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, sums);
+    const int x = blockIdx.x * TILE_WIDTH + threadIdx.x;
     if (x >= width) return;
 #pragma unroll
     for (int i = 0; i < ROWS_PER_THREAD; i++) {
-        const int y = top + threadIdx.y + i * WARPS;
+        const int y = blockIdx.y * TILE_HEIGHT + threadIdx.y + i * WARPS;
         if (y >= height) break;
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++) {
             const int channel = reversed ? CHANNELS - 1 - c : c;
-            const long long plane = static_cast<long long>(blockIdx.z) * CHANNELS + channel;
-            store(output + (plane * height + y) * width + x,
+            store(output + place<CHANNELS>(channel, y, x, height, width),
                   normalized<CHANNELS>(rounded(sums[i][c]), normalization, channel));
         }
     }
 }
 
+// What training does to one image. The host has the same layout in packing.CHANGE.
+struct Change {
+    float hue, saturation, contrast;  // degrees, a shift, a factor
+    int colored;                      // whether these three hold
+    int mirrored;
+    int left, top, right, bottom;  // of the output, mirrored already: zero there
+};
+
+// The colours below repeat trt_cls/data/augmentation.py, operation by operation, each rounded by itself. There the
+// products of `fused` are float64, and so they are here: float32's own would differ where a sum is halfway.
+__device__ float fused(float a, float b, float c) { return __double2float_rn(__fma_rn(a, b, c)); }
+
+__device__ float clipped(float value) { return fminf(fmaxf(value, 0.0f), 1.0f); }
+
+// Three channels to hue (0..360), saturation and value, and back, both in place.
+__device__ void to_hsv(float (&pixel)[3]) {
+    constexpr float EPSILON = 1.1920928955078125e-7f;  // 2^-23
+    const float blue = pixel[0], green = pixel[1], red = pixel[2];
+    const float value = fmaxf(fmaxf(blue, green), red);
+    const float spread = __fsub_rn(value, fminf(fminf(blue, green), red));
+    const float scale = __fdiv_rn(60.0f, __fadd_rn(spread, EPSILON));
+    float distance, start;
+    if (value == red) {
+        distance = __fsub_rn(green, blue), start = green < blue ? 360.0f : 0.0f;
+    } else if (value == green) {
+        distance = __fsub_rn(blue, red), start = 120.0f;
+    } else {
+        distance = __fsub_rn(red, green), start = 240.0f;
+    }
+    pixel[0] = fused(distance, scale, start);
+    pixel[1] = __fdiv_rn(spread, __fadd_rn(value, EPSILON));
+    pixel[2] = value;
+}
+
+__device__ void to_rgb(float (&pixel)[3]) {
+    const float h = __fmul_rn(pixel[0], static_cast<float>(6.0 / 360.0));
+    const float saturation = pixel[1], value = pixel[2];
+    const float below[3] = {fmaxf(__fsub_rn(3.0f, h), __fsub_rn(h, 5.0f)), fmaxf(__fsub_rn(1.0f, h), __fsub_rn(h, 3.0f)),
+                            fminf(__fsub_rn(h, 1.0f), __fsub_rn(5.0f, h))};
+#pragma unroll
+    for (int c = 0; c < 3; c++) pixel[c] = __fmul_rn(value, fused(-saturation, clipped(below[c]), 1.0f));
+}
+
+__device__ void change_colors(Byte (&bytes)[3], const Change& change) {
+    float pixel[3];
+#pragma unroll
+    for (int c = 0; c < 3; c++) pixel[c] = __fdiv_rn(static_cast<float>(bytes[c]), 255.0f);
+    to_hsv(pixel);
+    pixel[0] = __fadd_rn(pixel[0], change.hue);
+    if (pixel[0] > 360.0f) pixel[0] = __fsub_rn(pixel[0], 360.0f);
+    if (pixel[0] < 0.0f) pixel[0] = __fadd_rn(pixel[0], 360.0f);
+    to_rgb(pixel);
+    to_hsv(pixel);
+    pixel[1] = clipped(__fadd_rn(pixel[1], change.saturation));
+    to_rgb(pixel);
+#pragma unroll
+    for (int c = 0; c < 3; c++) {
+        const float scaled = __fadd_rn(__fmul_rn(__fsub_rn(pixel[c], 0.5f), change.contrast), 0.5f);
+        bytes[c] = static_cast<Byte>(__fmul_rn(clipped(scaled), 255.0f));
+    }
+}
+
+__device__ void change_colors(Byte (&)[1], const Change&) {}  // grey has none
+
+template <int CHANNELS>
+__device__ void augment_tile(const Byte* __restrict__ pixels, const Source* __restrict__ sources,
+                             const Change* __restrict__ changes, const int* __restrict__ tables,
+                             const float* __restrict__ normalization, int reversed, int height, int width,
+                             float* __restrict__ output) {
+    int sums[ROWS_PER_THREAD][CHANNELS];
+    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, sums);
+    const Change& change = changes[blockIdx.z];
+    const int source_x = blockIdx.x * TILE_WIDTH + threadIdx.x;
+    if (source_x >= width) return;
+    const int x = change.mirrored ? width - 1 - source_x : source_x;
+#pragma unroll
+    for (int i = 0; i < ROWS_PER_THREAD; i++) {
+        const int y = blockIdx.y * TILE_HEIGHT + threadIdx.y + i * WARPS;
+        if (y >= height) break;
+        const bool erased = x >= change.left && x < change.right && y >= change.top && y < change.bottom;
+        Byte bytes[CHANNELS];
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++) bytes[c] = rounded(sums[i][c]);
+        if (change.colored) change_colors(bytes, change);
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++) {
+            const int channel = reversed ? CHANNELS - 1 - c : c;
+            output[place<CHANNELS>(channel, y, x, height, width)] =
+                erased ? 0.0f : normalized<CHANNELS>(bytes[c], normalization, channel);
+        }
+    }
+}
+
 // Grid: tiles across, tiles down, images. Block: TILE_WIDTH, WARPS. `reversed`: the output begins with blue.
-#define KERNEL(NAME, CHANNELS, OUT)                                                                                \
+#define PREPROCESS(NAME, CHANNELS, OUT)                                                                            \
     extern "C" __global__ void __launch_bounds__(TILE_WIDTH * WARPS)                                               \
         NAME(const Byte* __restrict__ pixels, const Source* __restrict__ sources, const int* __restrict__ tables,  \
              const float* __restrict__ normalization, int reversed, int height, int width,                         \
              OUT* __restrict__ output) {                                                                           \
         preprocess_tile<CHANNELS>(pixels, sources, tables, normalization, reversed, height, width, output);        \
     }
-KERNEL(preprocess_color_float32, 3, float)
-KERNEL(preprocess_color_float16, 3, Half)
-KERNEL(preprocess_gray_float32, 1, float)
-KERNEL(preprocess_gray_float16, 1, Half)
+PREPROCESS(preprocess_color_float32, 3, float)
+PREPROCESS(preprocess_color_float16, 3, Half)
+PREPROCESS(preprocess_gray_float32, 1, float)
+PREPROCESS(preprocess_gray_float16, 1, Half)
+
+#define AUGMENT(NAME, CHANNELS)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(TILE_WIDTH * WARPS)                                                \
+        NAME(const Byte* __restrict__ pixels, const Source* __restrict__ sources,                                   \
+             const Change* __restrict__ changes, const int* __restrict__ tables,                                    \
+             const float* __restrict__ normalization, int reversed, int height, int width,                          \
+             float* __restrict__ output) {                                                                          \
+        augment_tile<CHANNELS>(pixels, sources, changes, tables, normalization, reversed, height, width, output);   \
+    }
+AUGMENT(augment_color_float32, 3)
+AUGMENT(augment_gray_float32, 1)

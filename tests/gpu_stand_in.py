@@ -65,8 +65,9 @@ class PageLocked(Memory):
 class Stream:
     """Queued work, and where work goes while the stream captures."""
 
-    def __init__(self, gpu: StandIn) -> None:
+    def __init__(self, gpu: StandIn, flags: int = 0) -> None:
         gpu.require_context()
+        self.flags = flags
         self.queue: list[Work] = []
         self.captured: list[Work] | None = None
         self.handle = len(gpu.streams) + 1
@@ -106,14 +107,15 @@ class Kernel:
         self.name = name
 
     def prepare(self, types: str) -> Kernel:
-        assert types == "PPPPiiiP"
+        assert types == ("PPPPPiiiP" if self.name.startswith("augment") else "PPPPiiiP")
         return self
 
     def prepared_async_call(
         self, grid: tuple[int, ...], block: tuple[int, ...], stream: Stream, *arguments: int
     ) -> None:
-        _, sources, tables, numbers, *_ = arguments
-        assert (sources % 8, tables % 4, numbers % 4) == (0, 0, 0)
+        _, sources, *tables = arguments[: len(arguments) - 4]
+        assert sources % 8 == 0
+        assert [table % 4 for table in tables] == [0] * len(tables)
         stream.add(lambda: host.launch(self.name, grid, block, arguments))
 
 
@@ -162,7 +164,7 @@ class StandIn:
             Error=DriverError,
             Device=lambda number: device,
             Context=SimpleNamespace(pop=lambda: self._push(-1)),
-            Stream=lambda: Stream(self),
+            Stream=lambda flags=0: Stream(self, flags),
             Event=Event,
             module_from_file=lambda path: SimpleNamespace(get_function=Kernel),
             pagelocked_empty=lambda shape, dtype: np.asarray(PageLocked(self, shape, dtype)),

@@ -107,8 +107,8 @@ def test_more_gpus_than_there_are_end_with_1_and_one_line(
 
 def test_gpus_starts_the_same_call_once_for_each(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, list[str]]] = []
-    monkeypatch.setattr("trt_cls.training.launch.require_gpus", lambda count: None)
-    monkeypatch.setattr("trt_cls.training.launch.run_in_processes", lambda *call: calls.append(call) or 0)
+    monkeypatch.setattr("trt_cls.distributed.gpus.require_gpus", lambda count, otherwise: None)
+    monkeypatch.setattr("trt_cls.distributed.launch.run_in_processes", lambda *call: calls.append(call) or 0)
     typed = ["-e", str(spec), "-r", str(tmp_path), "--gpus", "2", "--save-every", "5", "--resume", "-k", "key"]
     with pytest.raises(SystemExit) as ending:
         main(["train", *typed, "--set", "train_config.n_epochs=1", "--set", "train_config.random_seed=3"])

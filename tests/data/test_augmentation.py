@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pixel_reference import preprocessing_of
 from shared_data import tao, tao_json
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import augment, change_colors, mixup, random_crop, smoothed_targets
+from trt_cls.data.augmentation import augment, change_colors, mixup_shares, smoothed_targets
+from trt_cls.data.mixing import Mixing
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import fit
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
@@ -26,6 +28,11 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 def train_config(**fields: Any) -> TrainConfig:
     rest = {"optimizer": Optimizer(), "reg_config": RegConfig(type="None"), "lr_config": LrConfig()}
     return TrainConfig(train_dataset_path="", val_dataset_path="", **rest, **fields)
+
+
+def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: Random) -> np.ndarray:
+    cropped = train_config(enable_color_augmentation=False, disable_horizontal_flip=True)
+    return augment(image, preprocessing, cropped, rng)
 
 
 class Draws(Random):
@@ -142,7 +149,10 @@ def test_mixup_mixes_with_the_reversed_batch(count: int) -> None:
     generator = np.random.default_rng(1)
     images = generator.normal(size=(count, 3, 4, 5)).astype(np.float32)
     targets = np.eye(count, dtype=np.float32)
-    mixed_images, mixed_targets = mixup(images.copy(), targets.copy(), 0.4, Random(7))
+    mixing = Mixing(torch.from_numpy(mixup_shares(count, 0.4, Random(7))))
+    mixed_images, mixed_targets = (
+        mix(torch.from_numpy(rows.copy())).numpy() for mix, rows in ((mixing.images, images), (mixing.targets, targets))
+    )
     rng = Random(7)
     for row in range(count):
         draw = rng.betavariate(0.4, 0.4)
@@ -150,4 +160,7 @@ def test_mixup_mixes_with_the_reversed_batch(count: int) -> None:
         for mixed, plain in ((mixed_images, images), (mixed_targets, targets)):
             expected = share * plain[row] + (1 - share) * plain[count - 1 - row]
             np.testing.assert_allclose(mixed[row], expected, rtol=0, atol=1e-6)
+            share = np.float32(share)
+            exact = plain[row] * share + plain[count - 1 - row] * (np.float32(1) - share)
+            np.testing.assert_array_equal(mixed[row], exact, err_msg="each operation rounds for itself")
     np.testing.assert_allclose(mixed_targets.sum(axis=1), 1, rtol=1e-6)

@@ -13,7 +13,7 @@ from pixel_reference import preprocessing_of
 from torchvision.transforms import v2
 
 from trt_cls.data import loader as loader_module
-from trt_cls.data.augmentation import random_shift
+from trt_cls.data.augmentation import augment
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
 from trt_cls.spec.experiment import PLAIN, Extensions, LrConfig, Optimizer, RandAugment, RegConfig, TrainConfig
@@ -34,10 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
     return ImageFolder(root, tuple(Sample(root / f"{index:02}.png", index % 3) for index in range(12)), ("a", "b", "c"))
 
 
-def batches(folder: ImageFolder, extensions: Extensions, workers: int = 0, **given: Any) -> list[TrainingBatch]:
-    fields = {**NOTHING_DRAWN, "batch_size_per_gpu": 4, "n_workers": workers, **given}
+def train_config(**fields: Any) -> TrainConfig:
     rest = {"optimizer": Optimizer(), "reg_config": RegConfig(type="None"), "lr_config": LrConfig()}
-    train = TrainConfig(train_dataset_path="", val_dataset_path="", **rest, **fields)
+    return TrainConfig(train_dataset_path="", val_dataset_path="", **rest, **fields)
+
+
+def batches(folder: ImageFolder, extensions: Extensions, workers: int = 0, **given: Any) -> list[TrainingBatch]:
+    train = train_config(**{**NOTHING_DRAWN, "batch_size_per_gpu": 4, "n_workers": workers, **given})
     return list(TrainingLoader(folder, PREPROCESSING, train, extensions=extensions).epoch(1))
 
 
@@ -49,7 +52,9 @@ def test_shifts_are_torchvisions_crops_of_the_image_with_reflected_padding() -> 
         for top in range(7)
         for left in range(7)
     }
-    drawn = {random_shift(pixels, 3, Random(seed)).tobytes() for seed in range(1000)}
+    asked, own = Extensions(crop_padding=3), preprocessing_of("rgb", "bilinear", "none", "9x13")
+    train = train_config(**NOTHING_DRAWN)
+    drawn = {augment(pixels, own, train, Random(seed), asked).tobytes() for seed in range(1000)}
     assert drawn == windows, "1000 fair draws miss one of 49 windows once in twenty million runs"
 
 

@@ -145,7 +145,7 @@ def fail_decoding(gpu: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     ("break_it", "error", "message"),
     [
         (lambda gpu, monkeypatch: setattr(gpu, "fail_allocation_after", 3), EngineError, "out of memory"),
-        (lambda gpu, monkeypatch: setattr(gpu, "fail_allocation_after", 12), EngineError, "out of memory"),
+        (lambda gpu, monkeypatch: setattr(gpu, "fail_allocation_after", 9), EngineError, "out of memory"),
         (lambda gpu, monkeypatch: setattr(gpu, "fail_run_after", 3), EngineError, "a batch failed: the run failed"),
         (fail_decoding, ZeroDivisionError, "no fault"),
     ],

@@ -1,4 +1,4 @@
-"""Odd sizes through the kernel on the GPU, a few blocks each, for compute-sanitizer, which slows kernels a hundredfold.
+"""Odd sizes through the kernels on the GPU, a few blocks each, for compute-sanitizer, which slows them a hundredfold.
 
 Needs no pytest: compute-sanitizer --tool memcheck --error-exitcode 1 python tests/gpu/small_batches.py
 """
@@ -7,17 +7,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from random import Random
 
 import numpy as np
 from PIL import Image
 
 from trt_cls.contract import Preprocessing
+from trt_cls.data.augmentation import Box, carried_out, plan
+from trt_cls.data.packed import bundle, part
 from trt_cls.errors import TrtClsError
-from trt_cls.preprocessing.cuda import CudaPreprocessing
-from trt_cls.preprocessing.pillow import hwc, preprocess
+from trt_cls.preprocessing.cuda import CudaAugmentation, CudaPreprocessing, Staging
+from trt_cls.preprocessing.packing import Bundle
+from trt_cls.preprocessing.pillow import Floats, Pixels, hwc, normalize, preprocess
+from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
 
 SIZES = [(1, 1), (1, 90), (90, 1), (3, 2), (33, 17), (64, 65), (7, 300), (500, 375)]
 """(width, height)"""
+TRAIN = TrainConfig(
+    train_dataset_path="",
+    val_dataset_path="",
+    optimizer=Optimizer(),
+    reg_config=RegConfig(type="None"),
+    lr_config=LrConfig(),
+)
 TARGETS = [(1, 1), (33, 17), (32, 16), (70, 40), (31, 224)]
 """(height, width): whole tiles of the kernel, and one pixel more and less."""
 
@@ -30,11 +43,16 @@ def descriptions() -> Iterator[Preprocessing]:
                 yield Preprocessing(1, height, width, crop, filter_name, "gray", 1.0, (117.0,), (1.0,))
 
 
-def different_values(preprocessing: Preprocessing) -> int:
-    """How many of the values that the GPU gives for images of all SIZES are not those of the CPU, to the bit."""
+def noise(preprocessing: Preprocessing) -> list[Image.Image]:
+    """An image of each of SIZES."""
     random = np.random.default_rng(0)
     shapes = [(height, width, 3)[: 3 if preprocessing.channels == 3 else 2] for width, height in SIZES]
-    images = [Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+    return [Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+
+
+def different_values(preprocessing: Preprocessing) -> int:
+    """How many of the values that the GPU gives for images of all SIZES are not those of the CPU, to the bit."""
+    images = noise(preprocessing)
     kernel = CudaPreprocessing(preprocessing)
     found = kernel.preprocess([hwc(image) for image in images])
     kernel.close()
@@ -42,9 +60,47 @@ def different_values(preprocessing: Preprocessing) -> int:
     return int(np.count_nonzero(found.view(np.uint32) != expected.view(np.uint32)))
 
 
+def different_augmented_values(preprocessing: Preprocessing) -> int:
+    """The same for the images of a training."""
+    rng = Random(0)
+    erased = Box(0, 0, preprocessing.width // 2, preprocessing.height // 2)
+    images = [hwc(image) for image in noise(preprocessing)]
+    plans = [plan(size, preprocessing, TRAIN, rng)._replace(erased=erased) for size in SIZES]
+    parts = [part(image, drawn, preprocessing) for image, drawn in zip(images, plans, strict=True)]
+    with closing(CudaAugmentation(preprocessing)) as kernel:
+        found = augmented(kernel, bundle(parts, preprocessing), len(images))
+    tensors = [
+        normalize(carried_out(drawn, image, preprocessing.filter), preprocessing)
+        for image, drawn in zip(images, plans, strict=True)
+    ]
+    expected = np.stack(tensors)
+    expected[:, :, : erased.bottom, : erased.right] = 0
+    return int(np.count_nonzero(found.view(np.uint32) != expected.view(np.uint32)))
+
+
+def augmented(kernel: CudaAugmentation, made: Bundle, images: int) -> Floats:
+    """What the kernel makes of a bundle, without torch."""
+    shape = images, *kernel.shape
+    with kernel.current():
+        content, output = Staging(kernel.cuda), Staging(kernel.cuda)
+        host, device = content.of_size(made.size)
+        made.write(host)
+        kernel.cuda.memcpy_htod_async(device, host, kernel.stream)
+        host_output, device_output = output.of_size(int(np.prod(shape)) * 4)
+        kernel.launch(int(device), made.starts, images, int(device_output))
+        kernel.cuda.memcpy_dtoh_async(host_output, device_output, kernel.stream)
+        kernel.stream.synchronize()
+        found: Pixels = host_output.copy()
+        del host, host_output, device, device_output, content, output
+    return found.view(np.float32).reshape(shape)
+
+
 def main() -> int:
     try:
-        counts = [different_values(preprocessing) for preprocessing in descriptions()]
+        counts = [
+            different_values(preprocessing) + different_augmented_values(preprocessing)
+            for preprocessing in descriptions()
+        ]
     except TrtClsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

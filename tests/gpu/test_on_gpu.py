@@ -80,6 +80,11 @@ def test_tensors_of_odd_sizes_are_those_of_the_cpu_to_the_bit() -> None:
     assert [module.different_values(preprocessing) for preprocessing in module.descriptions()] == [0] * 40
 
 
+def test_training_images_of_odd_sizes_are_those_of_the_cpu_to_the_bit() -> None:
+    module = small_batches()
+    assert [module.different_augmented_values(preprocessing) for preprocessing in module.descriptions()] == [0] * 40
+
+
 def build(trt: Any, builder_name: Builder, onnx: Path) -> bytes | None:
     """A plan for the GPU at hand, whatever its generation; None where this TensorRT can't."""
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))

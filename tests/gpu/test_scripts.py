@@ -13,8 +13,12 @@ from types import ModuleType
 
 import pytest
 from gpu_stand_in import StandIn
+from shared_data import photos
 from tiny_models import CONTRACT, write_images, write_onnx
 
+from kernels import host
+from trt_cls.contract import Preprocessing
+from trt_cls.data.folder import image_folder
 from trt_cls.engines.sidecar import Profile, Sidecar, write_sidecar
 from trt_cls.gpu import Gpu, visible_gpu
 
@@ -38,10 +42,26 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     stand_in.assert_all_freed()
 
 
+def test_both_ways_of_the_training_loader_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trt_cls.training.compute import choose_compute
+
+    script = load("gpu_training_loader", monkeypatch)
+    for name, value in (("BATCH", 8), ("WORKERS", 0), ("ROUNDS", 2), ("LEAST_IMAGES", 1)):
+        monkeypatch.setattr(script, name, value)
+    monkeypatch.setattr(script.torch.cuda, "synchronize", lambda: None)
+    small = Preprocessing(3, 24, 32, "center", "bilinear", "rgb", 255.0, (0.5,) * 3, (0.2,) * 3)
+    rows = script.measure(image_folder(photos()), choose_compute("cpu", "fp32"), host.Augmentation(small), small)
+    assert [row["augmented_on"] for row in rows] == ["GPU", "CPU"]
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+    assert rows[0]["values_off"] == 0
+    assert int(rows[1]["bytes_per_image"]) == 24 * 32 * 3 * 4
+
+
 @pytest.mark.skipif(visible_gpu() is not None, reason="a GPU is there")
-@pytest.mark.parametrize("name", ["gpu_preprocessing.py", "gpu_pipeline.py"])
+@pytest.mark.parametrize("name", ["gpu_preprocessing.py", "gpu_pipeline.py", "gpu_training_loader.py"])
 def test_without_a_gpu_a_script_says_so_in_one_line(name: str) -> None:
-    arguments = ["--onnx", "model.onnx", "--images", "images"] if "pipeline" in name else []
+    arguments = ["--onnx", "model.onnx"] if "pipeline" in name else []
+    arguments += ["--images", "images"] if "preprocessing" not in name else []
     done = subprocess.run([sys.executable, SCRIPTS / name, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.count("\n") == 1

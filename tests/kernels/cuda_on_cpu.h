@@ -31,6 +31,10 @@ using std::min;
 // With -ffp-contract=off each is one IEEE operation.
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+inline float __double2float_rn(double value) { return static_cast<float>(value); }
 
 // The bits of the half nearest to `value`, even among two: halves are 2^-24 apart below 2^-14, then 2^(exponent - 10).
 inline unsigned short half_bits(float value) {

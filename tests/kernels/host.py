@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.packing import BLOCK, grid, kernel_name, normalization, pack, scalars
+from trt_cls.data.packed import Part, bundle
+from trt_cls.preprocessing.packing import BLOCK, Bundle, grid, kernel_name, pack, scalars
 
 HERE = Path(__file__).parent
 KERNEL = HERE.parents[1] / "kernels" / "preprocess.cu"
@@ -54,16 +55,47 @@ def launch(name: str, blocks: Sequence[int], threads: Sequence[int], arguments: 
     """Runs the kernel `name`; its pointers are given as addresses."""
     shape = ctypes.c_uint * 3
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    types = [pointer] * 4 + [number] * 3 + [pointer]
+    types = [pointer] * (5 if name.startswith("augment") else 4) + [number] * 3 + [pointer]
     values = [kind(value) for kind, value in zip(types, arguments, strict=True)]
     build()[f"launch_{name}"](shape(*blocks), shape(*threads), *values)
 
 
 def preprocess(images: Sequence[np.ndarray], preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:
     """The network's input [n,C,H,W] for uint8 images [height,width,channels], made by the kernel."""
-    packed = pack(images, preprocessing)
+    made = Bundle(pack(images, preprocessing), preprocessing)
     output = np.full((len(images), *preprocessing.input_shape), np.nan, dtype)
-    arrays = [np.concatenate(packed.pixels), packed.sources, packed.tables, normalization(preprocessing)]
-    arguments = *(array.ctypes.data for array in arrays), *scalars(preprocessing), output.ctypes.data
-    launch(kernel_name(preprocessing, dtype), grid(preprocessing, len(images)), BLOCK, arguments)
+    _launch(made, kernel_name(preprocessing, dtype), preprocessing, output)
     return output
+
+
+def augment(parts: Sequence[Part], preprocessing: Preprocessing) -> np.ndarray:
+    """The network's input [n,C,H,W] for planned images, made by the kernel."""
+    output = np.full((len(parts), *preprocessing.input_shape), np.nan, np.float32)
+    _launch(bundle(parts, preprocessing), kernel_name(preprocessing, "float32", "augment"), preprocessing, output)
+    return output
+
+
+class Augmentation:
+    """What `cuda.CudaAugmentation` is, with addresses of this process's memory; done at once."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._preprocessing = preprocessing
+        self.shape = preprocessing.input_shape
+        self.batches: list[int] = []
+
+    def launch(self, bundle: int, starts: Sequence[int], images: int, output: int) -> None:
+        name = kernel_name(self._preprocessing, "float32", "augment")
+        arguments = *(bundle + start for start in starts), *scalars(self._preprocessing), output
+        launch(name, grid(self._preprocessing, images), BLOCK, arguments)
+        self.batches.append(images)
+
+    def close(self) -> None:
+        pass
+
+
+def _launch(made: Bundle, name: str, preprocessing: Preprocessing, output: np.ndarray) -> None:
+    # Its pixels end where the memory does, so that AddressSanitizer sees who reads beyond.
+    content = np.empty(made.size, np.uint8)
+    made.write(content)
+    addresses = (content.ctypes.data + start for start in made.starts)
+    launch(name, grid(preprocessing, len(output)), BLOCK, (*addresses, *scalars(preprocessing), output.ctypes.data))

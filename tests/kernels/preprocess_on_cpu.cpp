@@ -23,3 +23,16 @@ LAUNCH(preprocess_color_float32, float)
 LAUNCH(preprocess_color_float16, Half)
 LAUNCH(preprocess_gray_float32, float)
 LAUNCH(preprocess_gray_float16, Half)
+
+#define LAUNCH_AUGMENT(KERNEL)                                                                                 \
+    extern "C" void launch_##KERNEL(const unsigned* grid, const unsigned* block, const Byte* pixels,           \
+                                    const Source* sources, const Change* changes, const int* tables,           \
+                                    const float* normalization, int reversed, int height, int width,           \
+                                    float* output) {                                                           \
+        check(grid, block, height, width);                                                                     \
+        cuda_on_cpu::launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, [&] {                 \
+            KERNEL(pixels, sources, changes, tables, normalization, reversed, height, width, output);          \
+        });                                                                                                    \
+    }
+LAUNCH_AUGMENT(augment_color_float32)
+LAUNCH_AUGMENT(augment_gray_float32)

@@ -11,6 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_resources.py"
 KERNELS = {f"preprocess_{color}_{dtype}" for color in ("color", "gray") for dtype in ("float16", "float32")}
+KERNELS |= {"augment_color_float32", "augment_gray_float32"}
 
 
 @pytest.fixture(scope="module")

@@ -167,9 +167,7 @@ def test_a_killed_process_ends_all_with_one_line(odd_images: Path, experiment: M
 def test_what_gpus_starts_ends_with_the_error_of_one(odd_images: Path, experiment: Make, tmp_path: Path) -> None:
     asked = experiment(root=odd_images, model=PLAIN, batch_size_per_gpu=4)
     file = write_spec(tmp_path / "spec.txt", asked)
-    code = (
-        "import sys; from trt_cls.training.launch import run_in_processes; sys.exit(run_in_processes(2, sys.argv[1:]))"
-    )
+    code = "import sys; from trt_cls.distributed.launch import run_in_processes as run; sys.exit(run(2, sys.argv[1:]))"
     arguments = ["train", f"--experiment-spec={file}", f"--results-dir={tmp_path / 'run'}", "--device=cpu"]
     done = run([sys.executable, "-c", code, str(TRAINER), *arguments], tmp_path / "rec", FAIL="1/2")
     assert done.returncode == 1

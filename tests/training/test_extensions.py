@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from trt_cls.data.loader import TrainingBatch
+from trt_cls.distributed.processes import ALONE
 from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint
@@ -33,7 +34,6 @@ from trt_cls.spec.experiment import (
 from trt_cls.training import train
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.compute import choose_compute
-from trt_cls.training.distributed import ALONE
 from trt_cls.training.interrupt import Interrupted
 from trt_cls.training.learner import Learner
 from trt_cls.training.records import EpochRow, epochs_without_gain

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from trt_cls import spec
 from trt_cls.data.folder import image_folder
 from trt_cls.data.stream import stream
+from trt_cls.distributed.processes import ALONE
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import (
     PLAIN,
@@ -29,7 +30,6 @@ from trt_cls.spec.experiment import (
 )
 from trt_cls.training.broken import BrokenImages
 from trt_cls.training.compute import choose_compute
-from trt_cls.training.distributed import ALONE
 from trt_cls.training.regularizers import penalty
 from trt_cls.training.validation import validate
 

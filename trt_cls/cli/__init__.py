@@ -75,7 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     except TrtClsError as error:
         return _fail([str(error)], error.exit_code, state)
     except click.ClickException as error:
-        return _fail([" ".join(error.format_message().split())], error.exit_code, state)
+        from trt_cls.distributed.processes import is_first
+
+        # several processes are called alike, and make the same mistake
+        return _fail([" ".join(error.format_message().split())] if is_first() else [], error.exit_code, state)
     except (KeyboardInterrupt, click.Abort):
         return _fail(["interrupted"], 130, state)
     except BrokenPipeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,14 @@ import click
 
 from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
 from trt_cls.cli.options import common_options, model_option, results_option, spec_options
-from trt_cls.cli.progress import progress
+from trt_cls.cli.processes import gpus_option, run_on_each_gpu, take_gpu_for, watched
 from trt_cls.errors import DataError, RequestError
+from trt_cls.files import results_folder
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
+    from trt_cls.data.folder import ImageFolder
+    from trt_cls.distributed.processes import Processes
     from trt_cls.engines.engine import Provider
     from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Evaluation
@@ -34,8 +38,11 @@ if TYPE_CHECKING:
 @executor_option
 @click.option("--strict", is_flag=True, help="An image that can't be decoded is an error.")
 @classmap_option
+@gpus_option("evaluate on, a process on each, which share the images.")
 @common_options
+@click.pass_context
 def command(
+    context: click.Context,
     spec: Path,
     overrides: tuple[str, ...],
     model: Path | None,
@@ -47,30 +54,48 @@ def command(
     executor: Executor,
     strict: bool,
     classmap: Path | None,
+    gpus: int,
 ) -> Evaluation:
     """Measure a model on a labelled folder: top-k, confusion matrix, per-class report."""
     from trt_cls.data.folder import image_folder
+    from trt_cls.distributed.processes import joined
+
+    if gpus > 1:
+        run_on_each_gpu(context, gpus, "--provider", provider)
+    with joined(cure="start it again") as processes:
+        config, model, contract = _request(spec, overrides, model, dataset, classmap)
+        take_gpu_for(processes, model, provider)
+        folder = processes.from_first(lambda: image_folder(dataset or Path(config.eval_dataset_path), contract.classes))
+        if results and processes.first:
+            results_folder(results)
+        k = _top_k(top_k or config.top_k, contract, processes)
+        config = replace(config, batch_size=batch_size or config.batch_size, top_k=k)
+        evaluation = _evaluated(model, folder, config, provider, executor, processes)
+        if processes.first:
+            _report(evaluation, model, results, strict)
+    return evaluation
+
+
+def _evaluated(
+    model: Path, folder: ImageFolder, config: EvalConfig, provider: Provider, executor: Executor, processes: Processes
+) -> Evaluation:
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.evaluate import evaluate
-    from trt_cls.files import results_folder
 
-    config, model, contract = _request(spec, overrides, model, dataset, classmap)
-    folder = image_folder(dataset or Path(config.eval_dataset_path), contract.classes)
-    if results:
-        results_folder(results)
-    k = _top_k(top_k or config.top_k, contract)
-    with closing(open_engine(model, provider)) as engine, progress(len(folder.samples)) as done:
-        evaluation = evaluate(
+    with (
+        closing(open_engine(model, provider, processes.threads)) as engine,
+        watched(processes, folder.samples, config.batch_size) as done,
+    ):
+        return evaluate(
             engine,
             folder,
-            batch_size=batch_size or config.batch_size,
+            batch_size=config.batch_size,
             workers=config.n_workers,
-            top_k=k,
+            top_k=config.top_k,
             executor=executor,
             progress=done,
+            processes=processes,
         )
-    _report(evaluation, model, results, strict)
-    return evaluation
 
 
 def _request(
@@ -97,9 +122,9 @@ def _request(
     return config, model, contract
 
 
-def _top_k(wanted: int, contract: Contract) -> int:
+def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:
     classes = len(contract.classes)
-    if wanted > classes:
+    if wanted > classes and processes.first:
         click.echo(f"top_k is {wanted}, the model has {classes} classes: top-{classes} is reported", err=True)
     return min(wanted, classes)
 

@@ -12,14 +12,17 @@ import click
 
 from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
 from trt_cls.cli.options import common_options, model_option, results_option, spec_options
+from trt_cls.cli.processes import gpus_option, run_on_each_gpu, take_gpu_for, watched
 from trt_cls.cli.progress import progress
 from trt_cls.errors import DataError, RequestError
+from trt_cls.files import results_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from trt_cls.contract import Contract
-    from trt_cls.engines.engine import Engine, Provider
+    from trt_cls.distributed.processes import Processes
+    from trt_cls.engines.engine import Provider
     from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Predictions
     from trt_cls.evaluation.labels import Format, Labelled
@@ -54,8 +57,11 @@ CAMERA = "camera:"
 @provider_option
 @executor_option
 @classmap_option
+@gpus_option("work on, a process on each, which share the images.")
 @common_options
+@click.pass_context
 def command(
+    context: click.Context,
     model: Path,
     source: str,
     form: Format | None,
@@ -67,36 +73,54 @@ def command(
     provider: Provider,
     executor: Executor,
     classmap: Path | None,
+    gpus: int,
 ) -> None:
     """Label images: a file, a folder, a list, a video, a camera.
 
     The labels of a folder go to result.csv (or .jsonl) in the results' folder or else in the images'. Those of a list,
     a video or a camera go there only with -r, and to stdout without it; frames are numbered from 0.
     """
+    from trt_cls.distributed.processes import joined
+
+    if gpus > 1:
+        run_on_each_gpu(context, gpus, "--provider", provider)
+    with joined(cure="start it again") as processes:
+        contract = _checked_contract(model, spec, overrides, classmap)
+        take_gpu_for(processes, model, provider)
+        if _is_video(source):
+            _require_one(processes, source)
+            labels = _video_labels(model, provider, source, batch_size, top_k or TOP_K)
+            _write(labels, form, results and results_folder(results))
+            return
+        images = processes.from_first(lambda: _images(source))
+        folder = results or (Path(source) if source != STDIN and Path(source).is_dir() else None)
+        if folder and processes.first:
+            results_folder(folder)
+        predictions = _predictions(model, images, batch_size or BATCH_SIZE, provider, executor, processes)
+        if processes.first:
+            single = source != STDIN and Path(source).is_file()
+            _report(predictions, contract, top_k or TOP_K, form, folder, single=single)
+
+
+def _predictions(
+    model: Path, images: list[Path], batch_size: int, provider: Provider, executor: Executor, processes: Processes
+) -> Predictions:
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.infer import infer
-    from trt_cls.files import results_folder
 
-    contract = _checked_contract(model, spec, overrides, classmap)
-    video = _is_video(source)
-    images = [] if video else _images(source)
-    folder = results or (Path(source) if source != STDIN and Path(source).is_dir() else None)
-    if folder:
-        results_folder(folder)
-    with closing(open_engine(model, provider)) as engine:
-        if video:
-            _write(_video_labels(engine, source, batch_size, top_k or TOP_K), form, folder)
-            return
-        with progress(len(images)) as done:
-            predictions = infer(
-                engine, images, batch_size=batch_size or BATCH_SIZE, workers=WORKERS, executor=executor, progress=done
-            )
-    labels = _image_labels(predictions, contract, top_k or TOP_K)
-    single = source != STDIN and Path(source).is_file()
-    if single and form is None:
-        _print_ranking(labels[0])
-    if folder or form or not single:
-        _write(labels, form, folder, f", {len(predictions.skipped)} skipped")
+    with (
+        closing(open_engine(model, provider, processes.threads)) as engine,
+        watched(processes, images, batch_size) as done,
+    ):
+        return infer(
+            engine,
+            images,
+            batch_size=batch_size,
+            workers=WORKERS,
+            executor=executor,
+            progress=done,
+            processes=processes,
+        )
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
@@ -131,17 +155,34 @@ def _images(source: str) -> list[Path]:
     return paths
 
 
-def _image_labels(predictions: Predictions, contract: Contract, top_k: int) -> list[Labelled]:
-    """Those of the images that could be decoded; the others are told on stderr."""
+def _report(
+    predictions: Predictions, contract: Contract, top_k: int, form: Format | None, folder: Path | None, *, single: bool
+) -> None:
+    """The labels of the images that could be decoded; the others are told on stderr."""
     from trt_cls.evaluation.labels import labels_of
     from trt_cls.evaluation.tables import skipped_lines
 
     click.echo(skipped_lines(predictions.skipped), err=True, nl=False)
-    return list(labels_of(predictions, contract.classes, top_k))
+    labels = list(labels_of(predictions, contract.classes, top_k))
+    if single and form is None:
+        _print_ranking(labels[0])
+    if folder or form or not single:
+        _write(labels, form, folder, f", {len(predictions.skipped)} skipped")
 
 
-def _video_labels(engine: Engine, source: str, batch_size: int | None, top_k: int) -> Iterator[Labelled]:
+def _require_one(processes: Processes, source: str) -> None:
+    if processes.size > 1:
+        raise RequestError(
+            f"-i {source}: frames come one after the other, and {processes.size} processes were started; expected one; "
+            "leave out --gpus and torchrun"
+        )
+
+
+def _video_labels(
+    model: Path, provider: Provider, source: str, batch_size: int | None, top_k: int
+) -> Iterator[Labelled]:
     """Frame by frame; a camera goes on until it is interrupted, which is its proper end."""
+    from trt_cls.engines import open_engine
     from trt_cls.evaluation.labels import Labelled, likeliest
     from trt_cls.evaluation.video import count_frames, frames, infer_frames
 
@@ -152,6 +193,7 @@ def _video_labels(engine: Engine, source: str, batch_size: int | None, top_k: in
     size = batch_size or (1 if camera is not None else BATCH_SIZE)
     number = 0
     with (
+        closing(open_engine(model, provider)) as engine,
         progress(None if camera is not None else count_frames(Path(source)) or None) as done,
         suppress(KeyboardInterrupt),
     ):

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from trt_cls.distributed.processes import is_first
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -76,5 +78,5 @@ def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool
 
 
 def _ignore_key(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
+    if value is not None and is_first():
         click.echo("-k/--key is ignored: models are not encrypted here", err=True)

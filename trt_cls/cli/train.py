@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,9 @@ import click
 
 from trt_cls import spec as spec_files
 from trt_cls.cli.options import common_options, results_option, spec_options
-from trt_cls.errors import MissingDependency, RequestError
+from trt_cls.cli.processes import gpus_option, run_on_each_gpu
+from trt_cls.distributed.processes import is_first
+from trt_cls.errors import MissingDependency
 
 if TYPE_CHECKING:
     from trt_cls.training import TrainingResult
@@ -30,13 +31,7 @@ if TYPE_CHECKING:
     metavar="STEPS",
     help="Save what --resume needs that often, and after each epoch. Left out: every 5 minutes.",
 )
-@click.option(
-    "--gpus",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="GPUs of this machine to train on, a process on each; batch_size_per_gpu images a step and process.",
-)
+@gpus_option("train on, a process on each; batch_size_per_gpu images a step and process.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
@@ -87,22 +82,15 @@ def command(
 
     Writes checkpoints, curves and logs below the results folder. Ctrl-C saves the step reached; --resume goes on there.
     """
-    if gpus > 1 and device == "cpu":
-        raise RequestError(
-            f"--gpus {gpus} with --device cpu; expected one of the two; several processes on CPUs are "
-            f"torchrun --nproc-per-node {gpus} -m trt_cls train … --device cpu"
-        )
     experiment = spec_files.load(spec, overrides=overrides, needs=("train_config",))
     try:
-        from trt_cls.training.launch import require_gpus, run_in_processes
         from trt_cls.training.run import train
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingDependency("torch", "training", "train") from error
     if gpus > 1:
-        require_gpus(gpus)
-        raise SystemExit(run_in_processes(gpus, _arguments_of_each(context)))
+        run_on_each_gpu(context, gpus, "--device", device)
     result = train(
         experiment,
         results,
@@ -115,23 +103,8 @@ def command(
         compile_network=compile_network,
         loggers=loggers,
     )
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         click.echo("\n".join(_summary(result)))
-
-
-def _arguments_of_each(context: click.Context) -> list[str]:
-    """The call as it was typed, for Python to run it in one of its processes."""
-    arguments = ["-m", "trt_cls", "train"]
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name == "gpus" or value is None or value is False:
-            continue
-        flag = max(parameter.opts, key=len)
-        if value is True:
-            arguments.append(flag)
-        else:
-            arguments += [f"{flag}={each}" for each in (value if parameter.multiple else [value])]
-    return [*arguments, "-v"] if context.find_root().obj.verbose else arguments
 
 
 def _summary(result: TrainingResult) -> list[str]:

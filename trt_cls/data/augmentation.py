@@ -1,6 +1,8 @@
-"""What training does to an image and a batch: random crop or shift, colours, mirroring, mixup, smoothed labels.
+"""What training does to an image: random crop or shift, colours, mirroring; and the labels and shares of a batch.
 
-Knows no files and no processes. Every function takes the generator that it draws from, so a seed decides all.
+All that chance decides about an image is drawn first, as a plan. It is carried out here, on the CPU, or by the GPU's
+kernel for what `packed` makes of it. Knows no files and no processes. Every function that draws takes the generator, so
+a seed decides all.
 
 Differences from TAO, where it does not do what its documentation says or stops: an image that has the network's size
 already is not cropped, as there, but its colours still change; where rounding leaves the resized image one pixel
@@ -10,15 +12,16 @@ short of the crop, it is resized to the crop's size instead of failing.
 from __future__ import annotations
 
 from random import Random
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.cpu import fit, window
+from trt_cls.preprocessing.cpu import window
 from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, hwc
-from trt_cls.preprocessing.resampling import Axis
+from trt_cls.preprocessing.resampling import Axis, axes
 from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
 
 Places = NDArray[np.intp]
@@ -34,6 +37,76 @@ def draws_for(seed: int, epoch: int, index: int) -> Random:
     return Random(f"{seed}/{epoch}/{index}")
 
 
+class Colors(NamedTuple):
+    """A change of colours: of the hue in degrees, of the saturation, and of the contrast's factor."""
+
+    hue: float
+    saturation: float
+    contrast: float
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels; `right` and `bottom` are the first ones beyond."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+NOWHERE = Box(0, 0, 0, 0)
+"""A rectangle without pixels."""
+
+
+class Plan(NamedTuple):
+    """What is done to one image, in this order."""
+
+    both: tuple[Axis, Axis]
+    """Across and down: which part of which resize is taken."""
+    colors: Colors | None
+    shift: tuple[int, int]
+    """How far down and across the part is moved; its mirror image fills the gaps."""
+    mirrored: bool
+    erased: Box = NOWHERE
+    """Set to zero after normalization, in the mirrored image."""
+
+
+def plan(
+    size: tuple[int, int], preprocessing: Preprocessing, train: TrainConfig, rng: Random, extensions: Extensions = PLAIN
+) -> Plan:
+    """What is done to an image of `size`, (width, height); nothing is erased yet.
+
+    Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colours.
+
+    Raises:
+        DataError: the image is too long and thin for a crop.
+    """
+    colors, shift = None, (0, 0)
+    if train.enable_random_crop:
+        both = _random_crop(size, preprocessing, rng)
+        if train.enable_color_augmentation and preprocessing.channels == 3:
+            colors = Colors(*(rng.uniform(-most, most) for most in (HUE, SATURATION, CONTRAST)))
+    else:
+        both = axes(size, preprocessing)
+        if padding := extensions.crop_padding:
+            shift = rng.randint(-padding, padding), rng.randint(-padding, padding)
+    mirrored = not train.disable_horizontal_flip and rng.random() < 0.5
+    return Plan(both, colors, shift, mirrored)
+
+
+def _random_crop(size: tuple[int, int], preprocessing: Preprocessing, rng: Random) -> tuple[Axis, Axis]:
+    """A part of the image in the network's size; an image of that size is taken whole."""
+    width, height = target = preprocessing.width, preprocessing.height
+    if size == target:
+        return Axis(width, width, 0, width), Axis(height, height, 0, height)
+    share = rng.uniform(SMALLEST_CROP, 1)
+    covering = covering_size(size, (width / share, height / share))
+    resized = max(covering[0], width), max(covering[1], height)
+    left = rng.randint(0, resized[0] - width)
+    top = rng.randint(0, resized[1] - height)
+    return Axis(size[0], resized[0], left, width), Axis(size[1], resized[1], top, height)
+
+
 def augment(
     image: Image.Image | Pixels,
     preprocessing: Preprocessing,
@@ -41,55 +114,29 @@ def augment(
     rng: Random,
     extensions: Extensions = PLAIN,
 ) -> Pixels:
-    """One training image, [H,W,C], of a decoded one: crop, colours, mirroring, in this order.
-
-    Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colours.
-
-    Raises:
-        DataError: the image is too long and thin for a crop.
-    """
-    if train.enable_random_crop:
-        pixels = random_crop(image, preprocessing, rng)
-        if train.enable_color_augmentation and preprocessing.channels == 3:
-            pixels = change_colors(
-                pixels, rng.uniform(-HUE, HUE), rng.uniform(-SATURATION, SATURATION), rng.uniform(-CONTRAST, CONTRAST)
-            )
-    else:
-        pixels = fit(hwc(image), preprocessing)
-        if extensions.crop_padding:
-            pixels = random_shift(pixels, extensions.crop_padding, rng)
-    if not train.disable_horizontal_flip and rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def random_crop(image: Image.Image | Pixels, preprocessing: Preprocessing, rng: Random) -> Pixels:
-    """A part of the image in the network's size, [H,W,C]; an image of that size is returned whole.
+    """One training image, [H,W,C], of a decoded one: plans it and does it.
 
     Raises:
         DataError: the image is too long and thin for a crop.
     """
     pixels = hwc(image)
-    have = pixels.shape[1], pixels.shape[0]
-    width, height = want = preprocessing.width, preprocessing.height
-    if have == want:
-        return pixels
-    share = rng.uniform(SMALLEST_CROP, 1)
-    covering = covering_size(have, (width / share, height / share))
-    resized = max(covering[0], width), max(covering[1], height)
-    left = rng.randint(0, resized[0] - width)
-    top = rng.randint(0, resized[1] - height)
-    across, down = Axis(have[0], resized[0], left, width), Axis(have[1], resized[1], top, height)
-    return window(pixels, (across, down), preprocessing.filter)
+    size = pixels.shape[1], pixels.shape[0]
+    return carried_out(plan(size, preprocessing, train, rng, extensions), pixels, preprocessing.filter)
 
 
-def random_shift(pixels: Pixels, padding: int, rng: Random) -> Pixels:
-    """The pixels [H,W,C] moved down and across by up to `padding` either way; their mirror image fills the gaps.
+def carried_out(plan: Plan, pixels: Pixels, filter_name: Literal["bilinear", "bicubic"]) -> Pixels:
+    """What becomes of a decoded image by its plan, but for what is erased, [H,W,C]."""
+    pixels = window(pixels, plan.both, filter_name)
+    if plan.colors:
+        pixels = change_colors(pixels, *plan.colors)
+    if plan.shift != (0, 0):
+        pixels = _shifted(pixels, *plan.shift)
+    return pixels[:, ::-1] if plan.mirrored else pixels
 
-    `padding` is less than either side. The pixel at an edge is not repeated.
-    """
+
+def _shifted(pixels: Pixels, down: int, across: int) -> Pixels:
+    """The pixels [H,W,C] moved by less than either side. The pixel at an edge is not repeated."""
     height, width = pixels.shape[:2]
-    down, across = rng.randint(-padding, padding), rng.randint(-padding, padding)
     return pixels.take(_mirrored(down, height), axis=0).take(_mirrored(across, width), axis=1)
 
 
@@ -170,17 +217,10 @@ def smoothed_targets(labels: list[int], classes: int, smoothing: float) -> Float
     return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / classes)
 
 
-def mixup(images: Floats, targets: Floats, alpha: float, rng: Random) -> tuple[Floats, Floats]:
-    """Each image and its target mixed with those at the mirrored place in the batch.
+def mixup_shares(images: int, alpha: float, rng: Random) -> Floats:
+    """The share that each of `images` keeps when it is mixed with another, [n].
 
-    The larger share, max(b, 1 - b) with b from Beta(alpha, alpha), is drawn for each image on its own.
+    It is max(b, 1 - b) with b from Beta(alpha, alpha), drawn for each image on its own.
     """
-    draws = [rng.betavariate(alpha, alpha) for _ in range(len(images))]
-    shares = np.array([max(draw, 1 - draw) for draw in draws], np.float32)
-    return _mixed(images, shares[:, None, None, None]), _mixed(targets, shares[:, None])
-
-
-def _mixed(rows: Floats, shares: Floats) -> Floats:
-    mixed = rows * shares
-    mixed += rows[::-1] * (1 - shares)
-    return mixed
+    draws = [rng.betavariate(alpha, alpha) for _ in range(images)]
+    return np.array([max(draw, 1 - draw) for draw in draws], np.float32)

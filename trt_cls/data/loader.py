@@ -1,4 +1,4 @@
-"""Training batches for torch, made whole in worker processes: read, augmented, normalised, mixed.
+"""Training batches for torch, made in worker processes: whole ones, or packed for a GPU that does all but decoding.
 
 Knows no network and no device. Every draw comes from a generator seeded with the seed, the epoch and the place in it,
 so batches are the same for any number of workers and for a training that is taken up in the middle.
@@ -10,9 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -22,8 +21,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import augment, draws_for, mixup, smoothed_targets
+from trt_cls.data.augmentation import Plan, carried_out, draws_for, mixup_shares, plan, smoothed_targets
 from trt_cls.data.folder import ImageFolder, Sample
+from trt_cls.data.mixing import Mixing
+from trt_cls.data.packed import Part, bundle, part
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Transforms
 from trt_cls.errors import DataError
@@ -49,6 +50,31 @@ class TrainingBatch:
 
 
 @dataclass(frozen=True)
+class PackedBatch:
+    """What makes a TrainingBatch: decoded images, and all that was drawn for them."""
+
+    bundle: torch.Tensor
+    """A `packing.Bundle`, uint8."""
+    starts: tuple[int, ...]
+    """Of the bundle."""
+    count: int
+    """Images, from 0 on."""
+    mixing: Mixing
+    """To be done once the images are made; the targets are mixed."""
+    targets: torch.Tensor
+    skipped: tuple[Skipped, ...]
+
+    def pin_memory(self) -> PackedBatch:
+        """The same in page-locked memory; the DataLoader calls it."""
+        return replace(
+            self,
+            bundle=self.bundle.pin_memory(),
+            mixing=self.mixing.pin_memory(),
+            targets=self.targets.pin_memory(),
+        )
+
+
+@dataclass(frozen=True)
 class _Order:
     """One batch to make: everything that a worker must be told."""
 
@@ -68,6 +94,8 @@ class TrainingLoader:
 
     Process `rank` of `world_size` that train together gets its share of batches of batch_size_per_gpu · world_size:
     their shares of a step are together the batch that one process with that batch size would get.
+
+    `pack` leaves the images to the GPU's kernel; not with rand_augment or crop_padding, which it does not do.
     """
 
     def __init__(
@@ -78,12 +106,14 @@ class TrainingLoader:
         rank: int = 0,
         world_size: int = 1,
         extensions: Extensions = PLAIN,
+        *,
+        pack: bool = False,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
         self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size)
         workers = min(train_config.n_workers, self._orders.steps, _processors())
-        self._loader: DataLoader[TrainingBatch] = DataLoader(
-            _Batches(preprocessing, train_config, extensions, len(folder.classes)),
+        self._loader: DataLoader[TrainingBatch | PackedBatch] = DataLoader(
+            _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack),
             sampler=self._orders,
             batch_size=None,
             num_workers=workers,
@@ -99,7 +129,7 @@ class TrainingLoader:
         """Batches an epoch."""
         return self._orders.steps
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[TrainingBatch]:
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[TrainingBatch | PackedBatch]:
         """The batches of epoch `number`, from `start_step` on."""
         self._orders.epoch, self._orders.start_step = number, start_step
         return iter(self._loader)
@@ -136,50 +166,82 @@ class _Orders(Sampler[_Order]):
         return indices[self._rank :: sharers] if self._rank < sharers else ()
 
 
-class _Batches(Dataset[TrainingBatch]):
+class _Batches(Dataset["TrainingBatch | PackedBatch"]):
     """Makes the batch that an order asks for; the part of the loader that travels to the workers."""
 
-    def __init__(self, preprocessing: Preprocessing, train: TrainConfig, extensions: Extensions, classes: int) -> None:
+    def __init__(
+        self, preprocessing: Preprocessing, train: TrainConfig, extensions: Extensions, classes: int, *, pack: bool
+    ) -> None:
         self._preprocessing = preprocessing
         self._train, self._extensions = train, extensions
         self._transforms = Transforms(extensions, train.random_seed)
         self._classes = classes
+        self._pack = pack
 
-    def __getitem__(self, order: _Order) -> TrainingBatch:
-        images = np.empty((len(order.samples), *self._preprocessing.input_shape), np.float32)
+    def __getitem__(self, order: _Order) -> TrainingBatch | PackedBatch:
         labels: list[int] = []
         losses: list[Skipped] = []
+        planned = self._planned(order, labels, losses)
+        if self._pack:
+            parts = [part(pixels, drawn, self._preprocessing) for _, pixels, drawn in planned]
+            mixing, targets = self._mixing(labels, order)
+            return PackedBatch(*self._bundled(parts), len(parts), mixing, targets, tuple(losses))
+        images = torch.from_numpy(self._images(planned, order))
+        mixing, targets = self._mixing(labels, order)
+        return TrainingBatch(mixing.images(images), targets, tuple(losses))
+
+    def _planned(self, order: _Order, labels: list[int], losses: list[Skipped]) -> Iterator[tuple[int, Pixels, Plan]]:
+        """The images that can be read, each with its index and what is to be done to it; notes labels and losses."""
+        channels, shape = self._preprocessing.channels, self._preprocessing.input_shape
         for index, sample in order.samples:
+            rng = draws_for(self._train.random_seed, order.epoch, index)
             try:
-                pixels = self._read(sample.path, order.epoch, index)
+                pixels = read(sample.path, channels)
+                size = pixels.shape[1], pixels.shape[0]
+                drawn = plan(size, self._preprocessing, self._train, rng, self._extensions)
             except DataError as error:
                 losses.append(skipped(sample.path, error))
                 continue
-            image = images[len(labels)]
-            normalize(pixels, self._preprocessing, image)
-            self._transforms.erase(image, order.epoch, index)
             labels.append(sample.label)
-        images = images[: len(labels)]
-        targets = smoothed_targets(labels, self._classes, self._train.label_smoothing)
-        if labels:
-            images, targets = self._mix(images, targets, order)
-        return TrainingBatch(torch.from_numpy(images), torch.from_numpy(targets), tuple(losses))
+            yield index, pixels, drawn._replace(erased=self._transforms.erased(shape, order.epoch, index))
 
-    def _mix(self, images: Floats, targets: Floats, order: _Order) -> tuple[Floats, Floats]:
+    def _images(self, planned: Iterator[tuple[int, Pixels, Plan]], order: _Order) -> Floats:
+        """Augmented and normalised, [n,C,H,W]."""
+        images = np.empty((len(order.samples), *self._preprocessing.input_shape), np.float32)
+        count = 0
+        for index, pixels, drawn in planned:
+            pixels = carried_out(drawn, pixels, self._preprocessing.filter)
+            normalize(self._transforms.changed(pixels, order.epoch, index), self._preprocessing, images[count])
+            left, top, right, bottom = drawn.erased
+            images[count, :, top:bottom, left:right] = 0
+            count += 1
+        return images[:count]
+
+    def _bundled(self, parts: Sequence[Part]) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """The bundle of all parts, and where its own parts start."""
+        if not parts:
+            return torch.empty(0, dtype=torch.uint8), ()
+        made = bundle(parts, self._preprocessing)
+        content = torch.empty(made.size, dtype=torch.uint8)
+        made.write(content.numpy())
+        return content, made.starts
+
+    def _mixing(self, labels: list[int], order: _Order) -> tuple[Mixing, torch.Tensor]:
+        """How the batch is mixed, and its mixed targets."""
+        mixing = self._drawn_mixing(len(labels), order) if labels else Mixing()
+        targets = smoothed_targets(labels, self._classes, self._train.label_smoothing)
+        return mixing, mixing.targets(torch.from_numpy(targets))
+
+    def _drawn_mixing(self, images: int, order: _Order) -> Mixing:
         """By mixup or by cutmix; where both are asked for, a fair coin chooses for each batch."""
         mixes, cuts = self._train.mixup_alpha > 0, self._extensions.cutmix_alpha > 0
         place = f"{self._train.random_seed}/{order.epoch}"
         if cuts and (not mixes or Random(f"{place}/coin/{order.step}").random() < 0.5):
-            return self._transforms.cutmix(images, targets, order.epoch, order.step)
+            return self._transforms.cutmix(self._preprocessing.input_shape, order.epoch, order.step)
         if mixes:
-            return mixup(images, targets, self._train.mixup_alpha, Random(f"{place}/mixup/{order.step}"))
-        return images, targets
-
-    def _read(self, path: Path, epoch: int, index: int) -> Pixels:
-        rng = draws_for(self._train.random_seed, epoch, index)
-        image = read(path, self._preprocessing.channels)
-        pixels = augment(image, self._preprocessing, self._train, rng, self._extensions)
-        return self._transforms.changed(pixels, epoch, index)
+            rng = Random(f"{place}/mixup/{order.step}")
+            return Mixing(torch.from_numpy(mixup_shares(images, self._train.mixup_alpha, rng)))
+        return Mixing()
 
 
 def _processors() -> int:

@@ -1,4 +1,4 @@
-"""RandAugment, random erasing and cutmix, by torchvision's own transforms; batches are what the loader makes of them.
+"""RandAugment, random erasing and cutmix, as torchvision's own transforms draw them.
 
 torchvision draws from torch's generator: here from one seeded by the place in the training, torch's own is put back.
 """
@@ -12,10 +12,10 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
+from trt_cls.data.augmentation import NOWHERE, Box
+from trt_cls.data.mixing import Mixing
 from trt_cls.errors import MissingDependency
-from trt_cls.preprocessing.pillow import Floats, Pixels
+from trt_cls.preprocessing.pillow import Pixels
 from trt_cls.spec.experiment import Extensions
 
 
@@ -32,27 +32,32 @@ class Transforms:
             return pixels
         import torch
 
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         with _drawing(self._seed, epoch, "rand_augment", index):
             changed: Pixels = self._rand_augment(image).numpy().transpose(1, 2, 0)
         return changed
 
-    def erase(self, image: Floats, epoch: int, index: int) -> None:
-        """Sets a rectangle of the normalized image, [C,H,W], to zero, or leaves the image as it is."""
+    def erased(self, shape: tuple[int, int, int], epoch: int, index: int) -> Box:
+        """What image number `index`, [C,H,W], loses."""
         if not self._extensions.random_erasing:
-            return
+            return NOWHERE
         import torch
 
         with _drawing(self._seed, epoch, "random_erasing", index):
-            self._random_erasing(torch.from_numpy(image))
+            if torch.rand(1) >= self._random_erasing.p:
+                return NOWHERE
+            drawn = self._random_erasing.make_params([torch.empty(shape, device="meta")])
+        if drawn["v"] is None:  # no rectangle fits
+            return NOWHERE
+        return Box(drawn["j"], drawn["i"], drawn["j"] + drawn["w"], drawn["i"] + drawn["h"])
 
-    def cutmix(self, images: Floats, targets: Floats, epoch: int, step: int) -> tuple[Floats, Floats]:
-        """Images [n,C,H,W] with a rectangle from the one before, and targets [n,classes] mixed as the areas are."""
+    def cutmix(self, shape: tuple[int, int, int], epoch: int, step: int) -> Mixing:
+        """How a batch of images [C,H,W] is mixed."""
         import torch
 
         with _drawing(self._seed, epoch, "cutmix", step):
-            mixed = self._cutmix(torch.from_numpy(images), torch.from_numpy(targets))
-        return mixed[0].numpy(), mixed[1].numpy()
+            drawn = self._cutmix.make_params([torch.empty((1, *shape), device="meta")])
+        return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
 
     @cached_property
     def _rand_augment(self) -> Any:
@@ -61,7 +66,7 @@ class Transforms:
 
     @cached_property
     def _random_erasing(self) -> Any:
-        return _torchvision().RandomErasing(self._extensions.random_erasing, inplace=True)
+        return _torchvision().RandomErasing(self._extensions.random_erasing)
 
     @cached_property
     def _cutmix(self) -> Any:

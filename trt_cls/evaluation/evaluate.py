@@ -15,13 +15,14 @@ import numpy as np
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.stream import Skipped
+from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, RequestError
 from trt_cls.evaluation.answers import Executor, answers
 from trt_cls.evaluation.metrics import Metrics, Probabilities, measure
 
 Progress = Callable[[int], None]
-"""Told how many images are done since it was last told, skipped ones too."""
+"""Told how many images of this process are done since it was last told, skipped ones too."""
 
 
 def unwatched(images: int) -> None:
@@ -33,7 +34,7 @@ class Seconds:
     """Where the time went."""
 
     waiting_for_data: float
-    """Nothing could be started because no batch was ready."""
+    """Nothing could be started because no batch was ready; in several processes their mean."""
     inference: float
     """The rest."""
     total: float
@@ -77,8 +78,9 @@ def evaluate(
     top_k: int,
     executor: Executor = "auto",
     progress: Progress = unwatched,
+    processes: Processes = ALONE,
 ) -> Evaluation:
-    """Measures `engine` on `folder`.
+    """Measures `engine` on `folder`; `processes`, each with an engine, share the images and all know the result.
 
     Raises:
         DataError: nothing of the folder, or of one class, can be decoded.
@@ -92,7 +94,13 @@ def evaluate(
             "read the folder with the classes of the model's contract"
         )
     predictions = predict(
-        engine, folder.samples, batch_size=batch_size, workers=workers, executor=executor, progress=progress
+        engine,
+        folder.samples,
+        batch_size=batch_size,
+        workers=workers,
+        executor=executor,
+        progress=progress,
+        processes=processes,
     )
     _refuse_lost_class(folder, predictions)
     labels = np.array([sample.label for sample in predictions.samples], dtype=np.int64)
@@ -109,26 +117,32 @@ def predict(
     workers: int,
     executor: Executor = "auto",
     progress: Progress = unwatched,
+    processes: Processes = ALONE,
 ) -> Predictions:
     """The answers of `engine` for `samples`; images that can't be decoded are listed, not counted.
+
+    `processes`, each with an engine, share `samples`; all of them get the answers for all, and the same as one would.
 
     Raises:
         DataError: no image can be decoded.
         DeviceError, MissingDependency, RequestError: `executor` "cuda" can't be.
         EngineError: the run failed, or its answers are no numbers.
     """
+    processes.wait()  # the time that some take longer to open their engine is not counted
     start = time.perf_counter()
-    with closing(answers(engine, samples, batch_size=batch_size, workers=workers, executor=executor)) as batches:
+    share = processes.share(samples, batch_size)
+    with closing(answers(engine, share, batch_size=batch_size, workers=workers, executor=executor)) as batches:
         done = []
         for batch in batches:
             done.append(batch)
             progress(len(batch.samples) + len(batch.skipped))
+    done = [batch for batches_of_one in processes.gather(done) for batch in batches_of_one]
     total = time.perf_counter() - start
     skipped = tuple(image for batch in done for image in batch.skipped)
     answered = tuple(sample for batch in done for sample in batch.samples)
     if not answered:
         raise DataError(_nothing_decoded(skipped))
-    waiting = sum(batch.waited for batch in done)
+    waiting = sum(batch.waited for batch in done) / processes.size
     probabilities = np.concatenate([batch.probabilities for batch in done])
     return Predictions(answered, probabilities, skipped, Seconds(waiting, total - waiting, total))
 

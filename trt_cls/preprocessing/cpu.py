@@ -49,7 +49,9 @@ def fit(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
 
 
 def window(pixels: Pixels, both: tuple[Axis, Axis], filter_name: Literal["bilinear", "bicubic"]) -> Pixels:
-    """The part of the resized image [H,W,C] that the axes across and down name."""
+    """The part of the resized image [H,W,C] that the axes across and down name; the image itself where that is all."""
+    if all(axis == Axis(axis.have, axis.have, 0, axis.have) for axis in both):
+        return pixels
     loaded = native.shared_library()
     if loaded is not None:
         return native.resample(loaded, pixels, both, filter_name)

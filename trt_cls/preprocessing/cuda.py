@@ -1,4 +1,4 @@
-"""The executor on the GPU: `kernels/preprocess.cu` through pycuda, equal to the executor on the CPU to the bit.
+"""The executors on the GPU: `kernels/preprocess.cu` through pycuda, equal to those on the CPU to the bit.
 
 Knows compiling, memory and the launch; the numbers come from `packing`. pycuda is imported when a GPU is opened.
 """
@@ -21,7 +21,7 @@ from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
 from trt_cls.files import atomic
 from trt_cls.gpu import cuda_driver, current_context
-from trt_cls.preprocessing.packing import BLOCK, grid, kernel_name, normalization, pack, scalars
+from trt_cls.preprocessing.packing import BLOCK, Bundle, grid, kernel_name, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
 
 KERNEL = Path(__file__).with_name("preprocess.cu")
@@ -29,8 +29,44 @@ TOOLKIT = "/usr/local/cuda/bin/nvcc"
 """Where the CUDA toolkit is installed if nobody says otherwise; JetPack does not put it on PATH."""
 
 
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: a stream that does not wait for the default one, on which torch computes."""
+
+
+class Kernels:
+    """The kernels on one GPU, in its primary context, which torch and TensorRT share.
+
+    Raises:
+        MissingDependency: pycuda is not installed.
+        DeviceError: there is no GPU, or no compiler for the kernels.
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        self.cuda = cuda_driver("preprocessing on the GPU", "preprocess on the CPU")
+        gpu = self.cuda.Device(device)
+        cubin = compiled("sm_{}{}".format(*gpu.compute_capability()), cache_folder())
+        self._primary = gpu.retain_primary_context()
+        with self.current():
+            self._module = self.cuda.module_from_file(str(cubin))
+
+    def function(self, name: str, arguments: str) -> Any:
+        """The kernel `name`, whose `arguments` are given as in Python's struct; the context must be current."""
+        # Prepared: pycuda caches the arguments of other calls for ever, and so device memory that was given up.
+        return self._module.get_function(name).prepare(arguments)
+
+    def current(self) -> AbstractContextManager[None]:
+        """Makes the primary context this thread's; turns CUDA's errors into a DeviceError."""
+        return current_context(self.cuda, self._primary, DeviceError, "preprocessing on the GPU")
+
+    def close(self) -> None:
+        """Gives back what it holds on the GPU."""
+        with self.current():
+            del self._module
+        self._primary.detach()
+
+
 class CudaPreprocessing:
-    """One description's kernel on the first GPU, in its primary context, which torch and TensorRT share.
+    """One description's kernel on the first GPU.
 
     Raises:
         MissingDependency: pycuda is not installed.
@@ -44,14 +80,10 @@ class CudaPreprocessing:
                 "file exported without --embed-preprocessing; name one, or preprocess on the CPU"
             )
         self._preprocessing = preprocessing
-        self.cuda = cuda_driver("preprocessing on the GPU", "preprocess on the CPU")
-        device = self.cuda.Device(0)
-        cubin = compiled("sm_{}{}".format(*device.compute_capability()), cache_folder())
-        self._primary = device.retain_primary_context()
+        self._kernels = Kernels()
+        self.cuda = self._kernels.cuda
         with self.current():
-            self._module = self.cuda.module_from_file(str(cubin))
-            # Prepared: pycuda caches the arguments of other calls for ever, and so device memory that was given up.
-            self._kernel = self._module.get_function(kernel_name(preprocessing, "float32")).prepare("PPPPiiiP")
+            self._kernel = self._kernels.function(kernel_name(preprocessing, "float32"), "PPPPiiiP")
             self._stream = self.cuda.Stream()
             self._input, self._output = Staging(self.cuda), Staging(self.cuda)
 
@@ -86,16 +118,11 @@ class CudaPreprocessing:
 
     def copy(self, images: Sequence[Pixels], staging: Staging, stream: Any) -> Placed:
         """The first half of `enqueue`."""
-        packed = pack(images, self._preprocessing)
-        # One copy brings all to the GPU. What must be aligned stands first: 8 bytes, 4 bytes, 4 bytes, then pixels.
-        parts = [_bytes(packed.sources), _bytes(packed.tables), _bytes(normalization(self._preprocessing))]
-        starts = np.cumsum([0, *(part.size for part in parts)])
-        parts += packed.pixels
-        host, device = staging.of_size(sum(part.size for part in parts))
-        np.concatenate(parts, out=host)
+        bundle = Bundle(pack(images, self._preprocessing), self._preprocessing)
+        host, device = staging.of_size(bundle.size)
+        bundle.write(host)
         self.cuda.memcpy_htod_async(device, host, stream)
-        sources, tables, numbers, pixels = (int(device) + int(start) for start in starts)
-        return Placed((pixels, sources, tables, numbers), len(images), staging)
+        return Placed(tuple(int(device) + start for start in bundle.starts), len(images), staging)
 
     def launch(self, placed: Placed, output: int, stream: Any) -> None:
         """The second half of `enqueue`, which can be repeated."""
@@ -105,18 +132,61 @@ class CudaPreprocessing:
     def close(self) -> None:
         """Gives back what it holds on the GPU."""
         with self.current():
-            del self._module, self._kernel, self._stream, self._input, self._output
-        self._primary.detach()
+            del self._kernel, self._stream, self._input, self._output
+        self._kernels.close()
 
     def current(self) -> AbstractContextManager[None]:
         """Makes the primary context this thread's; turns CUDA's errors into a DeviceError."""
-        return current_context(self.cuda, self._primary, DeviceError, "preprocessing on the GPU")
+        return self._kernels.current()
+
+
+class CudaAugmentation:
+    """The kernel of a training on one GPU, with a stream for it that computing need not wait for.
+
+    Raises:
+        MissingDependency: pycuda is not installed.
+        DeviceError: there is no such GPU, or no compiler for the kernel.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, device: int = 0) -> None:
+        self._preprocessing = preprocessing
+        self._kernels = Kernels(device)
+        self.cuda = self._kernels.cuda
+        with self.current():
+            self._kernel = self._kernels.function(kernel_name(preprocessing, "float32", "augment"), "PPPPPiiiP")
+            self.stream = self.cuda.Stream(NON_BLOCKING)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image that it makes."""
+        return self._preprocessing.input_shape
+
+    def launch(self, bundle: int, starts: Sequence[int], images: int, output: int) -> None:
+        """Queues the kernel on `stream`, for a `packing.Bundle` at a GPU address; it writes to `output`.
+
+        Raises:
+            DeviceError: the GPU failed.
+        """
+        with self.current():
+            arguments = *(bundle + start for start in starts), *scalars(self._preprocessing), output
+            self._kernel.prepared_async_call(grid(self._preprocessing, images), BLOCK, self.stream, *arguments)
+
+    def close(self) -> None:
+        """Waits for what is queued, and gives back what it holds on the GPU."""
+        with self.current():
+            self.stream.synchronize()
+            del self._kernel, self.stream
+        self._kernels.close()
+
+    def current(self) -> AbstractContextManager[None]:
+        """Makes the primary context this thread's; turns CUDA's errors into a DeviceError."""
+        return self._kernels.current()
 
 
 class Placed(NamedTuple):
     """A batch on the GPU."""
 
-    addresses: tuple[int, int, int, int]
+    addresses: tuple[int, ...]
     """Of pixels, sources, tables and numbers, the kernel's first arguments."""
     images: int
     memory: Staging
@@ -184,7 +254,3 @@ def _key(content: bytes) -> str:
 def cache_folder() -> Path:
     """Where compiled kernels are kept for this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-cls"
-
-
-def _bytes(array: np.ndarray[Any, Any]) -> Pixels:
-    return array.view(np.uint8).reshape(-1)

@@ -17,10 +17,43 @@ from trt_cls.preprocessing.resampling import Axis, Table, axes, table
 
 SOURCE = np.dtype([("pixels", np.int64), ("across", np.int64), ("down", np.int64), ("width", np.int64)])
 """One image: where its bytes and the tables of its two axes begin, and its width; `Source` in the kernel."""
+CHANGE = np.dtype(
+    [
+        ("hue", np.float32), ("saturation", np.float32), ("contrast", np.float32), ("colored", np.int32),
+        ("mirrored", np.int32), ("erased", np.int32, 4),
+    ]
+)  # fmt: skip
+"""What training does to one image; `Change` in the kernel. The box is left, top, right, bottom."""
 TILE = (32, 16)
 """Width and height of the output that one block makes."""
 BLOCK = (32, 8, 1)
 """Threads of a block."""
+
+Filter = Literal["bilinear", "bicubic"]
+
+
+class Cut(NamedTuple):
+    """What the window of two axes looks at."""
+
+    pixels: Pixels
+    """[height,width,channels], a view of the image."""
+    left: int
+    top: int
+    """Where it begins in the image."""
+    both: tuple[Axis, Axis]
+    """The axes across and down, of the whole image."""
+
+
+def cut(image: Pixels, both: tuple[Axis, Axis], filter_name: Filter) -> Cut:
+    """The part of `image`, uint8 [height,width,channels], that its window can't do without."""
+    (left, right), (top, bottom) = (span(axis, filter_name) for axis in both)
+    return Cut(image[top:bottom, left:right], left, top, both)
+
+
+def span(axis: Axis, filter_name: Filter) -> tuple[int, int]:
+    """The first source pixel that an axis looks at, and the one after the last."""
+    flat, outputs = table(axis, filter_name), axis.outputs
+    return int(flat[0]), int(flat[outputs - 1] + flat[2 * outputs - 1])
 
 
 class Packed(NamedTuple):
@@ -31,7 +64,7 @@ class Packed(NamedTuple):
     tables: Table
     """The tables of `resampling.table` that the batch needs, each once, flat."""
     pixels: tuple[Pixels, ...]
-    """The images, flat; the kernel wants them one after the other."""
+    """What the windows look at, [height,width,channels]; the kernel wants them one after the other."""
 
 
 def pack(images: Sequence[Pixels], preprocessing: Preprocessing) -> Packed:
@@ -40,21 +73,52 @@ def pack(images: Sequence[Pixels], preprocessing: Preprocessing) -> Packed:
     Raises:
         DataError: an image is too long and thin for a crop.
     """
+    name = preprocessing.filter
+    cuts = [cut(image, axes((image.shape[1], image.shape[0]), preprocessing), name) for image in images]
+    return pack_cuts(cuts, name)
+
+
+def pack_cuts(cuts: Sequence[Cut], filter_name: Filter) -> Packed:
+    """The batch of one or more windows."""
     places: dict[Axis, int] = {}
     tables: list[Table] = []
     end_of_tables = end_of_pixels = 0
-    sources = np.empty(len(images), SOURCE)
-    for index, image in enumerate(images):
-        height, width = image.shape[:2]
-        both = axes((width, height), preprocessing)
+    sources = np.empty(len(cuts), SOURCE)
+    for index, (pixels, left, top, both) in enumerate(cuts):
         for axis in both:
             if axis not in places:
                 places[axis] = end_of_tables
-                tables.append(table(axis, preprocessing.filter))
+                tables.append(table(axis, filter_name))
                 end_of_tables += tables[-1].size
-        sources[index] = (end_of_pixels, places[both[0]], places[both[1]], width)
-        end_of_pixels += image.size
-    return Packed(sources, np.concatenate(tables), tuple(image.reshape(-1) for image in images))
+        _, width, channels = pixels.shape
+        # The tables count from the whole image's first pixel: where it would be, were it there.
+        origin = end_of_pixels - (top * width + left) * channels
+        sources[index] = (origin, places[both[0]], places[both[1]], width)
+        end_of_pixels += pixels.size
+    return Packed(sources, np.concatenate(tables), tuple(part.pixels for part in cuts))
+
+
+class Bundle:
+    """All that the kernel reads of a batch in one piece of memory, so that one copy brings it to the GPU."""
+
+    def __init__(
+        self, packed: Packed, preprocessing: Preprocessing, changes: npt.NDArray[np.void] | None = None
+    ) -> None:
+        # What must be aligned stands first: 8 bytes, then 4.
+        heads = [packed.sources, *([] if changes is None else [changes]), packed.tables, normalization(preprocessing)]
+        self._heads = [head.view(np.uint8).reshape(-1) for head in heads]
+        self._pixels = packed.pixels
+        *starts, pixels = (int(end) for end in np.cumsum([0, *(head.size for head in self._heads)]))
+        self.starts = pixels, *starts
+        """Where the kernel's first arguments begin, in its order: pixels, sources, changes if any, tables, numbers."""
+        self.size = pixels + sum(part.size for part in self._pixels)
+
+    def write(self, out: Pixels) -> None:
+        """Fills `out`, flat and of this size."""
+        end = 0
+        for part in (*self._heads, *self._pixels):
+            out[end : end + part.size].reshape(part.shape)[...] = part
+            end += part.size
 
 
 def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing) -> int:
@@ -65,15 +129,9 @@ def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing)
     channels, height, width = preprocessing.input_shape
     read = 0
     for size in sizes:
-        across, down = (_window(axis, preprocessing) for axis in axes(size, preprocessing))
-        read += across * down * channels
+        (left, right), (top, bottom) = (span(axis, preprocessing.filter) for axis in axes(size, preprocessing))
+        read += (right - left) * (bottom - top) * channels
     return read + len(sizes) * channels * height * width * 4
-
-
-def _window(axis: Axis, preprocessing: Preprocessing) -> int:
-    """Source pixels from the first that an axis looks at to the last."""
-    flat, outputs = table(axis, preprocessing.filter), axis.outputs
-    return int(flat[outputs - 1] + flat[2 * outputs - 1] - flat[0])
 
 
 def normalization(preprocessing: Preprocessing) -> Floats:
@@ -86,9 +144,13 @@ def scalars(preprocessing: Preprocessing) -> tuple[int, int, int]:
     return int(preprocessing.channel_order == "bgr"), preprocessing.height, preprocessing.width
 
 
-def kernel_name(preprocessing: Preprocessing, dtype: Literal["float32", "float16"]) -> str:
-    """The kernel that writes tensors of `dtype`."""
-    return f"preprocess_{'gray' if preprocessing.channels == 1 else 'color'}_{dtype}"
+def kernel_name(
+    preprocessing: Preprocessing,
+    dtype: Literal["float32", "float16"],
+    family: Literal["preprocess", "augment"] = "preprocess",
+) -> str:
+    """The kernel that writes tensors of `dtype`; those that augment write float32."""
+    return f"{family}_{'gray' if preprocessing.channels == 1 else 'color'}_{dtype}"
 
 
 def grid(preprocessing: Preprocessing, images: int) -> tuple[int, int, int]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trt_cls.distributed.processes import Processes
 from trt_cls.training.compute import Compute
-from trt_cls.training.distributed import Processes
+from trt_cls.training.distributed import average
 from trt_cls.training.validation import evaluating
 
 
@@ -89,7 +90,7 @@ def renew_statistics(network: nn.Module, batches: Iterable[Tensor], compute: Com
         layer.momentum = momentum
         share = layer.num_batches_tracked.double()
         for statistic in (layer.running_mean, layer.running_var):
-            processes.average(statistic, share)
+            average(statistic, share, processes)
 
 
 def _learning(network: nn.Module) -> Sequence[Any]:

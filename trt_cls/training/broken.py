@@ -8,8 +8,8 @@ from pathlib import Path
 
 from trt_cls.data.folder import ImageFolder
 from trt_cls.data.stream import Skipped
+from trt_cls.distributed.processes import Processes
 from trt_cls.errors import DataError
-from trt_cls.training.distributed import Processes
 
 
 class BrokenImages:

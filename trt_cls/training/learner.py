@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trt_cls.data.loader import TrainingBatch
+from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.errors import RequestError
 from trt_cls.models.network import Network
 from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
@@ -21,7 +22,7 @@ from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compiler import compiled
 from trt_cls.training.compute import Compute
 from trt_cls.training.distillation import Teacher
-from trt_cls.training.distributed import ALONE, Processes
+from trt_cls.training.distributed import replicated
 from trt_cls.training.optimizers import optimizer
 from trt_cls.training.regularizers import penalty
 from trt_cls.training.stages import Pipelined, spread
@@ -63,7 +64,7 @@ class Learner:
         self.penalty = penalty(config.reg_config, model)
         self._processes = processes
         parts = extensions.microbatches
-        network = processes.replicated(Pipelined(self.model, parts) if parts > 1 else self.model)
+        network = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
         self._network = compiled(network) if compile_network else network
         self._optimizer = optimizer(config.optimizer, self.penalty.parameter_groups(model))
         self._scaler = compute.scaler()

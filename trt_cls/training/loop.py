@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Batch, Skipped, stream
+from trt_cls.distributed.processes import Processes
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import Extensions, TrainConfig
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.broken import BrokenImages
-from trt_cls.training.distributed import Processes
+from trt_cls.training.distributed import take_over
 from trt_cls.training.interrupt import Interrupted, StopRequest
 from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
@@ -168,7 +169,8 @@ class Training:
         if self._step == self._data.loader.steps_per_epoch:
             return
         try:
-            yield from prefetched(self._data.loader.epoch(self._epoch, self._step), self._learner.compute)
+            batches = self._data.loader.epoch(self._epoch, self._step)
+            yield from prefetched(batches, self._learner.compute, self._data.kernel)
         except RuntimeError:
             # Ctrl-C on a terminal reaches the loader's processes too: the step before is then the last
             if not self._stop.requested:
@@ -205,7 +207,7 @@ class Training:
 
     def _validated(self, network: nn.Module) -> tuple[float, float]:
         """Accuracy, and loss with the penalty."""
-        self._processes.take_over(network.buffers())  # each process's own batches made them
+        take_over(network.buffers(), self._processes)  # each process's own batches made them
         compute = self._learner.compute
         accuracy, loss = validate(network, self._validation_batches(), compute, self._broken_val, self._processes)
         return accuracy, loss + penalty(self._config.reg_config, network).value().item()
@@ -245,7 +247,7 @@ class Training:
         if self._processes.first:  # on other machines the files are not
             states = (load_checkpoint(self._checkpoint(row.epoch)).module.state_dict() for row in rows)
             network.load_state_dict(network.state_dict() | mean_of(states))
-        self._processes.take_over(network.state_dict().values())
+        take_over(network.state_dict().values(), self._processes)
         renew_statistics(network, self._images_once_more(), self._learner.compute, self._processes)
         accuracy, loss = self._validated(network)
         averaged = Averaged(self._results.averaged, rows[0].epoch, rows[-1].epoch, accuracy, loss)
@@ -255,7 +257,8 @@ class Training:
 
     def _images_once_more(self) -> Iterator[Tensor]:
         """This process's share of the training images, drawn as for the epoch after this one."""
-        for batch in prefetched(self._data.loader.epoch(self._epoch + 1), self._learner.compute):
+        batches = self._data.loader.epoch(self._epoch + 1)
+        for batch in prefetched(batches, self._learner.compute, self._data.kernel):
             self._save_or_stop()
             yield batch.images
 

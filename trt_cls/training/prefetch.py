@@ -1,31 +1,85 @@
-"""Moves each batch to the GPU while the step before it computes."""
+"""Moves each batch to the GPU while the step before it computes; what the loader packed is made into images there."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 import torch
 
-from trt_cls.data.loader import TrainingBatch
+from trt_cls.contract import Preprocessing
+from trt_cls.data.loader import PackedBatch, TrainingBatch
+from trt_cls.errors import DeviceError, MissingDependency
+from trt_cls.preprocessing.cuda import CudaAugmentation
+from trt_cls.spec.experiment import Extensions
 from trt_cls.training.compute import Compute
 
+_log = logging.getLogger(__name__)
 
-def prefetched(batches: Iterable[TrainingBatch], compute: Compute) -> Iterator[TrainingBatch]:
-    """`batches` on the device of `compute`, one of them ahead; on a CPU they are as they were."""
+
+def open_augmentation(
+    compute: Compute, preprocessing: Preprocessing, extensions: Extensions
+) -> CudaAugmentation | None:
+    """The kernel that makes packed batches into images, to be closed; None where the loader's processes do that."""
     if compute.device.type != "cuda":
-        yield from batches
+        return None
+    on_resized = [name for name in ("rand_augment", "crop_padding") if getattr(extensions, name)]
+    if on_resized:
+        _log.warning("training images are augmented on the CPU: the GPU's kernel has no %s", " and ".join(on_resized))
+        return None
+    try:
+        return CudaAugmentation(preprocessing, compute.device.index)
+    except (DeviceError, MissingDependency) as error:
+        _log.warning("training images are augmented on the CPU, with the same result: %s", error)
+        return None
+
+
+def prefetched(
+    batches: Iterable[TrainingBatch | PackedBatch], compute: Compute, kernel: CudaAugmentation | None = None
+) -> Iterator[TrainingBatch]:
+    """`batches` on the device of `compute`, one of them ahead; on a CPU they are as they were.
+
+    `kernel` is for packed ones.
+    """
+    if compute.device.type != "cuda":
+        for batch in batches:
+            yield batch if isinstance(batch, TrainingBatch) else _moved(batch, compute, kernel)
         return
-    copies = torch.cuda.Stream(compute.device)  # type: ignore[no-untyped-call]
+    copies = _stream(compute, kernel)
     ahead: tuple[TrainingBatch, torch.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(copies):
-            moved = TrainingBatch(compute.images(batch.images), compute.targets(batch.targets), batch.skipped)
+            moved = _moved(batch, compute, kernel)
             copied = copies.record_event()
         if ahead is not None:
             yield _handed_over(*ahead)
         ahead = moved, copied
     if ahead is not None:
         yield _handed_over(*ahead)
+
+
+def _stream(compute: Compute, kernel: CudaAugmentation | None) -> torch.cuda.Stream:
+    """One beside that of the steps: the kernel's own, so that copies and launches follow each other."""
+    if kernel is None:
+        return torch.cuda.Stream(compute.device)  # type: ignore[no-untyped-call]
+    return torch.cuda.ExternalStream(kernel.stream.handle, compute.device)  # type: ignore[no-untyped-call]
+
+
+def _moved(batch: TrainingBatch | PackedBatch, compute: Compute, kernel: CudaAugmentation | None) -> TrainingBatch:
+    """Queues all that brings `batch` to the device."""
+    images = batch.images if isinstance(batch, TrainingBatch) else _augmented(batch, compute, kernel)
+    return TrainingBatch(compute.images(images), compute.targets(batch.targets), batch.skipped)
+
+
+def _augmented(batch: PackedBatch, compute: Compute, kernel: CudaAugmentation | None) -> torch.Tensor:
+    """The images of `batch`, queued on the kernel's stream, which is the current one."""
+    if kernel is None:
+        raise TypeError("packed batches, and no kernel to make images of them")
+    bundle = compute.moved(batch.bundle)
+    images = bundle.new_empty((batch.count, *kernel.shape), dtype=torch.float32)
+    if batch.count:
+        kernel.launch(bundle.data_ptr(), batch.starts, batch.count, images.data_ptr())
+    return batch.mixing.images(images)
 
 
 def _handed_over(batch: TrainingBatch, copied: torch.Event) -> TrainingBatch:

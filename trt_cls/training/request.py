@@ -11,13 +11,16 @@ from torch import nn
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, image_folder, read_classmap
 from trt_cls.data.loader import TrainingLoader
+from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.pretrained import Report, load_pretrained, take
+from trt_cls.preprocessing.cuda import CudaAugmentation
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.spec.architectures import HUB, is_external
 from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
-from trt_cls.training.distributed import Processes
+from trt_cls.training.compute import Compute
+from trt_cls.training.prefetch import open_augmentation
 from trt_cls.training.reporter import Reporter
 
 
@@ -29,6 +32,13 @@ class TrainingData:
     val: ImageFolder
     loader: TrainingLoader
     contract: Contract
+    kernel: CudaAugmentation | None
+    """Makes the images of packed batches; without it the loader makes whole ones."""
+
+    def close(self) -> None:
+        """Gives back what the kernel holds on the GPU."""
+        if self.kernel:
+            self.kernel.close()
 
 
 def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> TrainConfig:
@@ -61,18 +71,22 @@ def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> Train
     return config
 
 
-def open_data(experiment: Experiment, config: TrainConfig, classmap: Path | None, processes: Processes) -> TrainingData:
-    """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder."""
+def open_data(
+    experiment: Experiment, config: TrainConfig, classmap: Path | None, processes: Processes, compute: Compute
+) -> TrainingData:
+    """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder.
+
+    The result is to be closed.
+    """
     classes = read_classmap(classmap) if classmap else None
     train = image_folder(Path(config.train_dataset_path), classes)
     val = image_folder(Path(config.val_dataset_path), train.classes)
-    preprocessing = preprocessing_from_spec(experiment, "train")
-    return TrainingData(
-        train,
-        val,
-        TrainingLoader(train, preprocessing, config, processes.rank, processes.size, experiment.extensions),
-        Contract(experiment.model_config, preprocessing, train.classes),
-    )
+    preprocessing, extensions = preprocessing_from_spec(experiment, "train"), experiment.extensions
+    kernel = open_augmentation(compute, preprocessing, extensions)
+    pack = kernel is not None
+    loader = TrainingLoader(train, preprocessing, config, processes.rank, processes.size, extensions, pack=pack)
+    contract = Contract(experiment.model_config, preprocessing, train.classes)
+    return TrainingData(train, val, loader, contract, kernel)
 
 
 def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter | None, *, resume: bool) -> nn.Module:

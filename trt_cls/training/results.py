@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from trt_cls import files
+from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError
-from trt_cls.training.distributed import Processes
+
+MEETING_PORT = 29400
+"""Where torchrun's machines meet by default."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,17 @@ class Results:
         """The command that goes on with this training; on several machines it is the one for each of them."""
         program = ["trt-cls"]
         if processes.size > 1:
-            program = ["torchrun", "--nproc-per-node", str(processes.per_machine), "-m", "trt_cls"]
+            program = ["torchrun", *_meeting(), "--nproc-per-node", str(processes.per_machine), "-m", "trt_cls"]
         return shlex.join([*program, "train", "-e", str(self.spec), "-r", str(self.root), "--resume"])
+
+
+def _meeting() -> list[str]:
+    """Options by which torchrun's machines find each other where they did before; none on one machine."""
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    if machines == "1":
+        return []
+    endpoint = f"{os.environ['MASTER_ADDR']}:{MEETING_PORT}"
+    return ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
 
 
 def open_results(results: Results, *, resume: bool) -> None:

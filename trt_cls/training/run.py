@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,14 +11,15 @@ from torch import nn
 
 from trt_cls import spec
 from trt_cls.data.folder import write_classmap
+from trt_cls.distributed.processes import Processes
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
 from trt_cls.models.resizing import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
 from trt_cls.training.compiler import compiler_failures_told
-from trt_cls.training.compute import choose_compute, repeatable
+from trt_cls.training.compute import Compute, choose_compute, repeatable
 from trt_cls.training.distillation import Teacher
-from trt_cls.training.distributed import Processes, joined
+from trt_cls.training.distributed import joined_to_train
 from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
 from trt_cls.training.loggers import Loggers
@@ -60,7 +61,7 @@ def train(
     """
     config = supported(experiment, init_epoch=init_epoch, resume=resume)
     stages = max(1, len(config.model_parallelism))
-    with joined(device, stages) as processes:
+    with joined_to_train(device, stages) as processes, ExitStack() as stack:
         folder = Results(results)
         if processes.first:
             open_results(folder, resume=resume)
@@ -69,7 +70,9 @@ def train(
         if state is not None and precision == "auto":
             precision = state.request["--precision"]
         compute = choose_compute(device, precision, stages)
-        data = open_data(experiment, config, folder.classmap if resume and classmap is None else classmap, processes)
+        known = folder.classmap if resume and classmap is None else classmap
+        data = open_data(experiment, config, known, processes, compute)
+        stack.callback(data.close)
         compile_network = compile_network or (state is not None and state.request["--compile"])
         options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
         extensions = experiment.extensions
@@ -101,7 +104,7 @@ def train(
             if reporter is not None:
                 write_text(folder.spec, spec.show(experiment))
                 write_classmap(folder.classmap, data.train.classes)
-                reporter.line(f"{compute} · {_system(config, processes)} · {_size(data, model)}")
+                reporter.line(f"{compute} · {_system(config, processes, data, compute)} · {_size(data, model)}")
                 trackers = _trackers(loggers, experiment, config, folder, reporter)
                 journal = Journal(folder, config, data.contract, reporter, trackers, training.epoch)
             return training.run(journal, resumed=resume)
@@ -129,9 +132,10 @@ def _trackers(
     return Loggers(list(dict.fromkeys([*names, *by_spec])), folder.root, fields, asked, reporter)
 
 
-def _system(config: TrainConfig, processes: Processes) -> str:
+def _system(config: TrainConfig, processes: Processes, data: TrainingData, compute: Compute) -> str:
     noun = "process" if processes.size == 1 else "processes"
-    return f"trt-cls {__version__} · {processes.size} {noun} · seed {config.random_seed}"
+    augmented = f" · images augmented on the {'GPU' if data.kernel else 'CPU'}" if compute.device.type == "cuda" else ""
+    return f"trt-cls {__version__} · {processes.size} {noun} · seed {config.random_seed}{augmented}"
 
 
 def _size(data: TrainingData, model: nn.Module) -> str:

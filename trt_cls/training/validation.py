@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from trt_cls.data.stream import Batch
+from trt_cls.distributed.processes import Processes
 from trt_cls.training.broken import BrokenImages
 from trt_cls.training.compute import Compute
-from trt_cls.training.distributed import Processes
 
 
 def validate(

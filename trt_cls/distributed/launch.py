@@ -7,34 +7,17 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-from trt_cls.errors import DeviceError
-
-
-def require_gpus(count: int) -> None:
-    """Makes sure that `count` GPUs are there.
-
-    Raises:
-        DeviceError: they are not.
-    """
-    found = torch.cuda.device_count()
-    if count > found:
-        raise DeviceError(
-            f"--gpus {count}: torch finds {found} GPUs; expected {count}; ask for fewer, or train in processes on the "
-            f"CPU: torchrun --nproc-per-node {count} -m trt_cls train … --device cpu"
-        )
-
 
 def run_in_processes(count: int, arguments: Sequence[str]) -> int:
     """Runs `python ARGUMENTS` in `count` processes that find each other, and returns their exit status.
 
-    They have this process's output, and say themselves why they fail.
+    They have this process's input and output, and say themselves why they fail.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.ERROR)  # torch's launcher repeats the end of each process; its loggers have own levels
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -1,0 +1,89 @@
+"""What each process takes of the work and of the machine; how they end together is tested with the commands."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trt_cls.distributed import gpus
+from trt_cls.distributed.processes import ALONE, Processes, joined
+from trt_cls.errors import DeviceError
+
+
+@given(st.integers(0, 200), st.integers(1, 40), st.integers(1, 9))
+def test_shares_are_the_batches_of_one_process(count: int, batch_size: int, size: int) -> None:
+    items = range(count)
+    shares = [Processes(rank, size).share(items, batch_size) for rank in range(size)]
+    of_one = [list(items[start : start + batch_size]) for start in range(0, count, batch_size)]
+    of_each = [
+        list(share[start : start + batch_size]) for share in shares for start in range(0, len(share), batch_size)
+    ]
+    assert of_each == of_one
+    batches = [-(-len(share) // batch_size) for share in shares]
+    assert max(batches) - min(batches) <= 1
+    assert batches[0] == max(batches)
+
+
+def test_a_process_alone_has_it_all_and_waits_for_nobody() -> None:
+    assert ALONE.share([1, 2, 3], 2) == [1, 2, 3]
+    assert ALONE.gather("value") == ["value"]
+    assert ALONE.from_first(lambda: 7) == 7
+    assert ALONE.threads is None
+    ALONE.wait()
+
+
+def test_one_process_of_torchrun_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with joined(cure="") as processes:
+        assert processes == ALONE
+
+
+def test_processes_share_the_cores_of_their_machine() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert Processes(0, 4, per_machine=1).threads == cores
+    assert Processes(0, 2 * cores, per_machine=2 * cores).threads == 1
+
+
+TWO = Processes(rank=3, size=4, per_machine=2, rank_on_machine=1)
+
+
+@pytest.mark.parametrize(
+    ("visible", "left"),
+    [(None, "1"), ("4,6,7", "6"), ("GPU-8932f937, GPU-a1b2c3d4", "GPU-a1b2c3d4")],
+    ids=["all", "numbers", "names"],
+)
+def test_each_process_is_left_one_of_the_visible_gpus(
+    visible: str | None, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "gpus_found", lambda: 3)
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    if visible:
+        monkeypatch.setenv(gpus.VISIBLE, visible)
+    gpus.take_gpu(TWO, required=True, otherwise="")
+    assert os.environ[gpus.VISIBLE] == left
+
+
+def test_a_process_alone_keeps_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpus.VISIBLE, "1,2")
+    gpus.take_gpu(ALONE, required=True, otherwise="")
+    assert os.environ[gpus.VISIBLE] == "1,2"
+
+
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "gpus_found", lambda: 1)
+    with pytest.raises(DeviceError, match=r"^2 processes on this machine, where torch finds 1 GPUs; .* use a CPU$"):
+        gpus.take_gpu(TWO, required=False, otherwise="use a CPU")
+    gpus.take_gpu(replace(TWO, per_machine=1, rank_on_machine=0), required=False, otherwise="")
+
+
+def test_a_machine_without_gpus_is_refused_only_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "gpus_found", lambda: 0)
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    gpus.take_gpu(TWO, required=False, otherwise="")
+    assert gpus.VISIBLE not in os.environ
+    with pytest.raises(DeviceError, match="2 processes on this machine, where torch finds 0 GPUs"):
+        gpus.take_gpu(TWO, required=True, otherwise="")

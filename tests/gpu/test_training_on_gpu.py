@@ -1,0 +1,100 @@
+"""What only a GPU can show of training: its kernel's images there, between torch's streams, and what is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pixel_reference import preprocessing_of
+from shared_data import photos
+
+from trt_cls.contract import Preprocessing
+from trt_cls.data.folder import ImageFolder, image_folder
+from trt_cls.data.loader import TrainingBatch, TrainingLoader
+from trt_cls.gpu import visible_gpu
+from trt_cls.spec.experiment import (
+    PLAIN,
+    CosineLr,
+    Experiment,
+    Extensions,
+    LrConfig,
+    ModelConfig,
+    Optimizer,
+    RegConfig,
+    Sgd,
+    TrainConfig,
+)
+from trt_cls.training.compute import choose_compute
+from trt_cls.training.prefetch import open_augmentation, prefetched
+from trt_cls.training.run import train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(visible_gpu() is None or find_spec("pycuda") is None, reason="no NVIDIA GPU, or no pycuda"),
+]
+EXTENSIONS = [PLAIN, Extensions(random_erasing=0.5, cutmix_alpha=1.0)]
+DESCRIPTIONS = [
+    preprocessing_of("rgb", "bilinear", "center", "224x224", "torch"),
+    preprocessing_of("rgb", "bicubic", "none", "160x112", "caffe"),
+    preprocessing_of("gray", "bicubic", "center", "75x130", "caffe"),
+]
+
+
+def config(folder: ImageFolder) -> TrainConfig:
+    return TrainConfig(
+        train_dataset_path=str(folder.root),
+        val_dataset_path=str(folder.root),
+        batch_size_per_gpu=16,
+        n_epochs=1,
+        n_workers=2,
+        optimizer=Optimizer(sgd=Sgd()),
+        reg_config=RegConfig(type="None"),
+        lr_config=LrConfig(cosine=CosineLr(learning_rate=0.02)),
+    )
+
+
+def whole(folder: ImageFolder, preprocessing: Preprocessing, extensions: Extensions) -> Iterator[TrainingBatch]:
+    asked = replace(config(folder), n_workers=0)
+    yield from TrainingLoader(folder, preprocessing, asked, extensions=extensions).epoch(1)
+
+
+@pytest.mark.parametrize("extensions", EXTENSIONS, ids=["mixup", "erasing and cutmix"])
+@pytest.mark.parametrize("preprocessing", DESCRIPTIONS, ids=["color", "bicubic", "gray"])
+def test_batches_are_those_of_the_cpu_to_the_bit(preprocessing: Preprocessing, extensions: Extensions) -> None:
+    folder = image_folder(photos())
+    compute = choose_compute("cuda", "fp32")
+    kernel = open_augmentation(compute, preprocessing, extensions)
+    assert kernel is not None, "the log says why"
+    packed = TrainingLoader(folder, preprocessing, config(folder), extensions=extensions, pack=True)
+    with closing(kernel):
+        found = []
+        for batch in prefetched(packed.epoch(1), compute, kernel):
+            # what a step does meanwhile, on the stream that it does it on
+            torch.randn(1024, 1024, device="cuda") @ torch.randn(1024, 1024, device="cuda")
+            found.append((batch.images.cpu().contiguous(), batch.targets.cpu()))
+    for (images, targets), expected in zip(found, whole(folder, preprocessing, extensions), strict=True):
+        np.testing.assert_array_equal(images.numpy().view(np.uint32), expected.images.numpy().view(np.uint32))
+        np.testing.assert_array_equal(targets.numpy().view(np.uint32), expected.targets.numpy().view(np.uint32))
+
+
+def test_an_epoch_ends_in_the_same_weights_wherever_images_are_augmented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(photos())
+    model = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,64,64", use_batch_norm=True)
+    asked = Experiment(model_config=model, train_config=config(folder), extensions=EXTENSIONS[1])
+    by_gpu = train(asked, tmp_path / "gpu", device="cuda", precision="fp32")
+
+    def none(*given: Any) -> None:
+        return None
+
+    monkeypatch.setattr("trt_cls.training.request.open_augmentation", none)
+    by_cpu = train(asked, tmp_path / "cpu", device="cuda", precision="fp32")
+    assert by_gpu.last.read_bytes() == by_cpu.last.read_bytes()

@@ -1,0 +1,128 @@
+"""The CUDA kernel for training, built for the CPU, against the augmentation on the CPU: equal to the bit."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_strategies import FILTERS, lengths, noise
+from pixel_reference import COLOR, GRAY, preprocessing_of
+from shared_data import photos
+
+from kernels import host
+from trt_cls.contract import Preprocessing
+from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, Plan, carried_out, plan
+from trt_cls.data.folder import list_images
+from trt_cls.data.packed import LARGEST, part
+from trt_cls.preprocessing.images import read
+from trt_cls.preprocessing.pillow import Pixels, hwc, normalize
+from trt_cls.preprocessing.resampling import Axis
+from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
+
+TRAIN = TrainConfig(
+    train_dataset_path="",
+    val_dataset_path="",
+    optimizer=Optimizer(),
+    reg_config=RegConfig(type="None"),
+    lr_config=LrConfig(),
+)
+
+
+def different_bits(images: list[Pixels], plans: list[Plan], preprocessing: Preprocessing) -> int:
+    """How many values of the batch the kernel and the CPU disagree on."""
+    found = host.augment([part(*both, preprocessing) for both in zip(images, plans, strict=True)], preprocessing)
+    tensors = []
+    for image, made in zip(images, plans, strict=True):
+        tensors.append(normalize(carried_out(made, image, preprocessing.filter), preprocessing))
+        left, top, right, bottom = made.erased
+        tensors[-1][:, top:bottom, left:right] = 0
+    expected = np.stack(tensors)
+    return np.count_nonzero(found.view(np.uint32) != expected.view(np.uint32))
+
+
+def drawn(image: Pixels, preprocessing: Preprocessing, rng: Random) -> Plan:
+    """A plan with a rectangle to erase for every other image."""
+    made = plan((image.shape[1], image.shape[0]), preprocessing, TRAIN, rng)
+    left, right = sorted(rng.randint(0, preprocessing.width) for _ in range(2))
+    top, bottom = sorted(rng.randint(0, preprocessing.height) for _ in range(2))
+    return made._replace(erased=Box(left, top, right, bottom)) if rng.random() < 0.5 else made
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[list[Pixels], list[Plan], Preprocessing]:
+    color = draw(st.sampled_from(["rgb", "gray"]))
+    mode = draw(st.sampled_from(sorted(COLOR)))
+    height, width = draw(lengths(70)), draw(lengths(70))
+    preprocessing = preprocessing_of(color, draw(st.sampled_from(FILTERS)), "none", f"{height}x{width}", mode)
+    random = np.random.default_rng(draw(st.integers(0, 2**20)))
+    sizes = [*draw(st.lists(st.tuples(lengths(400), lengths(400)), max_size=3)), (width, height)]
+    images = [hwc(noise(random, *size, preprocessing.channels)) for size in sizes]
+    rng = Random(draw(st.integers(0, 2**20)))
+    return images, [drawn(image, preprocessing, rng) for image in images], preprocessing
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(batches())
+def test_any_size_by_any_draws_is_that_of_the_cpu(batch: tuple[list[Pixels], list[Plan], Preprocessing]) -> None:
+    assert different_bits(*batch) == 0
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=3000)
+@given(batches())
+def test_any_size_by_any_draws_is_that_of_the_cpu_at_length(
+    batch: tuple[list[Pixels], list[Plan], Preprocessing],
+) -> None:
+    assert different_bits(*batch) == 0
+
+
+@pytest.mark.parametrize("mode", sorted(COLOR))
+@pytest.mark.parametrize("color", ["rgb", "gray"])
+def test_photographs_are_those_of_the_cpu(color: str, mode: str) -> None:
+    assert mode in GRAY
+    paths = list_images(photos())
+    for number, filter_name in enumerate(FILTERS):
+        preprocessing = preprocessing_of(color, filter_name, "center", "96x112", mode)
+        images = [read(path, preprocessing.channels) for path in paths[number::8]]
+        rng = Random(number)
+        assert different_bits(images, [drawn(image, preprocessing, rng) for image in images], preprocessing) == 0
+
+
+def whole(width: int, height: int) -> tuple[Axis, Axis]:
+    return Axis(width, width, 0, width), Axis(height, height, 0, height)
+
+
+def test_every_shade_of_every_colour_changes_as_on_the_cpu() -> None:
+    """Pixels as they are: each step of 5 of all three channels, by the largest changes, none, and some between."""
+    steps = np.arange(0, 256, 5, dtype=np.uint8)  # 0 to 255
+    colors = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(len(steps), -1, 3)
+    preprocessing = preprocessing_of("rgb", "bilinear", "none", f"{colors.shape[0]}x{colors.shape[1]}", "torch")
+    rng = Random(0)
+    changes = [Colors(sign * HUE, sign * SATURATION, sign * CONTRAST) for sign in (-1, 0, 1)]
+    changes += [Colors(*(rng.uniform(-most, most) for most in (HUE, SATURATION, CONTRAST))) for _ in range(13)]
+    plans = [Plan(whole(colors.shape[1], colors.shape[0]), change, (0, 0), False) for change in changes]
+    assert different_bits([colors] * len(plans), plans, preprocessing) == 0
+
+
+@pytest.mark.parametrize("sides", [2, 3])
+def test_a_large_image_crosses_the_bus_in_the_networks_size(sides: int) -> None:
+    """Twice as wide and high is still sent as it is; more would be more bytes than float32."""
+    preprocessing = preprocessing_of("rgb", "bicubic", "none", "24x40")
+    image = hwc(noise(np.random.default_rng(0), 40 * sides, 24 * sides, 3))
+    made = Plan((Axis(40 * sides, 40, 0, 40), Axis(24 * sides, 24, 0, 24)), Colors(9.0, 0.1, -0.1), (0, 0), True)
+    pixels = part(image, made, preprocessing).cut.pixels
+    assert pixels.size == image.size if sides**2 <= LARGEST else pixels.shape == (24, 40, 3)
+    assert different_bits([image], [made], preprocessing) == 0
+
+
+def test_pixels_that_no_window_looks_at_stay_behind() -> None:
+    preprocessing = preprocessing_of("rgb", "bilinear", "none", "32x32")
+    image = hwc(noise(np.random.default_rng(0), 400, 300, 3))
+    made = Plan((Axis(400, 400, 200, 32), Axis(300, 300, 100, 32)), None, (0, 0), False)
+    kept = part(image, made, preprocessing).cut
+    assert kept.pixels.shape == (33, 33, 3), "bilinear also loads the next pixel, which counts nothing here"
+    assert kept.pixels.base is None, "the rest of the image is given up"
+    assert different_bits([image], [made], preprocessing) == 0

@@ -1,0 +1,242 @@
+"""Packed batches on their way to the GPU: with the kernel and the streams played by the CPU, equal to whole ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gpu_stand_in import StandIn, Stream
+from pixel_reference import preprocessing_of
+from shared_data import photos
+
+from kernels import host
+from trt_cls import gpu
+from trt_cls.contract import Preprocessing
+from trt_cls.data.folder import ImageFolder, image_folder
+from trt_cls.data.loader import PackedBatch, TrainingBatch, TrainingLoader
+from trt_cls.preprocessing.cuda import NON_BLOCKING, CudaAugmentation
+from trt_cls.spec.experiment import (
+    PLAIN,
+    Experiment,
+    Extensions,
+    LrConfig,
+    Optimizer,
+    RandAugment,
+    RegConfig,
+    TrainConfig,
+)
+from trt_cls.training.compute import Compute, choose_compute
+from trt_cls.training.prefetch import open_augmentation, prefetched
+from trt_cls.training.run import train
+
+COLOR = preprocessing_of("rgb", "bilinear", "center", "48x64", "caffe")
+GRAY = preprocessing_of("gray", "bicubic", "none", "40x33", "torch")
+ON_GPU = Compute((torch.device("cuda", 0),), "fp32", "a test's")
+
+
+@pytest.fixture(scope="module")
+def folder() -> ImageFolder:
+    """Thirty photographs."""
+    found = image_folder(photos())
+    return ImageFolder(found.root, found.samples[::5][:30], found.classes)
+
+
+def loader(
+    folder: ImageFolder, preprocessing: Preprocessing, extensions: Extensions, *, pack: bool, **given: Any
+) -> TrainingLoader:
+    rest = {"optimizer": Optimizer(), "reg_config": RegConfig(type="None"), "lr_config": LrConfig()}
+    fields = {"batch_size_per_gpu": 8, "n_workers": 0, **given}
+    train_config = TrainConfig(train_dataset_path="", val_dataset_path="", **rest, **fields)
+    return TrainingLoader(folder, preprocessing, train_config, extensions=extensions, pack=pack)
+
+
+def check_same(found: list[TrainingBatch], expected: list[TrainingBatch]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.images.numpy().view(np.uint32), other.images.numpy().view(np.uint32))
+        np.testing.assert_array_equal(one.targets.numpy().view(np.uint32), other.targets.numpy().view(np.uint32))
+        assert one.skipped == other.skipped
+
+
+EXTENSIONS = {
+    "plain": PLAIN,
+    "erasing": Extensions(random_erasing=0.5),
+    "cutmix": Extensions(cutmix_alpha=1.0, random_erasing=0.3),
+}
+
+
+@pytest.mark.parametrize("given", [{}, {"mixup_alpha": 0.0}, {"enable_random_crop": False}], ids=str)
+@pytest.mark.parametrize("extensions", list(EXTENSIONS))
+@pytest.mark.parametrize("preprocessing", [COLOR, GRAY], ids=["color", "gray"])
+def test_an_epoch_of_packed_batches_is_that_of_whole_ones(
+    folder: ImageFolder, preprocessing: Preprocessing, extensions: str, given: dict[str, Any]
+) -> None:
+    asked = EXTENSIONS[extensions]
+    packed = loader(folder, preprocessing, asked, pack=True, **given).epoch(3)
+    kernel = host.Augmentation(preprocessing)
+    found = list(prefetched(packed, choose_compute("cpu", "fp32"), kernel))
+    check_same(found, list(loader(folder, preprocessing, asked, pack=False, **given).epoch(3)))
+    assert kernel.batches == [8, 8, 8, 6]
+
+
+def test_packed_batches_come_whole_out_of_other_processes(folder: ImageFolder) -> None:
+    alone, two = (list(loader(folder, COLOR, PLAIN, pack=True, n_workers=n).epoch(0)) for n in (0, 2))
+    for one, other in zip(two, alone, strict=True):
+        assert torch.equal(one.bundle, other.bundle)
+        assert torch.equal(one.mixing.shares, other.mixing.shares)
+        assert (one.starts, one.count) == (other.starts, other.count)
+
+
+def test_a_bundle_is_smaller_than_the_tensor_that_it_becomes(folder: ImageFolder) -> None:
+    preprocessing = preprocessing_of("rgb", "bilinear", "center", "224x224", "torch")
+    packed = list(loader(folder, preprocessing, PLAIN, pack=True).epoch(0))
+    tensors = sum(batch.count for batch in packed) * 3 * 224 * 224 * 4
+    assert sum(batch.bundle.nbytes for batch in packed) < 0.5 * tensors
+
+
+def test_broken_images_are_left_out_and_a_batch_of_them_is_empty(folder: ImageFolder, tmp_path: Path) -> None:
+    samples = [replace(sample, path=tmp_path / "none.jpg") for sample in folder.samples]
+    kernel, compute = host.Augmentation(COLOR), choose_compute("cpu", "fp32")
+    for chosen in (samples[:8], [*samples[:3], *folder.samples[:5]]):
+        broken = ImageFolder(folder.root, tuple(chosen), folder.classes)
+        found = list(prefetched(loader(broken, COLOR, PLAIN, pack=True).epoch(0), compute, kernel))
+        check_same(found, list(loader(broken, COLOR, PLAIN, pack=False).epoch(0)))
+    assert kernel.batches == [5]
+
+
+class Lazily:
+    """A GPU's memory and streams as torch shows them: what is queued is done when somebody waits for it."""
+
+    device = SimpleNamespace(type="cuda")
+
+    def __init__(self, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._kept: list[torch.Tensor] = []  # torch gives memory on only to what comes later on the stream
+        self.recorded: list[torch.Tensor] = []
+        self._stream: Stream | None = None
+        monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: Queue(stand_in.streams[handle]))
+        monkeypatch.setattr(torch.cuda, "stream", self._entered)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(wait_event=lambda event: event()))
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: self.recorded.append(tensor))
+
+    @contextmanager
+    def _entered(self, queue: Queue) -> Iterator[None]:
+        self._stream = queue.stream
+        yield
+        self._stream = None
+
+    def moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        assert self._stream is not None, "copied on the stream of the steps, which must then wait for it"
+        copy = torch.full_like(tensor, 255 if tensor.dtype == torch.uint8 else torch.nan)
+        self._stream.add(lambda: copy.copy_(tensor))
+        self._kept.append(copy)
+        return copy
+
+    targets = moved
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+class Queue:
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def record_event(self) -> Callable[[], None]:
+        reached: list[bool] = []
+        self.stream.add(lambda: reached.append(True))
+
+        def wait() -> None:
+            while not reached:
+                self.stream.queue.pop(0)()
+
+        return wait
+
+
+def test_a_batch_is_ready_when_it_is_handed_over_and_the_next_is_under_way(
+    folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = StandIn((1, 1))
+    stand_in.install(monkeypatch)
+    lazily = Lazily(stand_in, monkeypatch)
+    kernel = CudaAugmentation(COLOR, 0)
+    (stream,) = stand_in.streams.values()
+    assert stream.flags == NON_BLOCKING, "else every launch waits for the step, which is on the default stream"
+    expected = list(loader(folder, COLOR, PLAIN, pack=False, mixup_alpha=0.0).epoch(0))
+    batches = loader(folder, COLOR, PLAIN, pack=True, mixup_alpha=0.0).epoch(0)
+    for number, batch in enumerate(prefetched(batches, lazily, kernel)):
+        check_same([batch], [expected[number]])
+        assert lazily.recorded[-2:][0] is batch.images
+        assert lazily.recorded[-2:][1] is batch.targets
+        assert bool(stream.queue) == (number + 1 < len(expected))
+    kernel.close()
+    stand_in.assert_all_freed()
+
+
+def test_a_training_with_packed_batches_ends_as_one_without(
+    experiment: Callable[..., Experiment], tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = experiment(extensions=Extensions(random_erasing=0.3, cutmix_alpha=1.0, average_checkpoints=2))
+    expected = train(asked, tmp_path / "whole", device="cpu", reporter=quiet())
+    kernels = []
+
+    def opened(compute: Compute, preprocessing: Preprocessing, extensions: Extensions) -> host.Augmentation:
+        kernels.append(host.Augmentation(preprocessing))
+        return kernels[-1]
+
+    monkeypatch.setattr("trt_cls.training.request.open_augmentation", opened)
+    found = train(asked, tmp_path / "packed", device="cpu", reporter=quiet())
+    assert kernels[0].batches == [8, 8, 5] * 3, "two epochs, and once more for the averaged checkpoint"
+    assert found.last.read_bytes() == expected.last.read_bytes()
+    assert found.averaged.path.read_bytes() == expected.averaged.path.read_bytes()
+
+
+def test_on_a_cpu_nothing_is_packed_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert open_augmentation(choose_compute("cpu", "fp32"), COLOR, PLAIN) is None
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("extensions", "told"),
+    [
+        (PLAIN, "on the CPU, with the same result: preprocessing on the GPU needs the package pycuda"),
+        (Extensions(rand_augment=RandAugment()), "on the CPU: the GPU's kernel has no rand_augment"),
+        (Extensions(crop_padding=4), "on the CPU: the GPU's kernel has no crop_padding"),
+    ],
+)
+def test_one_line_says_why_a_gpu_does_not_augment(
+    extensions: Extensions, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    with caplog.at_level(logging.WARNING):
+        assert open_augmentation(ON_GPU, COLOR, extensions) is None
+    (message,) = caplog.messages
+    assert told in message
+
+
+def test_where_a_gpu_and_its_tools_are_there_the_kernel_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = StandIn((1, 1))
+    stand_in.install(monkeypatch)
+    kernel = open_augmentation(ON_GPU, COLOR, PLAIN)
+    assert kernel is not None
+    assert kernel.shape == (3, 48, 64)
+    kernel.close()
+    stand_in.assert_all_freed()
+
+
+def test_pinning_leaves_no_tensor_of_a_packed_batch_behind(
+    folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.data_ptr()) or tensor)
+    batch = next(loader(folder, COLOR, PLAIN, pack=True).epoch(0))
+    assert isinstance(batch, PackedBatch)
+    batch.pin_memory()
+    assert set(pinned) == {tensor.data_ptr() for tensor in (batch.bundle, batch.mixing.shares, batch.targets)}

@@ -1,0 +1,98 @@
+"""Commands that several processes run together: one started for each GPU, one that speaks for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from trt_cls.cli.options import Decorator
+from trt_cls.cli.progress import progress
+from trt_cls.errors import RequestError
+
+if TYPE_CHECKING:
+    from trt_cls.distributed.processes import Processes
+    from trt_cls.engines.engine import Provider
+
+ENGINES = (".engine", ".plan")
+"""Files that run on a GPU whatever the provider."""
+ON_CPUS, ON_GPUS = ("cpu", "openvino"), ("cuda", "tensorrt")
+"""Providers and devices."""
+
+
+def gpus_option(description: str) -> Decorator:
+    """`--gpus N` as `gpus`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        return click.option(
+            "--gpus",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help=f"GPUs of this machine to {description}",
+        )(function)
+
+    return decorate
+
+
+def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) -> NoReturn:
+    """Runs the command that was typed in `gpus` processes, and exits as they do.
+
+    `option` is the one that keeps the command off GPUs by the values ON_CPUS, and `value` what it has.
+
+    Raises:
+        DeviceError: there are not that many GPUs.
+        MissingDependency: torch is not installed.
+        RequestError: a CPU was asked for.
+    """
+    on_cpus = f"torchrun --nproc-per-node {gpus} -m trt_cls {context.command.name} … {option} cpu"
+    if value in ON_CPUS:
+        raise RequestError(
+            f"--gpus {gpus} with {option} {value}; expected one of the two; several processes on CPUs are {on_cpus}"
+        )
+    from trt_cls.distributed.gpus import require_gpus
+    from trt_cls.distributed.launch import run_in_processes
+
+    require_gpus(gpus, f"work in processes on the CPU: {on_cpus}")
+    raise SystemExit(run_in_processes(gpus, _arguments_of_each(context)))
+
+
+def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
+    """Leaves this process one GPU if its model may run on one; before anything of CUDA is initialised.
+
+    Raises:
+        DeviceError: there are more processes on this machine than GPUs.
+    """
+    from trt_cls.distributed.gpus import take_gpu
+
+    engine = model.suffix in ENGINES
+    if engine or provider not in ON_CPUS:
+        otherwise = "name an ONNX file or checkpoint and --provider cpu" if engine else "use --provider cpu"
+        take_gpu(processes, required=engine or provider in ON_GPUS, otherwise=otherwise)
+
+
+def watched(
+    processes: Processes, images: Sequence[Any], batch_size: int
+) -> AbstractContextManager[Callable[[int], None]]:
+    """The progress of the first process's share, which is as large as any; nothing in the others."""
+    if not processes.first:
+        return nullcontext(lambda images: None)
+    return progress(len(processes.share(images, batch_size)))
+
+
+def _arguments_of_each(context: click.Context) -> list[str]:
+    """The call as it was typed, for Python to run it in one of its processes."""
+    arguments = ["-m", "trt_cls", str(context.command.name)]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name == "gpus" or value is None or value is False:
+            continue
+        flag = max(parameter.opts, key=len)
+        if value is True:
+            arguments.append(flag)
+        else:
+            arguments += [f"{flag}={each}" for each in (value if parameter.multiple else [value])]
+    return [*arguments, "-v"] if context.find_root().obj.verbose else arguments

@@ -1,0 +1,1 @@
+"""Several processes that do one piece of work together: how they start, find each other, share work and end."""

@@ -1,0 +1,133 @@
+"""The processes that do one thing together, as torchrun starts them: which this is, and what they tell each other.
+
+Numbers, lists and short texts travel between the CPUs (gloo), so that no exchange waits for a GPU. Nothing here knows
+networks or images. A single process needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trt_cls.distributed.ending import ended_together
+from trt_cls.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the slowest: no process that lives is given up, one that dies closes its connections."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, number `rank` of `size` that work together."""
+
+    rank: int = 0
+    size: int = 1
+    per_machine: int = 1
+    rank_on_machine: int = 0
+    _control: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes and speaks for all."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int | None:
+        """The CPU threads that are this process's part of the machine's; None: it has them all."""
+        return None if self.size == 1 else max(1, len(os.sched_getaffinity(0)) // self.per_machine)
+
+    def share(self, items: Sequence[T], batch_size: int) -> Sequence[T]:
+        """This process's share of `items`: successive ones, whole batches of them.
+
+        The shares in the order of the processes are `items`, and their batches are those of one process alone, so that
+        a network answers them to the bit as it does there.
+        """
+        batches = math.ceil(len(items) / batch_size)
+        start, end = (math.ceil(batches * rank / self.size) * batch_size for rank in (self.rank, self.rank + 1))
+        return items[start:end]
+
+    def totals(self, *values: int) -> tuple[int, ...]:
+        """The sum of each value over the processes; all of them must call it."""
+        if self.size == 1:
+            return values
+        import torch
+
+        sums = torch.tensor(values, dtype=torch.int64)
+        torch.distributed.all_reduce(sums, group=self._control)
+        return tuple(int(value) for value in sums)
+
+    def gather(self, value: T) -> list[T]:
+        """The value of each process, in order; all of them must call it."""
+        if self.size == 1:
+            return [value]
+        values = [value] * self.size
+        _torch_distributed().all_gather_object(values, value, group=self._control)
+        return values
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process, the only one that calls it; all of them must call this."""
+        value = [make() if self.first else None]
+        if self.size > 1:
+            _torch_distributed().broadcast_object_list(value, 0, group=self._control)
+        return value[0]  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Returns when all processes are here."""
+        self.totals(0)
+
+
+ALONE = Processes()
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all; for what is said before they have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
+    """Joins the processes that torchrun's environment variables name, for as long as the block runs.
+
+    The block ends in all of them or in none: an error in one ends all, is raised there, and the others exit without a
+    word and with its exit status. `backend` is that of torch's own exchange of tensors, `cure` what to do when a
+    process is killed.
+
+    Raises:
+        MissingDependency: there are several processes, and torch is not installed.
+        TrtClsError: another process has ended without a word.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    distributed = _torch_distributed()
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://"))
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+    control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    with ended_together(store, rank, size, cure):
+        processes = Processes(rank, size, per_machine, int(os.environ.get("LOCAL_RANK", rank)), control)
+        yield processes
+        processes.wait()
+    distributed.destroy_process_group()
+
+
+def _torch_distributed() -> ModuleType:
+    try:
+        from torch import distributed
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingDependency("torch", "working in several processes", "train") from error
+    return distributed
