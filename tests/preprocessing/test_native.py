@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from trt_cls.data.folder import list_images
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import cpu, native, pillow
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.resampling import Axis
+from trt_cls.preprocessing.resampling import Axis, axes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "kernels" / "preprocess_host.cpp"
@@ -231,3 +232,29 @@ def test_the_package_is_built_with_and_without_a_compiler(tmp_path: Path, compil
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.startswith("trt_cls/preprocessing/_host") for name in names) == compiler
     assert "trt_cls/preprocessing/native.py" in names
+
+
+def test_what_the_library_reads_lives_as_long_as_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that come first together each make the values of the shades, and the cache keeps those of one."""
+    made: list[weakref.ref[np.ndarray]] = []
+
+    class Values(np.ndarray):
+        pass
+
+    def values(preprocessing: Preprocessing) -> np.ndarray:
+        array = np.zeros((3, 256), np.float32).view(Values)
+        made.append(weakref.ref(array))
+        return array
+
+    class Library:
+        alive = False
+
+        def trt_cls_preprocess(self, *arguments: object) -> int:
+            self.alive = made[0]() is not None
+            return 0
+
+    monkeypatch.setattr(native, "_values", values)
+    library, described = Library(), preprocessing_of("rgb", "bilinear", "center", "32x32")
+    both = axes((40, 50), described)
+    native.preprocess(library, np.zeros((50, 40, 3), np.uint8), both, described, np.empty((3, 32, 32), np.float32))
+    assert library.alive

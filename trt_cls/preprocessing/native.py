@@ -52,10 +52,12 @@ def preprocess(
     loaded: ctypes.CDLL, pixels: Pixels, both: tuple[Axis, Axis], preprocessing: Preprocessing, out: Floats
 ) -> None:
     """The same window normalised into `out`, contiguous [C, outputs down, outputs across]."""
+    # Held here: where two threads make the first values at once, the cache keeps those of one.
+    values = _values(preprocessing)
     _done(
         loaded.trt_cls_preprocess(
             *_image(pixels, both, preprocessing.filter),
-            ctypes.c_void_p(_values(preprocessing).ctypes.data),
+            ctypes.c_void_p(values.ctypes.data),
             preprocessing.channel_order == "bgr",
             ctypes.c_void_p(out.ctypes.data),
         )
