@@ -6,11 +6,16 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trt_cls.models.network import head_of
 
 SPREAD = 0.5
 """Of the logits between images."""
+STEPS = 10
+"""After which INT8 agrees on 29 or 30 of 30 images; without them, a pruned mobilenet_v1 did on 15."""
+RIDGE = 0.3
+"""Of the median square of an image's features."""
 ROUNDING = 2e-5
 """Of float32 on the logits, at most: a fifth of what an export in FP32 may be off by."""
 
@@ -39,26 +44,46 @@ def _scale_head(module: nn.Module, images: Tensor) -> None:
     _spread_logits(module, head, images)
 
 
-@torch.no_grad()
-def teach(module: nn.Module, images: Tensor) -> nn.Module:
-    """Gives each class the mean features of its images for weights, so that the answers stand out from INT8's noise.
+def train_on(module: nn.Module, images: Tensor, classes: Tensor) -> nn.Module:
+    """A few steps on `images`, and weights of the classes that fit them: answers that stand out from INT8's noise."""
+    optimizer = torch.optim.Adam(module.train().parameters())
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        functional.cross_entropy(module(images), classes).backward()
+        optimizer.step()
+    return _fit_head(calibrate(module, images), images, classes)
 
-    `images` are in the order of the classes, as many of each. The module is one that `calibrate` returned.
+
+@torch.no_grad()
+def _fit_head(module: nn.Module, images: Tensor, classes: Tensor) -> nn.Module:
+    """Ridge regression of the classes on the features: their means would be those of the loudest image.
+
+    EfficientNet-B3 has one, beside which it answers the same for 28 of 30.
     """
-    head = module.get_submodule(head_of(module))
-    features: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    module(images)
-    hook.remove()
-    means = torch.stack([each.mean(dim=0) for each in features[0].chunk(len(head.weight))])
-    if isinstance(head, nn.Conv2d):
-        means = means.mean(dim=(2, 3))
-    head.weight.copy_((means - means.mean(dim=0)).reshape(head.weight.shape))
+    head, features = module.get_submodule(head_of(module)), features_of(module, images).double()
+    if features.dim() == 4:
+        features = features.mean(dim=(2, 3))
+    features -= features.mean(dim=0)
+    wanted = functional.one_hot(classes, len(head.weight)).double() - 1 / len(head.weight)
+    products = features @ features.T
+    ridge = RIDGE * products.diagonal().median() * torch.eye(len(features))
+    weights = torch.linalg.solve(products + ridge, wanted).T @ features
+    head.weight.copy_(weights.float().reshape(head.weight.shape))
     _spread_logits(module, head, images)
     return module
 
 
+def features_of(module: nn.Module, images: Tensor) -> Tensor:
+    """What the layer of the classes reads."""
+    seen: list[Tensor] = []
+    hook = module.get_submodule(head_of(module)).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    module(images)
+    hook.remove()
+    return seen[0]
+
+
 def _spread_logits(module: nn.Module, head: nn.Module, images: Tensor) -> None:
+    """Scales the weights of the classes, so that logits spread by `SPREAD` and float32 rounds them little."""
     logits = module(images)
     spread = (logits - logits.mean(dim=0)).std()
     rounding = (deepcopy(module).double()(images.double()) - logits).abs().max()

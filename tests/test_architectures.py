@@ -104,9 +104,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
 
 
 def trained(asked: Experiment, pictures: ImageFolder) -> Any:
-    """The network after two steps, with batch statistics as if there had been many."""
+    """The network after two steps of the trainer, and some more, so that it answers these pictures."""
     import torch
-    from calibration import calibrate, teach
+    from calibration import train_on
 
     from trt_cls.data.loader import TrainingLoader
     from trt_cls.data.stream import stream
@@ -126,8 +126,8 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
     assert learner.metrics().loss < 100
     kernels = {name: weight for name, weight in module.named_parameters() if weight.dim() > 1}
     assert not [name for name, weight in kernels.items() if torch.equal(weight, before[name])]
-    (images,) = (batch.images for batch in stream(pictures.samples, preprocessing, batch_size=30, workers=1))
-    return teach(calibrate(module, torch.from_numpy(images)), torch.from_numpy(images))
+    (batch,) = stream(pictures.samples, preprocessing, batch_size=30, workers=1)
+    return train_on(module, torch.from_numpy(batch.images), torch.tensor([sample.label for sample in batch.samples]))
 
 
 @pytest.mark.parametrize(

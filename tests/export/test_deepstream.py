@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from configparser import ConfigParser, SectionProxy
+from ctypes import CDLL, POINTER, byref, c_char_p, c_double, c_size_t, c_void_p
+from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,88 @@ def test_nvinfers_arithmetic_gives_the_pixels_of_the_training(mode: str, channel
     text = (tmp_path / "ds" / "nvinfer_config.txt").read_text()
     assert ("one net-scale-factor" in text) == ("one net-scale-factor" in (tmp_path / "ds" / "README.md").read_text())
     assert ("0.229, 0.224, 0.225" in text) == embedded
+
+
+def file_name(text: str) -> str:
+    assert "/" not in text, "a file of the folder itself"
+    return text
+
+
+def one_of(*values: int) -> Callable[[str], bool]:
+    return lambda text: int(text) in values
+
+
+def numbers(text: str, kind: type[int] | type[float]) -> list[float]:
+    return [kind(value) for value in text.split(";")]
+
+
+DOCUMENTED: dict[str, Callable[[str], Any]] = {
+    "gpu-id": lambda text: int(text) >= 0,
+    "gie-unique-id": lambda text: int(text) > 0,
+    "onnx-file": file_name,
+    "model-engine-file": file_name,
+    "labelfile-path": file_name,
+    "network-mode": one_of(0, 1, 2),
+    "batch-size": lambda text: 1 <= int(text) <= 1024,
+    "infer-dims": lambda text: len(numbers(text, int)) == 3 and min(numbers(text, int)) > 0,
+    "network-input-order": one_of(0, 1),
+    "model-color-format": one_of(0, 1, 2),
+    "net-scale-factor": lambda text: float(text) > 0,
+    "offsets": lambda text: 1 <= len(numbers(text, float)) <= 4,
+    "maintain-aspect-ratio": one_of(0, 1),
+    "symmetric-padding": one_of(0, 1),
+    "scaling-compute-hw": one_of(0, 1),
+    "scaling-filter": one_of(0, 1, 2, 3, 4, 5, 6),
+    "network-type": one_of(0, 1, 2, 3, 100),
+    "output-blob-names": lambda text: all(text.split(";")),
+    "classifier-threshold": lambda text: 0 <= float(text) < 1,
+    "process-mode": one_of(1, 2),
+}
+"""Keys of [property] that Gst-nvinfer knows (gstnvinfer_property_parser.cpp) and a classifier can use, with the
+types and ranges that it takes; `scaling-compute-hw=2` is for Jetson alone."""
+
+
+@pytest.mark.parametrize("crop", ["none", "center"])
+@pytest.mark.parametrize("mode", ["caffe", "tf", "torch"])
+def test_every_key_is_one_that_nvinfer_documents_and_its_value_in_range(mode: str, crop: Any, tmp_path: Path) -> None:
+    for channels in (1, 3):
+        experiment = loads(SPEC.format(mode=mode, channels=channels))
+        pixels = replace(preprocessing_from_spec(experiment, "train"), crop=crop)
+        source = averaging(tmp_path / "net.onnx", Contract(experiment.model_config, pixels, ("a", "b")))
+        write_deepstream(source, NO_PLAN, tmp_path / "ds", silent)
+        config = read_config(tmp_path / "ds")
+        assert set(config) <= set(DOCUMENTED)
+        assert [key for key, value in config.items() if not DOCUMENTED[key](value)] == []
+        assert len(numbers(config["offsets"], float)) == numbers(config["infer-dims"], int)[0] == channels
+
+
+def test_glib_which_nvinfer_reads_with_finds_the_same_numbers(write: Callable[..., Path]) -> None:
+    """GKeyFile has rules of its own for comments, lists and numbers."""
+    name = find_library("glib-2.0")
+    if name is None:
+        pytest.skip("GLib is not installed")
+    glib = CDLL(name)
+    glib.g_key_file_new.restype = c_void_p
+    glib.g_key_file_get_double.restype = c_double
+    glib.g_key_file_get_double_list.restype = POINTER(c_double)
+    glib.g_key_file_get_string.restype = c_char_p
+    folder = write(preprocessing=replace(TORCH, divisor=1e6, std=(0.5, 0.5, 0.5)))
+    config, key_file, length = read_config(folder), c_void_p(glib.g_key_file_new()), c_size_t()
+    assert glib.g_key_file_load_from_file(key_file, str(folder / "nvinfer_config.txt").encode(), 0, None)
+    assert "e-" in config["net-scale-factor"]
+    for key, value in config.items():
+        asked = (key_file, b"property", key.encode())
+        if key in ("offsets", "infer-dims"):
+            found = glib.g_key_file_get_double_list(*asked, byref(length), None)
+            assert found[: length.value] == numbers(value, float)
+        elif value.isdecimal() and key in ("maintain-aspect-ratio", "symmetric-padding"):
+            assert glib.g_key_file_get_boolean(*asked, None) == int(value)
+        elif value.isdecimal():
+            assert glib.g_key_file_get_integer(*asked, None) == int(value)
+        elif key in ("net-scale-factor", "classifier-threshold"):
+            assert glib.g_key_file_get_double(*asked, None) == float(value)
+        else:
+            assert glib.g_key_file_get_string(*asked, None).decode() == value
 
 
 TORCH = Preprocessing(
@@ -259,6 +343,7 @@ def test_a_file_that_answers_otherwise_is_not_handed_over(
         (("a;b", "c"), Profile(1, 8, 32), "'a;b'.*rename"),
         (("a\nb", "c"), Profile(1, 8, 32), "line breaks"),
         (("a", "c"), Profile(2, 8, 32), "use --min-batch 1"),
+        (("a", "c"), Profile(1, 2048, 4096), "use --opt-batch 1024"),
     ],
 )
 def test_what_deepstream_can_not_run_is_refused(

@@ -36,6 +36,9 @@ SUPER_SAMPLING = 3
 """`scaling-filter` on a GPU. Simulated on 40 photographs of 500×375, an area average is 2.1 levels from Pillow's
 antialiased resize to 64 pixels and 2.1 to 224, a bilinear filter 10.7 and 3.7."""
 
+MOST_IMAGES = 1024
+"""NVDSINFER_MAX_BATCH_SIZE of nvdsinfer_context.h: a larger `batch-size` is an error."""
+
 Settings = dict[str, tuple[object, str]]
 """Key → value and the remark above it (empty: none), in the order of the file."""
 
@@ -74,6 +77,11 @@ def check_request(contract: Contract, profile: Profile) -> None:
             "leave --embed-preprocessing out: --deepstream puts into its own copy what nvinfer can't do"
         )
     check_servable(contract.classes, profile, ";", "DeepStream")
+    if profile.optimum > MOST_IMAGES:
+        raise RequestError(
+            f"--opt-batch {profile.optimum}: nvinfer takes up to {MOST_IMAGES} images at once; expected no more; "
+            f"use --opt-batch {MOST_IMAGES}"
+        )
 
 
 def _place_model(onnx_file: Path, contract: Contract, folder: Path, *, embed: bool, say: Callable[[str], None]) -> Path:

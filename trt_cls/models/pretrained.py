@@ -146,10 +146,10 @@ def _is_of(path: Path, config: ModelConfig) -> bool:
 
 def _narrow(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, config: ModelConfig) -> int:
     """Makes room for `tensors`; the head keeps its number of classes. Returns how many layers changed."""
-    head = head_of(module)
+    head, given = head_of(module), _head_in(tensors, module)
     classes = module.get_parameter(f"{head}.weight").shape[0]
     shapes: dict[str, Sequence[int]] = {name: tensor.shape for name, tensor in tensors.items()}
-    if weight := shapes.get(f"{head}.weight"):
+    if weight := shapes.get(f"{given}.weight"):
         shapes[f"{head}.weight"] = (classes, *weight[1:])
     shapes.pop(f"{head}.bias", None)
     changed = resize(module, shapes)
@@ -161,6 +161,15 @@ def _narrow(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, config
             "model_config that it was pruned with; set its options and input_image_size so"
         ) from error
     return len(changed)
+
+
+def _head_in(tensors: Mapping[str, Tensor], module: nn.Module) -> str:
+    """The head's name in the file: the only layer that `module` lacks, where it has the number of classes in its name.
+
+    resnet's `head_fc10` is such a one.
+    """
+    foreign, head = widths(tensors).keys() - widths(module.state_dict()).keys(), head_of(module)
+    return foreign.pop() if len(foreign) == 1 and f"{head}.weight" not in tensors else head
 
 
 def _read(path: Path) -> dict[str, Tensor]:

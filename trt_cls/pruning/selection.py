@@ -95,7 +95,7 @@ def _normalized(name: str, norms: Norms, criteria: Criteria) -> Norms:
         )
     if not norms.any():
         return norms
-    scale = norms.max() if criteria.normalizer == "max" else np.sqrt((norms**2).sum()) / len(norms)
+    scale = norms.max() if criteria.normalizer == "max" else np.linalg.norm(norms.astype(np.float64)) / len(norms)
     return np.asarray(norms / scale, dtype=np.float32)
 
 
