@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from trt_cls.distributed.processes import Processes
-from trt_cls.errors import DeviceError, MissingDependency
+from trt_cls.distributed.processes import Processes, torch_for_processes
+from trt_cls.errors import DeviceError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -48,10 +48,5 @@ def take_gpu(processes: Processes, *, required: bool, otherwise: str) -> None:
 
 def gpus_found() -> int:
     """How many GPUs this process sees, counted without initialising CUDA where the driver's NVML is there."""
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependency("torch", "working in several processes", "train") from error
-    return torch.cuda.device_count()
+    count: int = torch_for_processes().cuda.device_count()
+    return count

@@ -60,8 +60,7 @@ class Processes:
         """The sum of each value over the processes; all of them must call it."""
         if self.size == 1:
             return values
-        import torch
-
+        torch = torch_for_processes()
         sums = torch.tensor(values, dtype=torch.int64)
         torch.distributed.all_reduce(sums, group=self._control)
         return tuple(int(value) for value in sums)
@@ -71,14 +70,14 @@ class Processes:
         if self.size == 1:
             return [value]
         values = [value] * self.size
-        _torch_distributed().all_gather_object(values, value, group=self._control)
+        torch_for_processes().distributed.all_gather_object(values, value, group=self._control)
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` gives in the first process, the only one that calls it; all of them must call this."""
         value = [make() if self.first else None]
         if self.size > 1:
-            _torch_distributed().broadcast_object_list(value, 0, group=self._control)
+            torch_for_processes().distributed.broadcast_object_list(value, 0, group=self._control)
         return value[0]  # type: ignore[return-value]
 
     def wait(self) -> None:
@@ -109,7 +108,7 @@ def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    distributed = _torch_distributed()
+    distributed = torch_for_processes().distributed
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
@@ -123,11 +122,16 @@ def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
     distributed.destroy_process_group()
 
 
-def _torch_distributed() -> ModuleType:
+def torch_for_processes() -> ModuleType:
+    """torch, by which processes find each other.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
     try:
-        from torch import distributed
+        import torch
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingDependency("torch", "working in several processes", "train") from error
-    return distributed
+    return torch
