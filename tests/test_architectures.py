@@ -142,11 +142,17 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
         *(pytest.param(model, id=label(model), marks=pytest.mark.slow) for model in VARIANTS),
     ],
 )
-def test_learns_and_is_exported(model: ModelConfig, pictures: ImageFolder, tmp_path: Path) -> None:
+def test_learns_and_is_exported(
+    model: ModelConfig, pictures: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calibration import judge_int8
+
     from trt_cls.export.export import export
     from trt_cls.export.int8 import Int8
+    from trt_cls.export.parity import BOUNDS
     from trt_cls.models.checkpoint import save_checkpoint
 
+    judge_int8(model, monkeypatch)
     asked = experiment(model)
     contract = Contract(model, preprocessing_from_spec(asked, "train"), pictures.classes)
     save_checkpoint(tmp_path / "model.safetensors", trained(asked, pictures), contract)
@@ -161,7 +167,7 @@ def test_learns_and_is_exported(model: ModelConfig, pictures: ImageFolder, tmp_p
             builder=builder,
         )
         assert result.parity is not None
-        assert result.parity.top1_agreement >= (0.9 if precision == "int8" else 1)
+        assert result.parity.top1_agreement >= (BOUNDS["int8"].top1_agreement if precision == "int8" else 1)
         assert (result.engine is not None) == (builder == "tensorrt-rtx")
     fp32, fp16, int8 = (operators(tmp_path / f"{name}.onnx") for name in ("fp32", "fp16", "int8"))
     assert fp16 == fp32 + Counter({"Cast": 2})
