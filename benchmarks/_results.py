@@ -1,4 +1,4 @@
-"""What the scripts that need a GPU share: the machine in words, and the CSV files beside the scripts."""
+"""What the scripts share: the machine and the network in words, and the CSV files beside the scripts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from trt_cls.errors import TrtClsError
 from trt_cls.gpu import visible_gpu
+from trt_cls.spec.architectures import ARCHITECTURES
+from trt_cls.spec.experiment import ModelConfig
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -21,6 +23,11 @@ def about(packages: Sequence[str]) -> dict[str, str]:
     machine = f"{gpu.name}, compute capability {gpu.compute_capability}" if gpu else "no GPU"
     found = [f"{name} {number}" for name in packages if (number := _version(name))]
     return {"machine": f"{machine}, {os.cpu_count()} cores", "versions": ", ".join(found)}
+
+
+def network_name(model: ModelConfig) -> str:
+    """Such as "resnet18"."""
+    return model.arch + (str(model.n_layers) if ARCHITECTURES[model.arch].depths else "")
 
 
 def write(name: str, rows: Sequence[Mapping[str, object]]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _results import write
+from _results import network_name, write
 
 from trt_cls.contract import Precision
 from trt_cls.data.folder import ImageFolder, image_folder
@@ -32,7 +32,6 @@ from trt_cls.engines.engine import Engine, Provider
 from trt_cls.evaluation.evaluate import evaluate
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8
-from trt_cls.spec.architectures import ARCHITECTURES
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 BATCH, ROUNDS, WARM_UP = 32, 41, 3
@@ -52,7 +51,7 @@ def measure(checkpoint: Path, folder: ImageFolder, int8: Int8) -> list[dict[str,
         speeds = images_per_second(engines, folder)
     reference = accuracies["fp32", "cpu"], speeds["fp32", "cpu"]
     model = read_contract(checkpoint).model
-    name = model.arch + (str(model.n_layers) if ARCHITECTURES[model.arch].depths else "")
+    name = network_name(model)
     return [
         {
             "model": f"{name} {'×'.join(str(size) for size in model.input_shape)}",

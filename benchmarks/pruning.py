@@ -16,6 +16,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from _results import network_name
+
 from trt_cls.data.folder import image_folder
 from trt_cls.engines import open_engine
 from trt_cls.evaluation.evaluate import evaluate
@@ -103,7 +105,7 @@ def main() -> None:
     experiment = load(given.experiment_spec, needs=("train_config", "eval_config"), paths=False)
     rows = measure(given.model, experiment, given.results_dir, given.target_flops, given.epochs, given.rate)
     about = {
-        "model": load_checkpoint(given.model).contract.model.arch,
+        "model": network_name(load_checkpoint(given.model).contract.model),
         "retraining_epochs": given.epochs,
         "machine": processor(),
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime")),
