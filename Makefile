@@ -27,6 +27,8 @@ test-slow: $(READY)
 
 # Needs an NVIDIA GPU, pycuda, nvcc and compute-sanitizer. `READY= BIN=/usr/bin` uses the machine's own Python.
 test-gpu: $(READY)
+	@$(BIN)/python -c "import sys; from importlib.util import find_spec; from trt_cls.gpu import visible_gpu; \
+		sys.exit('no pycuda beside the GPU: its tests would skip; pip install pycuda' if visible_gpu() and not find_spec('pycuda') else 0)"
 	$(BIN)/pytest -m gpu
 	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/python tests/gpu/small_batches.py
 	compute-sanitizer --tool racecheck --error-exitcode 1 $(BIN)/python tests/gpu/small_batches.py

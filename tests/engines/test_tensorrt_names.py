@@ -139,7 +139,8 @@ def bindings(requirement: str) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--timeout", "5", "--retries", "0"]
         done = subprocess.run([*command, "-d", str(folder), requirement], capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"{requirement} can't be downloaded, and TRT_CLS_BINDINGS names no folder with its wheel")
+            why = (done.stderr.splitlines() or ["pip does not say why"])[-1]
+            pytest.skip(f"TRT_CLS_BINDINGS names no folder with the wheel of {requirement}, and no download: {why}")
     return next(folder.glob(pattern))
 
 

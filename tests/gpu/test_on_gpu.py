@@ -25,6 +25,7 @@ from trt_cls.engines.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.engines.tensorrt import TensorRtEngine
 from trt_cls.engines.tensorrt_api import RUNTIMES
 from trt_cls.evaluation.evaluate import predict
+from trt_cls.export.engine_file import RTX_CAPABILITIES
 from trt_cls.gpu import visible_gpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.images import decode
@@ -109,9 +110,14 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         trt = import_module(RUNTIMES[builder][0])
     except ImportError:
         pytest.skip(f"{builder} is not installed")
+    if not hasattr(trt, "Builder"):
+        pytest.skip(f"{builder} is not installed whole")
     gpu, onnx, path = visible_gpu(), write_onnx(tmp_path / "model.onnx"), tmp_path / "model.engine"
-    if not hasattr(trt, "Builder") or (content := build(trt, builder, onnx)) is None:
-        pytest.skip(f"{builder} {getattr(trt, '__version__', '')} builds no engine for {gpu}")
+    content = build(trt, builder, onnx)
+    generation = "SM" + gpu.compute_capability.replace(".", "")
+    if content is None and builder == "tensorrt-rtx" and generation not in RTX_CAPABILITIES:
+        pytest.skip(f"{builder} {trt.__version__} is not for {gpu}")
+    assert content is not None, f"{builder} {trt.__version__} builds no engine for {gpu}"
     path.write_bytes(content)
     write_sidecar(path, sidecar_of(CONTRACT, content, builder, trt.__version__, gpu.compute_capability))
     return path
