@@ -130,6 +130,14 @@ def test_wrong_files_are_refused(tmp_path: Path, checkpoint: Path, model: str, o
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_network_that_was_trained_for_int8_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    save_checkpoint(tmp_path / "int8.safetensors", loaded.module, replace(loaded.contract, precision="int8"))
+    with pytest.raises(ArtefactError, match="was trained for INT8, with ranges for all of its channels"):
+        prune(tmp_path / "int8.safetensors", tmp_path / "out.safetensors", HALF)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_widths_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     source = saved(tmp_path / "whole.safetensors", TORCHVISION)

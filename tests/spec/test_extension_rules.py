@@ -12,6 +12,7 @@ from trt_cls.spec import load, loads
 
 NO_CROP = "enable_random_crop: false"
 EPOCHS = "n_epochs: 3"
+TRAINED = "pretrained_model_path: 'model.safetensors'"
 STAGES = "model_parallelism: 0.5 model_parallelism: 0.5 batch_size_per_gpu: 8"
 
 
@@ -30,6 +31,7 @@ def text(extensions: str, train: str = "") -> str:
         ("ema_decay: 0.9999 clip_grad_norm: 1e-9 accumulate_steps: 1 early_stopping_patience: 0", ""),
         ("average_checkpoints: 3", EPOCHS),
         ("microbatches: 4", STAGES),
+        ("quantization { calibration_batches: 1 keep: 'first' keep: 'last' }", TRAINED),
         ("distillation { teacher: 'a.onnx' temperature: 0.1 weight: 1 }", ""),
     ],
 )
@@ -55,6 +57,10 @@ def test_allowed(extensions: str, train: str) -> None:
         ("average_checkpoints", "4 found, expected at most train_config.n_epochs, 3", "average_checkpoints: 4", EPOCHS),
         ("microbatches", "2 found with 0 shares in train_config.model_parallelism", "microbatches: 2", ""),
         ("microbatches", "5 found, expected at most half of train_config.batch_size", "microbatches: 5", STAGES),
+        ("quantization", "found without train_config.pretrained_model_path", "quantization { }", ""),
+        ("quantization.keep", "one of first, last", "quantization { keep: 'all' }", TRAINED),
+        ("quantization.calibration_batches", "an integer ≥ 1", "quantization { calibration_batches: 0 }", TRAINED),
+        ("quantization.calibration_method", "one of entropy", "quantization { calibration_method: 'max' }", TRAINED),
         ("distillation.teacher", "missing", "distillation { }", ""),
         ("distillation.temperature", "a number > 0", "distillation { teacher: 'a' temperature: 0 }", ""),
         ("distillation.weight", "a number in (0, 1]", "distillation { teacher: 'a' weight: 0 }", ""),

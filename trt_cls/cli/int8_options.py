@@ -74,9 +74,8 @@ _OPTIONS = (
     ),
     click.option(
         "--calibration-method",
-        type=click.Choice(["percentile", "minmax", "entropy"]),
-        help="What is cut of a range: all above 99.99 %, nothing, or what loses least information.  "
-        "[default: percentile]",
+        type=click.Choice(["entropy", "percentile", "minmax"]),
+        help="What is cut of a range: what loses least information, all above 99.99 %, or nothing.  [default: entropy]",
     ),
     click.option(
         "--int8-keep",

@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import write_text
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """What counts as an image file, in upper or lower case."""
+T = TypeVar("T")
 LAYOUT = "expected one sub-folder of images per class"
 
 
@@ -65,6 +66,12 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
     if empty:
         raise DataError(f"{root}: no images for {_names(empty)}; add images, or remove the folder and its class")
     return ImageFolder(root, tuple(samples), tuple(classes))
+
+
+def evenly_spread(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of `items`, at equal distances: of images sorted by class folder, all classes in proportion."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def list_images(path: Path) -> list[Path]:

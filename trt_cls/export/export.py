@@ -21,7 +21,7 @@ from trt_cls.export.builders import Choice, Request, choose_builder
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, require_gpu, write_engine
 from trt_cls.export.images import Images, dataset_of, images_for
-from trt_cls.export.int8 import Int8, calibration_folder, quantize
+from trt_cls.export.int8 import Int8, calibration_folder, quantize, trained_for_int8
 from trt_cls.export.onnx_file import contract_of, onnx_from_module, parity_of, read_onnx, set_metadata, write_onnx
 from trt_cls.export.parity import checked, figures
 from trt_cls.export.precision import fp16_from_fp32
@@ -82,6 +82,7 @@ def export(
     embed = embed or contract.preprocessing.embedded
     target = replace(contract, precision=precision, preprocessing=replace(contract.preprocessing, embedded=embed))
     _check_request(model, output, contract, target, engine, builder)
+    _check_int8(model, contract, int8)
     labelled = images or (dataset_of(experiment) if experiment else None)
     quantizing = precision == "int8" and contract.precision != "int8"
     calibration = calibration_folder(int8, experiment) if quantizing else None
@@ -170,7 +171,7 @@ def _check_request(
     if contract.precision not in ("fp32", target.precision):
         raise RequestError(
             f"{model} computes in {contract.precision}, and {target.precision} was asked for; expected a model "
-            "in fp32; export from the checkpoint"
+            "in fp32; export from the checkpoint of one"
         )
     if contract.preprocessing.embedded:
         raise RequestError(
@@ -183,8 +184,19 @@ def _check_request(
         )
 
 
+def _check_int8(model: Path, contract: Contract, int8: Int8) -> None:
+    if contract.precision == "int8" and int8 != Int8():
+        raise RequestError(
+            f"{model} computes in int8 with ranges of its own; expected no flag that says how to measure or choose "
+            "them; leave --calibration-… and --int8-… out, or export a model in fp32"
+        )
+
+
 def _graph(model: Path, contract: Contract) -> onnx.ModelProto:
-    return read_onnx(model) if model.suffix == ".onnx" else onnx_from_module(_network(model), contract)
+    if model.suffix == ".onnx":
+        return read_onnx(model)
+    network = _network(model)
+    return trained_for_int8(network, contract) if contract.precision == "int8" else onnx_from_module(network, contract)
 
 
 def _write_onnx(graph: onnx.ModelProto, output: Path, check: _Check) -> Parity | None:

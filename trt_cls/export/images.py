@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.folder import Sample, list_images
+from trt_cls.data.folder import Sample, evenly_spread, list_images
 from trt_cls.data.stream import stream
 from trt_cls.preprocessing.pillow import normalize
 from trt_cls.spec.experiment import Experiment
@@ -22,8 +21,6 @@ MOST = 512
 RANDOM = 64
 BATCH = 16
 WORKERS = 4
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +66,6 @@ def images_for(preprocessing: Preprocessing, folder: Path | None) -> Images:
     found = list_images(folder) if folder else []
     samples = tuple(Sample(path) for path in evenly_spread(found, MOST))
     return Images(preprocessing, folder, samples, len(found))
-
-
-def evenly_spread(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of `items`, at equal distances: of images sorted by class folder, all classes in proportion."""
-    count = min(most, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def dataset_of(experiment: Experiment) -> Path | None:

@@ -6,24 +6,28 @@ The parts stand in `calibration` (ranges), `quantization` (the graph) and `sensi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from trt_cls.contract import Contract, Preprocessing
-from trt_cls.data.folder import Sample, image_folder, list_images
+from trt_cls.data.folder import Sample, evenly_spread, image_folder, list_images
 from trt_cls.errors import DataError, RequestError
-from trt_cls.export.calibration import Method, measure_magnitudes, threshold
-from trt_cls.export.images import BATCH, Images, evenly_spread
-from trt_cls.export.onnx_file import contract_of
-from trt_cls.export.quantization import Keep, ends, int8_from_fp32, quantizable
+from trt_cls.export.calibration import measure_magnitudes
+from trt_cls.export.images import BATCH, Images
+from trt_cls.export.onnx_file import contract_of, onnx_from_module
+from trt_cls.export.quantization import Keep, ends, int8_from_fp32, quantizable, trained_layers
 from trt_cls.export.sensitivity import Labelled, choose, rank, table
+from trt_cls.models.ranges import Method, threshold
 from trt_cls.spec.experiment import Experiment
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BATCHES = 32
 """Of 16 images: 512."""
@@ -40,7 +44,7 @@ class Int8:
     images: Path | None = None
     """Folder to calibrate on; None: the training dataset of the spec."""
     batches: int = BATCHES
-    method: Method = "percentile"
+    method: Method = "entropy"
     keep: tuple[Keep, ...] = ()
     max_loss: float | None = None
     """Points of top-1 that may be lost on the labelled images of the check; None: all layers go to INT8."""
@@ -95,6 +99,20 @@ def quantize(
         f"{choice.top1_all_int8:.2%}, with {choice.kept} of {len(ranking)} layers in float16 {choice.top1:.2%}"
     )
     return int8_from_fp32(model, thresholds, choice.int8)
+
+
+def trained_for_int8(network: nn.Module, contract: Contract) -> onnx.ModelProto:
+    """The graph of a network that was trained as INT8 computes, with the ranges of its training.
+
+    Raises:
+        ExportError: it can't be exported.
+    """
+    from trt_cls.models.fake_quantization import restore_layers, trained_ranges
+
+    ranges = trained_ranges(network)
+    restore_layers(network, ranges)
+    model = onnx_from_module(network, replace(contract, precision="fp32"))
+    return int8_from_fp32(model, *trained_layers(model, ranges))
 
 
 def calibration_images(preprocessing: Preprocessing, folder: Path, batches: int) -> Images:

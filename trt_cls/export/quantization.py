@@ -7,23 +7,20 @@ addition are. ONNX Runtime's quantizer writes the graph. Ranges come from `calib
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import onnx
 
-from trt_cls.engines.engine import INPUT
 from trt_cls.errors import ExportError, MissingDependency
 from trt_cls.export.onnx_file import check, contract_of, set_metadata
 from trt_cls.export.precision import fp16_from_fp32
+from trt_cls.models.ranges import LARGEST, SMALLEST_SCALE
 from trt_cls.version import __version__
 
 Keep = Literal["first", "last"]
-
-SMALLEST_SCALE = 2.0**-16
-"""float16 holds it with 8 bits; below, whole channels of nearly dead weights would be rounded to nothing."""
 
 
 def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
@@ -41,12 +38,37 @@ def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def trained_layers(model: onnx.ModelProto, ranges: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], list[str]]:
+    """The thresholds of activations, and the layers, that `ranges` of a training mean in its float32 graph.
+
+    `ranges` has, by the module's name and in the order of the graph, the largest magnitude of each input.
+
+    Raises:
+        ExportError: the graph has no such layers.
+    """
+    nodes = {node.name: node for node in model.graph.node}
+    additions = iter([name for name, largest in ranges.items() if len(largest) > 1])
+    thresholds: dict[str, float] = {}
+    layers: dict[str, str] = {}
+    for name, tensors in quantizable(model).items():
+        addition = nodes[name].op_type == "Add"
+        layer = next(additions, "") if addition else nodes[name].input[1].removesuffix(".weight")
+        if layer in ranges:
+            thresholds.update(zip(tensors, ranges[layer], strict=True))
+            layers[layer] = name
+    if lost := ranges.keys() - layers.keys():
+        raise ExportError(
+            f"{len(lost)} of {len(ranges)} layers that were trained for INT8 are not in the graph, as {min(lost)}; "
+            "expected all; the exporter changed the network: report it with the spec"
+        )
+    return thresholds, list(layers.values())
+
+
 def ends(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
-    """The layers named by `keep`: those that read the image, and the last one with weights."""
+    """The layers named by `keep`: the first and the last with weights."""
     with_weights = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
-    first = {node.name for node in with_weights if node.input[0] == INPUT} if "first" in keep else set()
-    last = {with_weights[-1].name} if "last" in keep else set()
-    return first | last
+    found = {"first": with_weights[0].name, "last": with_weights[-1].name}
+    return {found[name] for name in keep}
 
 
 def int8_from_fp32(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
@@ -92,7 +114,7 @@ def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Co
             "AddQDQPairToWeight": True,  # weights stay float in the file, for TensorRT to fold
             "QuantizeBias": False,  # TensorRT refuses the int32 biases of ONNX Runtime's own style
             "OpTypesToExcludeOutputQuantization": operators,
-            "MinimumRealRange": 2 * 127 * SMALLEST_SCALE,
+            "MinimumRealRange": 2 * LARGEST * SMALLEST_SCALE,
         },
     )
     quantizer.quantize_model()

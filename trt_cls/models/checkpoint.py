@@ -84,15 +84,20 @@ def _outline(contract: Contract, tensors: Mapping[str, Tensor], tao_pooling: boo
     import torch
 
     from trt_cls.models import build
+    from trt_cls.models.fake_quantization import quantize_like
     from trt_cls.models.resizing import require_answers, resize
 
     model, num_classes = contract.model, len(contract.classes)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if not is_external(model.arch):
         with torch.device("meta"):
-            return build(model, num_classes, widths(tensors), tao_pooling=tao_pooling)
+            module = build(model, num_classes, widths(tensors), tao_pooling=tao_pooling)
+            quantize_like(module, shapes)
+            return module
     module = build(model, num_classes)
-    if resize(module, {name: tensor.shape for name, tensor in tensors.items()}):
+    if resize(module, shapes):
         require_answers(module, model.input_shape, num_classes)
+    quantize_like(module, shapes)
     return module
 
 

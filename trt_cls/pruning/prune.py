@@ -84,6 +84,11 @@ def prune(
 
     checkpoint = load_checkpoint(model)
     contract = checkpoint.contract
+    if contract.precision == "int8":
+        raise ArtefactError(
+            f"{model} was trained for INT8, with ranges for all of its channels; expected a network in fp32; prune "
+            "that one, retrain it, and then for INT8"
+        )
     pruned = prune_network(checkpoint.module, contract.preprocessing.input_shape, criteria, target=target)
     if latency:
         pruned = replace(pruned, latency=_latency(checkpoint.module, pruned.module, contract))

@@ -298,6 +298,19 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Training as INT8 computes, from pretrained_model_path on; the ranges stay as they are measured before it."""
+
+    calibration_method: str = option(
+        "entropy",
+        "what is cut of a range: what loses least information, all above 99.99 %, or nothing",
+        one_of("entropy", "percentile", "minmax"),
+    )
+    calibration_batches: int = option(32, "batches of 16 training images that the ranges are measured on", at_least(1))
+    keep: tuple[str, ...] = option((), "layers left in float", one_of("first", "last"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extensions:
     """What TAO's trainer has no field for; all of it off unless asked for."""
 
@@ -347,6 +360,7 @@ class Extensions:
         "time; batch normalisation sees each part alone",
         at_least(1),
     )
+    quantization: Quantization | None = option(None, "training as INT8 computes, for export to INT8")
 
 
 PLAIN = Extensions()

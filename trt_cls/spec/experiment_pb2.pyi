@@ -317,8 +317,18 @@ class Distillation(_message.Message):
     weight: float
     def __init__(self, teacher: _Optional[str] = ..., temperature: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
 
+class Quantization(_message.Message):
+    __slots__ = ("calibration_method", "calibration_batches", "keep")
+    CALIBRATION_METHOD_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    calibration_method: str
+    calibration_batches: int
+    keep: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, calibration_method: _Optional[str] = ..., calibration_batches: _Optional[int] = ..., keep: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Extensions(_message.Message):
-    __slots__ = ("crop_padding", "rand_augment", "random_erasing", "cutmix_alpha", "ema_decay", "clip_grad_norm", "accumulate_steps", "early_stopping_patience", "distillation", "average_checkpoints", "microbatches")
+    __slots__ = ("crop_padding", "rand_augment", "random_erasing", "cutmix_alpha", "ema_decay", "clip_grad_norm", "accumulate_steps", "early_stopping_patience", "distillation", "average_checkpoints", "microbatches", "quantization")
     CROP_PADDING_FIELD_NUMBER: _ClassVar[int]
     RAND_AUGMENT_FIELD_NUMBER: _ClassVar[int]
     RANDOM_ERASING_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +340,7 @@ class Extensions(_message.Message):
     DISTILLATION_FIELD_NUMBER: _ClassVar[int]
     AVERAGE_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     MICROBATCHES_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     crop_padding: int
     rand_augment: RandAugment
     random_erasing: float
@@ -341,7 +352,8 @@ class Extensions(_message.Message):
     distillation: Distillation
     average_checkpoints: int
     microbatches: int
-    def __init__(self, crop_padding: _Optional[int] = ..., rand_augment: _Optional[_Union[RandAugment, _Mapping]] = ..., random_erasing: _Optional[float] = ..., cutmix_alpha: _Optional[float] = ..., ema_decay: _Optional[float] = ..., clip_grad_norm: _Optional[float] = ..., accumulate_steps: _Optional[int] = ..., early_stopping_patience: _Optional[int] = ..., distillation: _Optional[_Union[Distillation, _Mapping]] = ..., average_checkpoints: _Optional[int] = ..., microbatches: _Optional[int] = ...) -> None: ...
+    quantization: Quantization
+    def __init__(self, crop_padding: _Optional[int] = ..., rand_augment: _Optional[_Union[RandAugment, _Mapping]] = ..., random_erasing: _Optional[float] = ..., cutmix_alpha: _Optional[float] = ..., ema_decay: _Optional[float] = ..., clip_grad_norm: _Optional[float] = ..., accumulate_steps: _Optional[int] = ..., early_stopping_patience: _Optional[int] = ..., distillation: _Optional[_Union[Distillation, _Mapping]] = ..., average_checkpoints: _Optional[int] = ..., microbatches: _Optional[int] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ...) -> None: ...
 
 class Experiment(_message.Message):
     __slots__ = ("model_config", "train_config", "eval_config", "extensions")

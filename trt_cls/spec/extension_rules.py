@@ -15,6 +15,7 @@ def check_extensions(experiment: Experiment, report: Report) -> None:
         _check_padding(experiment, report)
         _check_average(experiment.extensions, experiment.train_config, report)
         _check_microbatches(experiment.extensions, experiment.train_config, report)
+        _check_quantization(experiment.extensions, experiment.train_config, report)
 
 
 def check_teacher(experiment: Experiment, report: Report) -> None:
@@ -55,3 +56,10 @@ def _check_microbatches(extensions: Extensions, train: TrainConfig, report: Repo
     if 2 * parts > train.batch_size_per_gpu and report.sound("train_config.batch_size_per_gpu"):
         most = f"half of train_config.batch_size_per_gpu, {train.batch_size_per_gpu}"
         report.add(path, f"{parts} found, expected at most {most}: a part has two images or more")
+
+
+def _check_quantization(extensions: Extensions, train: TrainConfig, report: Report) -> None:
+    path = "extensions.quantization"
+    if extensions.quantization and not train.pretrained_model_path and report.sound(path):
+        found = "found without train_config.pretrained_model_path"
+        report.add(path, f"{found}, expected a trained model there, whose ranges INT8 takes, or the block left out")

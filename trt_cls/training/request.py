@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trt_cls.contract import Contract
+from trt_cls.contract import Contract, Precision
 from trt_cls.data.folder import ImageFolder, image_folder, read_classmap
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.distributed.processes import Processes
@@ -85,7 +85,8 @@ def open_data(
     kernel = open_augmentation(compute, preprocessing, extensions)
     pack = kernel is not None
     loader = TrainingLoader(train, preprocessing, config, processes.rank, processes.size, extensions, pack=pack)
-    contract = Contract(experiment.model_config, preprocessing, train.classes)
+    precision: Precision = "int8" if extensions.quantization else "fp32"
+    contract = Contract(experiment.model_config, preprocessing, train.classes, precision)
     return TrainingData(train, val, loader, contract, kernel)
 
 

@@ -14,6 +14,7 @@ from trt_cls.data.folder import write_classmap
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
+from trt_cls.models.fake_quantization import quantize_like
 from trt_cls.models.resizing import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
 from trt_cls.training.compiler import compiler_failures_told
@@ -24,6 +25,7 @@ from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
 from trt_cls.training.loggers import Loggers
 from trt_cls.training.loop import Training, TrainingResult
+from trt_cls.training.quantization import quantize
 from trt_cls.training.reporter import Reporter
 from trt_cls.training.request import TrainingData, make_model, open_data, supported
 from trt_cls.training.results import Results, open_results
@@ -85,7 +87,13 @@ def train(
         with repeatable(compute.precision), _failures_told(config, compile_network=compile_network):
             model = make_model(data, config, reporter, resume=resume)
             if state is not None:  # a pruned network is as narrow as its weights
-                resize(model, {name: tensor.shape for name, tensor in state.learner["model"].items()})
+                shapes = {name: tensor.shape for name, tensor in state.learner["model"].items()}
+                resize(model, shapes)
+                quantize_like(model, shapes)
+            elif extensions.quantization:
+                quantized = quantize(model, extensions.quantization, data, compute)
+                if reporter:
+                    reporter.line(quantized)
             asked = extensions.distillation
             teacher = Teacher(asked, data.contract, compute) if asked else None
             learner = Learner(

@@ -1,0 +1,172 @@
+"""A network that was trained as INT8 computes becomes a file with the ranges of its training, and answers as it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+from calibration import calibrate  # noqa: E402
+from torch import nn  # noqa: E402
+
+from trt_cls.contract import Contract  # noqa: E402
+from trt_cls.engines.contracts import read_contract  # noqa: E402
+from trt_cls.engines.engine import INPUT, OUTPUT  # noqa: E402
+from trt_cls.engines.onnxruntime import session_of  # noqa: E402
+from trt_cls.engines.sidecar import read_sidecar  # noqa: E402
+from trt_cls.errors import ExportError, RequestError  # noqa: E402
+from trt_cls.export.calibration import with_outputs  # noqa: E402
+from trt_cls.export.export import export  # noqa: E402
+from trt_cls.export.int8 import Int8, trained_for_int8  # noqa: E402
+from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
+from trt_cls.export.quantization import quantizable, trained_layers, with_qdq  # noqa: E402
+from trt_cls.models import build  # noqa: E402
+from trt_cls.models.checkpoint import save_checkpoint  # noqa: E402
+from trt_cls.models.fake_quantization import (  # noqa: E402
+    measured,
+    quantize_layers,
+    restore_layers,
+    trained_ranges,
+)
+from trt_cls.spec.experiment import ModelConfig  # noqa: E402
+
+ARCHITECTURES = {
+    "resnet": [],
+    "mobilenet_v2": [],
+    "efficientnet_b0": [],
+    "googlenet": [pytest.mark.slow],
+    "cspdarknet": [pytest.mark.slow],
+    "cspdarknet_tiny": [pytest.mark.slow],
+    "squeezenet": [pytest.mark.slow],
+    "mobilenet_v1": [pytest.mark.slow],
+    "darknet": [pytest.mark.slow],
+    "vgg": [pytest.mark.slow],
+    "alexnet": [pytest.mark.slow],
+    "timm/mobilenetv3_small_050": [],
+    "torchvision/resnet18": [pytest.mark.slow],
+    "torchvision/vit_b_16": [pytest.mark.slow],
+}
+DEPTHS = {"darknet": 19, "cspdarknet": 19, "vgg": 16}
+
+
+def quantized(model: ModelConfig) -> tuple[nn.Module, Any]:
+    """A network in INT8, with ranges whose steps are float16's own, so that every engine has the same; and images."""
+    torch.manual_seed(0)
+    images = torch.randn(8, *model.input_shape)
+    network = calibrate(build(model, 5), images)
+    found = measured(network, [images])
+    ranges = {
+        name: [127 * float(np.float16(part.largest / 127)) for part in histograms] for name, histograms in found.items()
+    }
+    quantize_layers(network, ranges)
+    return network, images
+
+
+@pytest.mark.parametrize("arch", [pytest.param(arch, marks=marks) for arch, marks in ARCHITECTURES.items()])
+def test_each_layer_of_the_training_finds_its_node_and_what_it_reads(arch: str, contract: Contract) -> None:
+    if "/" in arch:
+        pytest.importorskip(arch.split("/")[0])
+    size = 224 if "vit" in arch else 64
+    model = ModelConfig(
+        arch=arch, n_layers=DEPTHS.get(arch, 18), input_image_size=f"3,{size},{size}", use_batch_norm=True
+    )
+    network, images = quantized(model)
+    ranges = trained_ranges(network)
+    restore_layers(network, ranges)
+    pixels = replace(contract.preprocessing, height=size, width=size)
+    graph = onnx_from_module(network, replace(contract, model=model, preprocessing=pixels))
+    thresholds, layers = trained_layers(graph, ranges)
+    if "/" not in arch:
+        assert layers == list(quantizable(graph)), "the same layers as without training"
+    assert len(layers) == len(ranges)
+    inside = [name for name in thresholds if name != INPUT]
+    values = session_of(with_outputs(graph, inside)).run(inside, {INPUT: images.numpy()})
+    largest = {name: float(np.abs(value).max()) for name, value in zip(inside, values, strict=True)}
+    # rounded to float16's steps, and float32's sums in another order
+    assert {name: thresholds[name] for name in inside} == pytest.approx(largest, rel=2e-3)
+
+
+def test_the_graph_answers_as_the_network_in_training_did(contract: Contract) -> None:
+    network, images = quantized(contract.model)
+    with torch.inference_mode():
+        expected = torch.softmax(network(images), dim=1).numpy()
+    ranges = trained_ranges(network)
+    restore_layers(network, ranges)
+    with torch.inference_mode():
+        in_float = torch.softmax(network(images), dim=1).numpy()
+    graph = onnx_from_module(network, contract)
+    found = probabilities(with_qdq(graph, *trained_layers(graph, ranges)), images)
+    equal, apart = (np.abs(answers - expected).max(axis=1) for answers in (found, in_float))
+    # Where two engines' sums differ in the last bit a value may go to the next step, and an untrained network makes
+    # more of that from layer to layer; an image without such a value has the same answer.
+    assert np.count_nonzero(equal < 1e-6) >= len(images) / 2
+    assert apart.min() > 1e-4
+
+
+def probabilities(model: onnx.ModelProto, images: Any) -> Any:
+    return session_of(model).run([OUTPUT], {INPUT: images.numpy()})[0]
+
+
+@pytest.fixture
+def trained(contract: Contract, tmp_path: Path) -> Path:
+    network, _ = quantized(contract.model)
+    path = tmp_path / "trained.safetensors"
+    save_checkpoint(path, network, replace(contract, precision="int8"))
+    return path
+
+
+def test_the_file_has_the_ranges_of_the_training(trained: Path, contract: Contract) -> None:
+    network, _ = quantized(contract.model)
+    ranges = trained_ranges(network)
+    model = trained_for_int8(network, contract)
+    assert trained_ranges(network) == {}
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    scales = {
+        node.input[0]: values[node.input[1]]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in values
+    }
+    steps = {np.float16(np.float32(part) / np.float32(127)) for parts in ranges.values() for part in parts}
+    assert {np.float16(scale) for scale in scales.values()} == steps
+
+
+def test_it_is_exported_as_it_is_with_an_engine(trained: Path, contract: Contract, pictures: Path) -> None:
+    rtx = pytest.importorskip("tensorrt_rtx")
+    assert rtx
+    said: list[str] = []
+    onnx_file = trained.with_suffix(".onnx")
+    result = export(trained, onnx_file, images=pictures, builder="tensorrt-rtx", say=said.append)
+    assert result.precision == "int8"
+    assert not any("calibrat" in line for line in said)
+    assert read_contract(onnx_file) == replace(contract, precision="int8")
+    assert read_sidecar(trained.with_suffix(".engine")).contract.precision == "int8"
+    before = onnx_file.read_bytes()
+    export(trained, onnx_file, precision="int8", images=pictures, builder="none")
+    assert onnx_file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"precision": "fp16"}, "computes in int8, and fp16 was asked for"),
+        ({"precision": "int8", "int8": Int8(batches=2)}, "computes in int8 with ranges of its own"),
+        ({"int8": Int8(keep=("first",))}, "computes in int8 with ranges of its own"),
+        ({"int8": Int8(max_loss=1.0)}, "computes in int8 with ranges of its own"),
+    ],
+)
+def test_what_would_change_its_numbers_is_refused(asked: Any, message: str, trained: Path, pictures: Path) -> None:
+    with pytest.raises(RequestError, match=message):
+        export(trained, trained.with_suffix(".onnx"), images=pictures, builder="none", **asked)
+    assert not trained.with_suffix(".onnx").exists()
+
+
+def test_a_layer_that_the_graph_lacks_is_an_error(fp32: onnx.ModelProto) -> None:
+    with pytest.raises(ExportError, match="1 of 2 layers that were trained for INT8 are not in the graph, as lost"):
+        trained_layers(fp32, {"conv1": (1.0,), "lost": (2.0,)})

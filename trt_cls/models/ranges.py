@@ -1,0 +1,83 @@
+"""How much of an activation's range INT8 gives it: the magnitudes that were met, cut by one of three rules.
+
+Knows numbers only, no network. ONNX Runtime's own calibration is not used: its entropy rule leaves every range as it is
+with its default bins, and with more of them took a resnet18 from 72.7 % to 37 %.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Method = Literal["percentile", "minmax", "entropy"]
+
+LARGEST = 127
+"""INT8's largest number on a grid that is symmetric."""
+SMALLEST_SCALE = 2.0**-16
+"""float16 holds it with 8 bits; below, whole channels of nearly dead weights would be rounded to nothing."""
+CALIBRATION_BATCH = 16
+"""Images; the unit in which their number is asked for."""
+BINS = 2048
+LEVELS = 128
+"""What INT8 has for magnitudes, zero among them."""
+PERCENTILE = 99.99
+
+
+class Histogram:
+    """Magnitudes of one activation in equal bins from 0 to `top`, which grows with them."""
+
+    def __init__(self) -> None:
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+        self.top = 0.0
+        self.largest = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Counts `values`, of any shape."""
+        magnitudes = np.abs(values).ravel()
+        self.largest = max(self.largest, float(magnitudes.max(initial=0)))
+        self.top = self.top or self.largest
+        while self.top < self.largest:  # pairs of bins become one, so that nothing is lost
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
+            self.top *= 2
+        # Without a magnitude above zero yet all belong in the first bin, whatever its width will be.
+        self.counts += np.histogram(magnitudes, BINS, (0.0, self.top or 1.0))[0]
+
+    def edge(self, bins: int) -> float:
+        """Where the first `bins` end; never above the largest magnitude."""
+        return min(self.top * bins / BINS, self.largest)
+
+
+def threshold(histogram: Histogram, method: Method) -> float:
+    """The magnitude that INT8's largest number stands for; what is larger is cut.
+
+    "minmax" cuts nothing. "percentile" keeps 99.99 of 100 values. "entropy" loses the least information, by the
+    Kullback-Leibler divergence of TensorRT's calibrator (S. Migacz, 8-bit inference with TensorRT, GTC 2017).
+    """
+    if method == "minmax" or not histogram.largest:
+        return histogram.largest
+    if method == "percentile":
+        covered = np.cumsum(histogram.counts) / histogram.counts.sum()
+        return histogram.edge(int(np.searchsorted(covered, PERCENTILE / 100)) + 1)
+    divergences = [_divergence(histogram.counts, kept) for kept in range(LEVELS, BINS + 1)]
+    # Of equal ones the last: it cuts the least.
+    return histogram.edge(BINS - int(np.argmin(divergences[::-1])))
+
+
+def _divergence(counts: NDArray[np.int64], kept: int) -> float:
+    """Between what the first `kept` bins hold, the rest in the last of them, and the same in 128 levels, in nats."""
+    exact = counts[:kept].astype(np.float64)
+    # Zero is a number of its own in INT8; in float it is what a ReLU makes of half of all values, and would hide them.
+    exact[0] = exact[1]
+    occupied = exact > 0
+    level = np.arange(kept) * LEVELS // kept
+    sums = np.bincount(level, exact, LEVELS)
+    sizes = np.bincount(level, occupied, LEVELS)
+    coarse = np.where(occupied, (sums / np.maximum(sizes, 1))[level], 0)
+    exact[-1] += counts[kept:].sum()
+    if exact[-1] and not coarse[-1]:
+        return np.inf  # what is cut would fall where nothing was
+    exact, coarse = exact / exact.sum(), coarse / coarse.sum()
+    both = exact > 0
+    return float(np.sum(exact[both] * np.log(exact[both] / coarse[both])))
