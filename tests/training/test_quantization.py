@@ -82,7 +82,7 @@ def test_ranges_are_those_of_the_pretrained_network_on_the_training_images(
     ranges = trained_ranges(load_checkpoint(done.last).module)
     assert ranges.keys() == expected.keys()
     for name, parts in ranges.items():
-        assert parts == pytest.approx(expected[name], rel=1e-6), name
+        assert parts == pytest.approx(expected[name], rel=2**-11), name  # float16 keeps them
     assert ranges["add_1"][0] != ranges["add_1"][1]
 
 
@@ -176,7 +176,7 @@ def test_two_processes_learn_with_the_ranges_of_one(asked: Make, done: TrainingR
     ranges = trained_ranges(load_checkpoint(tmp_path / "run/weights/resnet_002.safetensors").module)
     assert ranges.keys() == (expected := trained_ranges(load_checkpoint(done.last).module)).keys()
     for layer, parts in ranges.items():
-        assert parts == pytest.approx(expected[layer], rel=1e-5), layer
+        assert parts == pytest.approx(expected[layer], rel=2**-10), layer
 
 
 @pytest.mark.slow

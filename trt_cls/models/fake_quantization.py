@@ -19,17 +19,17 @@ from trt_cls.errors import ArtefactError
 from trt_cls.models.layers import Add
 from trt_cls.models.ranges import LARGEST, SMALLEST_SCALE, Histogram
 
-RANGE = ".input_range"
-"""Ends the names of the tensors that hold a layer's ranges: the largest magnitude of each input, [inputs]."""
+SCALE = ".input_scale"
+"""Ends the names of the tensors that hold what one step of INT8 is worth in each input of a layer, [inputs]."""
 
 
 class QuantizedConv2d(nn.Conv2d):
     """A convolution in INT8."""
 
-    input_range: Tensor
+    input_scale: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        images, weight = rounded(input, self.input_range[0]), rounded_by_output(self.weight)
+        images, weight = rounded(input, self.input_scale[0]), rounded_by_output(self.weight)
         output: Tensor = self._conv_forward(images, weight, self.bias)
         return output
 
@@ -37,19 +37,19 @@ class QuantizedConv2d(nn.Conv2d):
 class QuantizedLinear(nn.Linear):
     """A dense layer in INT8."""
 
-    input_range: Tensor
+    input_scale: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(rounded(input, self.input_range[0]), rounded_by_output(self.weight), self.bias)
+        return nn.functional.linear(rounded(input, self.input_scale[0]), rounded_by_output(self.weight), self.bias)
 
 
 class QuantizedAdd(Add):
     """A residual addition whose inputs are INT8."""
 
-    input_range: Tensor
+    input_scale: Tensor
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return rounded(first, self.input_range[0]) + rounded(second, self.input_range[1])
+        return rounded(first, self.input_scale[0]) + rounded(second, self.input_scale[1])
 
 
 TWINS: Mapping[type[nn.Module], type[nn.Module]] = {
@@ -60,15 +60,10 @@ TWINS: Mapping[type[nn.Module], type[nn.Module]] = {
 PLAIN = {twin: plain for plain, twin in TWINS.items()}
 
 
-def rounded(values: Tensor, largest: Tensor) -> Tensor:
-    """`values` on INT8's grid, whose largest number is `largest`; beyond it there is no gradient.
-
-    The step is one that float16 has, as the exported file keeps it.
-    """
-    step = (largest / LARGEST).clamp_min(SMALLEST_SCALE).half().float()
-    return torch.fake_quantize_per_tensor_affine(
-        values, step, torch.zeros_like(step, dtype=torch.int32), -LARGEST - 1, LARGEST
-    )
+def rounded(values: Tensor, scale: Tensor) -> Tensor:
+    """`values` on INT8's grid, whose step is `scale`; beyond its ends there is no gradient."""
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_tensor_affine(values, scale, zero, -LARGEST - 1, LARGEST)
 
 
 def rounded_by_output(weight: Tensor) -> Tensor:
@@ -121,25 +116,26 @@ def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[H
 
 
 def quantize_layers(network: nn.Module, ranges: Mapping[str, Sequence[float]]) -> None:
-    """Makes the layers named by `ranges` compute in INT8, with the largest magnitude of each of their inputs."""
+    """Makes the layers named by `ranges` compute in INT8, with the largest magnitude of each of their inputs.
+
+    The scales are numbers that float16 has, as the exported file keeps them.
+    """
     for name, largest in ranges.items():
-        layer = network.get_submodule(name)
-        # not a new layer in its place: hooks, parameters and whoever holds it stay
-        layer.__class__ = TWINS[type(layer)]
-        layer.register_buffer("input_range", torch.tensor(largest, dtype=torch.float32))
+        scale = (torch.tensor(largest) / LARGEST).clamp_min(SMALLEST_SCALE).half().float()
+        _turn(network.get_submodule(name), scale)
 
 
 def quantize_like(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
-    """As `quantize_layers`, for the layers with ranges among tensors of these `shapes`; the ranges are to be loaded."""
-    quantize_layers(
-        network, {name.removesuffix(RANGE): [0.0] * shape[0] for name, shape in shapes.items() if name.endswith(RANGE)}
-    )
+    """Makes the layers compute in INT8 whose scales are among tensors of these `shapes`; they are to be loaded."""
+    for name, shape in shapes.items():
+        if name.endswith(SCALE):
+            _turn(network.get_submodule(name.removesuffix(SCALE)), torch.ones(tuple(shape)))
 
 
 def trained_ranges(network: nn.Module) -> dict[str, tuple[float, ...]]:
     """The layers of `network` that compute in INT8, with the largest magnitude of each of their inputs."""
     return {
-        name: tuple(layer.get_buffer("input_range").tolist())
+        name: tuple((LARGEST * layer.get_buffer("input_scale").double()).tolist())
         for name, layer in network.named_modules()
         if type(layer) in PLAIN
     }
@@ -150,4 +146,10 @@ def restore_layers(network: nn.Module, names: Collection[str]) -> None:
     for name in names:
         layer = network.get_submodule(name)
         layer.__class__ = PLAIN[type(layer)]
-        del layer.input_range
+        del layer.input_scale
+
+
+def _turn(layer: nn.Module, scale: Tensor) -> None:
+    # not a new layer in its place: hooks, parameters and whoever holds it stay
+    layer.__class__ = TWINS[type(layer)]
+    layer.register_buffer("input_scale", scale)

@@ -21,7 +21,7 @@ from trt_cls.spec.experiment import ModelConfig
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training scripts keep the weights."""
-NOT_WEIGHTS = (".num_batches_tracked", ".input_range")
+NOT_WEIGHTS = (".num_batches_tracked", ".input_scale")
 
 
 @dataclass(frozen=True)
