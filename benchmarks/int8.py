@@ -1,8 +1,9 @@
 """What INT8 and FP16 cost in accuracy and bring in speed on this CPU, by ONNX Runtime and by OpenVINO.
 
-Each checkpoint is exported in float32, FP16 and INT8, calibrated on --calibration, and measured on --images. The files
-take turns on the same batch, so that a machine whose speed drifts does so for all of them; medians of the rounds go to
-results/int8.csv. Usage: python benchmarks/int8.py --images TEST --calibration TRAIN CHECKPOINT...
+Each checkpoint is exported in float32, FP16 and INT8, calibrated on --calibration, and measured on --images; beside it
+the checkpoint of its further training with extensions.quantization, where --trained has one of the same network. The
+files take turns on the same batch, so that a machine whose speed drifts does so for all of them; medians of the rounds
+go to results/int8.csv. Usage: python benchmarks/int8.py --images TEST --calibration TRAIN CHECKPOINT... --trained ...
 """
 
 from __future__ import annotations
@@ -29,40 +30,52 @@ from trt_cls.data.stream import stream
 from trt_cls.engines import open_engine
 from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.engine import Engine, Provider
+from trt_cls.errors import ExportError
 from trt_cls.evaluation.evaluate import evaluate
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+TRAINED = "int8, trained"
+FIGURES = ("model", "precision", "engine", "top1", "points_lost", "images_per_second", "times_fp32_onnxruntime")
 BATCH, ROUNDS, WARM_UP = 32, 41, 3
 
 
-def measure(checkpoint: Path, folder: ImageFolder, int8: Int8) -> list[dict[str, Any]]:
-    """A row for each precision and engine."""
+def measure(checkpoint: Path, trained: Path | None, folder: ImageFolder, int8: Int8) -> list[dict[str, Any]]:
+    """A row for each precision and engine; an INT8 file that the export refuses has no figures."""
     providers: list[Provider] = ["cpu", *(["openvino"] if find_spec("openvino") else [])]  # type: ignore[list-item]
+    sources: dict[str, tuple[Path, Precision, Int8]] = {name: (checkpoint, name, int8) for name in PRECISIONS}
+    if trained:
+        sources[TRAINED] = trained, "int8", Int8()
+    model = read_contract(checkpoint).model
+    name = f"{network_name(model)} {'×'.join(str(size) for size in model.input_shape)}"
+    rows = []
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        engines: dict[tuple[Precision, Provider], Engine] = {}
-        for precision in PRECISIONS:
-            path = Path(temporary) / f"{precision}.onnx"
-            export(checkpoint, path, precision=precision, int8=int8, images=folder.root, builder="none", say=print)
+        engines: dict[tuple[str, Provider], Engine] = {}
+        for label, (source, precision, asked) in sources.items():
+            path = Path(temporary) / f"{len(engines)}.onnx"
+            try:
+                export(source, path, precision=precision, int8=asked, images=folder.root, builder="none", say=print)
+            except ExportError as error:
+                print(error)
+                rows.append({"model": name, "precision": label, "engine": "refused by the export"})
+                continue
             for provider in providers:
-                engines[precision, provider] = stack.enter_context(closing(open_engine(path, provider)))
+                engines[label, provider] = stack.enter_context(closing(open_engine(path, provider)))
         accuracies = {key: top1(engine, folder) for key, engine in engines.items()}
         speeds = images_per_second(engines, folder)
     reference = accuracies["fp32", "cpu"], speeds["fp32", "cpu"]
-    model = read_contract(checkpoint).model
-    name = network_name(model)
-    return [
+    return rows + [
         {
-            "model": f"{name} {'×'.join(str(size) for size in model.input_shape)}",
-            "precision": precision,
+            "model": name,
+            "precision": label,
             "engine": engine.backend,
-            "top1": f"{100 * accuracies[precision, provider]:.2f}",
-            "points_lost": f"{100 * (reference[0] - accuracies[precision, provider]):.2f}",
-            "images_per_second": f"{speeds[precision, provider]:.4g}",
-            "times_fp32_onnxruntime": f"{speeds[precision, provider] / reference[1]:.3g}",
+            "top1": f"{100 * accuracies[label, provider]:.2f}",
+            "points_lost": f"{100 * (reference[0] - accuracies[label, provider]):.2f}",
+            "images_per_second": f"{speeds[label, provider]:.4g}",
+            "times_fp32_onnxruntime": f"{speeds[label, provider] / reference[1]:.3g}",
         }
-        for (precision, provider), engine in engines.items()
+        for (label, provider), engine in engines.items()
     ]
 
 
@@ -73,7 +86,7 @@ def top1(engine: Engine, folder: ImageFolder) -> float:
     return float(np.mean(predictions.probabilities.argmax(1) == labels))
 
 
-def images_per_second(engines: dict[tuple[Precision, Provider], Engine], folder: ImageFolder) -> dict[Any, float]:
+def images_per_second(engines: dict[tuple[str, Provider], Engine], folder: ImageFolder) -> dict[Any, float]:
     """Of the network alone, on one batch; medians."""
     preprocessing = next(iter(engines.values())).contract.preprocessing
     (batch,) = stream(folder.samples[:BATCH], preprocessing, batch_size=BATCH, workers=0)
@@ -89,6 +102,7 @@ def images_per_second(engines: dict[tuple[Precision, Provider], Engine], folder:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT")
+    parser.add_argument("--trained", type=Path, nargs="*", default=[], metavar="CHECKPOINT", help="trained for INT8")
     parser.add_argument("--images", type=Path, required=True, help="labelled folder to measure on")
     parser.add_argument("--calibration", type=Path, help="folder to calibrate on, other images")
     given = parser.parse_args()
@@ -102,13 +116,13 @@ def main() -> int:
         "batch": BATCH,
         "rounds": ROUNDS,
     }
+    trained = {read_contract(path).model: path for path in given.trained}
     rows = []
     for checkpoint in given.checkpoints:
-        folder = image_folder(given.images, read_contract(checkpoint).classes)
-        rows += [
-            {**row, "images": len(folder.samples), **about}
-            for row in measure(checkpoint, folder, Int8(given.calibration))
-        ]
+        contract = read_contract(checkpoint)
+        folder = image_folder(given.images, contract.classes)
+        found = measure(checkpoint, trained.get(contract.model), folder, Int8(given.calibration))
+        rows += [{**dict.fromkeys(FIGURES, ""), **row, "images": len(folder.samples), **about} for row in found]
     write("int8", rows)
     return 0
 

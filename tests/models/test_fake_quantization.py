@@ -189,3 +189,12 @@ def test_a_checkpoint_keeps_the_ranges(arch: str, tmp_path: Path) -> None:
     assert loaded.contract == contract
     assert trained_ranges(loaded.module) == trained_ranges(network)
     assert torch.equal(loaded.module(images), network(images))
+
+
+def test_a_scale_without_its_layer_is_told(tmp_path: Path) -> None:
+    network = build(MODEL, 3)
+    network.get_submodule("bn_conv1").register_buffer("input_scale", torch.ones(1))
+    preprocessing = Preprocessing(3, 16, 16, "none", "bilinear", "rgb", 255.0, (0.0,) * 3, (1.0,) * 3)
+    save_checkpoint(tmp_path / "odd.safetensors", network, Contract(MODEL, preprocessing, ("a", "b", "c"), "int8"))
+    with pytest.raises(ArtefactError, match=r"the first is bn_conv1.input_scale: found \[1\], expected none"):
+        load_checkpoint(tmp_path / "odd.safetensors")

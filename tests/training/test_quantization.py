@@ -21,12 +21,13 @@ from trt_cls import spec
 from trt_cls.data.folder import image_folder
 from trt_cls.data.stream import stream
 from trt_cls.engines.contracts import read_contract
-from trt_cls.errors import DataError
+from trt_cls.errors import DataError, RequestError
 from trt_cls.export.export import export
 from trt_cls.models.checkpoint import Checkpoint, load_checkpoint
 from trt_cls.models.fake_quantization import measured, restore_layers, trained_ranges
 from trt_cls.models.ranges import threshold
 from trt_cls.spec.experiment import Experiment, Extensions, Quantization
+from trt_cls.training import quantization as room
 from trt_cls.training import train
 from trt_cls.training.interrupt import Interrupted
 from trt_cls.training.loop import TrainingResult
@@ -141,6 +142,17 @@ def test_the_file_answers_as_what_was_trained(done: TrainingResult, images: Path
     assert result.precision == read_contract(result.onnx).precision == "int8"
     assert result.parity is not None
     assert result.parity.top1_agreement == 1.0
+
+
+def test_a_network_without_a_layer_for_int8_is_refused(
+    asked: Make, monkeypatch: pytest.MonkeyPatch, quiet: Any, tmp_path: Path
+) -> None:
+    # as of a transformer whose patches and classes are kept: its other layers see several vectors an image
+    both = dict.fromkeys(["conv1", "predictions"], ())
+    monkeypatch.setattr(room, "measured", lambda _, batches: both if list(batches) else {})
+    request = asked(Quantization(keep=("first", "last")))
+    with pytest.raises(RequestError, match="none of the 2 layers that INT8 can compute is left"):
+        train(request, tmp_path, device="cpu", reporter=quiet())
 
 
 EXTENDED = {

@@ -127,9 +127,9 @@ def quantize_layers(network: nn.Module, ranges: Mapping[str, Sequence[float]]) -
 
 def quantize_like(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
     """Makes the layers compute in INT8 whose scales are among tensors of these `shapes`; they are to be loaded."""
-    for name, shape in shapes.items():
-        if name.endswith(SCALE):
-            _turn(network.get_submodule(name.removesuffix(SCALE)), torch.ones(tuple(shape)))
+    for name, layer in list(network.named_modules()):
+        if type(layer) in TWINS and (shape := shapes.get(name + SCALE)):
+            _turn(layer, torch.ones(tuple(shape)))
 
 
 def trained_ranges(network: nn.Module) -> dict[str, tuple[float, ...]]:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from trt_cls.data.folder import evenly_spread
 from trt_cls.data.stream import stream
-from trt_cls.errors import DataError
+from trt_cls.errors import DataError, RequestError
 from trt_cls.models.fake_quantization import measured, quantize_layers
 from trt_cls.models.layers import Add
-from trt_cls.models.ranges import CALIBRATION_BATCH, Histogram, Method, threshold
+from trt_cls.models.ranges import CALIBRATION_BATCH, Method, threshold
 from trt_cls.spec.experiment import Quantization
 from trt_cls.training.compute import Compute
 from trt_cls.training.request import TrainingData
@@ -31,6 +31,7 @@ def quantize(model: nn.Module, asked: Quantization, data: TrainingData, compute:
     Raises:
         DataError: no image can be decoded.
         ArtefactError: the network overflows on one.
+        RequestError: no layer is left for INT8.
     """
     samples = evenly_spread(data.train.samples, asked.calibration_batches * CALIBRATION_BATCH)
     used = 0
@@ -49,24 +50,19 @@ def quantize(model: nn.Module, asked: Quantization, data: TrainingData, compute:
             f"{data.train.root}: none of {len(samples)} images to measure INT8's ranges on can be decoded; "
             "expected image files"
         )
-    kept = _ends(model, found, asked.keep)
+    layers = {name: inputs for name, inputs in found.items() if name not in _ends(model, found, asked.keep)}
+    if not layers:
+        raise RequestError(
+            f"extensions.quantization: none of the {len(found)} layers that INT8 can compute is left for it; expected "
+            "one at least; keep less, or leave the block out"
+        )
     method = cast(Method, asked.calibration_method)
-    quantize_layers(
-        model,
-        {
-            name: [threshold(histogram, method) for histogram in histograms]
-            for name, histograms in found.items()
-            if name not in kept
-        },
-    )
-    layers = len(found) - len(kept)
-    return (
-        f"{layers} layers compute in INT8, calibrated on {used} of {len(data.train.samples)} training images ({method})"
-    )
+    quantize_layers(model, {name: [threshold(part, method) for part in inputs] for name, inputs in layers.items()})
+    measured_on = f"{used} of {len(data.train.samples)} training images"
+    return f"{len(layers)} layers compute in INT8, calibrated on {measured_on} ({method})"
 
 
-def _ends(model: nn.Module, found: Mapping[str, tuple[Histogram, ...]], keep: Sequence[str]) -> set[str]:
+def _ends(model: nn.Module, found: Mapping[str, object], keep: Sequence[str]) -> set[str]:
     """The layers named by `keep`: the first and the last with weights."""
     with_weights = [name for name in found if not isinstance(model.get_submodule(name), Add)]
-    ends = {"first": with_weights[0], "last": with_weights[-1]}
-    return {ends[name] for name in keep}
+    return {with_weights[0 if end == "first" else -1] for end in keep if with_weights}
