@@ -171,6 +171,29 @@ def test_what_the_library_would_misread_never_reaches_it() -> None:
             cpu.window(wrong, both, "bilinear")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on memory that holds")
+def test_too_little_memory_is_told(library: ctypes.CDLL) -> None:
+    import resource
+
+    def outputs(count: int) -> int:
+        axes = (ctypes.c_int * 8)(1, count, 0, count, 1, 1, 0, 1)
+        pixel, out = np.zeros((1, 1, 3), np.uint8), np.empty((1, 64, 3), np.uint8)
+        return int(
+            library.trt_cls_fit(ctypes.c_void_p(pixel.ctypes.data), 3, axes, 0, ctypes.c_void_p(out.ctypes.data))
+        )
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, before[1]))
+    try:
+        assert outputs(2**28) == 1, "its table alone takes a gigabyte"
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert outputs(64) == 0
+    with pytest.raises(MemoryError, match="not enough memory to resize an image"):
+        native._done(1)
+
+
 @pytest.mark.parametrize("filter_name", FILTERS)
 def test_without_the_library_pillow_gives_the_same(monkeypatch: pytest.MonkeyPatch, filter_name: str) -> None:
     preprocessing = preprocessing_of("rgb", filter_name, "center", "48x40", "torch")
