@@ -47,22 +47,27 @@ def test_multiply_adds_by_hand(
 
 
 @pytest.mark.parametrize("convolution_is_quantized", [True, False])
-def test_a_layer_between_quantized_tensors_computes_in_8_bits(tmp_path: Path, convolution_is_quantized: bool) -> None:
+@pytest.mark.parametrize("weights_are_8_bits", [True, False])
+def test_a_layer_between_quantized_tensors_computes_in_8_bits(
+    tmp_path: Path, convolution_is_quantized: bool, weights_are_8_bits: bool
+) -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
         helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
-        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        # float weights are quantized by the graph itself, as TensorRT has it
+        *([] if weights_are_8_bits else [helper.make_node("QuantizeLinear", ["w", "s", "z"], ["wq"])]),
+        helper.make_node("DequantizeLinear", ["w" if weights_are_8_bits else "wq", "s", "z"], ["wd"]),
         helper.make_node("Conv", ["xd" if convolution_is_quantized else "x", "wd"], ["c"]),
         helper.make_node("Relu", ["c"], ["y"]),
     ]
-    weights = {"w": np.ones((5, 3, 1, 1), np.int8), "s": np.float32(0.1), "z": np.int8(0)}
-    arrays = {name: np.asarray(values) for name, values in weights.items()}
+    kind = np.int8 if weights_are_8_bits else np.float32
+    arrays = {"w": np.ones((5, 3, 1, 1), kind), "s": np.asarray(0.1, np.float32), "z": np.asarray(0, np.int8)}
     graph = read_graph(save(tmp_path / "a.onnx", nodes, arrays, [3, 4, 4]))
     convolution, relu = graph.layers[-2:]
     assert convolution.type == ("int8" if convolution_is_quantized else "float32")
     assert (convolution.parameters, convolution.multiply_adds, relu.type) == (15, 16 * 15, "float32")
     assert sum(layer.parameters for layer in graph.layers) == 15
-    assert graph.weights == {"int8": 16, "float32": 1}
+    assert graph.weights == ({"int8": 16, "float32": 1} if weights_are_8_bits else {"float32": 16, "int8": 1})
 
 
 def test_inputs_and_outputs_keep_the_batch(tmp_path: Path) -> None:

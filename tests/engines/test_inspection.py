@@ -76,6 +76,21 @@ def test_a_checkpoint_has_the_published_size_and_cost(tmp_path: Path, name: str,
     assert found.multiply_adds / 1e9 == pytest.approx(published["_ops"], abs=6e-4)  # stated with three decimals
 
 
+def test_a_network_that_was_trained_for_int8_has_the_size_and_cost_of_one_that_was_not(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from trt_cls.models import build
+    from trt_cls.models.checkpoint import save_checkpoint
+    from trt_cls.models.fake_quantization import quantize_layers
+
+    network = build(CONTRACT.model, len(CONTRACT.classes))
+    save_checkpoint(tmp_path / "float.safetensors", network, CONTRACT)
+    quantize_layers(network, {"conv1": (1.0,), "add_1": (2.0, 3.0), "predictions": (1.0,)})
+    save_checkpoint(tmp_path / "int8.safetensors", network, replace(CONTRACT, precision="int8"))
+    found, expected = inspect(tmp_path / "int8.safetensors"), inspect(tmp_path / "float.safetensors")
+    assert (found.parameters, found.multiply_adds) == (expected.parameters, expected.multiply_adds)
+    assert found.contract.precision == "int8"
+
+
 def test_an_exported_network_costs_what_its_checkpoint_does(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from trt_cls.export.onnx_file import onnx_from_module

@@ -76,7 +76,7 @@ def test_each_layer_of_the_training_finds_its_node_and_what_it_reads(arch: str, 
     )
     network, images = quantized(model)
     ranges = trained_ranges(network)
-    restore_layers(network, ranges)
+    restore_layers(network)
     pixels = replace(contract.preprocessing, height=size, width=size)
     graph = onnx_from_module(network, replace(contract, model=model, preprocessing=pixels))
     thresholds, layers = trained_layers(graph, ranges)
@@ -95,7 +95,7 @@ def test_the_graph_answers_as_the_network_in_training_did(contract: Contract) ->
     with torch.inference_mode():
         expected = torch.softmax(network(images), dim=1).numpy()
     ranges = trained_ranges(network)
-    restore_layers(network, ranges)
+    restore_layers(network)
     with torch.inference_mode():
         in_float = torch.softmax(network(images), dim=1).numpy()
     graph = onnx_from_module(network, contract)

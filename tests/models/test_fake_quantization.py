@@ -167,7 +167,7 @@ def test_layers_compute_otherwise_and_come_back_to_the_bit(ranges: dict[str, tup
     assert set(network.state_dict()) - names == {f"{name}.input_scale" for name in ranges}
     assert 0 < (network(images) - before).abs().max() < 1
     assert torch.equal(deepcopy(network)(images), network(images))
-    restore_layers(network, ranges)
+    restore_layers(network)
     assert torch.equal(network(images), before)
     assert set(network.state_dict()) == names
     assert trained_ranges(network) == {}

@@ -89,11 +89,14 @@ def _layers(
     model: onnx.ModelProto, tensors: Mapping[str, Tensor], weights: Mapping[str, TensorProto]
 ) -> Iterator[Layer]:
     dequantized: dict[str, str] = {}
-    """Tensor → what it is dequantized from."""
+    """Tensor → what it is dequantized from: weights, where it is they that are quantized in the graph."""
+    quantized: dict[str, str] = {}
     for node in model.graph.node:
         out = tensors.get(node.output[0], Tensor(node.output[0], "unknown", ()))
-        if node.op_type == "DequantizeLinear":
-            dequantized[out.name] = node.input[0]
+        if node.op_type == "QuantizeLinear":
+            quantized[out.name] = node.input[0]
+        elif node.op_type == "DequantizeLinear":
+            dequantized[out.name] = quantized.get(node.input[0], node.input[0])
         data = [name for name in node.input if name and name not in weights]
         in_eight_bits = node.op_type in EIGHT_BIT and dequantized.keys() >= set(data)
         own = [name for given in node.input[1:] if (name := dequantized.get(given, given)) in weights]

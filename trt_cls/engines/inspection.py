@@ -18,10 +18,11 @@ from trt_cls.engines.graph import Graph, Layer, Tensor, read_graph
 from trt_cls.engines.plan_layers import PlanLayer, plan_layers
 from trt_cls.engines.sidecar import Sidecar, file_sha256, read_plan, read_sidecar
 from trt_cls.errors import DeviceError, EngineError, MissingDependency
+from trt_cls.models.ranges import SCALE
 
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
-STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
-"""Of batch normalisation: no parameters."""
+NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked", SCALE)
+"""Statistics of batch normalisation, and what INT8 was given."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,18 @@ def _of_checkpoint(known: Inspection) -> Inspection:
             tensor = file.get_slice(name)
             kind, count = TYPES.get(tensor.get_dtype(), tensor.get_dtype()), prod(tensor.get_shape())
             weights[kind] = weights.get(kind, 0) + count
-            parameters += 0 if name.endswith(STATISTICS) else count
+            parameters += 0 if name.endswith(NO_PARAMETERS) else count
     known = replace(known, parameters=parameters, weights=weights)
     if find_spec("torch") is None:
         return replace(known, missing='multiply-adds: counting them needs torch: pip install "trt-cls[train]"')
     from trt_cls.models.checkpoint import load_checkpoint
+    from trt_cls.models.fake_quantization import restore_layers
     from trt_cls.models.summary import multiply_adds
 
-    network = load_checkpoint(known.path).module.to("meta")
-    return replace(known, multiply_adds=multiply_adds(network, known.contract.preprocessing.input_shape))
+    network = load_checkpoint(known.path).module
+    restore_layers(network)  # rounding costs no multiplication, and has none on the meta device
+    cost = multiply_adds(network.to("meta"), known.contract.preprocessing.input_shape)
+    return replace(known, multiply_adds=cost)
 
 
 def _of_plan(known: Inspection) -> Inspection:

@@ -110,7 +110,7 @@ def trained_for_int8(network: nn.Module, contract: Contract) -> onnx.ModelProto:
     from trt_cls.models.fake_quantization import restore_layers, trained_ranges
 
     ranges = trained_ranges(network)
-    restore_layers(network, ranges)
+    restore_layers(network)
     model = onnx_from_module(network, replace(contract, precision="fp32"))
     return int8_from_fp32(model, *trained_layers(model, ranges))
 

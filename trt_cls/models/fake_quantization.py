@@ -9,7 +9,7 @@ the normalisation folded into it at export scales with it. Where ranges come fro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 from trt_cls.errors import ArtefactError
 from trt_cls.models.layers import Add
-from trt_cls.models.ranges import LARGEST, SMALLEST_SCALE, Histogram
-
-SCALE = ".input_scale"
-"""Ends the names of the tensors that hold what one step of INT8 is worth in each input of a layer, [inputs]."""
+from trt_cls.models.ranges import LARGEST, SCALE, SMALLEST_SCALE, Histogram
 
 
 class QuantizedConv2d(nn.Conv2d):
@@ -141,12 +138,12 @@ def trained_ranges(network: nn.Module) -> dict[str, tuple[float, ...]]:
     }
 
 
-def restore_layers(network: nn.Module, names: Collection[str]) -> None:
-    """Makes the layers compute in float again, in place."""
-    for name in names:
-        layer = network.get_submodule(name)
-        layer.__class__ = PLAIN[type(layer)]
-        del layer.input_scale
+def restore_layers(network: nn.Module) -> None:
+    """Makes all layers compute in float again, in place."""
+    for layer in network.modules():
+        if type(layer) in PLAIN:
+            layer.__class__ = PLAIN[type(layer)]
+            del layer.input_scale
 
 
 def _turn(layer: nn.Module, scale: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trt_cls.errors import ArtefactError
 from trt_cls.models.checkpoint import read_contract, widths
 from trt_cls.models.network import head_of
+from trt_cls.models.ranges import SCALE
 from trt_cls.models.resizing import require_answers, resize
 from trt_cls.models.tao_hdf5 import SUFFIXES, read_keras_model, require_readable
 from trt_cls.models.tao_network import import_network, tensors_of
@@ -21,7 +22,7 @@ from trt_cls.spec.experiment import ModelConfig
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training scripts keep the weights."""
-NOT_WEIGHTS = (".num_batches_tracked", ".input_scale")
+NOT_WEIGHTS = (".num_batches_tracked", SCALE)
 
 
 @dataclass(frozen=True)

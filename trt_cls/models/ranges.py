@@ -19,6 +19,8 @@ SMALLEST_SCALE = 2.0**-16
 """float16 holds it with 8 bits; below, whole channels of nearly dead weights would be rounded to nothing."""
 CALIBRATION_BATCH = 16
 """Images; the unit in which their number is asked for."""
+SCALE = ".input_scale"
+"""Ends the names of a checkpoint's tensors that hold what one step is worth in each input of a layer, [inputs]."""
 BINS = 2048
 LEVELS = 128
 """What INT8 has for magnitudes, zero among them."""
