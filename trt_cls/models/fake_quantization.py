@@ -83,12 +83,10 @@ def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[H
     """
     found: dict[str, tuple[Histogram, ...]] = {}
     runs: Counter[str] = Counter()
-    unfit: set[str] = set()
 
     def noted(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         runs[name] += 1
         if isinstance(layer, nn.Linear) and inputs[0].dim() != 2:
-            unfit.add(name)
             return
         histograms = found.setdefault(name, tuple(Histogram() for _ in inputs))
         for histogram, values in zip(histograms, inputs, strict=True):
@@ -109,7 +107,7 @@ def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[H
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: histograms for name, histograms in found.items() if name not in unfit and runs[name] == runs[""]}
+    return {name: histograms for name, histograms in found.items() if runs[name] == runs[""]}
 
 
 def quantize_layers(network: nn.Module, ranges: Mapping[str, Sequence[float]]) -> None:
