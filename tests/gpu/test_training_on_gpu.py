@@ -18,6 +18,7 @@ from shared_data import photos
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
+from trt_cls.export.export import export
 from trt_cls.gpu import visible_gpu
 from trt_cls.spec.experiment import (
     PLAIN,
@@ -27,6 +28,7 @@ from trt_cls.spec.experiment import (
     LrConfig,
     ModelConfig,
     Optimizer,
+    Quantization,
     RegConfig,
     Sgd,
     TrainConfig,
@@ -98,3 +100,17 @@ def test_an_epoch_ends_in_the_same_weights_wherever_images_are_augmented(
     monkeypatch.setattr("trt_cls.training.request.open_augmentation", none)
     by_cpu = train(asked, tmp_path / "cpu", device="cuda", precision="fp32")
     assert by_gpu.last.read_bytes() == by_cpu.last.read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_training_for_int8_ends_the_same_each_time_and_its_file_answers_as_it(precision: str, tmp_path: Path) -> None:
+    folder = image_folder(photos())
+    model = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,64,64", use_batch_norm=True)
+    before = train(Experiment(model_config=model, train_config=config(folder)), tmp_path / "before", device="cuda")
+    further = replace(config(folder), pretrained_model_path=str(before.last))
+    quantized = Extensions(quantization=Quantization())
+    asked = Experiment(model_config=model, train_config=further, extensions=quantized)
+    one, two = (train(asked, tmp_path / name, device="cuda", precision=precision) for name in ("one", "two"))
+    assert one.last.read_bytes() == two.last.read_bytes()
+    written = export(one.last, tmp_path / "model.onnx", images=folder.root, builder="none")  # refused if it does not
+    assert written.precision == "int8"
