@@ -40,7 +40,7 @@ def test_flags_of_tao_and_the_defaults(asked: dict[str, Any]) -> None:
     assert run("--data_type", "int8", "--cal_image_dir", "photos", "--batches", "10") == 0
     assert asked["int8"] == Int8(Path("photos"), 10)
     assert run("--int8") == 0
-    assert (asked["int8"], asked["embed"]) == (Int8(None, 32, "entropy", (), None), False)
+    assert (asked["int8"], asked["embed"]) == (Int8(None, 32, "auto", (), None), False)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_methods_differ(checkpoint: Path, pictures: Path, tmp_path: Path) -> Non
     for method in ("percentile", "minmax", "entropy"):
         int8(checkpoint, tmp_path / f"{method}.onnx", pictures, method=method)
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3
+
+
+def test_auto_takes_the_method_that_changes_the_answers_least(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    said = int8(checkpoint, tmp_path / "auto.onnx", pictures)
+    ((best, rest),) = re.findall(r"\((\w+); signal/noise of the logits: (.*)\)", said[1])
+    decibels = {name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+) dB", rest)}
+    assert list(decibels) == ["entropy", "percentile", "minmax"]
+    assert decibels[best] == max(decibels.values()) > min(decibels.values())
+    int8(checkpoint, tmp_path / "best.onnx", pictures, method=best)
+    assert (tmp_path / "auto.onnx").read_bytes() == (tmp_path / "best.onnx").read_bytes()
 
 
 def test_an_engine_is_built_from_it_and_built_again(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from trt_cls.data.folder import image_folder
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.calibration import measure_magnitudes
 from trt_cls.export.images import images_for
-from trt_cls.export.quantization import quantizable
-from trt_cls.export.sensitivity import Labelled, Layer, choose, rank, table
+from trt_cls.export.quantization import quantizable, with_qdq
+from trt_cls.export.sensitivity import Labelled, Layer, choose, rank, signal_to_noise, table
 
-pytest.importorskip("onnxruntime")
+torch = pytest.importorskip("torch")
+ort = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,25 @@ def test_the_fewest_layers_stay_that_meet_the_loss(
     assert (choice.top1_fp32, choice.top1_all_int8, choice.top1) == (0.9, 0.71, accuracies[kept])
     assert [line.endswith("float16") for line in table(choice)[1:]] == [True] * kept + [False] * (len(names) - kept)
     assert all("top-1" in line for line in said)
+
+
+def test_signal_to_noise_is_that_of_the_files_answers(fp32: onnx.ModelProto, measured: Any, network: Any) -> None:
+    batch, thresholds = measured
+    narrow = {name: value / 8 for name, value in thresholds.items()}
+    layers = list(quantizable(fp32))
+    found = signal_to_noise(fp32, {"minmax": thresholds, "percentile": narrow}, layers, batch)
+    assert found["minmax"] > found["percentile"] + 10
+    with torch.no_grad():
+        exact = network(torch.from_numpy(batch)).numpy()
+    for method, ranges in (("minmax", thresholds), ("percentile", narrow)):
+        session = ort.InferenceSession(with_qdq(fp32, ranges, layers).SerializeToString())
+        (answers,) = session.run(["predictions"], {"input_1": batch})
+        # a softmax loses what all logits of an image have in common, as does the difference to their mean
+        logits = np.log(answers)
+        signal, given = (values - values.mean(axis=1, keepdims=True) for values in (exact, logits))
+        expected = 10 * np.log10((signal**2).mean() / ((given - signal) ** 2).mean())
+        # another session adds in another order, and a value near the middle goes to the other step: seen 1.6 dB
+        assert found[method] == pytest.approx(expected, abs=3)
 
 
 def test_a_loss_that_no_layer_meets_is_an_error(fp32: onnx.ModelProto, measured: Any) -> None:

@@ -74,8 +74,9 @@ _OPTIONS = (
     ),
     click.option(
         "--calibration-method",
-        type=click.Choice(["entropy", "percentile", "minmax"]),
-        help="What is cut of a range: what loses least information, all above 99.99 %, or nothing.  [default: entropy]",
+        type=click.Choice(["auto", "entropy", "percentile", "minmax"]),
+        help="What is cut of a range: what loses least information, all above 99.99 %, nothing, or that of the three "
+        "which changes the answers least.  [default: auto]",
     ),
     click.option(
         "--int8-keep",

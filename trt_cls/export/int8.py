@@ -5,11 +5,11 @@ The parts stand in `calibration` (ranges), `quantization` (the graph) and `sensi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -22,8 +22,8 @@ from trt_cls.export.calibration import measure_magnitudes
 from trt_cls.export.images import BATCH, Images
 from trt_cls.export.onnx_file import contract_of, onnx_from_module
 from trt_cls.export.quantization import Keep, ends, int8_from_fp32, quantizable, trained_layers
-from trt_cls.export.sensitivity import Labelled, choose, rank, table
-from trt_cls.models.ranges import Method, threshold
+from trt_cls.export.sensitivity import Labelled, choose, rank, signal_to_noise, table
+from trt_cls.models.ranges import METHODS, Histogram, Method, threshold
 from trt_cls.spec.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Int8:
     images: Path | None = None
     """Folder to calibrate on; None: the training dataset of the spec."""
     batches: int = BATCHES
-    method: Method = "entropy"
+    method: Method | Literal["auto"] = "auto"
+    """Auto: the one that changes the answers least."""
     keep: tuple[Keep, ...] = ()
     max_loss: float | None = None
     """Points of top-1 that may be lost on the labelled images of the check; None: all layers go to INT8."""
@@ -85,8 +86,8 @@ def quantize(
     tensors = list(dict.fromkeys(chain.from_iterable(layers.values())))
     first, batches = _peek(images)
     magnitudes = measure_magnitudes(model, tensors, batches)
-    thresholds = {name: threshold(histogram, asked.method) for name, histogram in magnitudes.items()}
-    say(f"calibrated on {len(images.samples)} of {images.total} images of {folder} ({asked.method})")
+    thresholds, method = _thresholds(model, list(layers), magnitudes, asked.method, first)
+    say(f"calibrated on {len(images.samples)} of {images.total} images of {folder} ({method})")
     if measured_on is None or asked.max_loss is None:
         return int8_from_fp32(model, thresholds, list(layers))
     say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labelled}")
@@ -113,6 +114,24 @@ def trained_for_int8(network: nn.Module, contract: Contract) -> onnx.ModelProto:
     restore_layers(network)
     model = onnx_from_module(network, replace(contract, precision="fp32"))
     return int8_from_fp32(model, *trained_layers(model, ranges))
+
+
+def _thresholds(
+    model: onnx.ModelProto,
+    layers: Sequence[str],
+    magnitudes: Mapping[str, Histogram],
+    asked: Method | Literal["auto"],
+    images: NDArray[Any],
+) -> tuple[dict[str, float], str]:
+    """The largest magnitude kept of each activation, and the method in words; "auto" tries them all on `images`."""
+    methods = METHODS if asked == "auto" else (asked,)
+    ranges = {method: {name: threshold(found, method) for name, found in magnitudes.items()} for method in methods}
+    if asked != "auto":
+        return ranges[asked], asked
+    decibels = signal_to_noise(model, ranges, layers, images)
+    best = max(methods, key=lambda method: decibels[method])
+    told = ", ".join(f"{method} {value:.1f} dB" for method, value in decibels.items())
+    return ranges[best], f"{best}; signal/noise of the logits: {told}"
 
 
 def calibration_images(preprocessing: Preprocessing, folder: Path, batches: int) -> Images:

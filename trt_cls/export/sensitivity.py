@@ -24,6 +24,7 @@ from trt_cls.export.calibration import with_outputs
 from trt_cls.export.images import BATCH, WORKERS
 from trt_cls.export.onnx_file import LOGITS
 from trt_cls.export.quantization import int8_from_fp32, with_qdq
+from trt_cls.models.ranges import Method
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,29 @@ def rank(
 ) -> tuple[Layer, ...]:
     """`layers` of the float32 `model`, the costliest first, by the logits of a batch of `images`."""
     nodes = {node.name: node for node in model.graph.node}
-    (exact,) = session_of(with_outputs(model, [LOGITS])).run([LOGITS], {INPUT: images})
+    exact = _logits(model, images)
     found = []
     for name in layers:
-        quantized = with_outputs(with_qdq(model, thresholds, [name]), [LOGITS])
-        (logits,) = session_of(quantized).run([LOGITS], {INPUT: images})
+        noise = _logits(with_qdq(model, thresholds, [name]), images) - exact
         operator = nodes[name].op_type
         weights = name if operator == "Add" else nodes[name].input[1].removesuffix(".weight")
-        found.append(Layer(name, weights, operator, _decibels(exact, logits - exact)))
+        found.append(Layer(name, weights, operator, _decibels(exact, noise)))
     return tuple(sorted(found, key=lambda layer: layer.signal_to_noise))
+
+
+def signal_to_noise(
+    model: onnx.ModelProto, ranges: Mapping[Method, Mapping[str, float]], layers: Collection[str], images: NDArray[Any]
+) -> dict[Method, float]:
+    """Of the logits of a batch of `images`, in dB, with `layers` in INT8 by the `ranges` of each method.
+
+    None is the best for all networks: of four that were trained on CIFAR-10, percentiles left one 5 points behind, and
+    entropy changed more labels of another.
+    """
+    exact = _logits(model, images)
+    return {
+        method: _decibels(exact, _logits(with_qdq(model, thresholds, layers), images) - exact)
+        for method, thresholds in ranges.items()
+    }
 
 
 def choose(
@@ -143,6 +158,12 @@ def table(choice: Choice) -> list[str]:
         precision = "float16" if index < choice.kept else "int8"
         lines.append(f"  {layer.weights:{width}}  {layer.operator:8}  {layer.signal_to_noise:9.1f} dB  {precision}")
     return lines
+
+
+def _logits(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
+    (logits,) = session_of(with_outputs(model, [LOGITS])).run([LOGITS], {INPUT: images})
+    found: NDArray[np.float32] = logits
+    return found
 
 
 def _decibels(signal: NDArray[Any], noise: NDArray[Any]) -> float:

@@ -6,12 +6,13 @@ with its default bins, and with more of them took a resnet18 from 72.7 % to 37 %
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Method = Literal["percentile", "minmax", "entropy"]
+Method = Literal["entropy", "percentile", "minmax"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 LARGEST = 127
 """INT8's largest number on a grid that is symmetric."""
