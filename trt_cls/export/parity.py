@@ -48,8 +48,8 @@ BOUNDS: dict[Precision, Bounds] = {
         0.90,
         0.5,
         tie=0.02,
-        cure="calibrate on more images of the kind, leave layers in float16 with --int8-keep first,last or --int8-auto 1, "
-        "or train it further with extensions.quantization",
+        cure="calibrate on more images of the kind, leave layers in float16 with --int8-keep first,last or "
+        "--int8-auto 1, or train it further with extensions.quantization",
     ),
 }
 
