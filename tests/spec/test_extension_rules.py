@@ -60,7 +60,7 @@ def test_allowed(extensions: str, train: str) -> None:
         ("quantization", "found without train_config.pretrained_model_path", "quantization { }", ""),
         ("quantization.keep", "one of first, last", "quantization { keep: 'all' }", TRAINED),
         ("quantization.calibration_batches", "an integer ≥ 1", "quantization { calibration_batches: 0 }", TRAINED),
-        ("quantization.calibration_method", "one of entropy", "quantization { calibration_method: 'max' }", TRAINED),
+        ("quantization.calibration_method", "one of auto", "quantization { calibration_method: 'max' }", TRAINED),
         ("distillation.teacher", "missing", "distillation { }", ""),
         ("distillation.temperature", "a number > 0", "distillation { teacher: 'a' temperature: 0 }", ""),
         ("distillation.weight", "a number in (0, 1]", "distillation { teacher: 'a' weight: 0 }", ""),

@@ -24,8 +24,8 @@ from trt_cls.engines.contracts import read_contract
 from trt_cls.errors import DataError, RequestError
 from trt_cls.export.export import export
 from trt_cls.models.checkpoint import Checkpoint, load_checkpoint
-from trt_cls.models.fake_quantization import measured, restore_layers, trained_ranges
-from trt_cls.models.ranges import threshold
+from trt_cls.models.fake_quantization import measured, quantize_layers, restore_layers, trained_ranges
+from trt_cls.models.ranges import METHODS, threshold
 from trt_cls.spec.experiment import Experiment, Extensions, Quantization
 from trt_cls.training import quantization as room
 from trt_cls.training import train
@@ -50,8 +50,13 @@ def asked(pretrained: Path, experiment: Make) -> Make:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, asked: Make, quiet: Any) -> TrainingResult:
-    return train(asked(), tmp_path_factory.mktemp("quantized"), device="cpu", reporter=quiet())
+def reporter(quiet: Any) -> Any:
+    return quiet()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, asked: Make, reporter: Any) -> TrainingResult:
+    return train(asked(), tmp_path_factory.mktemp("quantized"), device="cpu", reporter=reporter)
 
 
 def cross_entropy(module: nn.Module, folder: Path, checkpoint: Checkpoint) -> float:
@@ -72,19 +77,34 @@ def test_what_is_validated_and_saved_computes_in_int8(done: TrainingResult, imag
     assert cross_entropy(checkpoint.module, images / "val", checkpoint) != pytest.approx(found, rel=1e-4)
 
 
-def test_ranges_are_those_of_the_pretrained_network_on_the_training_images(
-    done: TrainingResult, pretrained: Path, images: Path
+def test_ranges_are_the_best_of_those_of_the_pretrained_network_on_the_training_images(
+    done: TrainingResult, reporter: Any, pretrained: Path, images: Path
 ) -> None:
     before = load_checkpoint(pretrained)
     samples = image_folder(images / "train").samples
-    batches = stream(samples, before.contract.preprocessing, batch_size=16, workers=0)
-    found = measured(before.module, (torch.from_numpy(batch.images) for batch in batches))
-    expected = {name: tuple(threshold(part, "entropy") for part in parts) for name, parts in found.items()}
+    batches = [
+        torch.from_numpy(batch.images)
+        for batch in stream(samples, before.contract.preprocessing, batch_size=16, workers=0)
+    ]
+    found = measured(before.module, batches)
+    (line,) = (line for line in reporter.lines if "calibrated" in line)
+    start = "18 layers compute in INT8, calibrated on 21 of 21 training images ("
+    assert line.startswith(start)
+    best = line.removeprefix(start).split(";")[0]
+    expected = {name: tuple(threshold(part, best) for part in parts) for name, parts in found.items()}  # type: ignore
     ranges = trained_ranges(load_checkpoint(done.last).module)
     assert ranges.keys() == expected.keys()
     for name, parts in ranges.items():
         assert parts == pytest.approx(expected[name], rel=2**-11), name  # float16 keeps them
     assert ranges["add_1"][0] != ranges["add_1"][1]
+    with torch.no_grad():
+        exact = before.module(torch.cat(batches))
+        noise = {}
+        for method in METHODS:
+            quantize_layers(before.module, {n: [threshold(p, method) for p in parts] for n, parts in found.items()})
+            noise[method] = float((before.module(torch.cat(batches)) - exact).diff(dim=1).square().mean())
+            restore_layers(before.module)
+    assert noise[best] == min(noise.values()) < max(noise.values())  # type: ignore[index]
 
 
 def test_it_says_how_many_layers_and_images(done: TrainingResult, asked: Make, quiet: Any, tmp_path: Path) -> None:
@@ -148,8 +168,7 @@ def test_a_network_without_a_layer_for_int8_is_refused(
     asked: Make, monkeypatch: pytest.MonkeyPatch, quiet: Any, tmp_path: Path
 ) -> None:
     # as of a transformer whose patches and classes are kept: its other layers see several vectors an image
-    both = dict.fromkeys(["conv1", "predictions"], ())
-    monkeypatch.setattr(room, "measured", lambda _, batches: both if list(batches) else {})
+    monkeypatch.setattr(room, "measured", lambda *_: dict.fromkeys(["conv1", "predictions"], ()))
     request = asked(Quantization(keep=("first", "last")))
     with pytest.raises(RequestError, match="none of the 2 layers that INT8 can compute is left"):
         train(request, tmp_path, device="cpu", reporter=quiet())

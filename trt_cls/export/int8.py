@@ -23,7 +23,7 @@ from trt_cls.export.images import BATCH, Images
 from trt_cls.export.onnx_file import contract_of, onnx_from_module
 from trt_cls.export.quantization import Keep, ends, int8_from_fp32, quantizable, trained_layers
 from trt_cls.export.sensitivity import Labelled, choose, rank, signal_to_noise, table
-from trt_cls.models.ranges import METHODS, Histogram, Method, threshold
+from trt_cls.models.ranges import METHODS, Histogram, Method, best_of, threshold
 from trt_cls.spec.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -128,10 +128,8 @@ def _thresholds(
     ranges = {method: {name: threshold(found, method) for name, found in magnitudes.items()} for method in methods}
     if asked != "auto":
         return ranges[asked], asked
-    decibels = signal_to_noise(model, ranges, layers, images)
-    best = max(methods, key=lambda method: decibels[method])
-    told = ", ".join(f"{method} {value:.1f} dB" for method, value in decibels.items())
-    return ranges[best], f"{best}; signal/noise of the logits: {told}"
+    best, told = best_of(signal_to_noise(model, ranges, layers, images))
+    return ranges[best], told
 
 
 def calibration_images(preprocessing: Preprocessing, folder: Path, batches: int) -> Images:

@@ -115,9 +115,10 @@ def quantize_layers(network: nn.Module, ranges: Mapping[str, Sequence[float]]) -
 
     The scales are numbers that float16 has, as the exported file keeps them.
     """
+    device = next(network.parameters()).device
     for name, largest in ranges.items():
         scale = (torch.tensor(largest) / LARGEST).clamp_min(SMALLEST_SCALE).half().float()
-        _turn(network.get_submodule(name), scale)
+        _turn(network.get_submodule(name), scale.to(device))
 
 
 def quantize_like(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:

@@ -6,6 +6,7 @@ with its default bins, and with more of them took a resnet18 from 72.7 % to 37 %
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -66,6 +67,25 @@ def threshold(histogram: Histogram, method: Method) -> float:
     divergences = [_divergence(histogram.counts, kept) for kept in range(LEVELS, BINS + 1)]
     # Of equal ones the last: it cuts the least.
     return histogram.edge(BINS - int(np.argmin(divergences[::-1])))
+
+
+def best_of(decibels: Mapping[Method, float]) -> tuple[Method, str]:
+    """The method that changes the logits least, and the choice in words.
+
+    None is the best for all networks: of four that were trained on CIFAR-10, percentiles left one 5 points behind, and
+    entropy changed more labels of another.
+    """
+    best = max(decibels, key=lambda method: decibels[method])
+    told = ", ".join(f"{method} {value:.1f} dB" for method, value in decibels.items())
+    return best, f"{best}; signal/noise of the logits: {told}"
+
+
+def decibels(logits: NDArray[np.float32], noise: NDArray[np.float32]) -> float:
+    """The ratio of signal to noise of `logits` [n,classes], without what all of an image have in common."""
+    # the softmax does not see it
+    signal, noise = (values - values.mean(axis=1, keepdims=True) for values in (logits, noise))
+    power = float(np.square(noise, dtype=np.float64).mean())
+    return float(10 * np.log10(np.square(signal, dtype=np.float64).mean() / power)) if power else np.inf
 
 
 def _divergence(counts: NDArray[np.int64], kept: int) -> float:

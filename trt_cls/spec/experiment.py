@@ -302,9 +302,10 @@ class Quantization:
     """Training as INT8 computes, from pretrained_model_path on; the ranges stay as they are measured before it."""
 
     calibration_method: str = option(
-        "entropy",
-        "what is cut of a range: what loses least information, all above 99.99 %, or nothing",
-        one_of("entropy", "percentile", "minmax"),
+        "auto",
+        "what is cut of a range: what loses least information, all above 99.99 %, nothing, or that of the three which "
+        "changes the answers least",
+        one_of("auto", "entropy", "percentile", "minmax"),
     )
     calibration_batches: int = option(32, "batches of 16 training images that the ranges are measured on", at_least(1))
     keep: tuple[str, ...] = option((), "layers left in float", one_of("first", "last"))

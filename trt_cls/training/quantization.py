@@ -6,6 +6,7 @@ The ranges stay as they are measured here, on the pixels of inference; the weigh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import cast
 
 import torch
@@ -14,15 +15,17 @@ from torch import Tensor, nn
 from trt_cls.data.folder import evenly_spread
 from trt_cls.data.stream import stream
 from trt_cls.errors import DataError, RequestError
-from trt_cls.models.fake_quantization import measured, quantize_layers
+from trt_cls.models.fake_quantization import measured, quantize_layers, restore_layers
 from trt_cls.models.layers import Add
-from trt_cls.models.ranges import CALIBRATION_BATCH, Method, threshold
+from trt_cls.models.ranges import CALIBRATION_BATCH, METHODS, Histogram, Method, best_of, decibels, threshold
 from trt_cls.spec.experiment import Quantization
 from trt_cls.training.compute import Compute
 from trt_cls.training.request import TrainingData
 from trt_cls.training.validation import evaluating
 
 WORKERS = 4
+COMPARED_ON = 64
+"""Images that the methods are tried on."""
 
 
 def quantize(model: nn.Module, asked: Quantization, data: TrainingData, compute: Compute) -> str:
@@ -39,27 +42,44 @@ def quantize(model: nn.Module, asked: Quantization, data: TrainingData, compute:
     def batches() -> Iterator[Tensor]:
         nonlocal used
         for batch in stream(samples, data.contract.preprocessing, batch_size=CALIBRATION_BATCH, workers=WORKERS):
-            used += len(batch.images)
             if len(batch.images):
+                used += len(batch.images)
                 yield compute.images(torch.from_numpy(batch.images))
 
-    with evaluating(compute.place(model)):
-        found = measured(model, batches())
-    if not used:
+    images = batches()
+    first = list(islice(images, COMPARED_ON // CALIBRATION_BATCH))
+    if not first:
         raise DataError(
             f"{data.train.root}: none of {len(samples)} images to measure INT8's ranges on can be decoded; "
             "expected image files"
         )
-    layers = {name: inputs for name, inputs in found.items() if name not in _ends(model, found, asked.keep)}
-    if not layers:
-        raise RequestError(
-            f"extensions.quantization: none of the {len(found)} layers that INT8 can compute is left for it; expected "
-            "one at least; keep less, or leave the block out"
-        )
-    method = cast(Method, asked.calibration_method)
-    quantize_layers(model, {name: [threshold(part, method) for part in inputs] for name, inputs in layers.items()})
+    with evaluating(compute.place(model)):
+        found = measured(model, chain(first, images))
+        layers = {name: inputs for name, inputs in found.items() if name not in _ends(model, found, asked.keep)}
+        if not layers:
+            raise RequestError(
+                f"extensions.quantization: none of the {len(found)} layers that INT8 can compute is left for it; "
+                "expected one at least; keep less, or leave the block out"
+            )
+        method = _quantize(model, layers, asked.calibration_method, torch.cat(first))
     measured_on = f"{used} of {len(data.train.samples)} training images"
     return f"{len(layers)} layers compute in INT8, calibrated on {measured_on} ({method})"
+
+
+@torch.no_grad()
+def _quantize(model: nn.Module, layers: Mapping[str, Sequence[Histogram]], asked: str, images: Tensor) -> str:
+    """Makes `layers` compute in INT8; returns the method in words, "auto" having tried them all on `images`."""
+    exact = model(images)
+    noise: dict[Method, float] = {}
+    ranges = {}
+    for method in METHODS if asked == "auto" else (cast(Method, asked),):
+        ranges[method] = {name: [threshold(part, method) for part in inputs] for name, inputs in layers.items()}
+        quantize_layers(model, ranges[method])
+        noise[method] = decibels(exact.cpu().numpy(), (model(images) - exact).cpu().numpy())
+        restore_layers(model)
+    best, told = best_of(noise)
+    quantize_layers(model, ranges[best])
+    return told if asked == "auto" else asked
 
 
 def _ends(model: nn.Module, found: Mapping[str, object], keep: Sequence[str]) -> set[str]:
