@@ -215,5 +215,5 @@ def test_two_processes_learn_with_the_ranges_of_one(asked: Make, done: TrainingR
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_it_can_be_compiled(asked: Make, done: TrainingResult, quiet: Any, tmp_path: Path) -> None:
     result = train(asked(), tmp_path, device="cpu", reporter=quiet(), compile_network=True)
-    # kernels that add in another order; a value in many thousands goes to the next step of INT8
-    assert result.rows[0].loss == pytest.approx(done.rows[0].loss, rel=0.05)
+    # three steps: the kernels' other roundings have not spread yet, where a training in float is 6 % off
+    assert result.rows[0].loss == pytest.approx(done.rows[0].loss, rel=1e-3)
