@@ -1,29 +1,37 @@
 // From decoded images to the network's input in one launch, for images of different sizes. Two families of kernels:
-// preprocess_… for evaluation, and augment_… for training, which also changes colours, mirrors and erases.
+// preprocess_… for evaluation, and augment_… for training, which also changes colors, mirrors and erases.
 //
 // The resized pixels equal Pillow's to the bit. Its 8-bit resize is integer arithmetic: weights of 22 bits, which the
 // host makes in double (trt_cls/preprocessing/resampling.py); a horizontal pass, rounded and clipped to 8 bits; a
 // vertical pass over that. Sums of integers don't depend on their order, so they may be split as suits the device.
 // They fit 32 bits: weights add up to 1, with bicubic's negative lobes to 1.27 in size, and 1.27 * 255 * 2^22 < 2^31.
 //
-// A block makes one tile of one image's output, all channels. It streams through the source rows that the tile needs,
-// CHUNK at a time: resampled horizontally they go to shared memory, and each thread adds them to the sums of its own
-// output pixels. Shared memory thus stays at 1.5 KB however far the image is reduced.
+// A block makes one tile of one image's output, all channels. It takes the source rows that the tile needs, CHUNK at a
+// time: resampled horizontally they go to shared memory, one word a pixel, and each thread adds them to the sums of its
+// own output pixels. Shared memory stays at 11 KB however far the image is reduced.
 //
 // The floor is each byte in once and each byte out once. With S = 1 (bilinear) or 2 (bicubic), blocks beside each other
-// share a rim: a source byte is read by (1 + 2S / TILE_HEIGHT) * (1 + 2S / TILE_WIDTH) blocks, 1.20 or 1.41 on
-// average, the second time from the L2 cache as neighbours run together. Within a block the windows of neighbouring
-// columns overlap, so 2S threads of a warp load it, from L1. Bytes that the crop does not show are never read.
+// share a rim: a source byte is read by (1 + 2S / TILE_HEIGHT) * (1 + 2S / TILE_WIDTH) blocks, the second time from the
+// L2 cache as neighbors run together. Bytes that the crop does not show are never read.
+//
+// Instructions, not bytes, are what the kernel is short of: source pixels are loaded four at a time as aligned words,
+// and normalization is a table of 256 values a channel, which the host makes.
 
 typedef unsigned char Byte;
-typedef unsigned short Half;  // the bits of an IEEE half
 
-constexpr int TILE_WIDTH = 32;  // a warp in a row: the weights of a tap, and what it writes, are contiguous
+constexpr int TILE_WIDTH = 32;  // a warp in a row: the weights of a group, and what it writes, are contiguous
+constexpr int TILE_HEIGHT = 32;
 constexpr int WARPS = 8;
-constexpr int ROWS_PER_THREAD = 2;
-constexpr int TILE_HEIGHT = WARPS * ROWS_PER_THREAD;
-constexpr int CHUNK = WARPS * ROWS_PER_THREAD;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int BLOCKS = 4;  // on a multiprocessor: Turing has room for 1,024 threads
+#else
+constexpr int BLOCKS = 5;  // at most 48 registers a thread
+#endif
+constexpr int CHUNK = 64;  // source rows
+constexpr int TOGETHER = 2;  // source rows that a thread resamples side by side, with the same weights
+constexpr int GROUP = 4;  // taps whose pixels and weights are loaded together
 constexpr int PRECISION = 22;  // bits of a weight behind the point
+constexpr int LEVELS = 256;    // of a byte
 
 // One image of the batch. The host has the same layout in packing.SOURCE.
 struct Source {
@@ -33,149 +41,207 @@ struct Source {
     long long width;
 };
 
-// For each of n outputs along one axis: the first source pixel, their number, and their weights. The weights stand
-// [tap][output], so that a warp, which is at one tap of 32 neighbouring outputs, reads 128 bytes in a row.
+// For each of n outputs along one axis: its window, which is the first source pixel and their number, and its weights,
+// in groups of four with zeros behind the last: [group][output][4].
 struct Axis {
-    const int* __restrict__ first;
-    const int* __restrict__ taps;
-    const int* __restrict__ weights;
+    const int2* __restrict__ windows;
+    const int4* __restrict__ weights;
     int outputs;
 
-    __device__ Axis(const int* table, int n) : first(table), taps(table + n), weights(table + 2 * n), outputs(n) {}
+    __device__ Axis(const int* table, int n)
+        : windows(reinterpret_cast<const int2*>(table)),
+          weights(reinterpret_cast<const int4*>(table + (2 * n + 3) / 4 * 4)),
+          outputs(n) {}
+
+    __device__ int end(int output) const { return windows[output].x + windows[output].y; }
 };
 
-#ifndef CUDA_ON_CPU
-// What cuda_fp16.h does, without the header: the source then compiles alone, also at run time. Rounds to nearest even.
-__device__ Half half_bits(float value) {
-    Half bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
+__device__ int weight(const int4& group, int tap) {
+    return tap == 0 ? group.x : tap == 1 ? group.y : tap == 2 ? group.z : group.w;
 }
-#endif
 
-__device__ void store(float* place, float value) { *place = value; }
-__device__ void store(Half* place, float value) { *place = half_bits(value); }
-
-__device__ Byte rounded(int sum) { return static_cast<Byte>(min(max(sum >> PRECISION, 0), 255)); }
+__device__ int byte_of(unsigned word, int index) { return static_cast<int>(__byte_perm(word, 0, 0x4440 + index)); }
 
 // Half of the last bit that is kept: adding the weighted pixels to it rounds them.
 constexpr int ROUNDING = 1 << (PRECISION - 1);
 
-// Column x of the source rows [begin, end), resampled into this thread's rows of the chunk.
+__device__ unsigned rounded(int sum) { return static_cast<unsigned>(__vimin_s32_relu(sum >> PRECISION, LEVELS - 1)); }
+
 template <int CHANNELS>
-__device__ void resample_across(const Byte* __restrict__ pixels, long long stride, const Axis& across, int x, int begin,
-                                int end, Byte (*chunk)[CHANNELS][TILE_WIDTH]) {
-    int sums[ROWS_PER_THREAD][CHANNELS];
-    const Byte* rows[ROWS_PER_THREAD];
-    const long long left = static_cast<long long>(across.first[x]) * CHANNELS;
+__device__ void restart(int (&sums)[CHANNELS]) {
 #pragma unroll
-    for (int i = 0; i < ROWS_PER_THREAD; i++) {
-        // Past the end the last row is done again, without a branch in the loop over taps; nobody reads the result.
-        const int row = min(begin + static_cast<int>(threadIdx.y) + i * WARPS, end - 1);
-        rows[i] = pixels + row * stride + left;
+    for (int c = 0; c < CHANNELS; c++) sums[c] = ROUNDING;
+}
+
+// Four pixels from any address on. The words that hold them are loaded, and one more, of which nothing may be needed:
+// behind the last pixel of a batch there are SLACK bytes (packing.py).
+template <int CHANNELS>
+__device__ void load_group(const unsigned* __restrict__ words, unsigned shift, unsigned (&bytes)[CHANNELS]) {
+    unsigned low = words[0];
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) sums[i][c] = ROUNDING;
+    for (int i = 0; i < CHANNELS; i++) {
+        const unsigned high = words[i + 1];
+        bytes[i] = __funnelshift_r(low, high, shift);
+        low = high;
     }
-    const int taps = across.taps[x];
-    for (int tap = 0; tap < taps; tap++) {
-        const int weight = across.weights[tap * across.outputs + x];
+}
+
+// Column x of `rows` source rows from `begin` on, resampled into the chunk; a warp takes every WARPS-th row.
+template <int CHANNELS>
+__device__ void resample_across(const Byte* __restrict__ pixels, const Source& source, const Axis& across, int x,
+                                int begin, int rows, unsigned (*chunk)[TILE_WIDTH]) {
+    const int2 window = across.windows[x];
+    const unsigned stride = static_cast<unsigned>(source.width) * CHANNELS;
+    const long long left = source.pixels + static_cast<long long>(window.x) * CHANNELS;
+    unsigned* resampled = &chunk[threadIdx.y][threadIdx.x];
+    for (int row = threadIdx.y; row < rows; row += WARPS * TOGETHER, resampled += WARPS * TOGETHER * TILE_WIDTH) {
+        const unsigned* __restrict__ words[TOGETHER];
+        unsigned shift[TOGETHER];
+        int sums[TOGETHER][CHANNELS];
 #pragma unroll
-        for (int i = 0; i < ROWS_PER_THREAD; i++) {
+        for (int i = 0; i < TOGETHER; i++) {
+            restart<CHANNELS>(sums[i]);
+            const unsigned at = begin + min(row + i * WARPS, rows - 1);  // the last one again is cheaper than a branch
+            const unsigned long long offset = left + static_cast<unsigned long long>(at) * stride;
+            words[i] = reinterpret_cast<const unsigned*>(pixels + (offset & ~3ull));
+            shift[i] = static_cast<unsigned>(offset) * 8;  // of which a shift takes the last five bits
+        }
+        int tap = 0, at = x;
+#pragma unroll 1
+        do {
+            const int4 group = across.weights[at];
 #pragma unroll
-            for (int c = 0; c < CHANNELS; c++) sums[i][c] += rows[i][tap * CHANNELS + c] * weight;
+            for (int i = 0; i < TOGETHER; i++) {
+                unsigned bytes[CHANNELS];
+                load_group<CHANNELS>(words[i], shift[i], bytes);
+                words[i] += CHANNELS;
+#pragma unroll
+                for (int k = 0; k < GROUP * CHANNELS; k++)
+                    sums[i][k % CHANNELS] += byte_of(bytes[k / 4], k % 4) * weight(group, k / CHANNELS);
+            }
+            tap += GROUP, at += across.outputs;
+        } while (tap < window.y);
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            unsigned pixel = rounded(sums[i][0]);
+#pragma unroll
+            for (int c = 1; c < CHANNELS; c++) pixel |= rounded(sums[i][c]) << 8 * c;
+            if (row + i * WARPS < rows) resampled[i * WARPS * TILE_WIDTH] = pixel;
         }
     }
+}
+
+// Row y of the output from a chunk that begins with source row `begin` and holds all of its window.
+template <int CHANNELS>
+__device__ void resample_down(const Axis& down, int y, int begin, const unsigned (*chunk)[TILE_WIDTH],
+                              int (&sums)[CHANNELS]) {
+    const int2 window = down.windows[y];
+    const unsigned* column = &chunk[window.x - begin][threadIdx.x];
+    int tap = 0, at = y;
+#pragma unroll 1
+    do {
+        const int4 group = down.weights[at];
 #pragma unroll
-    for (int i = 0; i < ROWS_PER_THREAD; i++) {
+        for (int i = 0; i < GROUP; i++) {
+            const unsigned pixel = column[i * TILE_WIDTH];  // behind the window it is anything, and its weight 0
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) chunk[threadIdx.y + i * WARPS][c][threadIdx.x] = rounded(sums[i][c]);
+            for (int c = 0; c < CHANNELS; c++) sums[c] += byte_of(pixel, c) * weight(group, i);
+        }
+        tap += GROUP, at += down.outputs, column += GROUP * TILE_WIDTH;
+    } while (tap < window.y);
+}
+
+// Adds to row y of the output what the source rows [begin, end), which are in the chunk, contribute to it.
+template <int CHANNELS>
+__device__ void accumulate_down(const Axis& down, int y, int begin, int end, const unsigned (*chunk)[TILE_WIDTH],
+                                int (&sums)[CHANNELS]) {
+    const int2 window = down.windows[y];
+    const int last = min(end, window.x + window.y);
+#pragma unroll 1
+    for (int row = max(begin, window.x); row < last; row++) {
+        const int tap = row - window.x;
+        const int factor = reinterpret_cast<const int*>(down.weights + tap / GROUP * down.outputs + y)[tap % GROUP];
+        const unsigned pixel = chunk[row - begin][threadIdx.x];
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++) sums[c] += byte_of(pixel, c) * factor;
     }
 }
 
-// Adds what the source rows [begin, end), which are in the chunk, contribute to row y of the output.
-template <int CHANNELS>
-__device__ void accumulate_down(const Axis& down, int y, int begin, int end,
-                                const Byte (*chunk)[CHANNELS][TILE_WIDTH], int (&sums)[CHANNELS]) {
-    const int first = down.first[y];
-    const int last = min(end, first + down.taps[y]);
-    for (int row = max(begin, first); row < last; row++) {
-        const int weight = down.weights[(row - first) * down.outputs + y];
-#pragma unroll
-        for (int c = 0; c < CHANNELS; c++) sums[c] += chunk[row - begin][c][threadIdx.x] * weight;
-    }
-}
-
-// (pixel / divisor - mean) / std, each operation rounded by itself as numpy does; the intrinsics are never contracted.
-// `normalization` is the divisor, then the means and the stds of the output's channels.
-template <int CHANNELS>
-__device__ float normalized(Byte pixel, const float* __restrict__ normalization, int channel) {
-    const float scaled = __fdiv_rn(static_cast<float>(pixel), normalization[0]);
-    return __fdiv_rn(__fsub_rn(scaled, normalization[1 + channel]), normalization[1 + CHANNELS + channel]);
-}
-
-// The tile (blockIdx.x, blockIdx.y) of image blockIdx.z: the weighted sums of this thread's pixels, ROWS_PER_THREAD of
-// one column, which `rounded` makes bytes. Those past the image's edges are garbage.
-template <int CHANNELS>
-__device__ void resample_tile(const Byte* __restrict__ pixels, const Source source, const int* __restrict__ tables,
-                              int height, int width, int (&sums)[ROWS_PER_THREAD][CHANNELS]) {
-    __shared__ Byte chunk[CHUNK][CHANNELS][TILE_WIDTH];
+// The tile (blockIdx.x, blockIdx.y) of image blockIdx.z; `emit(x, y, sums)` gets the weighted sums of each of its pixels,
+// which `rounded` makes bytes. Where the source rows of the whole tile fit the chunk they are resampled once. Else, as
+// an image is reduced to less than half, the tile is made by bands of one row a warp, from as many chunks as they take.
+template <int CHANNELS, typename Emit>
+__device__ void resample_tile(const Byte* __restrict__ pixels, const Source& source, const int* __restrict__ tables,
+                              int height, int width, const Emit& emit) {
+    __shared__ unsigned chunk[CHUNK + GROUP - 1][TILE_WIDTH];
     const Axis across(tables + source.across, width);
     const Axis down(tables + source.down, height);
     const int x = blockIdx.x * TILE_WIDTH + threadIdx.x;
     const int top = blockIdx.y * TILE_HEIGHT;
-    const int bottom = min(top + TILE_HEIGHT, height) - 1;
-
-#pragma unroll
-    for (int i = 0; i < ROWS_PER_THREAD; i++) {
-#pragma unroll
-        for (int c = 0; c < CHANNELS; c++) sums[i][c] = ROUNDING;
-    }
-
+    const int bottom = min(top + TILE_HEIGHT, height);
     // Windows begin and end no earlier than those of the row above: the first and the last bound them all.
-    // Threads past the right edge come to the barriers too; their sums are of garbage, and are not written.
-    const int end = down.first[bottom] + down.taps[bottom];
-    for (int begin = down.first[top]; begin < end; begin += CHUNK) {
-        const int chunk_end = min(begin + CHUNK, end);
-        if (x < width) {
-            resample_across<CHANNELS>(pixels + source.pixels, source.width * CHANNELS, across, x, begin, chunk_end,
-                                      chunk);
+    const int step = down.end(bottom - 1) - down.windows[top].x <= CHUNK ? TILE_HEIGHT : WARPS;
+    for (int band = top; band < bottom; band += step) {
+        const int band_end = min(band + step, bottom);
+        const int first = down.windows[band].x, end = down.end(band_end - 1);
+        const bool whole = end - first <= CHUNK;
+        int sums[CHANNELS];
+        restart<CHANNELS>(sums);
+        for (int begin = first; begin < end; begin += CHUNK) {
+            const int chunk_end = min(begin + CHUNK, end);
+            // Threads past the right edge come to the barriers too, and do nothing else.
+            if (x < width) resample_across<CHANNELS>(pixels, source, across, x, begin, chunk_end - begin, chunk);
+            __syncthreads();
+            for (int y = band + static_cast<int>(threadIdx.y); x < width && y < band_end; y += WARPS) {
+                if (whole) {
+                    resample_down<CHANNELS>(down, y, begin, chunk, sums);
+                } else {
+                    accumulate_down<CHANNELS>(down, y, begin, chunk_end, chunk, sums);
+                    if (chunk_end < end) break;
+                }
+                emit(x, y, sums);
+                restart<CHANNELS>(sums);
+            }
+            __syncthreads();  // all have read the chunk before it is overwritten
         }
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < ROWS_PER_THREAD; i++) {
-            const int y = top + threadIdx.y + i * WARPS;
-            if (y < height) accumulate_down<CHANNELS>(down, y, begin, chunk_end, chunk, sums[i]);
-        }
-        __syncthreads();  // all have read the chunk before it is overwritten
     }
 }
 
-// Where the value of one of the image's channels belongs in the output, [images, CHANNELS, height, width].
+// (pixel / divisor - mean) / std of each byte of each source channel: read by the whole block from here on, once the
+// barriers of resample_tile are passed.
 template <int CHANNELS>
-__device__ long long place(int channel, int y, int x, int height, int width) {
-    const long long plane = static_cast<long long>(blockIdx.z) * CHANNELS + channel;
-    return (plane * height + y) * width + x;
+__device__ void load_values(const float* __restrict__ normalized, float (&values)[CHANNELS * LEVELS]) {
+#pragma unroll
+    for (int i = threadIdx.y * TILE_WIDTH + threadIdx.x; i < CHANNELS * LEVELS; i += TILE_WIDTH * WARPS)
+        values[i] = normalized[i];
 }
 
-template <int CHANNELS, typename Out>
+// One image of the output [images, CHANNELS, height, width], whose planes run from the last to the first if `reversed`.
+template <int CHANNELS>
+struct Planes {
+    float* __restrict__ first;
+    int step;
+    int width;
+
+    __device__ Planes(float* output, int reversed, int height, int width)
+        : first(output + (static_cast<long long>(blockIdx.z) * CHANNELS + (reversed ? CHANNELS - 1 : 0)) * height * width),
+          step(reversed ? -height * width : height * width),
+          width(width) {}
+
+    __device__ float& at(int channel, int y, int x) const { return first[y * width + x + channel * step]; }
+};
+
+template <int CHANNELS>
 __device__ void preprocess_tile(const Byte* __restrict__ pixels, const Source* __restrict__ sources,
-                                const int* __restrict__ tables, const float* __restrict__ normalization, int reversed,
-                                int height, int width, Out* __restrict__ output) {
-    int sums[ROWS_PER_THREAD][CHANNELS];
-    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, sums);
-    const int x = blockIdx.x * TILE_WIDTH + threadIdx.x;
-    if (x >= width) return;
+                                const int* __restrict__ tables, const float* __restrict__ normalized, int reversed,
+                                int height, int width, float* __restrict__ output) {
+    __shared__ float values[CHANNELS * LEVELS];
+    load_values<CHANNELS>(normalized, values);
+    const Planes<CHANNELS> planes(output, reversed, height, width);
+    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, [&](int x, int y, const int* sums) {
 #pragma unroll
-    for (int i = 0; i < ROWS_PER_THREAD; i++) {
-        const int y = blockIdx.y * TILE_HEIGHT + threadIdx.y + i * WARPS;
-        if (y >= height) break;
-#pragma unroll
-        for (int c = 0; c < CHANNELS; c++) {
-            const int channel = reversed ? CHANNELS - 1 - c : c;
-            store(output + place<CHANNELS>(channel, y, x, height, width),
-                  normalized<CHANNELS>(rounded(sums[i][c]), normalization, channel));
-        }
-    }
+        for (int c = 0; c < CHANNELS; c++) planes.at(c, y, x) = values[c * LEVELS + rounded(sums[c])];
+    });
 }
 
 // What training does to one image. The host has the same layout in packing.CHANGE.
@@ -186,7 +252,7 @@ struct Change {
     int left, top, right, bottom;  // of the output, mirrored already: zero there
 };
 
-// The colours below repeat trt_cls/data/augmentation.py, operation by operation, each rounded by itself. There the
+// The colors below repeat trt_cls/data/augmentation.py, operation by operation, each rounded by itself. There the
 // products of `fused` are float64, and so they are here: float32's own would differ where a sum is halfway.
 __device__ float fused(float a, float b, float c) { return __double2float_rn(__fma_rn(a, b, c)); }
 
@@ -240,57 +306,47 @@ __device__ void change_colors(Byte (&bytes)[3], const Change& change) {
     }
 }
 
-__device__ void change_colors(Byte (&)[1], const Change&) {}  // grey has none
+__device__ void change_colors(Byte (&)[1], const Change&) {}  // gray has none
 
 template <int CHANNELS>
 __device__ void augment_tile(const Byte* __restrict__ pixels, const Source* __restrict__ sources,
                              const Change* __restrict__ changes, const int* __restrict__ tables,
-                             const float* __restrict__ normalization, int reversed, int height, int width,
+                             const float* __restrict__ normalized, int reversed, int height, int width,
                              float* __restrict__ output) {
-    int sums[ROWS_PER_THREAD][CHANNELS];
-    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, sums);
+    __shared__ float values[CHANNELS * LEVELS];
+    load_values<CHANNELS>(normalized, values);
+    const Planes<CHANNELS> planes(output, reversed, height, width);
     const Change& change = changes[blockIdx.z];
-    const int source_x = blockIdx.x * TILE_WIDTH + threadIdx.x;
-    if (source_x >= width) return;
-    const int x = change.mirrored ? width - 1 - source_x : source_x;
-#pragma unroll
-    for (int i = 0; i < ROWS_PER_THREAD; i++) {
-        const int y = blockIdx.y * TILE_HEIGHT + threadIdx.y + i * WARPS;
-        if (y >= height) break;
+    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, [&](int from, int y, const int* sums) {
+        const int x = change.mirrored ? width - 1 - from : from;
         const bool erased = x >= change.left && x < change.right && y >= change.top && y < change.bottom;
         Byte bytes[CHANNELS];
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) bytes[c] = rounded(sums[i][c]);
+        for (int c = 0; c < CHANNELS; c++) bytes[c] = static_cast<Byte>(rounded(sums[c]));
         if (change.colored) change_colors(bytes, change);
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) {
-            const int channel = reversed ? CHANNELS - 1 - c : c;
-            output[place<CHANNELS>(channel, y, x, height, width)] =
-                erased ? 0.0f : normalized<CHANNELS>(bytes[c], normalization, channel);
-        }
-    }
+        for (int c = 0; c < CHANNELS; c++) planes.at(c, y, x) = erased ? 0.0f : values[c * LEVELS + bytes[c]];
+    });
 }
 
 // Grid: tiles across, tiles down, images. Block: TILE_WIDTH, WARPS. `reversed`: the output begins with blue.
-#define PREPROCESS(NAME, CHANNELS, OUT)                                                                            \
-    extern "C" __global__ void __launch_bounds__(TILE_WIDTH * WARPS)                                               \
-        NAME(const Byte* __restrict__ pixels, const Source* __restrict__ sources, const int* __restrict__ tables,  \
-             const float* __restrict__ normalization, int reversed, int height, int width,                         \
-             OUT* __restrict__ output) {                                                                           \
-        preprocess_tile<CHANNELS>(pixels, sources, tables, normalization, reversed, height, width, output);        \
+// `normalized` [CHANNELS, 256] is the output's value for each byte of each source channel.
+#define KERNEL(NAME) extern "C" __global__ void __launch_bounds__(TILE_WIDTH * WARPS, BLOCKS) NAME
+#define PREPROCESS(NAME, CHANNELS)                                                                                  \
+    KERNEL(NAME)                                                                                                    \
+    (const Byte* __restrict__ pixels, const Source* __restrict__ sources, const int* __restrict__ tables,           \
+     const float* __restrict__ normalized, int reversed, int height, int width, float* __restrict__ output) {       \
+        preprocess_tile<CHANNELS>(pixels, sources, tables, normalized, reversed, height, width, output);            \
     }
-PREPROCESS(preprocess_color_float32, 3, float)
-PREPROCESS(preprocess_color_float16, 3, Half)
-PREPROCESS(preprocess_gray_float32, 1, float)
-PREPROCESS(preprocess_gray_float16, 1, Half)
+PREPROCESS(preprocess_color_float32, 3)
+PREPROCESS(preprocess_gray_float32, 1)
 
 #define AUGMENT(NAME, CHANNELS)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(TILE_WIDTH * WARPS)                                                \
-        NAME(const Byte* __restrict__ pixels, const Source* __restrict__ sources,                                   \
-             const Change* __restrict__ changes, const int* __restrict__ tables,                                    \
-             const float* __restrict__ normalization, int reversed, int height, int width,                          \
-             float* __restrict__ output) {                                                                          \
-        augment_tile<CHANNELS>(pixels, sources, changes, tables, normalization, reversed, height, width, output);   \
+    KERNEL(NAME)                                                                                                    \
+    (const Byte* __restrict__ pixels, const Source* __restrict__ sources, const Change* __restrict__ changes,       \
+     const int* __restrict__ tables, const float* __restrict__ normalized, int reversed, int height, int width,     \
+     float* __restrict__ output) {                                                                                  \
+        augment_tile<CHANNELS>(pixels, sources, changes, tables, normalized, reversed, height, width, output);      \
     }
 AUGMENT(augment_color_float32, 3)
 AUGMENT(augment_gray_float32, 1)

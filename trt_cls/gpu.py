@@ -5,14 +5,18 @@ What there is is asked of the driver itself, so that no framework has to be ther
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from trt_cls.errors import DeviceError, MissingDependency, TrtClsError
 
@@ -81,6 +85,46 @@ def cuda_driver(purpose: str, otherwise: str) -> ModuleType:
             f"no NVIDIA GPU can be used here ({reason}); expected one with its driver; {otherwise}"
         ) from error
     return driver
+
+
+class Closable(Protocol):
+    """What holds memory on a GPU until it is closed; a second `close` does nothing."""
+
+    def close(self) -> None:
+        """Gives it back."""
+
+
+_open: WeakSet[Closable] = WeakSet()
+_retaining = Lock()
+
+
+def primary_context(cuda: ModuleType, device: int) -> Any:
+    """The primary context of the GPU with the number `device`, which torch, TensorRT and our kernels share.
+
+    One for the process, held until it ends: pycuda leaves a context on the thread's stack where it gives one back, and
+    gives back none in another thread.
+    """
+    with _retaining:
+        return _retained(cuda, device)
+
+
+@cache
+def _retained(cuda: ModuleType, device: int) -> Any:
+    primary = cuda.Device(device).retain_primary_context()
+    atexit.register(_end, primary)
+    return primary
+
+
+def close_at_exit(owner: Closable) -> None:
+    """Closes `owner` before the primary context goes, where nobody has done so by then."""
+    _open.add(owner)
+
+
+def _end(primary: Any) -> None:
+    for owner in list(_open):
+        with suppress(Exception):  # the process ends: nobody can act on it
+            owner.close()
+    primary.detach()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ CPU = Facts(
     driver_cuda=None,
     gpu=None,
     torch_cuda=(13, 0),
+    nvrtc=None,
     tools={"g++": "12.2.0"},
     has_native_library=False,
 )
@@ -36,6 +37,7 @@ GPU = replace(
     has_nvidia_device=True,
     driver_cuda=(13, 0),
     gpu=Gpu("NVIDIA L4", "8.9"),
+    nvrtc="13.0",
     tools={"g++": "12.2.0", "nvcc": "13.0"},
     has_native_library=True,
 )  # fmt: skip
@@ -63,7 +65,7 @@ def test_a_machine_without_gpu_lacks_things_but_is_not_broken() -> None:
     found = {finding.name: finding.state for finding in findings(CPU)}
     assert set(found.values()) == {"ok", "absent"}
     assert {name for name, state in found.items() if state == "absent"} == {
-        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "images", "nvcc",
+        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "images", "NVRTC",
     }  # fmt: skip
     assert all(finding.cure for finding in findings(CPU) if finding.state == "absent")
 

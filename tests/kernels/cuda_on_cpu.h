@@ -17,7 +17,7 @@
 #define __device__
 #define __global__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct dim3 {
     unsigned x, y, z;
@@ -36,16 +36,26 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 inline float __double2float_rn(double value) { return static_cast<float>(value); }
 
-// The bits of the half nearest to `value`, even among two: halves are 2^-24 apart below 2^-14, then 2^(exponent - 10).
-inline unsigned short half_bits(float value) {
-    const unsigned sign = std::signbit(value) ? 0x8000 : 0;
-    const double size = std::fabs(static_cast<double>(value));
-    if (std::isnan(value)) return static_cast<unsigned short>(sign | 0x7e00);
-    if (size >= 65520.0) return static_cast<unsigned short>(sign | 0x7c00);
-    const int exponent = size == 0.0 ? -14 : std::max(std::ilogb(size), -14);
-    const unsigned steps = static_cast<unsigned>(std::nearbyint(std::ldexp(size, 10 - exponent)));
-    // The leading 1 of a normal number adds 1 to the exponent field, and so does a mantissa that rounds up to 2^11.
-    return static_cast<unsigned short>(sign | ((static_cast<unsigned>(exponent + 14) << 10) + steps));
+struct int2 {
+    int x, y;
+};
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
+
+// The low word of high:low >> shift, for shifts below 32.
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return static_cast<unsigned>(((static_cast<unsigned long long>(high) << 32) | low) >> (shift & 31));
+}
+
+inline int __vimin_s32_relu(int a, int b) { return max(min(a, b), 0); }
+
+// Each nibble of the selector picks one of the eight bytes of high:low.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+    const unsigned long long both = (static_cast<unsigned long long>(high) << 32) | low;
+    unsigned picked = 0;
+    for (int i = 0; i < 4; i++) picked |= static_cast<unsigned>((both >> 8 * (selector >> 4 * i & 7)) & 255) << 8 * i;
+    return picked;
 }
 
 namespace cuda_on_cpu {

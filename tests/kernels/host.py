@@ -60,18 +60,18 @@ def launch(name: str, blocks: Sequence[int], threads: Sequence[int], arguments: 
     build()[f"launch_{name}"](shape(*blocks), shape(*threads), *values)
 
 
-def preprocess(images: Sequence[np.ndarray], preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:
+def preprocess(images: Sequence[np.ndarray], preprocessing: Preprocessing) -> np.ndarray:
     """The network's input [n,C,H,W] for uint8 images [height,width,channels], made by the kernel."""
     made = Bundle(pack(images, preprocessing), preprocessing)
-    output = np.full((len(images), *preprocessing.input_shape), np.nan, dtype)
-    _launch(made, kernel_name(preprocessing, dtype), preprocessing, output)
+    output = np.full((len(images), *preprocessing.input_shape), np.nan, np.float32)
+    _launch(made, kernel_name(preprocessing), preprocessing, output)
     return output
 
 
 def augment(parts: Sequence[Part], preprocessing: Preprocessing) -> np.ndarray:
     """The network's input [n,C,H,W] for planned images, made by the kernel."""
     output = np.full((len(parts), *preprocessing.input_shape), np.nan, np.float32)
-    _launch(bundle(parts, preprocessing), kernel_name(preprocessing, "float32", "augment"), preprocessing, output)
+    _launch(bundle(parts, preprocessing), kernel_name(preprocessing, "augment"), preprocessing, output)
     return output
 
 
@@ -84,7 +84,7 @@ class Augmentation:
         self.batches: list[int] = []
 
     def launch(self, bundle: int, starts: Sequence[int], images: int, output: int) -> None:
-        name = kernel_name(self._preprocessing, "float32", "augment")
+        name = kernel_name(self._preprocessing, "augment")
         arguments = *(bundle + start for start in starts), *scalars(self._preprocessing), output
         launch(name, grid(self._preprocessing, images), BLOCK, arguments)
         self.batches.append(images)

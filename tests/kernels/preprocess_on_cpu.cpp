@@ -10,19 +10,17 @@ static void check(const unsigned* grid, const unsigned* block, int height, int w
         cuda_on_cpu::die("the host's grid or block is not the kernel's");
 }
 
-#define LAUNCH(KERNEL, OUT)                                                                                    \
+#define LAUNCH(KERNEL)                                                                                    \
     extern "C" void launch_##KERNEL(const unsigned* grid, const unsigned* block, const Byte* pixels,           \
                                     const Source* sources, const int* tables, const float* normalization,      \
-                                    int reversed, int height, int width, OUT* output) {                        \
+                                    int reversed, int height, int width, float* output) {                        \
         check(grid, block, height, width);                                                                     \
         cuda_on_cpu::launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, [&] {                 \
             KERNEL(pixels, sources, tables, normalization, reversed, height, width, output);                   \
         });                                                                                                    \
     }
-LAUNCH(preprocess_color_float32, float)
-LAUNCH(preprocess_color_float16, Half)
-LAUNCH(preprocess_gray_float32, float)
-LAUNCH(preprocess_gray_float16, Half)
+LAUNCH(preprocess_color_float32)
+LAUNCH(preprocess_gray_float32)
 
 #define LAUNCH_AUGMENT(KERNEL)                                                                                 \
     extern "C" void launch_##KERNEL(const unsigned* grid, const unsigned* block, const Byte* pixels,           \

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from PIL import Image
 from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError, DeviceError, MissingDependency
-from trt_cls.preprocessing import cuda, pillow
+from trt_cls.preprocessing import cuda, nvrtc, pillow
+from trt_cls.preprocessing.packing import normalized
 
 COLOR = Preprocessing(3, 40, 36, "center", "bicubic", "bgr", 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GRAY = Preprocessing(1, 24, 50, "none", "bilinear", "gray", 1.0, (117.3786,), (1.0,))
@@ -35,9 +35,6 @@ def check_batches(preprocessing: Preprocessing) -> None:
     for images, tensors in results:
         expected = np.stack([pillow.preprocess(image, preprocessing) for image in images])
         np.testing.assert_array_equal(tensors.view(np.uint32), expected.view(np.uint32))
-
-
-needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on PATH")
 
 
 @pytest.fixture
@@ -100,34 +97,88 @@ def test_without_a_driver_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -
         cuda.CudaPreprocessing(COLOR)
 
 
-def test_without_a_compiler_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(cuda, "TOOLKIT", str(tmp_path / "nvcc"))
-    with pytest.raises(DeviceError, match=r"nvcc.*install the CUDA toolkit"):
-        cuda.compiled("sm_90", tmp_path)
+needs_nvrtc = pytest.mark.skipif(nvrtc.nvrtc() is None, reason="no NVRTC library")
 
 
-@needs_nvcc
-def test_without_a_compiler_what_it_made_before_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = cuda.compiled("sm_90", tmp_path / "cache")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(cuda, "TOOLKIT", str(tmp_path / "nvcc"))
-    assert cuda.compiled("sm_90", tmp_path / "cache") == made
-    with pytest.raises(DeviceError, match="nvcc"):
-        cuda.compiled("sm_89", tmp_path / "cache")
+@pytest.fixture
+def without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc, "nvrtc", lambda: None)
 
 
-@needs_nvcc
-def test_the_kernel_is_compiled_once(tmp_path: Path) -> None:
-    cubin = cuda.compiled("sm_90", tmp_path / "cache")
+@pytest.mark.usefixtures("without_nvrtc")
+def test_without_a_compiler_the_package_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"no NVRTC.*pip install nvidia-cuda-nvrtc"):
+        nvrtc.compiled("sm_90", tmp_path)
+
+
+@needs_nvrtc
+def test_the_kernel_is_compiled_once_and_used_without_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cubin = nvrtc.compiled("sm_90", tmp_path / "cache")
     assert cubin.read_bytes()[:4] == b"\x7fELF"
-    written = cubin.stat().st_mtime_ns
-    assert cuda.compiled("sm_90", tmp_path / "cache") == cubin
-    assert cubin.stat().st_mtime_ns == written
+    monkeypatch.setattr(nvrtc, "compile_kernels", None)
+    assert nvrtc.compiled("sm_90", tmp_path / "cache") == cubin
+    monkeypatch.setattr(nvrtc, "nvrtc", lambda: None)
+    assert nvrtc.compiled("sm_90", tmp_path / "cache") == cubin
+    with pytest.raises(DeviceError, match="no NVRTC"):
+        nvrtc.compiled("sm_89", tmp_path / "cache")
 
 
-@needs_nvcc
-def test_an_architecture_that_nvcc_does_not_know_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="does not compile the kernel for sm_35"):
-        cuda.compiled("sm_35", tmp_path)
+@needs_nvrtc
+def test_an_architecture_that_nvrtc_does_not_know_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="does not compile the kernels for sm_35"):
+        nvrtc.compiled("sm_35", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, load = tmp_path / "kernels.cubin", stand_in.driver.module_from_file
+
+    def compiled(architecture: str, folder: Path) -> Path:
+        if not file.exists():
+            file.write_text("good")
+        return file
+
+    def module_from_file(path: str) -> object:
+        if Path(path).read_text() != "good":
+            raise stand_in.driver.Error("cuModuleLoad failed: device kernel image is invalid")
+        return load(path)
+
+    file.write_text("damaged")
+    monkeypatch.setattr(cuda, "compiled", compiled)
+    monkeypatch.setattr(stand_in.driver, "module_from_file", module_from_file)
+    check_batches(GRAY)
+
+
+def test_a_closed_executor_says_so_and_closes_twice(stand_in: StandIn) -> None:
+    executors = cuda.CudaPreprocessing(GRAY), cuda.CudaAugmentation(GRAY)
+    for executor in executors:
+        executor.close()
+        executor.close()
+    with pytest.raises(DeviceError, match="closed"):
+        executors[0].preprocess([np.zeros((9, 9, 1), np.uint8)])
+    with pytest.raises(DeviceError, match="closed"):
+        executors[1].launch(0, (0, 0, 0, 0, 0), 1, 0)
+    stand_in.assert_all_freed()
+
+
+def test_any_number_of_images_is_preprocessed(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None at all, and more than one launch takes."""
+    monkeypatch.setattr(cuda, "MOST_IMAGES", 4)
+    executor = cuda.CudaPreprocessing(GRAY)
+    images = [np.full((9, 9, 1), shade, np.uint8) for shade in range(10)]
+    assert executor.preprocess([]).shape == (0, 1, 24, 50)
+    np.testing.assert_array_equal(executor.preprocess(images)[:, 0, 0, 0], np.arange(10) - np.float32(117.3786))
+    executor.close()
+
+
+@pytest.mark.parametrize("preprocessing", [COLOR, GRAY])
+def test_values_of_bytes_are_those_of_the_cpu(preprocessing: Preprocessing) -> None:
+    """The table stands by source channels, of which a BGR network's output begins with the last."""
+    shades = np.arange(256, dtype=np.uint8).repeat(preprocessing.channels).reshape(1, 256, preprocessing.channels)
+    planes = pillow.normalize(shades, preprocessing).reshape(-1, 256)
+    expected = planes[::-1] if preprocessing.channel_order == "bgr" else planes
+    np.testing.assert_array_equal(normalized(preprocessing), expected)

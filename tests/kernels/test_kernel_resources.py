@@ -10,8 +10,7 @@ from types import ModuleType
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_resources.py"
-KERNELS = {f"preprocess_{color}_{dtype}" for color in ("color", "gray") for dtype in ("float16", "float32")}
-KERNELS |= {"augment_color_float32", "augment_gray_float32"}
+KERNELS = {f"{family}_{color}_float32" for family in ("preprocess", "augment") for color in ("color", "gray")}
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +44,13 @@ def test_nothing_is_spilled_to_local_memory(resources: ModuleType) -> None:
     rows = [dict(zip(resources.COLUMNS, row, strict=True)) for row in resources.measure([75, 90])]
     assert {(row["arch"], row["kernel"]) for row in rows} == {(f"sm_{a}", k) for a in (75, 90) for k in KERNELS}
     assert {row["spill_bytes"] for row in rows} == {"0"}
-    # A block has 256 threads: with 64 registers each, 4 blocks share the 65,536 of a multiprocessor.
+    # A block has 256 threads: with 48 registers each, 5 blocks share the 65,536 of a multiprocessor. Turing's has room
+    # for 4 blocks, whatever they take.
+    assert max(int(row["registers"]) for row in rows if row["arch"] == "sm_90") <= 48
     assert max(int(row["registers"]) for row in rows) <= 64
-    # The shared memory of a chunk: 16 rows of 32 pixels, 3 channels.
-    assert max(int(row["shared_bytes"]) for row in rows) <= 1536 + 1024  # from sm_90 on the system takes 1 KB
+    # A chunk of 67 rows of 32 words, and 3 · 256 values.
+    # From sm_90 on the system takes 1 KB.
+    assert max(int(row["shared_bytes"]) for row in rows) <= 67 * 128 + 3 * 1024 + 1024
 
 
 @pytest.mark.slow

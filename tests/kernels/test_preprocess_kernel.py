@@ -174,7 +174,7 @@ MODES = [
     *(preprocessing_of("gray", "bilinear", "none", "16x16", mode) for mode in GRAY),
     IMAGENET,
     replace(IMAGENET, channel_order="bgr"),
-    replace(IMAGENET, std=(1e6, 3e4, 1e-3)),  # halves that are subnormal, or infinite
+    replace(IMAGENET, std=(1e6, 3e4, 1e-3)),
     replace(IMAGENET, mean=(0.0,) * 3, divisor=255 * 2.0**20, std=(1.0,) * 3),
 ]
 
@@ -186,22 +186,6 @@ def test_normalized_values_are_numpys_bit_for_bit(preprocessing: Preprocessing) 
     expected = normalize(image, preprocessing)
     single = host.preprocess([image], preprocessing)[0]
     np.testing.assert_array_equal(single.view(np.uint32), expected.view(np.uint32))
-    half = host.preprocess([image], preprocessing, "float16")[0]
-    with np.errstate(over="ignore"):
-        np.testing.assert_array_equal(half.view(np.uint16), expected.astype(np.float16).view(np.uint16))
-
-
-@pytest.mark.parametrize(
-    ("base", "shades", "halves"),
-    [
-        (2000.0, [48, 49, 50, 51], [2048.0, 2048.0, 2050.0, 2052.0]),
-        (65400.0, [104, 119, 120, 255], [65504.0, 65504.0, np.inf, np.inf]),
-    ],
-)
-def test_halves_are_rounded_to_the_even_neighbour(base: float, shades: list[int], halves: list[float]) -> None:
-    preprocessing = replace(plain(1, 16, 16, "none", "bilinear"), mean=(-base,))
-    tensor = host.preprocess([SHADES], preprocessing, "float16").reshape(-1)
-    assert tensor[shades].tolist() == halves
 
 
 def test_equal_sizes_share_their_tables() -> None:

@@ -43,7 +43,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
         _pycuda(facts),
         _torch(facts),
         _images(facts),
-        _tool(facts, "nvcc", "the CUDA Toolkit: https://developer.nvidia.com/cuda-downloads"),
+        _nvrtc(facts),
         _tool(facts, "g++", "apt-get install g++"),
         *_shared_modules(facts),
         *_requirements(facts),
@@ -131,6 +131,12 @@ def _pycuda(facts: Facts) -> Finding:
         "pycuda", "absent", "not installed: no engine runs without it",
         f'{first}CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH pip install numpy "pycuda>=2025.1"',
     )  # fmt: skip
+
+
+def _nvrtc(facts: Facts) -> Finding:
+    if facts.nvrtc:
+        return Finding("NVRTC", "ok", f"{facts.nvrtc}, compiles the kernels at first use")
+    return Finding("NVRTC", "absent", "not found: no preprocessing on a GPU", "pip install nvidia-cuda-nvrtc")
 
 
 def _torch(facts: Facts) -> Finding:

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from trt_cls.gpu import Gpu, visible_gpu
+from trt_cls.preprocessing.nvrtc import nvrtc, version
 
 Version = tuple[int, int]
 
@@ -45,6 +46,8 @@ class Facts:
     gpu: Gpu | None
     torch_cuda: Version | None
     """The CUDA that torch was built for; None: for the CPU, or no torch."""
+    nvrtc: str | None
+    """The version of the compiler of CUDA kernels."""
     tools: Mapping[str, str]
     """Compiler → version, of those on the PATH."""
     has_native_library: bool
@@ -71,6 +74,7 @@ def find_out() -> Facts:
         driver_cuda=_driver_cuda(),
         gpu=visible_gpu(),
         torch_cuda=_torch_cuda(),
+        nvrtc=_nvrtc(),
         tools={name: version for name in ("nvcc", "g++") if (version := _tool(name))},
         has_native_library=any((Path(__file__).parents[1] / "preprocessing").glob("_host*.so")),
     )
@@ -100,6 +104,11 @@ def _driver_cuda() -> Version | None:
     if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None
     return version.value // 1000, version.value % 1000 // 10
+
+
+def _nvrtc() -> str | None:
+    library = nvrtc()
+    return None if library is None else version(library)
 
 
 def _torch_cuda() -> Version | None:

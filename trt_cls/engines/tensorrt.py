@@ -16,7 +16,7 @@ from trt_cls.engines.sidecar import read_plan, read_sidecar, require_architectur
 from trt_cls.engines.slot import Slot
 from trt_cls.engines.tensorrt_api import Plan, import_runtime
 from trt_cls.errors import EngineError
-from trt_cls.gpu import Gpu, cuda_driver, current_context, visible_gpu
+from trt_cls.gpu import Gpu, close_at_exit, cuda_driver, current_context, primary_context, visible_gpu
 
 
 class TensorRtEngine:
@@ -42,18 +42,16 @@ class TensorRtEngine:
         device = self._cuda.Device(0)
         gpu = Gpu(device.name(), "{}.{}".format(*device.compute_capability()))
         require_architecture(path, sidecar, version, gpu)
-        self._primary = device.retain_primary_context()
-        try:
-            with self.current():
-                self._plan = Plan(trt, path, data, sidecar, gpu, graphs=graphs)
-                check_signature(path, self.contract, self._plan.inputs, self._plan.outputs)
-                self._slot = self.new_slot()
-                shape = self.largest, *self.contract.preprocessing.input_shape
-                element = self.contract.preprocessing.input_type
-                self._images: NDArray[np.float32] = self._cuda.pagelocked_empty(shape, element)
-        except BaseException:
-            self._primary.detach()
-            raise
+        self._closed = False
+        self._primary = primary_context(self._cuda, 0)
+        with self.current():
+            self._plan = Plan(trt, path, data, sidecar, gpu, graphs=graphs)
+            check_signature(path, self.contract, self._plan.inputs, self._plan.outputs)
+            self._slot = self.new_slot()
+            shape = self.largest, *self.contract.preprocessing.input_shape
+            element = self.contract.preprocessing.input_type
+            self._images: NDArray[np.float32] = self._cuda.pagelocked_empty(shape, element)
+        close_at_exit(self)
 
     @property
     def largest(self) -> int:
@@ -73,15 +71,23 @@ class TensorRtEngine:
         return Slot(self._cuda, self._plan, self.contract)
 
     def current(self) -> AbstractContextManager[None]:
-        """Makes the engine's CUDA context this thread's; turns CUDA's errors into an EngineError."""
+        """Makes the engine's CUDA context this thread's; turns CUDA's errors into an EngineError.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        if self._closed:
+            raise EngineError(f"{self.backend}: the engine is closed; open it again")
         return current_context(self._cuda, self._primary, EngineError, self.backend)
 
     def close(self) -> None:
         """See `Engine.close`."""
+        if self._closed:
+            return
         with self.current():
+            self._closed = True
             self._slot.close()
             del self._slot, self._plan, self._images
-        self._primary.detach()
 
     def _answers(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         count = len(batch)

@@ -5,13 +5,8 @@ Knows compiling, memory and the launch; the numbers come from `packing`. pycuda 
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -19,15 +14,10 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
-from trt_cls.files import atomic
-from trt_cls.gpu import cuda_driver, current_context
-from trt_cls.preprocessing.packing import BLOCK, Bundle, grid, kernel_name, pack, scalars
+from trt_cls.gpu import close_at_exit, cuda_driver, current_context, primary_context
+from trt_cls.preprocessing.nvrtc import cache_folder, compiled
+from trt_cls.preprocessing.packing import BLOCK, MOST_IMAGES, Bundle, grid, kernel_name, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
-
-KERNEL = Path(__file__).with_name("preprocess.cu")
-TOOLKIT = "/usr/local/cuda/bin/nvcc"
-"""Where the CUDA toolkit is installed if nobody says otherwise; JetPack does not put it on PATH."""
-
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: a stream that does not wait for the default one, on which torch computes."""
@@ -44,10 +34,18 @@ class Kernels:
     def __init__(self, device: int = 0) -> None:
         self.cuda = cuda_driver("preprocessing on the GPU", "preprocess on the CPU")
         gpu = self.cuda.Device(device)
-        cubin = compiled("sm_{}{}".format(*gpu.compute_capability()), cache_folder())
-        self._primary = gpu.retain_primary_context()
+        self._primary = primary_context(self.cuda, device)
+        self.closed = False
         with self.current():
-            self._module = self.cuda.module_from_file(str(cubin))
+            self._module = self._loaded("sm_{}{}".format(*gpu.compute_capability()))
+
+    def _loaded(self, architecture: str) -> Any:
+        cubin = compiled(architecture, cache_folder())
+        try:
+            return self.cuda.module_from_file(str(cubin))
+        except self.cuda.Error:  # a damaged file: it is compiled anew, once
+            cubin.unlink(missing_ok=True)
+            return self.cuda.module_from_file(str(compiled(architecture, cache_folder())))
 
     def function(self, name: str, arguments: str) -> Any:
         """The kernel `name`, whose `arguments` are given as in Python's struct; the context must be current."""
@@ -55,14 +53,20 @@ class Kernels:
         return self._module.get_function(name).prepare(arguments)
 
     def current(self) -> AbstractContextManager[None]:
-        """Makes the primary context this thread's; turns CUDA's errors into a DeviceError."""
+        """Makes the primary context this thread's; turns CUDA's errors into a DeviceError.
+
+        Raises:
+            DeviceError: the kernels are closed.
+        """
+        if self.closed:
+            raise DeviceError("preprocessing on the GPU: the executor is closed; open it again")
         return current_context(self.cuda, self._primary, DeviceError, "preprocessing on the GPU")
 
     def close(self) -> None:
         """Gives back what it holds on the GPU."""
         with self.current():
+            self.closed = True
             del self._module
-        self._primary.detach()
 
 
 class CudaPreprocessing:
@@ -83,9 +87,10 @@ class CudaPreprocessing:
         self._kernels = Kernels()
         self.cuda = self._kernels.cuda
         with self.current():
-            self._kernel = self._kernels.function(kernel_name(preprocessing, "float32"), "PPPPiiiP")
+            self._kernel = self._kernels.function(kernel_name(preprocessing), "PPPPiiiP")
             self._stream = self.cuda.Stream()
             self._input, self._output = Staging(self.cuda), Staging(self.cuda)
+        close_at_exit(self)
 
     def preprocess(self, images: Sequence[Pixels]) -> Floats:
         """The network's input [n,C,H,W] for images as `pillow.hwc` returns them, of any sizes.
@@ -94,8 +99,13 @@ class CudaPreprocessing:
             DataError: an image is too long and thin for a crop.
             DeviceError: the GPU failed, or has not enough memory.
         """
+        if len(images) > MOST_IMAGES:
+            parts = (images[start : start + MOST_IMAGES] for start in range(0, len(images), MOST_IMAGES))
+            return np.concatenate([self.preprocess(part) for part in parts])
         shape = len(images), *self._preprocessing.input_shape
         with self.current():
+            if not images:
+                return np.empty(shape, np.float32)
             host_output, device_output = self._output.of_size(int(np.prod(shape)) * 4)
             self.enqueue(images, self._input, int(device_output), self._stream)
             self.cuda.memcpy_dtoh_async(host_output, device_output, self._stream)
@@ -130,7 +140,9 @@ class CudaPreprocessing:
         self._kernel.prepared_async_call(grid(self._preprocessing, placed.images), BLOCK, stream, *arguments)
 
     def close(self) -> None:
-        """Gives back what it holds on the GPU."""
+        """Gives back what it holds on the GPU; a second time does nothing."""
+        if self._kernels.closed:
+            return
         with self.current():
             del self._kernel, self._stream, self._input, self._output
         self._kernels.close()
@@ -153,8 +165,9 @@ class CudaAugmentation:
         self._kernels = Kernels(device)
         self.cuda = self._kernels.cuda
         with self.current():
-            self._kernel = self._kernels.function(kernel_name(preprocessing, "float32", "augment"), "PPPPPiiiP")
+            self._kernel = self._kernels.function(kernel_name(preprocessing, "augment"), "PPPPPiiiP")
             self.stream = self.cuda.Stream(NON_BLOCKING)
+        close_at_exit(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -172,7 +185,9 @@ class CudaAugmentation:
             self._kernel.prepared_async_call(grid(self._preprocessing, images), BLOCK, self.stream, *arguments)
 
     def close(self) -> None:
-        """Waits for what is queued, and gives back what it holds on the GPU."""
+        """Waits for what is queued, and gives back what it holds on the GPU; a second time does nothing."""
+        if self._kernels.closed:
+            return
         with self.current():
             self.stream.synchronize()
             del self._kernel, self.stream
@@ -208,49 +223,3 @@ class Staging:
             host = self._cuda.pagelocked_empty(size + size // 4, np.uint8)
             self._host, self._device = host, self._cuda.mem_alloc(host.nbytes)
         return self._host[:size], self._device
-
-
-def compiled(architecture: str, folder: Path) -> Path:
-    """The kernel for `architecture` ("sm_90"), compiled into `folder` where that has not been done yet.
-
-    Without nvcc, as on a machine that the folder was copied to, what any nvcc made of this source will do.
-
-    Raises:
-        DeviceError: there is no nvcc, or it does not know the architecture.
-    """
-    name = f"preprocess-{architecture}-{_key(KERNEL.read_bytes())}"
-    nvcc = shutil.which("nvcc") or shutil.which(TOOLKIT)
-    if nvcc is None:
-        if cached := sorted(folder.glob(f"{name}-*.cubin")):
-            return cached[0]
-        raise DeviceError(
-            "the CUDA kernel is compiled at first use, and nvcc is neither on PATH nor in /usr/local/cuda; "
-            "install the CUDA toolkit, or preprocess on the CPU"
-        )
-    version = subprocess.run([nvcc, "--version"], capture_output=True, check=False).stdout
-    cubin = folder / f"{name}-{_key(version)}.cubin"
-    if not cubin.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic(cubin) as beside:
-            _compile(nvcc, architecture, beside)
-    return cubin
-
-
-def _compile(nvcc: str, architecture: str, cubin: Path) -> None:
-    command = [nvcc, "-cubin", f"-arch={architecture}", "-o", str(cubin), str(KERNEL)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = " ".join((done.stderr or done.stdout).split())
-        raise DeviceError(
-            f"{nvcc} does not compile the kernel for {architecture}: {reason}; expected a CUDA toolkit that "
-            "knows this GPU, 13.0 does from sm_75 on; install one, or preprocess on the CPU"
-        )
-
-
-def _key(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept for this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-cls"

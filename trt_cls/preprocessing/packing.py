@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.pillow import Floats, Pixels
-from trt_cls.preprocessing.resampling import Axis, Table, axes, table
+from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
+from trt_cls.preprocessing.resampling import Axis, Table, axes, span, table
 
 SOURCE = np.dtype([("pixels", np.int64), ("across", np.int64), ("down", np.int64), ("width", np.int64)])
 """One image: where its bytes and the tables of its two axes begin, and its width; `Source` in the kernel."""
@@ -24,10 +24,18 @@ CHANGE = np.dtype(
     ]
 )  # fmt: skip
 """What training does to one image; `Change` in the kernel. The box is left, top, right, bottom."""
-TILE = (32, 16)
+TILE = (32, 32)
 """Width and height of the output that one block makes."""
 BLOCK = (32, 8, 1)
 """Threads of a block."""
+MOST_IMAGES = 65_535
+"""Of one launch: a grid has no more blocks along its third axis."""
+ALIGNMENT = 16
+"""Bytes: the kernel loads four weights at once."""
+SLACK = 16
+"""Bytes behind the last pixel that the kernel may load: it takes pixels by fours, in aligned words."""
+LEVELS = 256
+"""Of a byte."""
 
 Filter = Literal["bilinear", "bicubic"]
 
@@ -48,12 +56,6 @@ def cut(image: Pixels, both: tuple[Axis, Axis], filter_name: Filter) -> Cut:
     """The part of `image`, uint8 [height,width,channels], that its window can't do without."""
     (left, right), (top, bottom) = (span(axis, filter_name) for axis in both)
     return Cut(image[top:bottom, left:right], left, top, both)
-
-
-def span(axis: Axis, filter_name: Filter) -> tuple[int, int]:
-    """The first source pixel that an axis looks at, and the one after the last."""
-    flat, outputs = table(axis, filter_name), axis.outputs
-    return int(flat[0]), int(flat[outputs - 1] + flat[2 * outputs - 1])
 
 
 class Packed(NamedTuple):
@@ -104,21 +106,29 @@ class Bundle:
     def __init__(
         self, packed: Packed, preprocessing: Preprocessing, changes: npt.NDArray[np.void] | None = None
     ) -> None:
-        # What must be aligned stands first: 8 bytes, then 4.
-        heads = [packed.sources, *([] if changes is None else [changes]), packed.tables, normalization(preprocessing)]
+        # What must be aligned stands first.
+        heads = [packed.sources, *([] if changes is None else [changes]), packed.tables, normalized(preprocessing)]
         self._heads = [head.view(np.uint8).reshape(-1) for head in heads]
         self._pixels = packed.pixels
-        *starts, pixels = (int(end) for end in np.cumsum([0, *(head.size for head in self._heads)]))
+        *starts, pixels = (int(end) for end in np.cumsum([0, *(_aligned(head.size) for head in self._heads)]))
         self.starts = pixels, *starts
-        """Where the kernel's first arguments begin, in its order: pixels, sources, changes if any, tables, numbers."""
-        self.size = pixels + sum(part.size for part in self._pixels)
+        """Where the kernel's first arguments begin, in its order: pixels, sources, changes if any, tables, values."""
+        self.size = pixels + sum(part.size for part in self._pixels) + SLACK
 
     def write(self, out: Pixels) -> None:
         """Fills `out`, flat and of this size."""
-        end = 0
-        for part in (*self._heads, *self._pixels):
+        end, *starts = self.starts
+        out[:end] = 0  # between the heads too: equal batches are equal bytes
+        for start, head in zip(starts, self._heads, strict=True):
+            out[start : start + head.size] = head
+        for part in self._pixels:
             out[end : end + part.size].reshape(part.shape)[...] = part
             end += part.size
+        out[end:] = 0
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing) -> int:
@@ -134,9 +144,11 @@ def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing)
     return read + len(sizes) * channels * height * width * 4
 
 
-def normalization(preprocessing: Preprocessing) -> Floats:
-    """The divisor, the means and the stds, flat."""
-    return np.array([preprocessing.divisor, *preprocessing.mean, *preprocessing.std], np.float32)
+def normalized(preprocessing: Preprocessing) -> Floats:
+    """The network's input for each byte of each source channel, float32 [channels,256], as the CPU computes it."""
+    levels = np.arange(LEVELS, dtype=np.uint8).reshape(1, LEVELS, 1)
+    planes = normalize(np.broadcast_to(levels, (1, LEVELS, preprocessing.channels)), preprocessing).reshape(-1, LEVELS)
+    return np.ascontiguousarray(planes[::-1] if preprocessing.channel_order == "bgr" else planes)
 
 
 def scalars(preprocessing: Preprocessing) -> tuple[int, int, int]:
@@ -144,13 +156,9 @@ def scalars(preprocessing: Preprocessing) -> tuple[int, int, int]:
     return int(preprocessing.channel_order == "bgr"), preprocessing.height, preprocessing.width
 
 
-def kernel_name(
-    preprocessing: Preprocessing,
-    dtype: Literal["float32", "float16"],
-    family: Literal["preprocess", "augment"] = "preprocess",
-) -> str:
-    """The kernel that writes tensors of `dtype`; those that augment write float32."""
-    return f"{family}_{'gray' if preprocessing.channels == 1 else 'color'}_{dtype}"
+def kernel_name(preprocessing: Preprocessing, family: Literal["preprocess", "augment"] = "preprocess") -> str:
+    """The kernel for these channels."""
+    return f"{family}_{'gray' if preprocessing.channels == 1 else 'color'}_float32"
 
 
 def grid(preprocessing: Preprocessing, images: int) -> tuple[int, int, int]:

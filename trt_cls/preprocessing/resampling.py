@@ -20,6 +20,8 @@ Table = npt.NDArray[np.int32]
 
 PRECISION = 22
 """Bits of a weight behind the point: what 32 bits leave beside 8 bits of pixel, sign, and room for negative lobes."""
+GROUP = 4
+"""Weights that the GPU loads together."""
 REACH = {"bilinear": 1.0, "bicubic": 2.0}
 """How far a filter looks to either side, in pixels of the larger grid."""
 
@@ -52,9 +54,9 @@ def axes(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[Axis, Axi
 
 @lru_cache(maxsize=2048)  # three batches of 256 images that all differ in size, at some 10 KB
 def table(axis: Axis, filter_name: Literal["bilinear", "bicubic"]) -> Table:
-    """For each of n outputs the first source pixel, the number of pixels, and their weights: [n], [n], [taps,n], flat.
+    """The windows of n outputs, [n,2], and their weights, [groups,n,GROUP], each flat and filled up to whole groups.
 
-    `taps` is the largest of the numbers; weights beyond an output's own are 0. Read-only: the array is shared.
+    A window is the first source pixel and the number of pixels; weights beyond it are 0. Read-only: it is shared.
     """
     scale = axis.have / axis.resized
     stretch = max(scale, 1.0)
@@ -67,9 +69,19 @@ def table(axis: Axis, filter_name: Literal["bilinear", "bicubic"]) -> Table:
     # Added up one after the other as Pillow does; numpy's sum may go by pairs, which moves the last bit.
     shares /= np.cumsum(shares, axis=0)[-1]
     weights = np.trunc(shares * (1 << PRECISION) + np.copysign(0.5, shares))
-    flat = np.concatenate([first, count, weights.ravel()]).astype(np.int32)
+    windows = np.zeros(-(-2 * axis.outputs // GROUP) * GROUP, np.int32)
+    windows[: 2 * axis.outputs] = np.stack([first, count], axis=1).ravel()
+    groups = np.zeros((-(-len(weights) // GROUP), GROUP, axis.outputs), np.int32)
+    groups.reshape(-1, axis.outputs)[: len(weights)] = weights
+    flat = np.concatenate([windows, groups.transpose(0, 2, 1).ravel()])
     flat.flags.writeable = False
     return flat
+
+
+def span(axis: Axis, filter_name: Literal["bilinear", "bicubic"]) -> tuple[int, int]:
+    """The first source pixel that an axis looks at, and the one after the last."""
+    windows = table(axis, filter_name)[: 2 * axis.outputs].reshape(-1, 2)
+    return int(windows[0, 0]), int(windows[-1].sum())
 
 
 def _kernel(x: Doubles, filter_name: Literal["bilinear", "bicubic"]) -> Doubles:
