@@ -28,16 +28,14 @@ def compiled(architecture: str, folder: Path) -> Path:
     """
     name = f"preprocess-{architecture}-{hashlib.sha256(KERNEL.read_bytes()).hexdigest()[:12]}"
     library = nvrtc()
-    if library is None:
-        if cached := sorted(folder.glob(f"{name}-*.cubin")):
-            return cached[0]
-        raise DeviceError(f"the CUDA kernels are compiled at first use, and no NVRTC library was found; {INSTALL}")
-    cubin = folder / f"{name}-{version(library)}.cubin"
-    if not cubin.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        content = compile_kernels(library, architecture)
-        with atomic(cubin) as beside:
-            beside.write_bytes(content)
+    compiler = version(library) if library else "*"
+    if made := sorted(folder.glob(f"{name}-{compiler}.cubin")):
+        return made[0]
+    content = compile_source(KERNEL.read_bytes(), KERNEL.name, architecture)
+    cubin = folder / f"{name}-{compiler}.cubin"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(cubin) as beside:
+        beside.write_bytes(content)
     return cubin
 
 
@@ -61,16 +59,19 @@ def version(library: ctypes.CDLL) -> str:
     return f"{major.value}.{minor.value}"
 
 
-def compile_kernels(library: ctypes.CDLL, architecture: str) -> bytes:
-    """The machine code of the kernels for `architecture`, an ELF file (cubin).
+def compile_source(source: bytes, name: str, architecture: str) -> bytes:
+    """The machine code of a CUDA source for `architecture`, an ELF file (cubin).
 
     Raises:
-        DeviceError: NVRTC does not know the architecture.
+        DeviceError: there is no NVRTC, or it does not know the architecture.
     """
+    library = nvrtc()
+    if library is None:
+        raise DeviceError(f"CUDA kernels are compiled at first use, and no NVRTC library was found; {INSTALL}")
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     options = (ctypes.c_char_p * 2)(f"--gpu-architecture={architecture}".encode(), b"--std=c++17")
     failed = library.nvrtcCreateProgram(
-        ctypes.byref(program), KERNEL.read_bytes(), KERNEL.name.encode(), 0, None, None
+        ctypes.byref(program), source, name.encode(), 0, None, None
     ) or library.nvrtcCompileProgram(program, len(options), options)
     try:
         if failed:
@@ -80,7 +81,7 @@ def compile_kernels(library: ctypes.CDLL, architecture: str) -> bytes:
             library.nvrtcGetErrorString.restype = ctypes.c_char_p
             reason = " ".join((log.value or library.nvrtcGetErrorString(failed)).decode(errors="replace").split())
             raise DeviceError(
-                f"NVRTC {version(library)} does not compile the kernels for {architecture}: {reason}; expected one "
+                f"NVRTC {version(library)} does not compile {name} for {architecture}: {reason}; expected one "
                 f"that knows this GPU, 13.0 does from sm_75 on; {INSTALL}"
             )
         library.nvrtcGetCUBINSize(program, ctypes.byref(size))

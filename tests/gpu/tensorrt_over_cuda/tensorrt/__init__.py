@@ -1,0 +1,190 @@
+"""TensorRT's names over a CUDA kernel that computes the network of tests/tiny_models.py: softmax(gain · channel means).
+
+For a GPU machine without TensorRT: the engine's memory, stream capture, graphs and both lanes of the pipeline then run
+on real hardware. A plan is the shapes of the profile as JSON, a line end, and the ONNX file. It shows nothing of
+TensorRT itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from trt_cls.preprocessing import nvrtc
+
+__version__ = "10.9.0.34"
+GAIN = 4.0
+MAJOR, MINOR = 75, 76
+"""Attributes of a device, from cuda.h."""
+KERNEL = r"""
+extern "C" __global__ void network(const float* images, float* answers, int pixels, float gain) {
+    __shared__ float logits[3];
+    if (threadIdx.x < 3) {
+        const float* plane = images + (blockIdx.x * 3ll + threadIdx.x) * pixels;
+        float sum = 0;
+        for (int i = 0; i < pixels; i++) sum += plane[i];
+        logits[threadIdx.x] = gain * sum / pixels;
+    }
+    __syncthreads();
+    if (threadIdx.x < 3) {
+        const float largest = fmaxf(logits[0], fmaxf(logits[1], logits[2]));
+        float total = 0;
+        for (int i = 0; i < 3; i++) total += expf(logits[i] - largest);
+        answers[blockIdx.x * 3 + threadIdx.x] = expf(logits[threadIdx.x] - largest) / total;
+    }
+}
+"""
+_cuda = ctypes.CDLL("libcuda.so.1")
+float32 = "float32"
+
+
+class ILogger:
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class Logger(ILogger):
+    def __init__(self, severity: int = ILogger.WARNING) -> None:
+        pass
+
+
+class TensorIOMode:
+    NONE, INPUT, OUTPUT = range(3)
+
+
+class NetworkDefinitionCreationFlag:
+    STRONGLY_TYPED = 1
+
+
+class BuilderFlag:
+    TF32 = 7
+
+
+class MemoryPoolType:
+    WORKSPACE = 0
+
+
+class OnnxParser:
+    def __init__(self, network: list[bytes], logger: Any) -> None:
+        self.network, self.num_errors = network, 0
+
+    def parse(self, content: bytes) -> bool:
+        self.network.append(bytes(content))
+        return True
+
+    def parse_from_file(self, path: str) -> bool:
+        return self.parse(Path(path).read_bytes())
+
+
+class OptimizationProfile:
+    shapes: list[list[int]]
+
+    def set_shape(self, name: str, *shapes: tuple[int, ...]) -> None:
+        self.shapes = [list(shape) for shape in shapes]
+
+
+class BuilderConfig:
+    profile: OptimizationProfile
+
+    def clear_flag(self, flag: int) -> None:
+        pass
+
+    def set_memory_pool_limit(self, pool: int, size: int) -> None:
+        pass
+
+    def add_optimization_profile(self, profile: OptimizationProfile) -> int:
+        self.profile = profile
+        return 0
+
+
+class Builder:
+    def __init__(self, logger: Any) -> None:
+        pass
+
+    def create_network(self, flags: int) -> list[bytes]:
+        return []
+
+    def create_builder_config(self) -> BuilderConfig:
+        return BuilderConfig()
+
+    def create_optimization_profile(self) -> OptimizationProfile:
+        return OptimizationProfile()
+
+    def build_serialized_network(self, network: list[bytes], config: BuilderConfig) -> bytes:
+        return json.dumps(config.profile.shapes).encode() + b"\n" + network[0]
+
+
+class Runtime:
+    def __init__(self, logger: Any) -> None:
+        pass
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Engine:
+        return Engine(plan)
+
+
+class Engine:
+    num_io_tensors = 2
+
+    def __init__(self, plan: bytes) -> None:
+        self.profile = [tuple(shape) for shape in json.loads(plan.partition(b"\n")[0])]
+        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        check(_cuda.cuCtxGetDevice(ctypes.byref(device)))
+        check(_cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device))
+        check(_cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device))
+        module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
+        cubin = nvrtc.compile_source(KERNEL.encode(), "network.cu", f"sm_{major.value}{minor.value}")
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(cubin)
+            file.flush()
+            check(_cuda.cuModuleLoad(ctypes.byref(module), file.name.encode()))
+        check(_cuda.cuModuleGetFunction(ctypes.byref(self.function), module, b"network"))
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("input_1", "predictions")[index]
+
+    def get_tensor_mode(self, name: str) -> int:
+        return TensorIOMode.INPUT if name == "input_1" else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return float32
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, *self.profile[0][1:]) if name == "input_1" else (-1, 3)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return self.profile
+
+    def create_execution_context(self) -> Context:
+        return Context(self)
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.addresses: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = tuple(shape)
+        return self.engine.profile[0][0] <= shape[0] <= self.engine.profile[2][0]
+
+    def execute_async_v3(self, stream: int) -> bool:
+        count, _, height, width = self.shape
+        arguments = (
+            ctypes.c_void_p(self.addresses["input_1"]), ctypes.c_void_p(self.addresses["predictions"]),
+            ctypes.c_int(height * width), ctypes.c_float(GAIN),
+        )  # fmt: skip
+        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        launch = self.engine.function, count, 1, 1, 32, 1, 1, 0, ctypes.c_void_p(stream), pointers, None
+        return _cuda.cuLaunchKernel(*launch) == 0
+
+
+def check(error: int) -> None:
+    if error:
+        raise RuntimeError(f"CUDA error {error}")
