@@ -92,26 +92,17 @@ def commands(out: Path, dataset: Path) -> list[Step]:
 def speed(images: Path) -> list[Step]:
     """Measurements, one after the other."""
     bench = ROOT / "benchmarks"
-    alone = (
-        f"import sys; sys.path.insert(0, {str(bench)!r}); import gpu_preprocessing; gpu_preprocessing.measure_alone()"
-    )
-    ncu = [
-        "ncu",
-        "--clock-control",
-        "none",
-        "-k",
-        "regex:preprocess_color",
-        "-s",
-        "2",
-        "-c",
-        "1",
-        "--metrics",
-        COUNTERS,
-    ]
+    profile = ["--clock-control", "none", "-k", "regex:preprocess_color", "-s", "2", "-c", "1"]
+    launches = [sys.executable, "-c", "import gpu_preprocessing; gpu_preprocessing.measure_alone()"]
     return [
         Step("gpu_preprocessing", [sys.executable, str(bench / "gpu_preprocessing.py")], limit=90),
         Step("gpu_training_loader", [sys.executable, str(bench / "gpu_training_loader.py"), "--images", str(images)]),
-        Step("instructions", [*ncu, sys.executable, "-c", alone], limit=60),
+        Step(
+            "instructions",
+            ["ncu", *profile, "--metrics", COUNTERS, *launches],
+            limit=60,
+            environment={"PYTHONPATH": _path(bench)},
+        ),
     ]
 
 
@@ -156,9 +147,7 @@ def _path(*first: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument(
-        "--images", type=Path, help="photographs, one sub-folder per class; default: those of the tests"
-    )
+    parser.add_argument("--images", type=Path, help="photographs, one sub-folder per class; else those of the tests")
     parser.add_argument("--dataset", type=Path, help="a folder with train and test; default: that of the tests")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))

@@ -125,7 +125,7 @@ def test_the_kernel_is_compiled_once_and_used_without_a_compiler(
 
 @needs_nvrtc
 def test_an_architecture_that_nvrtc_does_not_know_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="does not compile preprocess.cu for sm_35"):
+    with pytest.raises(DeviceError, match=r"does not compile preprocess\.cu for sm_35"):
         nvrtc.compiled("sm_35", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
