@@ -2,9 +2,9 @@
 
     python tests/gpu/evidence.py OUT [--images DIR]
 
-Writes OUT/summary.csv (a row per step), OUT/STEP.log and the benchmarks' CSVs. Takes some four minutes on an H100 and 16
-cores; a step that hangs is ended at its limit. Correctness runs in lanes side by side, speed alone after them. Where
-TensorRT is not installed, its names over a CUDA kernel stand in for it, so that engines, graphs and lanes run for real.
+Writes OUT/summary.csv (a row per step), OUT/STEP.log and the benchmarks' CSVs. Takes some four minutes on an H100 and
+16 cores; a step that hangs is ended at its limit. Correctness runs in lanes side by side, speed alone after them. Where
+TensorRT is not installed, its names over a CUDA kernel stand in for it: engines, graphs and lanes then run for real.
 """
 
 from __future__ import annotations
