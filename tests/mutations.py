@@ -1,4 +1,6 @@
-"""Plants a fault for each promise in a copy of the last commit, and shows the test that fails: `python tests/mutations.py`.
+"""Plants a fault for each promise in a copy of the last commit and names the test that fails.
+
+    python tests/mutations.py ["PROMISE" ...]
 
 The copy stands alone, so that the tests have no more than the repository gives. Exits 1 where a fault goes unnoticed.
 """
