@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from shared_data import tao_json
+from shared_data import tao_records
 
 from trt_cls.cli import main
 from trt_cls.spec.architectures import ARCHITECTURES
@@ -47,6 +47,6 @@ def test_sizes_are_those_that_torchvision_states(rows: dict[str, Row], arch: str
 
 
 def test_options_are_those_that_tao_honours(rows: dict[str, Row]) -> None:
-    for record in tao_json("param_counts.json")["records"]:
+    for record in tao_records("param_counts.json"):
         honoured = {name for name in OPTIONS if record[name] is not None}
         assert rows[record["arch"]].options.intersection(OPTIONS) == honoured, record["arch"]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from shared_data import tao
+from shared_data import TAO_SPEC
 from spec_texts import spec_text
 
 from trt_cls.cli import main
@@ -58,7 +58,7 @@ def test_check_reports_each_mistake_on_a_line_and_exits_with_2(tmp_path: Path) -
 
 
 def test_check_looks_for_the_folders_of_all_sections_unless_told_not_to(capsys: pytest.CaptureFixture[str]) -> None:
-    spec = str(tao("seed-spec.txt"))
+    spec = str(TAO_SPEC)
     assert main(["spec", "check", spec]) == 2
     error = capsys.readouterr().err
     for name in ("train_dataset_path", "val_dataset_path", "pretrained_model_path", "eval_dataset_path"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from pixel_reference import preprocessing_of
-from shared_data import tao, tao_json
+from shared_data import odd_folders, preprocessed
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import augment, change_colors, mixup_shares, smoothed_targets
@@ -18,6 +19,7 @@ from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import fit
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
 
+FOLDERS = odd_folders()
 SQUARE = preprocessing_of("rgb", "bilinear", "center", "32x32")
 
 
@@ -50,24 +52,26 @@ class Draws(Random):
         return b
 
 
-def test_random_crops_are_nvidias() -> None:
-    cases = tao_json("preproc/reference.json")["random_crop"]
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_random_crops_are_nvidias(folder: Path) -> None:
+    cases = preprocessed(folder)["random_crop"]
     assert len(cases) == 27
-    inputs = tao_json("preproc/reference.json")["inputs"]
+    inputs = preprocessed(folder)["inputs"]
     for key, case in cases.items():
         name, color, filter_name, _, size, _ = key.split("|")
-        source = decode(tao("preproc") / inputs[name]["file"], 3)
+        source = decode(folder / inputs[name]["file"], 3)
         preprocessing = preprocessing_of(color, filter_name, "none", size)
         pixels = random_crop(source, preprocessing, Random(case["python_random_seed"]))
         assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["sha256_uint8_hwc"], key
 
 
-def test_random_crop_pixels_are_nvidias() -> None:
-    inputs = tao_json("preproc/reference.json")["inputs"]
-    with np.load(tao("preproc/random_crop_uint8.npz")) as reference:
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_random_crop_pixels_are_nvidias(folder: Path) -> None:
+    inputs = preprocessed(folder)["inputs"]
+    with np.load(folder / "random_crop_uint8.npz") as reference:
         for key in reference.files:
             name, color, filter_name, _, size, seed = key.split("|")
-            source = decode(tao("preproc") / inputs[name]["file"], 3)
+            source = decode(folder / inputs[name]["file"], 3)
             rng = Random(int(seed.removeprefix("seed")))
             pixels = random_crop(source, preprocessing_of(color, filter_name, "none", size), rng)
             np.testing.assert_array_equal(pixels, reference[key], err_msg=key)
@@ -97,10 +101,11 @@ def test_an_image_of_the_right_size_is_not_cropped_but_its_colours_change() -> N
 COLOR_CASES = [("case0", 0.0, 0.0, 0.0), ("case1", 25.0, 0.2, 0.1), ("case2", -25.0, -0.2, -0.1)]
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize(("case", "hue", "saturation", "contrast"), COLOR_CASES)
-def test_colours_are_nvidias(case: str, hue: float, saturation: float, contrast: float) -> None:
-    source = np.asarray(decode(tao("preproc/s37x53.png"), 3))
-    with np.load(tao("preproc/color_aug_s37x53_uint8.npz")) as reference:
+def test_colours_are_nvidias(case: str, hue: float, saturation: float, contrast: float, folder: Path) -> None:
+    source = np.asarray(decode(folder / "s37x53.png", 3))
+    with np.load(folder / "color_aug_s37x53_uint8.npz") as reference:
         expected = reference[case]
     changed = change_colors(source, hue, saturation, contrast)
     np.testing.assert_array_equal(changed[:, :32], expected[:, :32])

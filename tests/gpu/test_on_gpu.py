@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import sys
 from contextlib import closing
 from importlib import import_module
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared_data import photos, tao
+from shared_data import all_photos, odd_images
 from tiny_models import CONTRACT, SIZE, write_images, write_onnx
 
 from trt_cls.contract import Contract, Preprocessing
@@ -31,10 +30,10 @@ from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import hwc, preprocess
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(visible_gpu() is None or find_spec("pycuda") is None, reason="no NVIDIA GPU, or no pycuda"),
-]
+if visible_gpu() is None or find_spec("pycuda") is None:
+    pytest.skip("no NVIDIA GPU, or no pycuda", allow_module_level=True)  # one line of the report
+
+pytestmark = pytest.mark.gpu
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DESCRIPTIONS = [
     Preprocessing(3, 224, 224, "center", "bilinear", "rgb", 255.0, *IMAGENET),
@@ -67,13 +66,12 @@ def differences(paths: list[Path], preprocessing: Preprocessing) -> int:
 
 @pytest.mark.parametrize("preprocessing", DESCRIPTIONS)
 def test_tensors_of_photographs_are_those_of_the_cpu_to_the_bit(preprocessing: Preprocessing) -> None:
-    folder = os.environ.get("TRT_CLS_TEST_IMAGES")
-    assert differences(list_images(Path(folder) if folder else photos()), preprocessing) == 0
+    assert differences(all_photos(), preprocessing) == 0
 
 
 @pytest.mark.parametrize("preprocessing", DESCRIPTIONS)
 def test_tensors_of_odd_images_are_those_of_the_cpu_to_the_bit(preprocessing: Preprocessing) -> None:
-    assert differences(list_images(tao("preproc")), preprocessing) == 0
+    assert differences(odd_images(), preprocessing) == 0
 
 
 def test_tensors_of_odd_sizes_are_those_of_the_cpu_to_the_bit() -> None:

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_strategies import FILTERS, lengths, noise
 from pixel_reference import COLOR, GRAY, preprocessing_of
-from shared_data import photos
+from shared_data import all_photos
 
 from kernels import host
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, Plan, carried_out, plan
-from trt_cls.data.folder import list_images
 from trt_cls.data.packed import LARGEST, part
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Pixels, hwc, normalize
@@ -83,7 +82,7 @@ def test_any_size_by_any_draws_is_that_of_the_cpu_at_length(
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_photographs_are_those_of_the_cpu(color: str, mode: str) -> None:
     assert mode in GRAY
-    paths = list_images(photos())
+    paths = all_photos()
     for number, filter_name in enumerate(FILTERS):
         preprocessing = preprocessing_of(color, filter_name, "center", "96x112", mode)
         images = [read(path, preprocessing.channels) for path in paths[number::8]]

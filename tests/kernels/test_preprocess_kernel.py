@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from image_strategies import CROPS, FILTERS, Case, cases, noise, plain
 from PIL import Image
 from pixel_reference import COLOR, GRAY, preprocessing_of
-from shared_data import photos, tao
+from shared_data import all_photos, odd_images
 
 from kernels import host
 from trt_cls.contract import Preprocessing
-from trt_cls.data.folder import list_images
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.packing import pack
@@ -146,9 +145,7 @@ def test_pixels_are_pillows_at_extreme_ratios(
     [(3, 224, 224, "center", "bilinear"), (3, 160, 112, "none", "bicubic"), (1, 96, 112, "center", "bicubic")],
 )
 def test_pixels_are_pillows_on_photographs(channels: int, height: int, width: int, crop: str, filter_name: str) -> None:
-    folder = os.environ.get("TRT_CLS_TEST_IMAGES")
-    paths = list_images(Path(folder) if folder else photos())
-    assert paths
+    paths = all_photos()
     preprocessing = plain(channels, height, width, crop, filter_name)
     for start in range(0, len(paths), 16):
         batch = paths[start : start + 16]
@@ -159,7 +156,7 @@ def test_pixels_are_pillows_on_photographs(channels: int, height: int, width: in
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_are_pillows_on_odd_images(channels: int, crop: str, filter_name: str) -> None:
-    images = [decode(path, channels) for path in list_images(tao("preproc"))]
+    images = [decode(path, channels) for path in odd_images()]
     for height, width in ((32, 32), (224, 224), (75, 130)):
         assert different_pixels(images, plain(channels, height, width, crop, filter_name)) == 0
 

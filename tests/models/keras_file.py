@@ -75,6 +75,35 @@ def keras_layers(
     return layers, weights
 
 
+def pruned(layers: Layers, weights: Weights, retained: dict[str, list[int]]) -> tuple[Layers, Weights]:
+    """The network with the filters in `retained` alone; for maps that are 1×1 when they are flattened."""
+    kept: dict[str, np.ndarray] = {}
+    before: dict[str, int] = {}
+    for layer in layers:
+        name, config = layer["name"], layer["config"]
+        sources = [source[0] for call in layer["inbound_nodes"] for source in call]
+        if not sources:
+            before[name] = config["batch_input_shape"][1]
+            kept[name] = np.arange(before[name])
+            continue
+        parts, before[name] = [], 0
+        for source in sources if layer["class_name"] == "Concatenate" else sources[:1]:
+            parts.append(kept[source] + before[name])
+            before[name] += before[source]
+        incoming = kept[name] = np.concatenate(parts)
+        arrays = weights[name]
+        if layer["class_name"] == "BatchNormalization":
+            weights[name] = [array[incoming] for array in arrays]
+        elif layer["class_name"] == "DepthwiseConv2D":
+            weights[name] = [arrays[0][:, :, incoming], *(bias[incoming] for bias in arrays[1:])]
+        elif arrays:
+            before[name] = arrays[0].shape[-1]
+            kept[name] = np.array(retained.get(name, range(before[name])))
+            weights[name] = [arrays[0][..., incoming, :][..., kept[name]], *(bias[kept[name]] for bias in arrays[1:])]
+            config["filters" if layer["class_name"] == "Conv2D" else "units"] = len(kept[name])
+    return layers, weights
+
+
 def calibrate(layers: Layers, weights: Weights, images: np.ndarray) -> None:
     """Makes every layer with weights put out values of size 1 for `images`, so that no error fades on its way."""
     values: dict[str, Tensor] = {layers[0]["name"]: torch.from_numpy(images)}

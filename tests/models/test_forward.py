@@ -7,12 +7,12 @@ import pytest
 import torch
 from models.recipe import batch_norm, depthwise_kernel_and_bias, fill, images, kernel_and_bias
 from models.records import config, label
-from shared_data import SHARED, tao_json
+from shared_data import tao_json, tao_records
 from torch import Tensor, nn
 
 from trt_cls.models import build
 
-RECORDS = tao_json("forward_outputs.json")["records"] if (SHARED / "tao").exists() else []
+RECORDS = tao_records("forward_outputs.json")
 SLOW = {("resnet", 50), ("efficientnet_b1", None), ("cspdarknet", 19), ("darknet", 19)}
 TOLERANCE = 1e-5
 CHAOS = 4

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from models.records import config, outline
-from shared_data import SHARED, tao_json
+from shared_data import layer_tables, tao_json
 from torch import nn
 
 from trt_cls.models.network import INPUT, Network
 
-TABLES = sorted(path.stem for path in (SHARED / "tao" / "layer_tables").glob("*.json")) or ["resnet10"]
+TABLES = layer_tables()
 WITHOUT_MODULE = {"InputLayer", "ZeroPadding2D", "Flatten", "Reshape"}
 """Padding is part of the convolution that follows; a global average flattens."""
 

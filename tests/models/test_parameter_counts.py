@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from models.records import config, outline
-from shared_data import tao_json
+from shared_data import tao_json, tao_records
 
 from trt_cls.models.network import count_parameters
 from trt_cls.spec.architectures import ARCHITECTURES
@@ -14,7 +14,7 @@ FAMILIES = [arch for arch in ARCHITECTURES if arch not in {f"efficientnet_b{size
 
 
 def records(name: str, arch: str) -> list[dict[str, Any]]:
-    return [record for record in tao_json(name)["records"] if record["arch"] == arch]
+    return [record for record in tao_records(name) if record["arch"] == arch]
 
 
 @pytest.mark.parametrize("arch", FAMILIES)

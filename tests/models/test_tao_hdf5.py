@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -10,10 +10,10 @@ pytest.importorskip("h5py")
 
 import numpy as np
 import torch
-from models.keras_file import Layers, Weights, calibrate, keras_layers, narrow, run, whole, write
+from models.keras_file import Layers, Weights, calibrate, keras_layers, narrow, pruned, run, whole, write
 from models.recipe import fill, images
 from models.records import config, label, outline
-from shared_data import SHARED, tao, tao_json
+from shared_data import layer_tables, tao_files, tao_json, tao_records
 
 from trt_cls.contract import Contract
 from trt_cls.models import build
@@ -25,13 +25,11 @@ from trt_cls.spec.experiment import BatchNormConfig
 
 SIZE = (3, 32, 64)
 RECORDED = (3, 64, 96)
-PRESENT = (SHARED / "tao").exists()
-FILES = tao_json("hdf5/manifest.json") if PRESENT else []
-TABLES = sorted(path.stem for path in (SHARED / "tao" / "layer_tables").glob("*.json")) if PRESENT else []
+TABLES = layer_tables()
 SLOW_TABLES = {"resnet101", "resnet50", "resnet34", "cspdarknet53", "darknet53", "vgg16_pool_head"}
 RECORDS = [
     record
-    for record in (tao_json("forward_outputs.json")["records"] if PRESENT else [])
+    for record in tao_records("forward_outputs.json")
     if record["input_size"] == list(RECORDED) and not record["options"]["act"] and record["options"]["bn"]
 ]
 FAST_RECORDS = {"alexnet", "mobilenet_v1", "squeezenet", "efficientnet_b0"}
@@ -80,36 +78,59 @@ def some(name: str, size: tuple[int, int, int] = SIZE) -> tuple[Layers, Weights]
     return layers, weights
 
 
-@pytest.mark.parametrize("record", FILES, ids=[record["file"].split(".")[0] for record in FILES])
-def test_a_file_of_taos_answers_as_it_did_there(record: dict[str, Any], tmp_path: Path) -> None:
-    imported = import_network(tao("hdf5") / record["file"])
-    expected = np.load((tao("hdf5") / record["file"]).with_suffix(".npz"))
-    bound = record["suggested_atol_probs"]
-    np.testing.assert_allclose(answers(imported, expected["input"]), expected["output"], rtol=0, atol=bound)
-    assert imported.pruned == (record["pruning"] is not None)
-    assert (
-        sum(tensor.numel() for name, tensor in imported.module.state_dict().items() if tensor.dim()) == record["params"]
-    )
+class Answered(NamedTuple):
+    """A Keras file, and what it answered in TAO."""
+
+    path: Path
+    pixels: np.ndarray
+    probabilities: np.ndarray
+    bound: float
+    pruned: bool
+    params: int
+
+
+PRUNED = [record for record in tao_records("prune_reference.json") if {"probs_after", "retained_idx"} <= record.keys()]
+FILES = [*PRUNED, *tao_files()]
+
+
+@pytest.fixture(scope="module", params=FILES, ids=[file.get("file", file["arch"]) for file in FILES])
+def answered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answered:
+    """By the recipe and as NVIDIA pruned it, or a file of TAO's itself where those are at hand."""
+    file: dict[str, Any] = request.param
+    if path := file.get("path"):
+        expected, pruned_there = np.load(path.with_suffix(".npz")), file["pruning"] is not None
+        bound = file["suggested_atol_probs"]
+        return Answered(path, expected["input"], expected["output"], bound, pruned_there, file["params"])
+    size = tuple(file["input_size"])
+    made = pruned(*keras_layers(table(table_name(file)), size, whole), file["retained_idx"])
+    path = write(tmp_path_factory.mktemp("tao") / "a.hdf5", *made)
+    return Answered(path, images(size), np.array(file["probs_after"]), 1e-5, True, file["params_after"])
+
+
+def test_a_file_of_taos_answers_as_it_did_there(answered: Answered, tmp_path: Path) -> None:
+    imported = import_network(answered.path)
+    expected, bound = answered.probabilities, answered.bound
+    np.testing.assert_allclose(answers(imported, answered.pixels), expected, rtol=0, atol=bound)
+    assert imported.pruned == answered.pruned
+    tensors = imported.module.state_dict().values()
+    assert sum(tensor.numel() for tensor in tensors if tensor.dim()) == answered.params
     save_checkpoint(tmp_path / "a.safetensors", imported.module, contract(imported))
     loaded = load_checkpoint(tmp_path / "a.safetensors").module
     with torch.no_grad():
-        np.testing.assert_allclose(
-            loaded(torch.from_numpy(expected["input"])).softmax(1), expected["output"], rtol=0, atol=bound
-        )
+        found = loaded(torch.from_numpy(answered.pixels)).softmax(1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("record", FILES, ids=[record["file"].split(".")[0] for record in FILES])
-def test_a_file_of_taos_answers_in_onnx_runtime_as_it_did_there(record: dict[str, Any]) -> None:
+def test_a_file_of_taos_answers_in_onnx_runtime_as_it_did_there(answered: Answered) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     from trt_cls.export.onnx_file import onnx_from_module
 
-    imported = import_network(tao("hdf5") / record["file"])
+    imported = import_network(answered.path)
     graph = onnx_from_module(imported.module, contract(imported)).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    expected = np.load((tao("hdf5") / record["file"]).with_suffix(".npz"))
-    (found,) = session.run(None, {"input_1": expected["input"]})
-    np.testing.assert_allclose(found, expected["output"], rtol=0, atol=record["suggested_atol_probs"])
+    (found,) = session.run(None, {"input_1": answered.pixels})
+    np.testing.assert_allclose(found, answered.probabilities, rtol=0, atol=answered.bound)
 
 
 @pytest.mark.parametrize(

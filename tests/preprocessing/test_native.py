@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from image_strategies import CROPS, FILTERS, Case, cases, lengths, noise, plain, reachable
 from PIL import Image
 from pixel_reference import COLOR, GRAY, preprocessing_of
-from shared_data import photos, tao
+from shared_data import all_photos, odd_images
 
 from kernels import host
 from trt_cls.contract import Preprocessing
-from trt_cls.data.folder import list_images
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import cpu, native, pillow
 from trt_cls.preprocessing.images import read
@@ -119,9 +118,7 @@ def test_extreme_ratios_are_pillows(
 @pytest.mark.parametrize("filter_name", FILTERS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_photographs_are_pillows(channels: int, filter_name: str) -> None:
-    folder = os.environ.get("TRT_CLS_TEST_IMAGES")
-    paths = list_images(Path(folder) if folder else photos())
-    for path in paths:
+    for path in all_photos():
         pixels = read(path, channels)
         image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
         check(image, plain(channels, 224, 224, "center", filter_name))
@@ -131,7 +128,7 @@ def test_photographs_are_pillows(channels: int, filter_name: str) -> None:
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_odd_images_are_pillows(channels: int, crop: str, filter_name: str) -> None:
-    for path in list_images(tao("preproc")):
+    for path in odd_images():
         pixels = read(path, channels)
         image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
         for height, width in ((32, 32), (224, 224), (75, 130)):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,45 +10,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pixel_reference import integer_resize, preprocessing_of
-from shared_data import tao, tao_json
+from shared_data import all_photos, odd_folders, odd_images, preprocessed
 
-from trt_cls.data.folder import list_images
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import fit, normalize, preprocess
 
-NAMES = ["s37x53", "s480x640", "s1000x123", "gray200x150", "rgba80x120", "palette97x61", "cmyk150x100"]
+FOLDERS = odd_folders()
+IMAGES = [(folder, name) for folder in FOLDERS for name in preprocessed(folder)["inputs"]]
 
 
-def image(name: str, color: str) -> Image.Image:
-    path: Path = tao("preproc") / tao_json("preproc/reference.json")["inputs"][name]["file"]
-    return decode(path, 3 if color == "rgb" else 1)
+@cache
+def image(folder: Path, name: str, color: str) -> Image.Image:
+    return decode(folder / preprocessed(folder)["inputs"][name]["file"], 3 if color == "rgb" else 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tensors_are_nvidias_bit_for_bit(name: str) -> None:
-    cases = {k: v for k, v in tao_json("preproc/reference.json")["stats"].items() if k.split("|")[0] == name}
+def test_the_images_are_those_that_nvidias_code_was_given() -> None:
+    for name, recorded in preprocessed(FOLDERS[0])["inputs"].items():
+        assert hashlib.sha256(image(FOLDERS[0], name, "rgb").tobytes()).hexdigest() == recorded["sha256_pixels"], name
+
+
+@pytest.mark.parametrize(("folder", "name"), IMAGES)
+def test_tensors_are_nvidias_bit_for_bit(folder: Path, name: str) -> None:
+    cases = {k: v for k, v in preprocessed(folder)["stats"].items() if k.split("|")[0] == name}
     assert len(cases) >= 70
     different = []
     for key, expected in cases.items():
         _, color, filter_name, crop, mode, size = key.split("|")
-        tensor = preprocess(image(name, color), preprocessing_of(color, filter_name, crop, size, mode))
+        tensor = preprocess(image(folder, name, color), preprocessing_of(color, filter_name, crop, size, mode))
         assert (tensor.dtype, list(tensor.shape)) == (np.float32, expected["shape"])
         if hashlib.sha256(tensor.tobytes()).hexdigest() != expected["sha256"]:
             different.append(key)
     assert different == []
 
 
-@pytest.mark.parametrize("file", ["outputs_32x32_f32.npz", "resized_uint8_hwc.npz"])
-def test_pixels_are_nvidias(file: str) -> None:
-    with np.load(tao("preproc") / file) as reference:
+@pytest.mark.parametrize("path", [path for folder in FOLDERS for path in sorted(folder.glob("[or][ue]*.npz"))])
+def test_pixels_are_nvidias(path: Path) -> None:
+    with np.load(path) as reference:
         for key in reference.files:
             name, color, filter_name, crop, *mode, size = key.split("|")
             preprocessing = preprocessing_of(color, filter_name, crop, size, *mode)
             execute = preprocess if mode else fit
-            np.testing.assert_array_equal(
-                np.squeeze(execute(image(name, color), preprocessing)), np.squeeze(reference[key]), err_msg=key
-            )
+            found = execute(image(path.parent, name, color), preprocessing)
+            np.testing.assert_array_equal(np.squeeze(found), np.squeeze(reference[key]), err_msg=key)
 
 
 @settings(deadline=None, max_examples=150)
@@ -81,10 +85,8 @@ def test_center_crop_is_a_slice_of_the_image_resized_in_integers(
 @pytest.mark.parametrize("filter_name", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", ["32x32", "160x112", "224x224"])
 def test_stretched_photos_equal_the_integer_arithmetic(filter_name: str, size: str) -> None:
-    folder = os.environ.get("TRT_CLS_TEST_IMAGES")
-    paths = list_images(Path(folder)) if folder else list_images(tao("preproc"))
     height, width = (int(number) for number in size.split("x"))
-    for path in paths:
+    for path in [*odd_images(), *all_photos()[1::40]]:
         source = decode(path, 3)
         np.testing.assert_array_equal(
             fit(source, preprocessing_of("rgb", filter_name, "none", size)),

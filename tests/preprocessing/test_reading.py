@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from shared_data import cifar10, photos, tao
+from shared_data import all_photos, cifar10, odd_images
 
 from trt_cls.data.folder import list_images
 from trt_cls.errors import DataError
@@ -141,9 +140,7 @@ def test_exif_orientation_is_ignored(decoded: list[str]) -> None:
 
 
 def test_photographs_and_odd_images_are_pillows() -> None:
-    folder = os.environ.get("TRT_CLS_TEST_IMAGES")
-    paths = list_images(Path(folder) if folder else photos()) + list_images(tao("preproc"))
-    for path in [*paths, *list_images(cifar10() / "test")[:50]]:
+    for path in [*all_photos(), *odd_images(), *list_images(cifar10() / "test")[:50]]:
         for channels in (1, 3):
             check(path, channels)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from models.recipe import fill, images
 from models.records import config, label
-from shared_data import SHARED, tao_json
+from shared_data import tao_records
 from torch import nn
 
 from trt_cls.models import build
@@ -21,7 +21,7 @@ from trt_cls.pruning.graph import ChannelGraph, channel_graph
 from trt_cls.pruning.selection import Criteria, Scored, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, pruned_network
 
-RECORDS = tao_json("prune_reference.json")["records"] if (SHARED / "tao").exists() else []
+RECORDS = tao_records("prune_reference.json")
 QUICK = {"resnet10", "mobilenet_v2", "squeezenet", "cspdarknet_tiny", "efficientnet_b0"}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from calibration import features_of, train_on
 from models.recipe import fill
-from shared_data import cifar10, tao
+from shared_data import cifar10, tao_json
 from torch.nn import functional
 
 from trt_cls.cli import main
@@ -110,9 +110,12 @@ def test_a_narrower_network_of_another_architecture_is_not_followed(tmp_path: Pa
     assert not report.narrowed
 
 
-def test_a_network_pruned_in_tao_gives_its_widths_too() -> None:
+def test_a_network_pruned_in_tao_gives_its_widths_too(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
-    path = next(path for path in sorted(tao("hdf5").glob("*.hdf5")) if "prun" in path.name)
+    from models.keras_file import keras_layers, narrow, write
+
+    layers = keras_layers(tao_json("layer_tables/cspdarknet_tiny.json"), (3, 32, 32), narrow)
+    path = write(tmp_path / "a.hdf5", *layers)
     imported = import_network(path)
     module = build(imported.config, imported.module.num_classes)
     assert load_pretrained(module, path, imported.config).narrowed
@@ -154,7 +157,7 @@ def test_the_unpruned_network_teaches_the_pruned_one(tmp_path: Path, capsys: pyt
 
 
 def cut_of_cifar10(folder: Path, images: int) -> ImageFolder:
-    """So many photographs of each of three classes."""
+    """So many pictures of each of three classes."""
     for source in sorted((cifar10() / "train").iterdir())[:3]:
         (folder / source.name).mkdir(parents=True)
         for path in sorted(source.iterdir())[:images]:

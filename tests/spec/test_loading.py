@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from shared_data import tao
+from shared_data import TAO_SPEC
 from spec_texts import problems, spec_text
 
 from trt_cls.errors import SpecError
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_spec_written_for_tao_loads_as_it_is() -> None:
-    experiment = load(tao("seed-spec.txt"), needs=["train_config", "eval_config"], paths=False)
+    experiment = load(TAO_SPEC, needs=["train_config", "eval_config"], paths=False)
     model, train, evaluation = experiment.model_config, experiment.train_config, experiment.eval_config
     assert train is not None
     assert evaluation is not None
@@ -26,14 +26,14 @@ def test_a_spec_written_for_tao_loads_as_it_is() -> None:
     assert (train.batch_size_per_gpu, train.n_epochs, train.n_workers) == (50, 150, 16)
     assert (train.mixup_alpha, train.label_smoothing, train.preprocess_mode) == (0.2, 0.1, "caffe")
     assert train.image_mean == {"b": 103.9, "g": 116.8, "r": 123.7}
-    assert train.pretrained_model_path == "/path/to/your/pretrained/model"
+    assert train.pretrained_model_path == "/workspace/pretrained/resnet_101.hdf5"
     assert vars(train.reg_config) == {"type": "L2", "scope": "Conv2D,Dense", "weight_decay": 0.000015}
     assert train.optimizer.sgd is not None
     assert vars(train.optimizer.sgd) == {"lr": 0.01, "momentum": 0.9, "decay": 0.0, "nesterov": False}
     assert train.lr_config.cosine is not None
     assert vars(train.lr_config.cosine) == {"learning_rate": 0.04, "min_lr_ratio": 0.0, "soft_start": 0.0}
     assert (evaluation.top_k, evaluation.batch_size, evaluation.n_workers) == (3, 256, 8)
-    assert evaluation.model_path == "/workspace/tao-experiments/classification/weights/resnet_080.tlt"
+    assert evaluation.model_path == "/workspace/results/weights/resnet_080.tlt"
 
 
 @pytest.mark.parametrize("spec", sorted(ROOT.glob("specs/*.txt")), ids=lambda path: path.name)
@@ -42,7 +42,7 @@ def test_the_specs_of_this_repository_are_valid(spec: Path) -> None:
 
 
 def test_what_a_tao_spec_leaves_out_takes_the_documented_default() -> None:
-    experiment = load(tao("seed-spec.txt"), paths=False)
+    experiment = load(TAO_SPEC, paths=False)
     model, train = experiment.model_config, experiment.train_config
     assert train is not None
     assert (model.freeze_bn, model.freeze_blocks, model.dropout, model.activation) == (False, (), 0.0, None)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_data import tao
+from shared_data import TAO_SPEC
 from spec_texts import spec_text
 
 from trt_cls.spec import Experiment, load, loads, show
@@ -128,7 +128,7 @@ def test_what_is_shown_loads_back_as_the_same_experiment(experiment: Experiment)
 
 
 def test_a_tao_spec_shown_loads_back_as_the_same_experiment() -> None:
-    experiment = load(tao("seed-spec.txt"), paths=False)
+    experiment = load(TAO_SPEC, paths=False)
     assert loads(show(experiment)) == experiment
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from shared_data import SHARED
-from spec_texts import spec_text
+from shared_data import TAO_SPEC
 
 from trt_cls.errors import Problem, SpecError
 from trt_cls.spec import load, loads
@@ -19,8 +18,7 @@ from trt_cls.spec.experiment_pb2 import Experiment
 from trt_cls.spec.reading import message_from_text
 from trt_cls.spec.report import Report
 
-SEED = SHARED / "tao" / "seed-spec.txt"
-BASE = SEED.read_text() if SEED.exists() else spec_text("dropout: 0.0", "n_epochs: 3", "top_k: 3")
+BASE = TAO_SPEC.read_text()
 LINES = BASE.splitlines()
 TOKENS = re.findall(r'"[^"]*"|\w[\w.]*|\S|\n', re.sub("#.*", "", BASE))
 

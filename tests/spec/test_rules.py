@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from shared_data import tao_json
+from shared_data import tao_records
 from spec_texts import problems, spec_text
 
 from trt_cls.spec.architectures import ARCHITECTURES
@@ -281,7 +281,7 @@ def test_one_mistake_is_not_reported_again_by_the_rules_that_depend_on_it() -> N
 
 def test_block_ids_with_an_effect_in_nvidias_code_are_accepted_and_no_others() -> None:
     effective: dict[str, set[int]] = {}
-    for record in tao_json("freeze_blocks.json")["records"]:
+    for record in tao_records("freeze_blocks.json"):
         for block, trainable in record["trainable_params_with_freeze_blocks"].items():
             if block != "all" and trainable != record["trainable_params_no_freeze"]:
                 effective.setdefault(record["arch"], set()).add(int(block))
