@@ -59,7 +59,6 @@ def test_a_checkpoint_becomes_a_checked_file_that_answers_as_it_does(
     assert [path.name for path in output.parent.iterdir()] == ["model.onnx"]
 
 
-@pytest.mark.usefixtures("fresh_exports")
 def test_exporting_twice_gives_the_same_bytes_and_replaces_what_was_there(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "model.onnx"
     output.write_text("old")

@@ -107,22 +107,27 @@ def test_without_a_compiler_the_cure_is_named(tmp_path: Path, monkeypatch: pytes
         cuda.compiled("sm_90", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def cubin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cuda.compiled("sm_90", tmp_path_factory.mktemp("compiled") / "cache")
+
+
 @needs_nvcc
-def test_without_a_compiler_what_it_made_before_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = cuda.compiled("sm_90", tmp_path / "cache")
+def test_without_a_compiler_what_it_made_before_is_used(
+    cubin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(cuda, "TOOLKIT", str(tmp_path / "nvcc"))
-    assert cuda.compiled("sm_90", tmp_path / "cache") == made
+    assert cuda.compiled("sm_90", cubin.parent) == cubin
     with pytest.raises(DeviceError, match="nvcc"):
-        cuda.compiled("sm_89", tmp_path / "cache")
+        cuda.compiled("sm_89", cubin.parent)
 
 
 @needs_nvcc
-def test_the_kernel_is_compiled_once(tmp_path: Path) -> None:
-    cubin = cuda.compiled("sm_90", tmp_path / "cache")
+def test_the_kernel_is_compiled_once(cubin: Path) -> None:
     assert cubin.read_bytes()[:4] == b"\x7fELF"
     written = cubin.stat().st_mtime_ns
-    assert cuda.compiled("sm_90", tmp_path / "cache") == cubin
+    assert cuda.compiled("sm_90", cubin.parent) == cubin
     assert cubin.stat().st_mtime_ns == written
 
 

@@ -37,7 +37,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
         self.contract = read_contract(path)
-        runtime = _import_onnxruntime()
+        runtime = import_onnxruntime()
         wanted = _choose(provider, runtime.get_available_providers())
         self._session = _open_session(runtime, path, wanted, threads)
         running = _running_provider(self._session)
@@ -66,13 +66,18 @@ def session_of(model: onnx.ModelProto) -> Any:
     Raises:
         MissingDependency: ONNX Runtime is not installed.
     """
-    runtime = _import_onnxruntime()
+    runtime = import_onnxruntime()
     return runtime.InferenceSession(
         model.SerializeToString(), _options(runtime, None), providers=[NAMES["cpu"]], disabled_optimizers=UNSOUND
     )
 
 
-def _import_onnxruntime() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
+    """The package.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:

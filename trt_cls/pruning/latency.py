@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_cls.engines import open_engine
+from trt_cls.engines.onnxruntime import import_onnxruntime
 from trt_cls.export.onnx_file import onnx_from_module, write_onnx
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def latencies(modules: Sequence[nn.Module], contract: Contract) -> list[float]:
     Raises:
         MissingDependency: ONNX Runtime, or what writes ONNX, is not installed.
     """
+    import_onnxruntime()  # writing the files takes seconds: what can't run them is refused before
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.onnx" for number in range(len(modules))]
         for path, module in zip(paths, modules, strict=True):
