@@ -37,7 +37,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
         self.contract = read_contract(path)
-        runtime = import_onnxruntime()
+        runtime = _import_onnxruntime()
         wanted = _choose(provider, runtime.get_available_providers())
         self._session = _open_session(runtime, path, wanted, threads)
         running = _running_provider(self._session)
@@ -66,18 +66,13 @@ def session_of(model: onnx.ModelProto) -> Any:
     Raises:
         MissingDependency: ONNX Runtime is not installed.
     """
-    runtime = import_onnxruntime()
+    runtime = _import_onnxruntime()
     return runtime.InferenceSession(
         model.SerializeToString(), _options(runtime, None), providers=[NAMES["cpu"]], disabled_optimizers=UNSOUND
     )
 
 
-def import_onnxruntime() -> ModuleType:
-    """The package.
-
-    Raises:
-        MissingDependency: it is not installed.
-    """
+def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
