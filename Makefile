@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A worker collects all tests and loads torch, 10 seconds of CPU: more than eight gain nothing. A file's tests share its
+# fixtures, so a file stays with one worker.
+WORKERS ?= auto
+PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
 
 .PHONY: setup demo test test-slow test-gpu check format proto size bench bench-gpu
 
@@ -19,11 +23,11 @@ demo: $(READY)
 	$(BIN)/trt-cls demo -r runs/demo
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 # Every architecture through export and engine, the large sweeps of image sizes.
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 # Needs an NVIDIA GPU, pycuda, nvcc and compute-sanitizer. `READY= BIN=/usr/bin` uses the machine's own Python.
 test-gpu: $(READY)

@@ -36,6 +36,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_command_and_the_python_run(checkout: Path) -> None:
     typed = commands()
     assert {words[0] for words in typed} >= {
@@ -48,6 +49,7 @@ def test_every_command_and_the_python_run(checkout: Path) -> None:
         exec(compile(code, "README.md", "exec"), {})
 
 
+@pytest.mark.slow
 def test_the_demo_goes_all_the_way_and_reuses_what_is_there(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["demo", "-r", "runs/demo"]) == 0

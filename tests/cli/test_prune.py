@@ -56,9 +56,10 @@ def row(lines: list[str], layer: str) -> list[str]:
 
 
 def test_says_what_went_where_and_what_comes_next(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("trt_cls.pruning.latency.SECONDS", 0.1)
     output = tmp_path / "pruned.safetensors"
     lines = run(capsys, "-m", checkpoint, "-o", output, "-pth", "0.5", "-k", "key")
     assert row(lines, "conv1") == ["conv1", "64", "→", "40"]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from pixel_reference import preprocessing_of
-from torchvision.transforms import v2
 
 from trt_cls.data import loader as loader_module
 from trt_cls.data.augmentation import augment
@@ -45,6 +44,8 @@ def batches(folder: ImageFolder, extensions: Extensions, workers: int = 0, **giv
 
 
 def test_shifts_are_torchvisions_crops_of_the_image_with_reflected_padding() -> None:
+    from torchvision.transforms import v2
+
     pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
     padded = v2.functional.pad(torch.from_numpy(pixels).permute(2, 0, 1), [3], padding_mode="reflect")
     windows = {

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest
 from tiny_models import CONTRACT, RGB, probabilities, write_images, write_onnx
 
 from trt_cls.data.folder import Sample, list_images
@@ -143,6 +142,8 @@ def test_labels_tell_which_model_is_better(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (3, 3), (2, 9), (30, 12), (500, 600), (0, 40)])
 def test_mcnemar_is_scipys_binomial_test(only_a: int, only_b: int) -> None:
+    from scipy.stats import binomtest
+
     expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     assert mcnemar(only_a, only_b) == mcnemar(only_b, only_a) == pytest.approx(expected, rel=1e-9)
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn import metrics as sklearn
 
 from trt_cls.evaluation.metrics import (
     calibration_error,
@@ -34,6 +33,8 @@ def answers(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 @pytest.mark.parametrize("k", [1, 2, 5, CLASSES])
 @pytest.mark.filterwarnings("ignore:'k'.*greater than or equal:sklearn.exceptions.UndefinedMetricWarning")
 def test_top_k_is_as_in_scikit_learn(answers: Any, k: int) -> None:
+    from sklearn import metrics as sklearn
+
     probabilities, labels = answers
     expected = sklearn.top_k_accuracy_score(labels, probabilities, k=k, labels=range(CLASSES))
     assert top_k_accuracy(probabilities, labels, k) == pytest.approx(expected)
@@ -47,6 +48,8 @@ def test_of_equal_classes_the_lower_index_is_likelier() -> None:
 
 
 def test_loss_is_as_in_scikit_learn(answers: Any) -> None:
+    from sklearn import metrics as sklearn
+
     probabilities, labels = answers
     exact = probabilities.astype(np.float64)
     expected = sklearn.log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=range(CLASSES))
@@ -59,12 +62,16 @@ def test_loss_of_a_sure_mistake_is_finite() -> None:
 
 
 def test_confusion_matrix_is_as_in_scikit_learn(answers: Any) -> None:
+    from sklearn import metrics as sklearn
+
     probabilities, labels = answers
     expected = sklearn.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(CLASSES))
     np.testing.assert_array_equal(confusion_matrix(probabilities, labels), expected)
 
 
 def test_class_scores_are_as_in_scikit_learn(answers: Any) -> None:
+    from sklearn import metrics as sklearn
+
     probabilities, labels = answers
     expected = sklearn.precision_recall_fscore_support(
         labels, probabilities.argmax(axis=1), labels=range(CLASSES), zero_division=0

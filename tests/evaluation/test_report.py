@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from browser import Browser
 from PIL import Image
-from sklearn import metrics as sklearn
-from sklearn.calibration import calibration_curve
 from tiny_models import CONTRACT
 
 from trt_cls.data.folder import Sample
@@ -96,6 +94,8 @@ def truth_and_guess(small: Evaluation) -> tuple[Any, Any]:
 
 
 def test_figures_are_those_of_scikit_learn(small: Evaluation, html: str, page: Browser) -> None:
+    from sklearn import metrics as sklearn
+
     truth, guess = truth_and_guess(small)
     cards = page.run("[...document.querySelectorAll('.card b')].map(b => b.textContent)")
     probabilities = small.predictions.probabilities.astype(np.float64)
@@ -116,6 +116,8 @@ def test_figures_are_those_of_scikit_learn(small: Evaluation, html: str, page: B
 
 
 def test_reliability_diagram_is_scikit_learns_curve(small: Evaluation, html: str) -> None:
+    from sklearn.calibration import calibration_curve
+
     truth, guess = truth_and_guess(small)
     confidence = small.predictions.probabilities.max(axis=1)
     accuracy, mean = calibration_curve(truth == guess, confidence, n_bins=15)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import classification_report
 from tiny_models import CONTRACT
 
 from trt_cls.data.folder import Sample
@@ -16,6 +15,8 @@ from trt_cls.evaluation.tables import confusion_table, evaluation_table, report_
 
 @pytest.mark.parametrize("classes", [("a", "b", "c"), ("a very long name of a class", "b", "ä")])
 def test_report_reads_as_scikit_learn_prints_it(classes: tuple[str, ...]) -> None:
+    from sklearn.metrics import classification_report
+
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 50)  # the third class has no image
     probabilities = random.random((50, 3)).astype(np.float32)

@@ -75,6 +75,7 @@ def test_carries_its_contract_and_nothing_of_the_machine(fp32: onnx.ModelProto, 
         assert trace not in written
 
 
+@pytest.mark.usefixtures("fresh_exports")
 def test_the_same_weights_give_the_same_bytes(
     network: Network, contract: Contract, fp32: onnx.ModelProto, tmp_path: Path
 ) -> None:

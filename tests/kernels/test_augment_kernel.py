@@ -70,7 +70,7 @@ def test_any_size_by_any_draws_is_that_of_the_cpu(batch: tuple[list[Pixels], lis
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=3000)
+@settings(deadline=None, max_examples=1000)
 @given(batches())
 def test_any_size_by_any_draws_is_that_of_the_cpu_at_length(
     batch: tuple[list[Pixels], list[Plan], Preprocessing],

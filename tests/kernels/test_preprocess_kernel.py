@@ -64,14 +64,14 @@ def test_pixels_are_pillows_for_random_sizes(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 120))
+@pytest.mark.parametrize("seed", range(100, 106))
 def test_pixels_are_pillows_for_random_sizes_up_to_large_ones(seed: int) -> None:
-    check_random_batches(seed, batches=120, largest=400, target=260)  # 19,200 images
+    check_random_batches(seed, batches=120, largest=400, target=260)  # 5,760 images
     check_random_batches(seed, batches=2, largest=4000, target=300)
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=600)
 @given(cases())
 def test_any_size_up_to_a_large_one_becomes_any_other_as_by_pillow(case: Case) -> None:
     image = case.image()

@@ -66,7 +66,7 @@ def test_any_size_becomes_any_other_as_by_pillow(case: Case) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=600)
 @given(cases())
 def test_any_size_up_to_a_large_one_becomes_any_other_as_by_pillow(case: Case) -> None:
     check(case.image(), case.preprocessing)

@@ -41,6 +41,7 @@ FAMILIES = [
     for family in ARCHITECTURES.values()
     for depth in family.depths or (None,)
     for head in (False, True)
+    if not head or depth in (None, min(family.depths, default=None))  # below the head all depths are as without
 ]
 
 

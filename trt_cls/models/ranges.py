@@ -7,7 +7,8 @@ with its default bins, and with more of them took a resnet18 from 72.7 % to 37 %
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +65,8 @@ def threshold(histogram: Histogram, method: Method) -> float:
     if method == "percentile":
         covered = np.cumsum(histogram.counts) / histogram.counts.sum()
         return histogram.edge(int(np.searchsorted(covered, PERCENTILE / 100)) + 1)
-    divergences = [_divergence(histogram.counts, kept) for kept in range(LEVELS, BINS + 1)]
-    # Of equal ones the last: it cuts the least.
+    # Of equal ones, but for the rounding of sums, the last: it cuts the least.
+    divergences = np.round(_divergences(histogram.counts), 12)
     return histogram.edge(BINS - int(np.argmin(divergences[::-1])))
 
 
@@ -88,19 +89,37 @@ def decibels(logits: NDArray[np.float32], noise: NDArray[np.float32]) -> float:
     return float(10 * np.log10(np.square(signal, dtype=np.float64).mean() / power)) if power else np.inf
 
 
-def _divergence(counts: NDArray[np.int64], kept: int) -> float:
-    """Between what the first `kept` bins hold, the rest in the last of them, and the same in 128 levels, in nats."""
-    exact = counts[:kept].astype(np.float64)
+def _divergences(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Between what the first 128, 129 … 2048 bins hold, the rest in the last of them, and the same in 128 levels; nats.
+
+    From running sums: within a level all bins that hold something get the level's mean.
+    """
+    kept, edges = _edges()
+    exact = counts.astype(np.float64)
     # Zero is a number of its own in INT8; in float it is what a ReLU makes of half of all values, and would hide them.
     exact[0] = exact[1]
-    occupied = exact > 0
-    level = np.arange(kept) * LEVELS // kept
-    sums = np.bincount(level, exact, LEVELS)
-    sizes = np.bincount(level, occupied, LEVELS)
-    coarse = np.where(occupied, (sums / np.maximum(sizes, 1))[level], 0)
-    exact[-1] += counts[kept:].sum()
-    if exact[-1] and not coarse[-1]:
-        return np.inf  # what is cut would fall where nothing was
-    exact, coarse = exact / exact.sum(), coarse / coarse.sum()
-    both = exact > 0
-    return float(np.sum(exact[both] * np.log(exact[both] / coarse[both])))
+    running = _running(exact)
+    sums, sizes = np.diff(running[edges]), np.diff(_running(exact > 0)[edges])
+    means = sums / np.maximum(sizes, 1)
+    last, inside = exact[kept - 1], running[kept]
+    cut = (counts.sum() - np.cumsum(counts)[kept - 1]).astype(np.float64)
+    of_exact = _running(exact * _log(exact))[kept] - last * _log(last) + (last + cut) * _log(last + cut)
+    of_levels = (sums * _log(means)).sum(axis=1) + cut * _log(means[:, -1])
+    found = (of_exact - of_levels) / np.maximum(inside + cut, 1) + _log(inside) - _log(inside + cut)
+    return np.where((cut > 0) & (last == 0), np.inf, found)  # what is cut would fall where nothing was
+
+
+@cache
+def _edges() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of bins that may be kept, and for each of them the bins where its levels begin and end, [1921, 129]."""
+    kept = np.arange(LEVELS, BINS + 1)
+    return kept, -(-np.arange(LEVELS + 1) * kept[:, None] // LEVELS)
+
+
+def _running(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+
+
+def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithm, and 0 of nothing, which stands where it is multiplied by nothing."""
+    return np.log(np.where(values > 0, values, 1.0))
