@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,14 @@ def test_the_fewest_layers_stay_that_meet_the_loss(
 
 def test_signal_to_noise_is_that_of_the_files_answers(fp32: onnx.ModelProto, measured: Any, network: Any) -> None:
     batch, thresholds = measured
-    narrow = {name: value / 8 for name, value in thresholds.items()}
-    layers = list(quantizable(fp32))
+    narrow = {name: value / 64 for name, value in thresholds.items()}
+    # 40 dB for each layer, but for the last: what the images have in common fills its steps, and leaves it 11
+    layers = list(quantizable(fp32))[:-1]
     found = signal_to_noise(fp32, {"minmax": thresholds, "percentile": narrow}, layers, batch)
-    assert found["minmax"] > found["percentile"] + 10
+    # a 64th of the range carries next to nothing, 1 dB; float32 of another order moves either by hundredths
+    assert found["minmax"] > 20 > 10 > found["percentile"]
     with torch.no_grad():
-        exact = network(torch.from_numpy(batch)).numpy()
+        exact = deepcopy(network).double()(torch.from_numpy(batch).double()).numpy()
     for method, ranges in (("minmax", thresholds), ("percentile", narrow)):
         # a session of the same settings: in another order of sums values near a middle go to the other step
         session = session_of(with_outputs(with_qdq(fp32, ranges, layers), ["logits"]))

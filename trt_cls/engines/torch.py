@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """A checkpoint's network in evaluation mode, in float32."""
+    """A checkpoint's network in evaluation mode, in float32 unless `in_float64` made it."""
 
     def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
         self._torch = _import_torch()
@@ -32,6 +33,13 @@ class TorchEngine:
         self.backend = f"torch-{device}"
         self._device = device
         self._module = checkpoint.module.to(device).eval()
+        self._element = self._torch.float32
+
+    def in_float64(self) -> TorchEngine:
+        """The same network that computes in float64 and rounds its probabilities alone: what float32 rounds from."""
+        other = copy(self)
+        other._module, other._element = deepcopy(self._module).double(), self._torch.float64
+        return other
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.infer`; softmax, which the network leaves out, is done here."""
@@ -39,10 +47,11 @@ class TorchEngine:
         check_images(images, self.contract)
         with torch.inference_mode(), _in_float32(torch):
             try:
-                logits = self._module(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+                given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, self._element)
+                logits = self._module(given)
             except RuntimeError as error:
                 raise EngineError(f"{self.backend}: the run failed: {' '.join(str(error).split())}") from error
-            probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).cpu().numpy()
+            probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).float().cpu().numpy()
         return probabilities
 
     def close(self) -> None:

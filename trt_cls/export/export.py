@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,16 +13,16 @@ import onnx
 
 from trt_cls.contract import Contract, Precision
 from trt_cls.engines.contracts import read_contract
-from trt_cls.engines.engine import Provider, infer_fed, open_engine
 from trt_cls.engines.sidecar import Parity, Profile, Sidecar, file_sha256
-from trt_cls.errors import ArtefactError, DeviceError, MissingDependency, RequestError
+from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError
 from trt_cls.export.builders import Choice, Request, choose_builder
+from trt_cls.export.check import Check
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, require_gpu, write_engine
-from trt_cls.export.images import Images, dataset_of, images_for
+from trt_cls.export.images import dataset_of, images_for
 from trt_cls.export.int8 import Int8, calibration_folder, quantize, trained_for_int8
 from trt_cls.export.onnx_file import contract_of, onnx_from_module, parity_of, read_onnx, set_metadata, write_onnx
-from trt_cls.export.parity import checked, figures
+from trt_cls.export.parity import Checked, figures
 from trt_cls.export.precision import fp16_from_fp32
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import preprocessing_to_hold_against
@@ -87,7 +86,7 @@ def export(
     quantizing = precision == "int8" and contract.precision != "int8"
     calibration = calibration_folder(int8, experiment) if quantizing else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
-    check = _Check(model, precision, images_for(target.preprocessing, labelled or calibration))
+    check = Check(model, precision, images_for(target.preprocessing, labelled or calibration))
 
     def convert(graph: onnx.ModelProto) -> onnx.ModelProto:
         if precision == "fp16" and contract.precision != "fp16":
@@ -98,40 +97,23 @@ def export(
 
     results_folder(output.parent)
     if model.suffix == ".onnx" and contract == target:
-        parity = _copy_onnx(model, output)
+        found = _copy_onnx(model, output)
     else:
-        parity = _write_onnx(convert(_graph(model, contract)), output, check)
-    say(_written(output, precision, parity))
+        plain = _graph(model, contract)
+        found = _write_onnx(plain, convert(plain), output, check)
+    parity = found.parity if found else None
+    say(_written(output, precision, found))
     if choice is None:
         return ExportResult(output, precision, parity, None, None, no_engine)
     engine = engine or output.with_suffix(".engine")
     engine_parity = _write_engine(output, engine, choice, profile, check, say)
-    say(_written(engine, precision, engine_parity))
+    say(_written(engine, precision, Checked(engine_parity) if engine_parity else None))
     return ExportResult(output, precision, parity, engine, engine_parity, no_engine)
 
 
-def _written(path: Path, precision: Precision, parity: Parity | None) -> str:
+def _written(path: Path, precision: Precision, found: Checked | None) -> str:
     line = f"wrote {path} ({precision}, {path.stat().st_size / 1e6:.1f} MB)"
-    return f"{line}\n  {figures(parity)}" if parity else line
-
-
-@dataclass(frozen=True)
-class _Check:
-    """Holds artefacts against one model on the same images."""
-
-    model: Path
-    precision: Precision
-    images: Images
-
-    def __call__(self, artefact: Path, provider: Provider) -> Parity:
-        """The parity of `artefact`.
-
-        Raises:
-            ExportError: it is out of bounds.
-            MissingDependency, DeviceError: this machine can't run it.
-        """
-        with closing(open_engine(artefact, provider)) as opened, closing(open_engine(self.model, "cpu")) as reference:
-            return checked(opened.infer, infer_fed(reference, self.images.preprocessing), self.images, self.precision)
+    return "\n  ".join([line, figures(found.parity), *found.remarks] if found else [line])
 
 
 def _contract(model: Path, experiment: Experiment | None) -> Contract:
@@ -199,16 +181,19 @@ def _graph(model: Path, contract: Contract) -> onnx.ModelProto:
     return trained_for_int8(network, contract) if contract.precision == "int8" else onnx_from_module(network, contract)
 
 
-def _write_onnx(graph: onnx.ModelProto, output: Path, check: _Check) -> Parity | None:
+def _write_onnx(plain: onnx.ModelProto, graph: onnx.ModelProto, output: Path, check: Check) -> Checked | None:
+    """Writes `graph`, which was made from `plain`."""
     with atomic(output) as beside:
         write_onnx(graph, beside)
         try:
-            parity = check(beside, "cpu")
+            found = check(beside, "cpu")
         except MissingDependency:
             return None
-        set_metadata(graph, contract_of(graph, str(output)), parity)
+        except ExportError as refusal:
+            raise check.explained(refusal, plain) from refusal
+        set_metadata(graph, contract_of(graph, str(output)), found.parity)
         write_onnx(graph, beside)
-    return parity
+    return found
 
 
 def _network(checkpoint: Path) -> nn.Module:
@@ -219,17 +204,18 @@ def _network(checkpoint: Path) -> nn.Module:
     return load_checkpoint(checkpoint).module
 
 
-def _copy_onnx(model: Path, output: Path) -> Parity | None:
+def _copy_onnx(model: Path, output: Path) -> Checked | None:
     """The file as it is: held against itself it would only trade its parity with the network for a perfect one."""
     graph = read_onnx(model)
     if not (output.exists() and output.samefile(model)):
         with atomic(output) as beside:
             beside.write_bytes(model.read_bytes())
-    return parity_of(graph)
+    parity = parity_of(graph)
+    return Checked(parity) if parity else None
 
 
 def _write_engine(
-    onnx_file: Path, engine: Path, choice: Choice, profile: Profile, check: _Check, say: Callable[[str], None]
+    onnx_file: Path, engine: Path, choice: Choice, profile: Profile, check: Check, say: Callable[[str], None]
 ) -> Parity | None:
     say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
     contract = read_contract(onnx_file)
@@ -254,9 +240,12 @@ def _write_engine(
     def parity(draft: Path) -> Parity | None:
         try:
             require_gpu(sidecar)
-            return check(draft, "auto")
+            found = check(draft, "auto")
         except (MissingDependency, DeviceError) as error:
             say(f"{engine.name} was not run: {error}")
             return None
+        for remark in found.remarks:
+            say(f"  {remark}")
+        return found.parity
 
     return write_engine(plan, engine, sidecar, parity)
