@@ -118,7 +118,7 @@ FAULTS = [
         "trt_cls/export/triton_client.py",
         "zip(batch.samples, probabilities(",
         "zip(batch.samples[::-1], probabilities(",
-        "export/test_triton.py -k answers_are_those_of_infer",
+        "export/test_triton.py -k 8_bit_pixels",
     ),
     Fault(
         "DeepStream numbers",
