@@ -93,7 +93,7 @@ FAULTS = [
         "evaluation/test_evaluate.py",
     ),
     Fault(
-        "top-k of equal classes",
+        "top-k accuracy",
         "trt_cls/evaluation/metrics.py",
         "(likelier.sum(axis=1) < k)",
         "(likelier.sum(axis=1) <= k)",
