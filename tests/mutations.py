@@ -93,7 +93,7 @@ FAULTS = [
         "evaluation/test_evaluate.py",
     ),
     Fault(
-        "top-k of equal classes",
+        "top-k accuracy",
         "trt_cls/evaluation/metrics.py",
         "(likelier.sum(axis=1) < k)",
         "(likelier.sum(axis=1) <= k)",
@@ -118,7 +118,7 @@ FAULTS = [
         "trt_cls/export/triton_client.py",
         "zip(batch.samples, probabilities(",
         "zip(batch.samples[::-1], probabilities(",
-        "export/test_triton.py -k answers_are_those_of_infer",
+        "export/test_triton.py -k 8_bit_pixels",
     ),
     Fault(
         "DeepStream numbers",

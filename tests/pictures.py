@@ -15,15 +15,15 @@ from numpy.random import RandomState
 from PIL import Image
 
 ODD = {
-    "s37x53": "RGB",
-    "s480x640": "RGB",
-    "s1000x123": "RGB",
-    "gray200x150": "L",
-    "palette97x61": "P",
-    "rgba80x120": "RGBA",
-    "cmyk150x100": "CMYK",
+    "s37x53": ("RGB", 37, 53),
+    "s480x640": ("RGB", 480, 640),
+    "s1000x123": ("RGB", 1000, 123),
+    "gray200x150": ("L", 200, 150),
+    "palette97x61": ("P", 97, 61),
+    "rgba80x120": ("RGBA", 80, 120),
+    "cmyk150x100": ("CMYK", 150, 100),
 }
-"""Names and Pillow's modes of the images that preprocessing is compared on."""
+"""The images that preprocessing is compared on: Pillow's mode, width, height."""
 SHAPES = ["box", "cross", "diamond", "disk", "frame", "grid", "ring", "rows", "columns", "wedge"]
 
 
@@ -48,23 +48,26 @@ def picture(seed: int, width: int, height: int) -> np.ndarray:
 
 def write_odd(folder: Path) -> None:
     """The images of `ODD` but the CMYK one: its pixels depend on who wrote the JPEG, so that the file is kept."""
-    for seed, (name, mode) in enumerate(ODD.items()):
+    for name, (mode, _, _) in ODD.items():
         if mode != "CMYK":
-            odd(seed, name, mode).save(folder / f"{name}.png")
+            odd(name).save(folder / f"{name}.png")
 
 
-def odd(seed: int, name: str, mode: str) -> Image.Image:
-    width, height = (int(side) for side in name.lstrip("abcdefghijklmnopqrstuvwyz").split("x"))
+def odd(name: str) -> Image.Image:
+    """One of `ODD`."""
+    mode, width, height = ODD[name]
+    seed = list(ODD).index(name)
     pixels = picture(seed, width, height)
     if mode == "L":
-        return Image.fromarray(pixels[:, :, 1])
+        pixels = pixels[:, :, 1]
+    elif mode == "P":
+        pixels = (pixels >> 6) @ np.array([16, 4, 1], np.uint8)
+    elif mode != "RGB":
+        pixels = np.concatenate([pixels, picture(seed + 100, width, height)[:, :, :1]], axis=2)
+    image = Image.frombytes(mode, (width, height), pixels.tobytes())
     if mode == "P":
-        indices = (pixels >> 6) @ np.array([16, 4, 1], np.uint8)
-        image = Image.fromarray(indices).convert("P")
         image.putpalette(RandomState(seed).randint(0, 256, 3 * 64).tolist())
-        return image
-    extra = picture(seed + 100, width, height)[:, :, :1]
-    return Image.fromarray(np.concatenate([pixels, extra], axis=2)[:, :, : len(mode)], mode if mode == "CMYK" else None)
+    return image
 
 
 def write_photos(folder: Path) -> None:
