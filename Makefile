@@ -25,7 +25,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
-# Every architecture through export and engine, the large sweeps of image sizes.
+# Architectures through export and engine, the large sweeps of image sizes.
 test-slow: $(READY)
 	$(BIN)/pytest $(PARALLEL) -m slow
 

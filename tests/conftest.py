@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _exports_of_equal_networks_are_made_once() -> Iterator[None]:
-    from export_memory import remember_exports
+def pytest_runtest_setup() -> None:
+    """Exports of equal networks are made once; tests that load no ONNX are left alone."""
+    if "trt_cls.export.onnx_file" in sys.modules:
+        from export_memory import remember_exports
 
-    with pytest.MonkeyPatch.context() as patch:
-        remember_exports(patch)
-        yield
+        remember_exports()
 
 
 @pytest.fixture

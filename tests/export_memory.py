@@ -14,13 +14,13 @@ from functools import cache
 from typing import Any
 
 import onnx
-import pytest
 
 from trt_cls.export import onnx_file
 
 KEPT, LARGEST = 12, 64 * 2**20
 """Files kept, and bytes of the largest of them."""
 EXPORT = onnx_file._exported
+_made: OrderedDict[bytes, bytes] = OrderedDict()
 
 
 class _Digest(pickle.Pickler):
@@ -33,24 +33,25 @@ class _Digest(pickle.Pickler):
         return tuple, ((str(value.dtype), tuple(value.shape), content),)
 
 
-def remember_exports(patch: pytest.MonkeyPatch) -> None:
-    """Makes `onnx_file` give a copy of what it exported before for an equal network."""
-    made: OrderedDict[bytes, bytes] = OrderedDict()
+def remember_exports() -> None:
+    """Makes `onnx_file` give a copy of what it exported before for an equal network; once is enough."""
+    if onnx_file._exported is not EXPORT:
+        return
 
     def exported(module: Any, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
         key = _key(module, input_shape)
-        if key in made and sys.modules.get("onnxscript"):  # not where a test takes it away
-            made.move_to_end(key)
-            return onnx.load_from_string(made[key])
-        _read_operators_once(patch)
+        if key in _made and sys.modules.get("onnxscript"):  # not where a test takes it away
+            _made.move_to_end(key)
+            return onnx.load_from_string(_made[key])
+        _read_operators_once()
         model = EXPORT(module, input_shape)
         if key and model.ByteSize() <= LARGEST:
-            made[key] = model.SerializeToString()
-            while len(made) > KEPT:
-                made.popitem(last=False)
+            _made[key] = model.SerializeToString()
+            while len(_made) > KEPT:
+                _made.popitem(last=False)
         return model
 
-    patch.setattr(onnx_file, "_exported", exported)
+    onnx_file._exported = exported
 
 
 def _key(module: Any, input_shape: tuple[int, int, int]) -> bytes:
@@ -63,11 +64,11 @@ def _key(module: Any, input_shape: tuple[int, int, int]) -> bytes:
     return hashlib.sha256(text.getvalue()).digest()
 
 
-def _read_operators_once(patch: pytest.MonkeyPatch) -> None:
+def _read_operators_once() -> None:
     """The exporter parses the source of its 500 operators at each export: a fifth of the whole."""
     try:
         from torch.onnx._internal.exporter._registration import onnxscript_apis as operators
     except ImportError:
         return
     if not hasattr(operators.get_torchlib_ops, "cache_info"):
-        patch.setattr(operators, "get_torchlib_ops", cache(operators.get_torchlib_ops))
+        operators.get_torchlib_ops = cache(operators.get_torchlib_ops)

@@ -1,4 +1,4 @@
-"""Every architecture of the table goes all the way: learns, is exported in all three precisions, becomes an engine."""
+"""Every kind of architecture goes all the way: learns, is exported in all three precisions, becomes an engine."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ def label(model: ModelConfig) -> str:
 ALL = [network(family.name, depth) for family in ARCHITECTURES.values() for depth in family.depths or (None,)]
 QUICK = {("resnet", 10), ("squeezenet", 18)}
 """Additions and concatenations; the fewest layers and the fewest weights."""
+BETWEEN = {("resnet", 34), ("resnet", 101), *((f"efficientnet_b{size}", 18) for size in range(2, 7))}
+"""Made of the blocks of the ones before and after them, in other numbers and widths: their graphs are counted alone."""
 VARIANTS = [
     network("resnet", 10, use_batch_norm=False, use_bias=True),
     network("resnet", 18, use_pooling=True, retain_head=True),
@@ -134,6 +136,7 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
                 model, id=label(model), marks=[] if (model.arch, model.n_layers) in QUICK else pytest.mark.slow
             )
             for model in ALL
+            if (model.arch, model.n_layers) not in BETWEEN
         ),
         *(pytest.param(model, id=label(model), marks=pytest.mark.slow) for model in VARIANTS),
     ],
@@ -196,3 +199,16 @@ def golden() -> dict[tuple[str, int], Counter[str]]:
 
 def test_the_golden_file_is_of_these_architectures() -> None:
     assert list(golden()) == [(model.arch, model.n_layers) for model in ALL]
+
+
+@pytest.mark.parametrize("model", ALL, ids=label)
+def test_the_golden_operators_with_weights_are_the_layers_of_the_network(model: ModelConfig) -> None:
+    import torch
+
+    from trt_cls.models import build
+
+    with torch.device("meta"):
+        network = build(model, 10)
+    layers = Counter(type(layer) for layer in network.modules())
+    operators = golden()[model.arch, model.n_layers]
+    assert (operators["Conv"], operators["Gemm"]) == (layers[torch.nn.Conv2d], layers[torch.nn.Linear])

@@ -154,8 +154,9 @@ def test_widths_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
         load_checkpoint(source)
 
 
-def test_latency_is_measured_for_both(tmp_path: Path) -> None:
+def test_latency_is_measured_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("trt_cls.pruning.latency.SECONDS", 0.3)
     source = saved(tmp_path / "whole.safetensors", replace(RESNET, input_image_size="3,64,64"))
     latency = prune(source, None, Criteria(threshold=2, min_filters=8), latency=True).latency
     assert latency is not None
