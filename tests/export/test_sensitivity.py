@@ -15,7 +15,7 @@ from trt_cls.errors import DataError, ExportError
 from trt_cls.export.calibration import measure_magnitudes, with_outputs
 from trt_cls.export.images import images_for
 from trt_cls.export.quantization import quantizable, with_qdq
-from trt_cls.export.sensitivity import Labelled, Layer, choose, rank, signal_to_noise, table
+from trt_cls.export.sensitivity import Labelled, Layer, choose, costliest_first, rank, signal_to_noise, table
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -118,3 +118,11 @@ def test_labelled_images_of_which_none_can_be_decoded_are_an_error(
     samples = image_folder(tmp_path, contract.classes).samples
     with pytest.raises(DataError, match="none of 5"):
         Labelled(contract.preprocessing, samples).top1(fp32)
+
+
+@pytest.mark.parametrize("noise", [-0.004, 0.0, 0.004])
+def test_layers_that_cost_the_same_stand_in_the_order_of_the_graph(noise: float) -> None:
+    """The noise is what another processor's order of sums moves."""
+    costs = {"a": 30.0, "b": 12.0 + noise, "c": 12.0 - noise, "d": 5.0, "e": 12.05, "f": np.inf, "g": 30.5}
+    layers = [Layer(name, name, "Conv", cost) for name, cost in costs.items()]
+    assert "".join(layer.name for layer in costliest_first(layers)) == "dbceagf"

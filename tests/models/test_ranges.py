@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trt_cls.models.ranges import BINS, LEVELS, Histogram, Method, threshold
+from trt_cls.models.ranges import BINS, LEVELS, Histogram, Method, best_of, threshold
 
 
 def histogram(batches: Sequence[Any]) -> Histogram:
@@ -79,3 +79,22 @@ def test_entropy_ignores_a_lone_outlier_and_keeps_an_even_spread() -> None:
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
 def test_an_activation_that_is_always_zero_has_no_range(method: Method) -> None:
     assert threshold(histogram([[0, 0, 0]]), method) == 0
+
+
+@pytest.mark.parametrize(
+    ("entropy", "percentile", "minmax", "best"),
+    [
+        (20.0, 20.05, 19.99, "minmax"),
+        (20.05, 20.0, 15.0, "percentile"),
+        (20.0, 20.0, 20.0, "minmax"),
+        (20.11, 20.0, 15.0, "entropy"),
+        (30.0, 20.0, 29.0, "entropy"),
+        (np.inf, np.inf, 29.0, "percentile"),
+    ],
+)
+def test_of_rules_within_a_tenth_of_a_decibel_the_one_that_cuts_least_is_taken(
+    entropy: float, percentile: float, minmax: float, best: Method
+) -> None:
+    for noise in (-0.004, 0.0, 0.004):  # what another processor's order of sums moves
+        found, told = best_of({"entropy": entropy, "percentile": percentile + noise, "minmax": minmax - noise})
+        assert (found, told.split(";")[0]) == (best, best)

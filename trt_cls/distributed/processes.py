@@ -50,7 +50,7 @@ class Processes:
         """This process's share of `items`: successive ones, whole batches of them.
 
         The shares in the order of the processes are `items`, and their batches are those of one process alone, so that
-        a network answers them to the bit as it does there.
+        a network answers them to the bit as it does there, on the same machine: each processor rounds in its own order.
         """
         batches = math.ceil(len(items) / batch_size)
         start, end = (math.ceil(batches * rank / self.size) * batch_size for rank in (self.rank, self.rank + 1))

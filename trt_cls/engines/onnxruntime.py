@@ -26,6 +26,9 @@ NAMES: dict[Provider, str] = {
 UNSOUND = ["WeightBiasQuantization"]
 """It turns the biases of an INT8 file into integers, computed in the file's float16: where they overflow, ONNX Runtime
 1.31 moved probabilities of a resnet18 by 0.6, and without it by 0.04."""
+NO_INTEGER_KERNELS = ("session.disable_quant_qdq", "1")
+"""Q/DQ in float32, which calibration rules and layers are compared with, otherwise become QLinearConv and QGemm. What
+those answer depends on the processor: without VNNI they add pairs of products in 16 bits, and saturate."""
 ERRORS_ONLY = 3
 """ONNX Runtime's severity: its warnings are about graph optimisation and help no user."""
 
@@ -112,6 +115,7 @@ def _open_session(runtime: ModuleType, path: Path, provider: Provider, threads: 
 def _options(runtime: ModuleType, threads: int | None) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
+    options.add_session_config_entry(*NO_INTEGER_KERNELS)
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

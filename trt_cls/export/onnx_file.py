@@ -36,7 +36,7 @@ PARITY_KEY = "trt_cls.parity"
 def onnx_from_module(module: nn.Module, contract: Contract) -> onnx.ModelProto:
     """`module` (which gives logits) and a softmax, in float32, with a dynamic batch; puts `module` into eval mode.
 
-    The same weights give the same bytes, in any folder and on any day.
+    The same weights give the same bytes on one machine, in any folder and on any day.
 
     Raises:
         ExportError: the exporter can't express the network, or what came out is no valid ONNX of the contract's shape.

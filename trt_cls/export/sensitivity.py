@@ -24,7 +24,7 @@ from trt_cls.export.calibration import with_outputs
 from trt_cls.export.images import BATCH, WORKERS
 from trt_cls.export.onnx_file import LOGITS
 from trt_cls.export.quantization import int8_from_fp32, with_qdq
-from trt_cls.models.ranges import Method, decibels
+from trt_cls.models.ranges import TIE, Method, decibels
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ class Labelled:
 def rank(
     model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str], images: NDArray[Any]
 ) -> tuple[Layer, ...]:
-    """`layers` of the float32 `model`, the costliest first, by the logits of a batch of `images`."""
+    """`layers` of the float32 `model`, the costliest first, by the logits of a batch of `images`.
+
+    Layers that cost the same stand in the order of `layers`.
+    """
     nodes = {node.name: node for node in model.graph.node}
     exact = _logits(model, images)
     found = []
@@ -96,7 +99,19 @@ def rank(
         operator = nodes[name].op_type
         weights = name if operator == "Add" else nodes[name].input[1].removesuffix(".weight")
         found.append(Layer(name, weights, operator, decibels(exact, noise)))
-    return tuple(sorted(found, key=lambda layer: layer.signal_to_noise))
+    return costliest_first(found)
+
+
+def costliest_first(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """`layers` by rising signal to noise; a run of them, each within `TIE` of the next, keeps its own order."""
+    rising = sorted(layers, key=lambda layer: layer.signal_to_noise)
+    runs: list[list[Layer]] = []
+    for layer in rising:
+        if not runs or layer.signal_to_noise > runs[-1][-1].signal_to_noise + TIE:
+            runs.append([])
+        runs[-1].append(layer)
+    order = {layer.name: index for index, layer in enumerate(layers)}
+    return tuple(layer for run in runs for layer in sorted(run, key=lambda layer: order[layer.name]))
 
 
 def signal_to_noise(

@@ -131,6 +131,8 @@ def _precision_on_gpu(precision: str) -> tuple[str, str]:
 def repeatable(precision: str) -> Iterator[None]:
     """Makes torch choose deterministic algorithms, and say so in a warning where an operation has none.
 
+    Runs on one machine then repeat to the bit; another processor rounds in another order.
+
     fp32 is IEEE's; in every other precision a GPU may use TF32 (10 bits of mantissa) for what is left in float32.
     """
     debugging: Any = torch.utils.deterministic
