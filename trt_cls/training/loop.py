@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Batch, Skipped, stream
+from trt_cls.data.workers import LoaderError
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
@@ -171,8 +172,8 @@ class Training:
         try:
             batches = self._data.loader.epoch(self._epoch, self._step)
             yield from prefetched(batches, self._learner.compute, self._data.kernel)
-        except RuntimeError:
-            # Ctrl-C on a terminal reaches the loader's processes too: the step before is then the last
+        except LoaderError:
+            # a signal to all processes reaches those of the loader too, which do not ignore it before they have begun
             if not self._stop.requested:
                 raise
 
