@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -163,13 +164,12 @@ def _kill(workers: list[_Worker]) -> None:
 
 def _work(connection: Connection, make: Callable[[Any], Any]) -> None:
     """The life of a worker process."""
-    import torch
-
     # They reach every process of a terminal or a job; the main process answers them and ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):  # `make` has it, or needs none
+        torch.set_num_threads(1)
     with suppress(EOFError, ConnectionError):  # the main process is through
         while True:
             order = connection.recv()

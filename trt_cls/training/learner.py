@@ -147,6 +147,9 @@ class Learner:
         """Goes back to what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self._optimizer.state.items():  # torch does not look
+            if any(value.dim() and value.shape != parameter.shape for value in kept.values() if torch.is_tensor(value)):
+                raise ValueError("the optimizer's state is that of other weights")
         self._scaler.load_state_dict(state["scaler"])
         self._sums.copy_(torch.tensor(state["sums"][self._processes.rank], dtype=torch.float64))
         self._images_of_group = state["group"]["images"]
