@@ -196,9 +196,8 @@ class _Pickler(pickle.Pickler):
         self.tensors: list[Any] = []
 
     def persistent_id(self, value: Any) -> Any:
-        from torch import Tensor
-
-        if not isinstance(value, Tensor):
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(value, torch.Tensor):
             return None
         self.tensors.append(value)
         return tuple(value.shape), value.dtype
