@@ -83,8 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(["interrupted"], 130, state)
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        return _fail([f"{error.filename or 'file system'}: {error.strerror or error}"], 1, state)
+    except Exception as error:
+        from trt_cls.cli.limits import shortage
+
+        if told := shortage(error):
+            return _fail([told], 1, state)
+        if isinstance(error, OSError):
+            return _fail([f"{error.filename or 'file system'}: {error.strerror or error}"], 1, state)
+        raise
     return 0
 
 

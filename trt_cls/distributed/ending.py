@@ -63,11 +63,16 @@ def end_with_launcher() -> None:
     It gets a SIGTERM, at which a training saves its state, and is ended if that does not help.
     """
     if LAUNCHED in os.environ:
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+        end_with_parent(os.getppid())
 
 
-def _watch(launcher: int) -> None:
-    while os.getppid() == launcher:
+def end_with_parent(parent: int) -> None:
+    """From now on this process ends soon after `parent`, which started it."""
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
