@@ -9,6 +9,7 @@ import resource
 import pytest
 
 from trt_cls.cli import limits, main
+from trt_cls.errors import ArtefactError
 
 SHORT = {
     "torch, importing": (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory", "-v"),
@@ -45,6 +46,17 @@ def test_the_limit_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1_000_000, 1_000_000))
     assert "limited to 1,000,000 bytes;" in str(limits.shortage(MemoryError()))
     assert limits.shortage(SystemError("returned NULL without setting an exception"))
+
+
+def test_a_file_that_memory_was_too_small_for_is_no_wrong_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ArtefactError("model.onnx: can't be loaded") from RuntimeError("initialization: std::bad_alloc")
+
+    monkeypatch.setattr("trt_cls.cli.program.main", fail)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err.startswith("error: too little memory (initialization: std::bad_alloc)")
 
 
 @pytest.mark.parametrize(

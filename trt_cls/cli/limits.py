@@ -12,9 +12,9 @@ FILES = ("too many open files",)
 PROCESSES = ("can't start new thread", "resource temporarily unavailable")
 
 
-def shortage(error: BaseException) -> str | None:
+def shortage(error: BaseException | None) -> str | None:
     """A line about what `error`, or a cause of it, ran out of; None: it is about something else."""
-    found: BaseException | None = error
+    found = error
     while found is not None:
         line = " ".join(str(found).split()) or type(found).__name__
         number = getattr(found, "errno", None)
