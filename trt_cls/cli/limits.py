@@ -9,7 +9,7 @@ MEMORY = (
     "allocate memory", "failed to map segment", "bad_alloc", "bad allocation", "out of memory", "unable to mmap",
 )  # fmt: skip
 FILES = ("too many open files",)
-PROCESSES = ("can't start new thread", "resource temporarily unavailable")
+PROCESSES = ("can't start new thread",)
 
 
 def shortage(error: BaseException | None) -> str | None:
