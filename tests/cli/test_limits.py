@@ -60,7 +60,13 @@ def test_a_file_that_memory_was_too_small_for_is_no_wrong_request(
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), KeyError("memory of it"), OSError(errno.EACCES, "Permission denied")]
+    "error",
+    [
+        ValueError("no"),
+        KeyError("memory of it"),
+        OSError(errno.EACCES, "Permission denied"),
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),  # a lock that is taken
+    ],
 )
 def test_other_errors_are_left_alone(error: Exception) -> None:
     assert limits.shortage(error) is None
