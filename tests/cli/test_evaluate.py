@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,9 +116,7 @@ def test_broken_images_are_listed_and_strict_refuses_them(run: Run, folder: Path
         (lambda folder: write_onnx(folder / "model.onnx", CONTRACT), "preprocessing: crop is center in the spec"),
         (lambda folder: write_onnx(folder / "model.onnx", replace(FITTING, classes=("a", "b", "c"))), "data: "),
         (lambda folder: (folder / "data").rename(folder / "moved"), "eval_dataset_path"),
-        (lambda folder: (folder / "data" / "red").rename(folder / "red"), "no folder for red"),
         (lambda folder: [path.unlink() for path in (folder / "data").rglob("*.png")], "no images"),
-        (lambda folder: [path.unlink() for path in (folder / "data" / "red").iterdir()], "no images for red"),
         (lambda folder: [path.write_text("x") for path in (folder / "data" / "red").iterdir()], 'class "red"'),
         (lambda folder: (folder / "data" / "pink").mkdir(), "pink"),
         (lambda folder: (folder / "spec.txt").unlink(), "no such file"),
@@ -177,3 +176,17 @@ def test_an_onnx_file_needs_no_torch(folder: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert json.loads((folder / "results.json").read_text())["num_images"] == 12
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["no folder", "an empty one"])
+def test_a_test_set_without_a_class_measures_the_others(empty: bool, run: Run, folder: Path) -> None:
+    data, gone = folder / "data", sorted((folder / "data").iterdir())[-1]
+    shutil.rmtree(gone)
+    if empty:
+        gone.mkdir()
+    status, _, err = run("-r", str(folder / "out"))
+    assert status == 0
+    assert f"{data}: no images of 1 of 3 classes (support 0): {gone.name}" in err
+    scores = json.loads((folder / "out/results.json").read_text())["per_class"]
+    assert scores[gone.name]["support"] == 0
+    assert all(score["support"] > 0 for name, score in scores.items() if name != gone.name)

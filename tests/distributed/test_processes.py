@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -87,3 +91,31 @@ def test_a_machine_without_gpus_is_refused_only_where_one_is_needed(monkeypatch:
     assert gpus.VISIBLE not in os.environ
     with pytest.raises(DeviceError, match="2 processes on this machine, where torch finds 0 GPUs"):
         gpus.take_gpu(TWO, required=True, otherwise="")
+
+
+LAUNCHER = '''
+import os, subprocess, sys
+child = """
+import time
+from trt_cls.distributed.ending import end_with_launcher
+end_with_launcher()
+print("watching", flush=True)
+time.sleep(99)
+"""
+environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
+started = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, env=environment)
+started.stdout.readline()
+print(started.pid, flush=True)
+started.wait()
+'''
+
+
+def test_a_process_ends_with_the_launcher_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        child = Path("/proc") / launcher.stdout.readline().strip() / "stat"
+        launcher.kill()
+    deadline = time.monotonic() + 20
+    while child.exists() and child.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

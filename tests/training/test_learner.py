@@ -44,3 +44,34 @@ def test_step_follows_the_gradient_of_the_loss_it_reports(type_: str, experiment
         assert other.grad is not None
         # float32's own error in these gradients, of up to 8, is 1e-4 in either memory layout
         torch.testing.assert_close(parameter.double(), other - 0.1 * other.grad, rtol=1e-4, atol=3e-5, msg=name)
+
+
+def batch_of(count: int, seed: int) -> TrainingBatch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 16, 16, generator=generator)
+    return TrainingBatch(images, functional.one_hot(torch.arange(count) % 3, 3).float(), ())
+
+
+def test_an_image_left_alone_is_learned_from_with_the_next_batch_also_after_a_resumption(
+    experiment: Callable[..., Experiment],
+) -> None:
+    request = experiment()
+    assert request.train_config is not None
+
+    def new() -> Learner:
+        torch.manual_seed(0)
+        return Learner(build(request.model_config, 3), request.train_config, choose_compute("cpu", "fp32"))
+
+    alone, others = batch_of(1, 1), batch_of(2, 2)
+    together = TrainingBatch(torch.cat([alone.images, others.images]), torch.cat([alone.targets, others.targets]), ())
+    whole, resumed, expected = new(), new(), new()
+    expected.step(together, 1, 0.1)
+    whole.step(alone, 0, 0.1)
+    assert (whole.steps_left_out, whole.metrics().images) == (1, 0)
+    resumed.restore(whole.state())
+    for learner in (whole, resumed):
+        learner.step(batch_of(0, 3), 0, 0.1)
+        learner.step(others, 1, 0.1)
+        assert learner.metrics().images == 3
+        for name, tensor in learner.model.state_dict().items():
+            assert torch.equal(tensor, expected.model.state_dict()[name]), name

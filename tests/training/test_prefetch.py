@@ -33,6 +33,7 @@ from trt_cls.spec.experiment import (
     RegConfig,
     TrainConfig,
 )
+from trt_cls.training import prefetch
 from trt_cls.training.compute import Compute, choose_compute
 from trt_cls.training.prefetch import open_augmentation, prefetched
 from trt_cls.training.run import train
@@ -115,12 +116,18 @@ def test_broken_images_are_left_out_and_a_batch_of_them_is_empty(folder: ImageFo
 class Lazily:
     """A GPU's memory and streams as torch shows them: what is queued is done when somebody waits for it."""
 
-    device = SimpleNamespace(type="cuda")
+    device = SimpleNamespace(type="cuda", index=0)
 
     def __init__(self, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
         self._kept: list[torch.Tensor] = []  # torch gives memory on only to what comes later on the stream
         self.recorded: list[torch.Tensor] = []
+        self.owners: set[Stream] = set()
+        """The streams that copies were queued on, as torch's allocators note them."""
         self._stream: Stream | None = None
+        stand_in._push(1)
+        self.copies = Queue(Stream(stand_in))
+        stand_in._push(-1)
+        monkeypatch.setattr(prefetch, "_copies", lambda index: self.copies)
         monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: Queue(stand_in.streams[handle]))
         monkeypatch.setattr(torch.cuda, "stream", self._entered)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(wait_event=lambda event: event()))
@@ -134,6 +141,7 @@ class Lazily:
 
     def moved(self, tensor: torch.Tensor) -> torch.Tensor:
         assert self._stream is not None, "copied on the stream of the steps, which must then wait for it"
+        self.owners.add(self._stream)
         copy = torch.full_like(tensor, 255 if tensor.dtype == torch.uint8 else torch.nan)
         self._stream.add(lambda: copy.copy_(tensor))
         self._kept.append(copy)
@@ -148,6 +156,9 @@ class Lazily:
 class Queue:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+
+    def wait_event(self, event: Callable[[], None]) -> None:
+        self.stream.add(event)
 
     def record_event(self) -> Callable[[], None]:
         reached: list[bool] = []
@@ -167,7 +178,7 @@ def test_a_batch_is_ready_when_it_is_handed_over_and_the_next_is_under_way(
     stand_in.install(monkeypatch)
     lazily = Lazily(stand_in, monkeypatch)
     kernel = CudaAugmentation(COLOR, 0)
-    (stream,) = stand_in.streams.values()
+    _, stream = stand_in.streams.values()
     assert stream.flags == NON_BLOCKING, "else every launch waits for the step, which is on the default stream"
     expected = list(loader(folder, COLOR, PLAIN, pack=False, mixup_alpha=0.0).epoch(0))
     batches = loader(folder, COLOR, PLAIN, pack=True, mixup_alpha=0.0).epoch(0)
@@ -176,6 +187,7 @@ def test_a_batch_is_ready_when_it_is_handed_over_and_the_next_is_under_way(
         assert lazily.recorded[-2:][0] is batch.images
         assert lazily.recorded[-2:][1] is batch.targets
         assert bool(stream.queue) == (number + 1 < len(expected))
+        assert not lazily.owners & {stream}, "memory that the kernel's stream is asked about when it is gone"
     kernel.close()
     stand_in.assert_all_freed()
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Adam, Experiment, ModelConfig, Optimizer, RegConfig, Rmsprop, Visualizer
 from trt_cls.training import loop, train
+from trt_cls.training.compute import repeatable
 from trt_cls.training.interrupt import Interrupted
 
 Make = Callable[..., Experiment]
@@ -105,9 +106,10 @@ def test_a_training_interrupted_while_it_validates_gives_the_same_numbers(
 
 
 def test_handlers_of_signals_are_put_back(experiment: Make, quiet: Any, tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in signals]
     train(experiment(n_epochs=1), tmp_path, device="cpu", reporter=quiet())
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(number) for number in signals] == before
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +170,36 @@ def test_workers_folders_and_visualizer_may_change_between(
     request = experiment(root=moved, n_workers=1, visualizer=Visualizer(enabled=True, weight_histograms=True))
     train(request, results, device="cpu", reporter=quiet(), resume=True)
     assert numbers(results) == reference
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["terminal lost", "under nohup"])
+def test_a_hangup_saves_but_not_where_it_is_ignored(
+    ignored: bool, experiment: Make, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    hang_up = quiet(1, 1, partial(signal.raise_signal, signal.SIGHUP))
+    try:
+        if ignored:
+            train(experiment(n_epochs=1), tmp_path, device="cpu", reporter=hang_up)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            return
+        with pytest.raises(Interrupted, match="epoch 1, step 1 of 3 is saved"):
+            train(experiment(n_epochs=1), tmp_path, device="cpu", reporter=hang_up)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("bf16", True)])
+def test_what_rounds_products_is_read_by_both_of_torch_s_names_and_put_back(precision: str, rounded: bool) -> None:
+    def read() -> list[object]:
+        """torch raises where its two sets of names are mixed."""
+        backends = torch.backends
+        newer = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision, backends.fp32_precision
+        return [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(), newer]
+
+    with repeatable("fp32"):
+        pass
+    before = read()
+    with repeatable(precision):
+        assert read()[:2] == [rounded, rounded]
+    assert read() == before

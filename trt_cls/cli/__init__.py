@@ -10,7 +10,7 @@ from importlib import import_module
 
 import click
 
-from trt_cls.errors import SpecError, TrtClsError, did_you_mean
+from trt_cls.errors import RequestError, SpecError, TrtClsError, did_you_mean
 from trt_cls.version import __version__
 
 COMMANDS = {
@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SpecError as error:
         return _fail([str(problem) for problem in error.problems], error.exit_code, state)
     except TrtClsError as error:
-        return _fail([str(error)], error.exit_code, state)
+        told = _shortage(error.__cause__) if isinstance(error, RequestError) else None  # no fault of the request
+        return _fail([told or str(error)], 1 if told else error.exit_code, state)
     except click.ClickException as error:
         from trt_cls.distributed.processes import is_first
 
@@ -83,9 +84,19 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(["interrupted"], 130, state)
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        return _fail([f"{error.filename or 'file system'}: {error.strerror or error}"], 1, state)
+    except Exception as error:
+        if told := _shortage(error):
+            return _fail([told], 1, state)
+        if isinstance(error, OSError):
+            return _fail([f"{error.filename or 'file system'}: {error.strerror or error}"], 1, state)
+        raise
     return 0
+
+
+def _shortage(error: BaseException | None) -> str | None:
+    from trt_cls.cli.limits import shortage
+
+    return shortage(error)
 
 
 def _fail(messages: list[str], exit_code: int, state: State) -> int:

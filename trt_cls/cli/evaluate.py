@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from trt_cls.evaluation.evaluate import Evaluation
     from trt_cls.spec.experiment import EvalConfig
 
+MOST_NAMES = 5
+"""Of classes, in a line."""
+
 
 @click.command("evaluate")
 @spec_options(required=True)
@@ -65,13 +68,15 @@ def command(
     with joined(cure="start it again") as processes:
         config, model, contract = _request(spec, overrides, model, dataset, classmap)
         take_gpu_for(processes, model, provider)
-        folder = processes.from_first(lambda: image_folder(dataset or Path(config.eval_dataset_path), contract.classes))
+        root = dataset or Path(config.eval_dataset_path)
+        folder = processes.from_first(lambda: image_folder(root, contract.classes, allow_missing=True))
         if results and processes.first:
             results_folder(results)
         k = _top_k(top_k or config.top_k, contract, processes)
         config = replace(config, batch_size=batch_size or config.batch_size, top_k=k)
         evaluation = _evaluated(model, folder, config, provider, executor, processes)
         if processes.first:
+            _report_missing(folder)
             _report(evaluation, model, results, strict)
     return evaluation
 
@@ -127,6 +132,17 @@ def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:
     if wanted > classes and processes.first:
         click.echo(f"top_k is {wanted}, the model has {classes} classes: top-{classes} is reported", err=True)
     return min(wanted, classes)
+
+
+def _report_missing(folder: ImageFolder) -> None:
+    there = {sample.label for sample in folder.samples}
+    missing = [name for label, name in enumerate(folder.classes) if label not in there]
+    if missing:
+        names = ", ".join(missing[:MOST_NAMES]) + (" …" if len(missing) > MOST_NAMES else "")
+        click.echo(
+            f"{folder.root}: no images of {len(missing)} of {len(folder.classes)} classes (support 0): {names}",
+            err=True,
+        )
 
 
 def _report(evaluation: Evaluation, model: Path, results: Path | None, strict: bool) -> None:

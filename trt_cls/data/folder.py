@@ -42,7 +42,8 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
     """The images below `root`, one sub-folder a class; hidden files and folders are passed over.
 
     Without `classes` the folders' names in alphabetical order are the classes. With `classes` their order holds, and
-    folder names and classes must be the same, but for classes without a folder where `allow_missing` says so.
+    folder names and classes must be the same, but for classes without a folder, or with an empty one, where
+    `allow_missing` says so.
 
     Raises:
         DataError: `root` is no such folder, its classes are fewer than two or not the given ones, or one has no image.
@@ -63,7 +64,7 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
             empty.append(name)
     if not samples:
         raise DataError(f"{root}: no images in its class folders; {LAYOUT}, files ending in {' '.join(EXTENSIONS)}")
-    if empty:
+    if empty and not allow_missing:
         raise DataError(f"{root}: no images for {_names(empty)}; add images, or remove the folder and its class")
     return ImageFolder(root, tuple(samples), tuple(classes))
 

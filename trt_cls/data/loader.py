@@ -7,18 +7,12 @@ so batches are the same for any number of workers and for a training that is tak
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from random import Random
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import Plan, carried_out, draws_for, mixup_shares, plan, smoothed_targets
@@ -27,6 +21,7 @@ from trt_cls.data.mixing import Mixing
 from trt_cls.data.packed import Part, bundle, part
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Transforms
+from trt_cls.data.workers import Workers
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
@@ -45,7 +40,7 @@ class TrainingBatch:
     skipped: tuple[Skipped, ...]
 
     def pin_memory(self) -> TrainingBatch:
-        """The same in page-locked memory; the DataLoader calls it."""
+        """The same in page-locked memory."""
         return TrainingBatch(self.images.pin_memory(), self.targets.pin_memory(), self.skipped)
 
 
@@ -65,7 +60,7 @@ class PackedBatch:
     skipped: tuple[Skipped, ...]
 
     def pin_memory(self) -> PackedBatch:
-        """The same in page-locked memory; the DataLoader calls it."""
+        """The same in page-locked memory."""
         return replace(
             self,
             bundle=self.bundle.pin_memory(),
@@ -95,7 +90,8 @@ class TrainingLoader:
     Process `rank` of `world_size` that train together gets its share of batches of batch_size_per_gpu · world_size:
     their shares of a step are together the batch that one process with that batch size would get.
 
-    `pack` leaves the images to the GPU's kernel; not with rand_augment or crop_padding, which it does not do.
+    `pack` leaves the images to the GPU's kernel; not with rand_augment or crop_padding, which it does not do. With a
+    `gpu` batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
     """
 
     def __init__(
@@ -108,21 +104,14 @@ class TrainingLoader:
         extensions: Extensions = PLAIN,
         *,
         pack: bool = False,
+        gpu: int | None = None,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
         self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size)
-        workers = min(train_config.n_workers, self._orders.steps, _processors())
-        self._loader: DataLoader[TrainingBatch | PackedBatch] = DataLoader(
-            _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack),
-            sampler=self._orders,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            worker_init_fn=_end_quietly if workers else None,
-            multiprocessing_context=_context() if workers else None,
-            generator=torch.Generator(),  # else each epoch would draw a number from torch's own
-        )
+        self._make = _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack)
+        self._count = min(train_config.n_workers, self._orders.steps, _processors())
+        self._workers: Workers | None = None
+        self._gpu = gpu
 
     @property
     def steps_per_epoch(self) -> int:
@@ -130,13 +119,27 @@ class TrainingLoader:
         return self._orders.steps
 
     def epoch(self, number: int, start_step: int = 0) -> Iterator[TrainingBatch | PackedBatch]:
-        """The batches of epoch `number`, from `start_step` on."""
-        self._orders.epoch, self._orders.start_step = number, start_step
-        return iter(self._loader)
+        """The batches of epoch `number`, from `start_step` on.
+
+        Raises:
+            LoaderError: a worker process died or failed.
+        """
+        orders = self._orders.of_epoch(number, start_step)
+        if not self._count:
+            return (made if self._gpu is None else made.pin_memory() for made in map(self._make, orders))
+        if self._workers is None:
+            self._workers = Workers(self._make, self._count, __name__, self._gpu)
+        return self._workers.map(orders)
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
 
-class _Orders(Sampler[_Order]):
-    """Which samples make up each batch of `epoch`; lives in the main process, so that workers hold no state."""
+class _Orders:
+    """Which samples make up each batch of an epoch; lives in the main process, so that workers hold no state."""
 
     def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self._samples = samples
@@ -145,13 +148,8 @@ class _Orders(Sampler[_Order]):
         self._rank, self._world_size = rank, world_size
         full, rest = divmod(len(samples), batch_size)
         self.steps = full if rest == 1 and full else full + (rest > 0)
-        self.epoch = 0
-        self.start_step = 0
 
-    def __iter__(self) -> Iterator[_Order]:
-        return self._of_epoch(self.epoch, self.start_step)
-
-    def _of_epoch(self, epoch: int, start_step: int) -> Iterator[_Order]:
+    def of_epoch(self, epoch: int, start_step: int) -> Iterator[_Order]:
         indices = list(range(len(self._samples)))
         Random(f"{self._seed}/{epoch}").shuffle(indices)
         for step in range(start_step, self.steps):
@@ -166,7 +164,7 @@ class _Orders(Sampler[_Order]):
         return indices[self._rank :: sharers] if self._rank < sharers else ()
 
 
-class _Batches(Dataset["TrainingBatch | PackedBatch"]):
+class _Batches:
     """Makes the batch that an order asks for; the part of the loader that travels to the workers."""
 
     def __init__(
@@ -178,7 +176,7 @@ class _Batches(Dataset["TrainingBatch | PackedBatch"]):
         self._classes = classes
         self._pack = pack
 
-    def __getitem__(self, order: _Order) -> TrainingBatch | PackedBatch:
+    def __call__(self, order: _Order) -> TrainingBatch | PackedBatch:
         labels: list[int] = []
         losses: list[Skipped] = []
         planned = self._planned(order, labels, losses)
@@ -247,22 +245,3 @@ class _Batches(Dataset["TrainingBatch | PackedBatch"]):
 def _processors() -> int:
     """How many processors this process may use; more workers than that only take memory."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _context() -> Any:
-    """Workers that neither copy this process's threads, as with fork, nor import torch one by one, as with spawn."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def _end_quietly(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main process answers it and ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _report_unless_left
-
-
-def _report_unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The thread that hands batches over fails in the midst of it when the main process stops."""
-    if not isinstance(error, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, trace)

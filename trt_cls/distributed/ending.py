@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +17,12 @@ BROKEN_CONNECTION = ("gloo", "nccl", "connection", "peer", "socket", "store")
 """What torch's errors speak of when another process is gone; they have no type of their own."""
 INTERRUPTED = 130
 """The exit status after Ctrl-C."""
+
+
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun, and by `launch`, for the processes that they start."""
+GRACE = 15.0
+"""Seconds between SIGTERM and the end."""
 
 
 class _ToldToEnd(BaseException):
@@ -47,6 +55,28 @@ def ended_together(store: Any, rank: int, size: int, cure: str) -> Iterator[None
         ) from error
     if before is not None:
         _on_sigterm(before)
+
+
+def end_with_launcher() -> None:
+    """From now on this process ends when the torchrun that started it does, which may be killed.
+
+    It gets a SIGTERM, at which a training saves its state, and is ended if that does not help.
+    """
+    if LAUNCHED in os.environ:
+        end_with_parent(os.getppid())
+
+
+def end_with_parent(parent: int) -> None:
+    """From now on this process ends soon after `parent`, which started it."""
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
 
 
 def _first_status(store: Any, rank: int, status: int) -> int | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 
 def run_in_processes(count: int, arguments: Sequence[str]) -> int:
@@ -17,6 +19,9 @@ def run_in_processes(count: int, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    given: dict[str, Any] = {}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and hasattr(LaunchConfig, "signals_to_handle"):
+        given["signals_to_handle"] = "SIGTERM,SIGINT,SIGQUIT"  # under nohup; torch would end all at a SIGHUP
     logging.disable(logging.ERROR)  # torch's launcher repeats the end of each process; its loggers have own levels
     config = LaunchConfig(
         min_nodes=1,
@@ -27,6 +32,7 @@ def run_in_processes(count: int, arguments: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        **given,
     )
     try:
         elastic_launch(config, sys.executable)(*arguments)

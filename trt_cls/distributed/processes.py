@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trt_cls.distributed.ending import ended_together
+from trt_cls.distributed.ending import end_with_launcher, ended_together
 from trt_cls.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def is_first() -> bool:
 
 @contextmanager
 def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
-    """Joins the processes that torchrun's environment variables name, for as long as the block runs.
+    """Joins the processes that torchrun's environment variables name, for as long as the block and torchrun run.
 
     The block ends in all of them or in none: an error in one ends all, is raised there, and the others exit without a
     word and with its exit status. `backend` is that of torch's own exchange of tensors, `cure` what to do when a
@@ -105,6 +105,7 @@ def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
         MissingDependency: there are several processes, and torch is not installed.
         TrtClsError: another process has ended without a word.
     """
+    end_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return

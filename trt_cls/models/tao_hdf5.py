@@ -7,6 +7,7 @@ file. What the layers mean stands in `tao_graph.py`.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -83,7 +84,10 @@ def require_readable(path: Path) -> None:
     Raises:
         ArtefactError: it did.
     """
-    trial = f"import sys, pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))"
+    trial = (
+        f"from trt_cls.distributed.ending import end_with_parent; end_with_parent({os.getpid()}); "
+        f"import sys, pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))"
+    )
     try:
         ended = subprocess.run([sys.executable, "-c", trial, str(path)], capture_output=True, timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired:

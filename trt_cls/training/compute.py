@@ -140,17 +140,19 @@ def repeatable(precision: str) -> Iterator[None]:
     products: Any = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filling, trying = debugging.fill_uninitialized_memory, cudnn.benchmark
-    rounding = cudnn.conv.fp32_precision, products.fp32_precision
+    rounding = cudnn.allow_tf32, products.allow_tf32
     # cuBLAS reads it when its first handle is made: without a fixed workspace its sums depend on the streams
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     debugging.fill_uninitialized_memory = False  # a pass over every new tensor that only finds bugs
     cudnn.benchmark = False
-    cudnn.conv.fp32_precision = products.fp32_precision = "ieee" if precision == "fp32" else "tf32"
+    # The older of torch's two sets of names: once the newer is used, 2.14 raises where the older is read, as its own
+    # compiler does in 2.9 and 2.10. What these set, both read in each of them.
+    cudnn.allow_tf32 = products.allow_tf32 = precision != "fp32"
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         debugging.fill_uninitialized_memory = filling
         cudnn.benchmark = trying
-        cudnn.conv.fp32_precision, products.fp32_precision = rounding
+        cudnn.allow_tf32, products.allow_tf32 = rounding

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop after the step that runs, so that a training can be resumed exactly there."""
+"""Ctrl-C, SIGTERM and SIGHUP: requests to stop after the step that runs, so that a training resumes exactly there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from trt_cls.errors import TrtClsError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(TrtClsError):
@@ -21,6 +21,7 @@ class Interrupted(TrtClsError):
 class StopRequest:
     """While entered, the first signal sets `requested`; a second one does what it did before, at once.
 
+    A SIGHUP that is ignored, as under nohup, stays ignored.
     With `patient` later ones do nothing: torchrun hands a Ctrl-C on to processes that the terminal has told already.
     Outside of the main thread, where Python delivers no signals, it stays unset.
     """
@@ -32,7 +33,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            noted = SIGNALS[:-1] if under_nohup else SIGNALS
+            self._previous = {number: signal.signal(number, self._note) for number in noted}
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from trt_cls.contract import Contract
+from trt_cls.errors import TrtClsError
 from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.spec.experiment import TrainConfig
 from trt_cls.training.disk import room_for
@@ -88,9 +89,9 @@ class Journal:
     def failed(self, error: BaseException) -> None:
         """The training ends by `error`, which may be a full disk."""
         self._reporter.epoch_stopped()
-        with suppress(OSError):
+        with suppress(OSError, TrtClsError):
             self._status.write("FAILURE", str(error) or type(error).__name__)
-        with suppress(OSError):
+        with suppress(OSError, TrtClsError):
             self._events.close()
         self._loggers.end((), success=False)
 

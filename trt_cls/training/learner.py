@@ -77,6 +77,8 @@ class Learner:
         if extensions.accumulate_steps > 1:
             self._whole_group = extensions.accumulate_steps * config.batch_size_per_gpu * processes.size
         self._images_of_group = 0
+        self._lone: TrainingBatch | None = None
+        """An image whose batch lost all others, and which is learned from with the next batch."""
         self._images_needed = 1
         if any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
             self._images_needed = 2
@@ -97,9 +99,11 @@ class Learner:
         """Learns from `batch`, at learning rate `rate`; `number` counts the batches of the whole training from 0.
 
         The optimizer makes its step after the last batch of a group. It follows the mean gradient over the images of
-        the group and of all processes, however they are spread.
+        the group and of all processes, however they are spread. An image that is alone, where batch normalization
+        needs two, waits for the next batch.
         """
-        images = len(batch.images) if len(batch.images) >= self._images_needed else 0
+        batch = self._with_lone(batch)
+        images = len(batch.images)
         (images_of_all,) = self._processes.totals(images)
         if images_of_all:
             torch.manual_seed(dropout_seed(self._seed, number, self._processes.rank))
@@ -136,12 +140,16 @@ class Learner:
             "sums": self._processes.gather(self._sums.tolist()),
             "group": {"images": self._images_of_group, "gradients": self._gradients()},
             "mean": self._mean.state() if self._mean else {},
+            "lone": self._processes.gather(self._lone and (self._lone.images.cpu(), self._lone.targets.cpu())),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self._optimizer.state.items():  # torch does not look
+            if any(value.dim() and value.shape != parameter.shape for value in kept.values() if torch.is_tensor(value)):
+                raise ValueError("the optimizer's state is that of other weights")
         self._scaler.load_state_dict(state["scaler"])
         self._sums.copy_(torch.tensor(state["sums"][self._processes.rank], dtype=torch.float64))
         self._images_of_group = state["group"]["images"]
@@ -150,6 +158,18 @@ class Learner:
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
         if self._mean:
             self._mean.restore(state["mean"])
+        lone = state["lone"][self._processes.rank]
+        self._lone = TrainingBatch(lone[0], lone[1], ()) if lone else None
+
+    def _with_lone(self, batch: TrainingBatch) -> TrainingBatch:
+        """`batch` with the image that waited; empty, and its image waits, where that is but one."""
+        if self._lone is not None and len(batch.images):
+            parts = zip((self._lone.images, self._lone.targets), (batch.images, batch.targets), strict=True)
+            images, targets = (torch.cat([lone.to(others.device), others]) for lone, others in parts)
+            self._lone, batch = None, TrainingBatch(images, targets, batch.skipped)
+        if 0 < len(batch.images) < self._images_needed:
+            self._lone, batch = batch, TrainingBatch(batch.images[:0], batch.targets[:0], batch.skipped)
+        return batch
 
     def _gradients(self) -> dict[str, Tensor]:
         """Those of a group that has begun; the same in all processes."""

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from trt_cls.errors import MissingDependency, TrtClsError
+from trt_cls.errors import MissingDependency, RequestError, TrtClsError
 from trt_cls.files import write_text
 from trt_cls.spec.experiment import WandbConfig
 from trt_cls.training.records import EpochRow
@@ -54,7 +54,7 @@ class Loggers:
         self._reporter = reporter
         self._loggers: dict[str, Logger] = {}
         numbers = root / "loggers.json"
-        known: dict[str, str] = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
+        known = _known(numbers)
         for name in names:
             try:
                 self._loggers[name] = _opened(name, root, fields, known.get(name), wandb_config)
@@ -158,6 +158,20 @@ class Mlflow:
         for path in files:
             self._client.log_artifact(self.run_id, str(path))
         self._client.set_terminated(self.run_id, "FINISHED" if success else "FAILED")
+
+
+def _known(path: Path) -> dict[str, str]:
+    """The runs of an earlier part of the training, by the trackers' names."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(content, dict) or not all(isinstance(run, str) for run in content.values()):
+            raise ValueError
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{path}: can't be read; expected the runs' numbers by tracker, as a training writes them; remove it: "
+            "new runs then begin"
+        ) from error
+    return content
 
 
 def _opened(name: str, root: Path, fields: Mapping[str, Any], run_id: str | None, config: WandbConfig | None) -> Logger:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Batch, Skipped, stream
+from trt_cls.data.workers import LoaderError
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
@@ -96,6 +97,7 @@ class Training:
 
         Raises:
             RequestError: the training is over.
+            ValueError, RuntimeError, LookupError: it is no state of this training, see `state.foreign_told`.
         """
         self._rows = list(state.rows)
         self._epoch, self._step = state.epoch, state.step
@@ -107,6 +109,8 @@ class Training:
                 f"{self._results.root}: {done}, nothing to resume; "
                 f"use the model: trt-cls export -m {self._results.best}"
             )
+        if self._step > self._data.loader.steps_per_epoch:
+            raise ValueError(f"step {self._step} of {self._data.loader.steps_per_epoch}")
         self._learner.restore(state.learner)
         self._broken_train.restore(state.broken_train)
         self._broken_val.restore(state.broken_val)
@@ -171,8 +175,8 @@ class Training:
         try:
             batches = self._data.loader.epoch(self._epoch, self._step)
             yield from prefetched(batches, self._learner.compute, self._data.kernel)
-        except RuntimeError:
-            # Ctrl-C on a terminal reaches the loader's processes too: the step before is then the last
+        except LoaderError:
+            # a signal to all processes reaches those of the loader too, which do not ignore it before they have begun
             if not self._stop.requested:
                 raise
 
@@ -180,15 +184,12 @@ class Training:
         training = self._learner.metrics_of_all()
         self._broken_train.share(self._processes)
         if not training.images:
+            each = " for each process" if self._processes.size > 1 else ""
             raise DataError(
                 f"{self._data.train.root}: epoch {self._epoch} had no batch to learn from; "
-                "expected two readable images at least; add images"
+                f"expected two readable images at least{each}; add images"
             )
-        if not math.isfinite(training.loss):
-            raise TrtClsError(
-                f"epoch {self._epoch}: the training loss is {training.loss}; expected a finite number; lower the "
-                "learning_rate of train_config.lr_config and train anew in another folder"
-            )
+        self._require_finite("training", training.loss)
         accuracy, loss = self._validated(self._learner.result)
         return EpochRow(
             epoch=self._epoch,
@@ -210,7 +211,21 @@ class Training:
         take_over(network.buffers(), self._processes)  # each process's own batches made them
         compute = self._learner.compute
         accuracy, loss = validate(network, self._validation_batches(), compute, self._broken_val, self._processes)
-        return accuracy, loss + penalty(self._config.reg_config, network).value().item()
+        loss += penalty(self._config.reg_config, network).value().item()
+        self._require_finite("validation", loss)
+        return accuracy, loss
+
+    def _require_finite(self, which: str, loss: float) -> None:
+        """A network whose answers are no numbers is none to save: it has an accuracy all the same, that of class 0."""
+        if math.isfinite(loss):
+            return
+        start = ""
+        if self._rows:
+            start = f", from {self._results.best} by train_config.pretrained_model_path"
+        raise TrtClsError(
+            f"epoch {self._epoch}: the {which} loss is {loss}; expected a finite number; lower the learning_rate of "
+            f"train_config.lr_config, or set extensions.clip_grad_norm, and train anew in another folder{start}"
+        )
 
     def _validation_batches(self) -> Iterator[Batch]:
         """This process's share; each asks as often as the others whether to stop."""
@@ -266,6 +281,9 @@ class Training:
         return self._results.checkpoint(self._data.contract.model.arch, epoch)
 
     def _save_state(self) -> None:
+        training = self._learner.metrics_of_all()
+        if training.images:
+            self._require_finite("training", training.loss)  # else --resume would go on from there
         self._broken_train.share(self._processes)
         self._broken_val.share(self._processes)
         state = TrainState(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -45,7 +48,7 @@ def prefetched(
         for batch in batches:
             yield batch if isinstance(batch, TrainingBatch) else _moved(batch, compute, kernel)
         return
-    copies = _stream(compute, kernel)
+    copies = _copies(compute.device.index)
     ahead: tuple[TrainingBatch, torch.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(copies):
@@ -58,11 +61,14 @@ def prefetched(
         yield _handed_over(*ahead)
 
 
-def _stream(compute: Compute, kernel: CudaAugmentation | None) -> torch.cuda.Stream:
-    """One beside that of the steps: the kernel's own, so that copies and launches follow each other."""
-    if kernel is None:
-        return torch.cuda.Stream(compute.device)  # type: ignore[no-untyped-call]
-    return torch.cuda.ExternalStream(kernel.stream.handle, compute.device)  # type: ignore[no-untyped-call]
+@cache
+def _copies(device: int) -> torch.cuda.Stream:
+    """A stream beside that of the steps, one of torch's own, which live as long as the process.
+
+    torch asks the streams that used a batch when its memory is given back: a traceback may keep one for longer than
+    the training, and its kernel's stream, lived.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _moved(batch: TrainingBatch | PackedBatch, compute: Compute, kernel: CudaAugmentation | None) -> TrainingBatch:
@@ -72,14 +78,31 @@ def _moved(batch: TrainingBatch | PackedBatch, compute: Compute, kernel: CudaAug
 
 
 def _augmented(batch: PackedBatch, compute: Compute, kernel: CudaAugmentation | None) -> torch.Tensor:
-    """The images of `batch`, queued on the kernel's stream, which is the current one."""
+    """The images of `batch`; on a GPU queued on the current stream, which waits for the kernel's."""
     if kernel is None:
         raise TypeError("packed batches, and no kernel to make images of them")
     bundle = compute.moved(batch.bundle)
     images = bundle.new_empty((batch.count, *kernel.shape), dtype=torch.float32)
     if batch.count:
-        kernel.launch(bundle.data_ptr(), batch.starts, batch.count, images.data_ptr())
+        with _in_turn(compute, kernel):
+            kernel.launch(bundle.data_ptr(), batch.starts, batch.count, images.data_ptr())
     return batch.mixing.images(images)
+
+
+@contextmanager
+def _in_turn(compute: Compute, kernel: CudaAugmentation) -> Iterator[None]:
+    """Lets the kernel's stream wait for the current one, and that for what the block queues on the kernel's.
+
+    So no memory of torch's ever belongs to the kernel's stream, which is gone when the kernel is closed.
+    """
+    if compute.device.type != "cuda":
+        yield
+        return
+    copies = _copies(compute.device.index)
+    own: Any = torch.cuda.ExternalStream(kernel.stream.handle, compute.device)  # type: ignore[no-untyped-call]
+    own.wait_event(copies.record_event())
+    yield
+    copies.wait_event(own.record_event())
 
 
 def _handed_over(batch: TrainingBatch, copied: torch.Event) -> TrainingBatch:

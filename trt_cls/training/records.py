@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -66,8 +67,8 @@ class StatusFile:
 
     def __init__(self, path: Path, first_epoch: int) -> None:
         self._path = path
-        earlier = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self._lines = [line for line in earlier if json.loads(line).get("epoch", 0) < first_epoch]
+        earlier = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        self._lines = [line for line in earlier if _epoch_of(line) < first_epoch]
 
     def write(self, status: str, message: str, **more: Any) -> None:
         """Adds a line; `status` is STARTED, RUNNING, SUCCESS or FAILURE."""
@@ -101,3 +102,13 @@ class StatusFile:
             },
             kpi={"validation_loss": row.val_loss, "validation_accuracy": row.val_acc},
         )
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch that a line of status.json is about; 0: the whole training; infinity: no line of ours."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return math.inf
+    epoch = entry.get("epoch", 0) if isinstance(entry, dict) else None
+    return epoch if isinstance(epoch, int) else math.inf

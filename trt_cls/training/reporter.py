@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 
@@ -31,8 +32,9 @@ class Reporter:
         self._started = self._told = time.monotonic()
 
     def line(self, text: str) -> None:
-        """Writes one line."""
-        print(text, file=self._stream, flush=True)
+        """Writes one line; a terminal that is gone does not end the training."""
+        with suppress(OSError):
+            print(text, file=self._stream, flush=True)
 
     def epoch_started(self, epoch: int, n_epochs: int, steps: int, done: int) -> None:
         """An epoch of `steps` steps begins, or goes on after `done` of them."""
@@ -64,7 +66,8 @@ class Reporter:
     def epoch_stopped(self) -> None:
         """The steps of the epoch are over, or the training ends before them."""
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
             self._bar = None
 
     def epoch_done(self, row: EpochRow, seconds: float, remaining: float, best: bool) -> None:

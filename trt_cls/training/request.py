@@ -36,7 +36,8 @@ class TrainingData:
     """Makes the images of packed batches; without it the loader makes whole ones."""
 
     def close(self) -> None:
-        """Gives back what the kernel holds on the GPU."""
+        """Ends the loader's processes, and gives back what the kernel holds on the GPU."""
+        self.loader.close()
         if self.kernel:
             self.kernel.close()
 
@@ -84,7 +85,9 @@ def open_data(
     preprocessing, extensions = preprocessing_from_spec(experiment, "train"), experiment.extensions
     kernel = open_augmentation(compute, preprocessing, extensions)
     pack = kernel is not None
-    loader = TrainingLoader(train, preprocessing, config, processes.rank, processes.size, extensions, pack=pack)
+    loader = TrainingLoader(
+        train, preprocessing, config, processes.rank, processes.size, extensions, pack=pack, gpu=compute.device.index
+    )
     precision: Precision = "int8" if extensions.quantization else "fp32"
     contract = Contract(experiment.model_config, preprocessing, train.classes, precision)
     return TrainingData(train, val, loader, contract, kernel)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from trt_cls import files
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError
+from trt_cls.training.lock import only_writer
 
 MEETING_PORT = 29400
 """Where torchrun's machines meet by default."""
@@ -87,11 +90,12 @@ def _meeting() -> list[str]:
     return ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
 
 
-def open_results(results: Results, *, resume: bool) -> None:
-    """Makes the folder where it is missing, and clears it of what a killed training left half written.
+@contextmanager
+def open_results(results: Results, *, resume: bool) -> Iterator[None]:
+    """The folder, made where it is missing, for this training alone; cleared of what a killed one left half written.
 
     Raises:
-        RequestError: there is a training already, or none to resume, or the folder can't be written to.
+        RequestError: there is a training already, or none to resume, or one that runs; or it can't be written to.
     """
     root = results.root
     if resume and not results.state.exists():
@@ -99,19 +103,27 @@ def open_results(results: Results, *, resume: bool) -> None:
             f"{root}: nothing to resume; expected {results.state.name}, which a training writes before its first step; "
             "train without --resume"
         )
-    if not resume and results.state.exists():
+    files.results_folder(root)
+    with only_writer(root):
+        if not resume:
+            _refuse_training(results)
+        results.weights.mkdir(exist_ok=True)
+        _remove_unfinished(results)
+        yield
+
+
+def _refuse_training(results: Results) -> None:
+    root = results.root
+    if results.state.exists():
         raise RequestError(
             f"{root}: holds a training already; expected a new folder; go on with that training by --resume, "
             "or name another folder with -r"
         )
-    if not resume and any(results.weights.glob("*.safetensors")):
+    if any(results.weights.glob("*.safetensors")):
         raise RequestError(
             f"{results.weights}: holds checkpoints already; expected a new folder; remove them, "
             "or name another folder with -r"
         )
-    files.results_folder(root)
-    results.weights.mkdir(exist_ok=True)
-    _remove_unfinished(results)
 
 
 def _remove_unfinished(results: Results) -> None:

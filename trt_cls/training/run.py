@@ -29,7 +29,15 @@ from trt_cls.training.quantization import quantize
 from trt_cls.training.reporter import Reporter
 from trt_cls.training.request import TrainingData, make_model, open_data, supported
 from trt_cls.training.results import Results, open_results
-from trt_cls.training.state import fingerprint, flat, read_state, refuse_other_request, request_fields
+from trt_cls.training.state import (
+    TrainState,
+    fingerprint,
+    flat,
+    foreign_told,
+    read_state,
+    refuse_other_request,
+    request_fields,
+)
 from trt_cls.version import __version__
 
 
@@ -58,15 +66,16 @@ def train(
         RequestError: the request can't be met, or does not fit what `results` holds.
         DataError: a folder, or a whole class, can't be used.
         DeviceError: the device is not there.
-        Interrupted: by Ctrl-C or SIGTERM; the state is saved.
-        TrtClsError: the loss is no longer a number, the GPU's memory is too small, or the disk is full.
+        Interrupted: by Ctrl-C, SIGTERM or SIGHUP; the state is saved.
+        LoaderError: a process that makes batches died or failed.
+        TrtClsError: the loss is no longer a number, memory is too small, or the disk is full.
     """
     config = supported(experiment, init_epoch=init_epoch, resume=resume)
     stages = max(1, len(config.model_parallelism))
     with joined_to_train(device, stages) as processes, ExitStack() as stack:
         folder = Results(results)
         if processes.first:
-            open_results(folder, resume=resume)
+            stack.enter_context(open_results(folder, resume=resume))
         processes.wait()
         state = read_state(folder.state) if resume else None
         if state is not None and precision == "auto":
@@ -86,10 +95,8 @@ def train(
         reporter = (reporter or Reporter()) if processes.first else None
         with repeatable(compute.precision), _failures_told(config, compile_network=compile_network):
             model = make_model(data, config, reporter, resume=resume)
-            if state is not None:  # a pruned network is as narrow as its weights
-                shapes = {name: tensor.shape for name, tensor in state.learner["model"].items()}
-                resize(model, shapes)
-                quantize_like(model, shapes)
+            if state is not None:
+                _shape_like(model, state, folder.state)
             elif extensions.quantization:
                 quantized = quantize(model, extensions.quantization, data, compute)
                 if reporter:
@@ -107,7 +114,8 @@ def train(
             )
             training = Training(config, extensions, data, learner, folder, request, init_epoch, save_every, processes)
             if state is not None:
-                training.restore(state)
+                with foreign_told(folder.state):
+                    training.restore(state)
             journal = None
             if reporter is not None:
                 write_text(folder.spec, spec.show(experiment))
@@ -118,14 +126,28 @@ def train(
             return training.run(journal, resumed=resume)
 
 
+def _shape_like(model: nn.Module, state: TrainState, path: Path) -> None:
+    """A pruned network is as narrow as its weights; one that is trained for INT8 has the layers for it."""
+    shapes = {name: tensor.shape for name, tensor in state.learner["model"].items()}
+    with foreign_told(path):
+        resize(model, shapes)
+        quantize_like(model, shapes)
+
+
 @contextmanager
 def _failures_told(config: TrainConfig, *, compile_network: bool) -> Iterator[None]:
     try:
         with compiler_failures_told() if compile_network else nullcontext():
             yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            whose = "the GPU's memory"
+        elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            whose = "the memory"
+        else:
+            raise
         raise TrtClsError(
-            f"the GPU's memory is too small for batches of {config.batch_size_per_gpu} images; expected "
+            f"{whose} is too small for batches of {config.batch_size_per_gpu} images; expected "
             "smaller ones; lower train_config.batch_size_per_gpu and train in another folder"
         ) from error
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,18 @@ from typing import Any
 import torch
 
 from trt_cls.data.folder import ImageFolder
-from trt_cls.errors import ArtefactError, RequestError
+from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
 from trt_cls.spec.experiment import Experiment
 from trt_cls.training.records import EpochRow
 
 FORMAT = 2
+
+MOST = 2**31
+"""Epochs, and steps of one."""
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+LEARNER = {"model": dict, "optimizer": dict, "scaler": dict, "sums": list, "group": dict, "mean": dict}
+"""The parts of a learner's state."""
 
 MAY_DIFFER = (
     "train_config.n_workers",
@@ -101,24 +109,68 @@ def read_state(path: Path) -> TrainState:
     Raises:
         ArtefactError: it is no state of a format known here.
     """
+    with foreign_told(path):
+        return _state_from_content(torch.load(path, map_location="cpu", weights_only=True))
+
+
+@contextmanager
+def foreign_told(path: Path) -> Iterator[None]:
+    """Runs what takes in the state in `path`.
+
+    Raises:
+        ArtefactError: it is torn, of another version, or not of the training that goes on.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
-            raise ValueError("unknown format")
-        return TrainState(
-            request=json.loads(content["request"]),
-            epoch=content["epoch"],
-            step=content["step"],
-            learner=content["learner"],
-            rows=tuple(EpochRow(*row) for row in content["rows"]),
-            broken_train=content["broken_train"],
-            broken_val=content["broken_val"],
-        )
+        yield
+    except (TrtClsError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # torch.load raises whatever its unpickler stumbles over
+        reason = f": {error}" if isinstance(error, _Foreign) else ""
         raise ArtefactError(
-            f"{path}: can't be read ({type(error).__name__}); expected the state of a training by this version; "
-            "train anew in another folder, from one of its checkpoints by train_config.pretrained_model_path"
+            f"{path}: can't be read ({type(error).__name__}{reason}); expected the state of a training by this "
+            "version; train anew in another folder, from one of its checkpoints by train_config.pretrained_model_path"
         ) from error
+
+
+class _Foreign(ValueError):
+    """A part of a state that can't be one; says which."""
+
+
+def _state_from_content(content: Any) -> TrainState:
+    """Every part typed and ranged, but for the tensors and the optimizer's numbers, which torch checks."""
+    _require(isinstance(content, dict) and content.get("format") == FORMAT, "format")
+    _require(isinstance(content.get("request"), str), "request")
+    request = json.loads(content["request"])
+    _require(isinstance(request, dict), "request")
+    _require(request.get("--precision") in PRECISIONS and isinstance(request.get("--compile"), bool), "request")
+    epoch, step = content.get("epoch"), content.get("step")
+    _require(type(epoch) is int and 1 <= epoch <= MOST and type(step) is int and 0 <= step <= MOST, "epoch or step")
+    rows = content.get("rows")
+    _require(isinstance(rows, list) and all(_is_row(row) for row in rows), "rows")
+    broken = [content.get("broken_train"), content.get("broken_val")]
+    for names in broken:
+        _require(
+            isinstance(names, dict) and all(type(text) is str for pair in names.items() for text in pair), "broken"
+        )
+    learner = content.get("learner")
+    _require(
+        isinstance(learner, dict) and all(isinstance(learner.get(n), kind) for n, kind in LEARNER.items()), "learner"
+    )
+    model = learner["model"].items()
+    _require(all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in model), "model")
+    learner.setdefault("lone", [None] * len(learner["sums"]))
+    return TrainState(request, epoch, step, learner, tuple(EpochRow(*row) for row in rows), *broken)
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, list) or len(row) != len(fields(EpochRow)) or type(row[0]) is not int:
+        return False
+    return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in row[1:])
+
+
+def _require(holds: bool, part: str) -> None:
+    if not holds:
+        raise _Foreign(part)
 
 
 def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,44 @@
+"""What a machine, or a limit of the shell, has too little of, found out from the error that some library raised."""
+
+from __future__ import annotations
+
+import errno
+import resource
+
+MEMORY = (
+    "allocate memory", "failed to map segment", "bad_alloc", "bad allocation", "out of memory", "unable to mmap",
+)  # fmt: skip
+FILES = ("too many open files",)
+PROCESSES = ("can't start new thread",)
+
+
+def shortage(error: BaseException | None) -> str | None:
+    """A line about what `error`, or a cause of it, ran out of; None: it is about something else."""
+    found = error
+    while found is not None:
+        line = " ".join(str(found).split()) or type(found).__name__
+        number = getattr(found, "errno", None)
+        if isinstance(found, MemoryError) or number == errno.ENOMEM or _speaks_of(line, MEMORY):
+            return _line("memory", line, resource.RLIMIT_AS, "-v")
+        if number in (errno.EMFILE, errno.ENFILE) or _speaks_of(line, FILES):
+            return _line("open files", line, resource.RLIMIT_NOFILE, "-n")
+        if _speaks_of(line, PROCESSES):
+            return _line("memory or processes", line, resource.RLIMIT_AS, "-v and -u")
+        if isinstance(found, SystemError) and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            return _line("memory", line, resource.RLIMIT_AS, "-v")  # an extension that lost its MemoryError
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _speaks_of(line: str, words: tuple[str, ...]) -> bool:
+    return any(word in line.lower() for word in words)
+
+
+def _line(what: str, line: str, kind: int, flag: str) -> str:
+    limit = resource.getrlimit(kind)[0]
+    shown = "" if limit == resource.RLIM_INFINITY else f"{limit:,}" + (" bytes" if kind == resource.RLIMIT_AS else "")
+    found = f"limited to {shown}" if shown else "not limited here"
+    return (
+        f"too little {what} ({line[:200]}), {found}; expected enough for this command; raise the limit (ulimit "
+        f"{flag}), or lower batch size and workers"
+    )
