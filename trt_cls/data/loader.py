@@ -28,6 +28,7 @@ from trt_cls.data.packed import Part, bundle, part
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Transforms
 from trt_cls.errors import DataError
+from trt_cls.isolation import start_forkserver
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
 from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
@@ -252,7 +253,7 @@ def _processors() -> int:
 def _context() -> Any:
     """Workers that neither copy this process's threads, as with fork, nor import torch one by one, as with spawn."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    start_forkserver([__name__])
     return context
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from trt_cls.artefacts import onnx_file
 from trt_cls.errors import ArtefactError
 
 Shape = tuple[int | str, ...]
@@ -64,12 +65,11 @@ def read_graph(path: Path) -> Graph:
     Raises:
         ArtefactError: it is no ONNX file, or its shapes contradict each other.
     """
-    from google.protobuf.message import DecodeError
-
+    model = onnx_file.read_graph(path)
     try:
-        model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
-    except (DecodeError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise ArtefactError(f"{path}: no sound ONNX file ({reason}); expected one by trt-cls export") from error
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     tensors = {info.name: _tensor(info) for info in (*model.graph.input, *model.graph.value_info, *model.graph.output)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.errors import ArtefactError, MissingDependency
+from trt_cls.isolation import python
 
 if TYPE_CHECKING:
     import h5py
@@ -83,9 +83,9 @@ def require_readable(path: Path) -> None:
     Raises:
         ArtefactError: it did.
     """
-    trial = f"import sys, pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))"
+    trial = python(f"import pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))", str(path))
     try:
-        ended = subprocess.run([sys.executable, "-c", trial, str(path)], capture_output=True, timeout=TRIAL_SECONDS)
+        ended = subprocess.run(trial, capture_output=True, timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired:
         why = f"did not come to an end in {TRIAL_SECONDS} s"
     else:

@@ -14,6 +14,7 @@ from typing import Any
 from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
 from trt_cls.spec.ranges import (
     ANYTHING,
+    SIZES,
     Allowed,
     above,
     at_least,
@@ -75,7 +76,7 @@ class ModelConfig:
     input_image_size: str = option(
         "3,224,224",
         "what the network sees: channels, height, width",
-        judged_with_others('"C,H,W": C 1 or 3, H and W integers ≥ 16, as in "3,224,224"'),
+        judged_with_others(f'"C,H,W": C 1 or 3, {SIZES}, as in "3,224,224"'),
     )
     resize_interpolation_method: str = option(
         "BILINEAR", "resize filter, always antialiased", one_of("BILINEAR", "BICUBIC")
