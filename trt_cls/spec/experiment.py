@@ -26,12 +26,15 @@ from trt_cls.spec.ranges import (
 )
 
 
-def option(default: Any, description: str, allowed: Allowed = ANYTHING) -> Any:
-    """A field that takes `default` when the spec leaves it out; a callable default is a factory."""
+def option(default: Any, description: str, allowed: Allowed = ANYTHING, *, secret: bool = False) -> Any:
+    """A field that takes `default` when the spec leaves it out; a callable default is a factory.
+
+    The value of a `secret` field is neither shown in a message nor written to a results folder.
+    """
     given: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
     if default is MISSING:
         given = {}
-    return field(**given, metadata={"help": description, "allowed": allowed})
+    return field(**given, repr=not secret, metadata={"help": description, "allowed": allowed, "secret": secret})
 
 
 def required(description: str, allowed: Allowed = ANYTHING) -> Any:
@@ -203,7 +206,11 @@ class WandbConfig:
     """Weights & Biases."""
 
     enabled: bool = option(False, "log to Weights & Biases")
-    key: str = option("", "API key")
+    key: str = option(
+        "",
+        "API key; not written to experiment_spec.txt: with that file, set WANDB_API_KEY or run wandb login",
+        secret=True,
+    )
     project: str = option("", "project")
     entity: str = option("", "user or team")
     reinit: bool = option(False, "allow several runs in one process")
