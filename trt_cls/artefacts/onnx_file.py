@@ -14,6 +14,7 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.sidecar import Parity, parity_from_json
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError
+from trt_cls.spec.report import printable
 
 if TYPE_CHECKING:
     import onnx
@@ -48,10 +49,10 @@ def read_contract(path: Path) -> Contract:
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """The graph in `path`, with all weights inside.
+    """The graph in `path`, valid by the ONNX standard, with all weights inside.
 
     Raises:
-        ArtefactError: it is no ONNX file, or keeps weights in another file, as trt-cls never does.
+        ArtefactError: it is none, or keeps weights in another file, as trt-cls never does.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -65,7 +66,20 @@ def read_graph(path: Path) -> onnx.ModelProto:
     external = next((tensor for tensor in _tensors(model.graph) if tensor.data_location or tensor.external_data), None)
     if external is not None:
         raise ArtefactError(f"{path}: keeps the weight {external.name!r} in another file; {REMEDY}")
+    if fault := fault_of(model):
+        raise ArtefactError(f"{path}: no sound ONNX file ({fault}); {REMEDY}")
     return model
+
+
+def fault_of(model: onnx.ModelProto) -> str:
+    """What the onnx package finds wrong with `model`, every shape and type inferred; empty where it is valid."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        return printable(" ".join(str(error).split()))
+    return ""
 
 
 def require_own_weights(path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from trt_cls.artefacts.onnx_file import PARITY_KEY, contract_of, parity_of, read_graph
+from trt_cls.artefacts.onnx_file import PARITY_KEY, contract_of, fault_of, parity_of, read_graph
 from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.engines.engine import INPUT, OUTPUT
@@ -119,11 +119,12 @@ def check(model: onnx.ModelProto) -> None:
     Raises:
         ExportError: it fails.
     """
-    contract = contract_of(model, "the ONNX graph")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ExportError(f"the ONNX graph is not valid: {' '.join(str(error).split())}") from error
+    if fault := fault_of(model):
+        raise ExportError(f"the ONNX graph is not valid: {fault}")
+    _check_ends(model, contract_of(model, "the ONNX graph"))
+
+
+def _check_ends(model: onnx.ModelProto, contract: Contract) -> None:
     element = onnx.TensorProto.UINT8 if contract.preprocessing.embedded else onnx.TensorProto.FLOAT
     expected = {
         INPUT: (element, [BATCH, *contract.preprocessing.input_shape]),
@@ -154,9 +155,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         ArtefactError: it is truncated, damaged or foreign.
     """
     model = read_graph(path)
-    contract_of(model, str(path))
     try:
-        check(model)
+        _check_ends(model, contract_of(model, str(path)))
     except ExportError as error:
         raise ArtefactError(f"{path}: {error}; export it again from its .safetensors checkpoint") from error
     return model

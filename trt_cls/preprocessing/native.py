@@ -52,8 +52,9 @@ def resample(
 ) -> Pixels:
     """The wanted window of [H,W,C] resized, [outputs down, outputs across, C]."""
     across, down = both
+    image = _image(pixels, both, filter_name)
     out = np.empty((down.outputs, across.outputs, pixels.shape[2]), np.uint8)
-    _done(loaded.trt_cls_fit(*_image(pixels, both, filter_name), ctypes.c_void_p(out.ctypes.data)))
+    _done(loaded.trt_cls_fit(*image, ctypes.c_void_p(out.ctypes.data)))
     return out
 
 
@@ -63,12 +64,12 @@ def preprocess(
     """The same window normalised into `out`, contiguous [C, outputs down, outputs across]."""
     # Held here: where two threads make the first values at once, the cache keeps those of one.
     values = _values(preprocessing)
-    channels, height, width = pixels.shape[2], both[1].outputs, both[0].outputs
-    require(out, np.float32, (channels, height, width), writeable=True)
+    image, channels = _image(pixels, both, preprocessing.filter), pixels.shape[2]
+    require(out, np.float32, (channels, both[1].outputs, both[0].outputs), writeable=True)
     require(values, np.float32, (channels, 256))
     _done(
         loaded.trt_cls_preprocess(
-            *_image(pixels, both, preprocessing.filter),
+            *image,
             ctypes.c_void_p(values.ctypes.data),
             preprocessing.channel_order == "bgr",
             ctypes.c_void_p(out.ctypes.data),
