@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded
 from trt_cls.contract import Contract, Preprocessing
+from trt_cls.spec.architectures import is_external
 from trt_cls.spec.experiment import ModelConfig
 from trt_cls.spec.ranges import LARGEST_SIDE, MOST_PIXELS
 from trt_cls.spec.report import Report, TooManyProblems, shown
@@ -91,7 +92,9 @@ def _faults_of_model(model: ModelConfig) -> Iterator[Fault]:
             for option in fields(model.activation):
                 value = getattr(model.activation, option.name)
                 report.judge(value, option.metadata["allowed"], f"model_config.activation.{option.name}")
-        check_model(model, report)
+        # the options of families mean nothing to other libraries' networks
+        own = not is_external(model.arch)
+        check_model(model if own else ModelConfig(arch=model.arch, input_image_size=model.input_image_size), report)
     except TooManyProblems:
         pass
     for problem in report.problems:
