@@ -43,7 +43,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(planted: Path, command: list[str], status: int | None = 0) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=planted, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=planted, env=environment, capture_output=True, text=True, timeout=1000)
     assert not (planted / "executed").exists(), (planted / "executed").read_text()
     assert done.returncode == status or status is None, done.stderr
     return done.stdout

@@ -65,8 +65,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     tao_pooling = metadata.get(TAO_POOLING_KEY) == "true"
     try:
         module = _outline(contract, tensors, tao_pooling)
-    except (RequestError, ValueError) as error:
-        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {error}") from error
+    except (RequestError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {reason}") from error
     own = module.state_dict()
     _check_shapes(path, tensors, own)
     if not is_external(contract.model.arch):
