@@ -6,12 +6,11 @@ It holds numbers, not mode names, so that a model imported from elsewhere keeps 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from typing import Any, Literal
 
-from trt_cls.errors import ArtefactError
-from trt_cls.spec.experiment import Activation, BatchNormConfig, ModelConfig
+from trt_cls.spec.experiment import ModelConfig
 from trt_cls.version import PRODUCER
 
 METADATA_KEY = "trt_cls.contract"
@@ -66,7 +65,7 @@ class Contract:
     producer: str = PRODUCER
 
     def to_json(self) -> str:
-        """The contract as one JSON object; `contract_from_json` reads it back."""
+        """The contract as one JSON object; `artefacts.contracts` reads it back."""
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:
@@ -88,38 +87,8 @@ class Contract:
         return found
 
 
-def contract_from_json(text: str, source: str) -> Contract:
-    """The contract in `text`.
-
-    Raises:
-        ArtefactError: `text` is no contract of a format known here; `source` names the file in the message.
-    """
-    try:
-        data = json.loads(text)
-        if data.pop("format") != FORMAT:
-            raise ValueError("unknown format")
-        return Contract(
-            model=_model_from_dict(data.pop("model")),
-            preprocessing=_preprocessing_from_dict(data.pop("preprocessing")),
-            classes=tuple(str(name) for name in data.pop("classes")),
-            **data,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtefactError(
-            f"{source}: its contract can't be read ({error!r}); expected one written by trt-cls, format {FORMAT}; "
-            "write the file again with this version"
-        ) from error
-
-
-def _model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
-    given = dict(data)
-    given["freeze_blocks"] = tuple(given["freeze_blocks"])
-    given["batch_norm_config"] = BatchNormConfig(**given["batch_norm_config"])
-    given["activation"] = Activation(**given["activation"]) if given["activation"] else None
-    return ModelConfig(**given)
-
-
-def _preprocessing_from_dict(data: Mapping[str, Any]) -> Preprocessing:
-    given = dict(data)
-    given["mean"], given["std"] = tuple(given["mean"]), tuple(given["std"])
-    return Preprocessing(**given)
+def __getattr__(name: str) -> Any:
+    """`contract_from_json`, which the Triton clients that version 0.1 wrote import from here."""
+    if name != "contract_from_json":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module("trt_cls.artefacts.contracts"), name)

@@ -20,6 +20,7 @@ from tiny_models import COLORS, CONTRACT, RGB, SIZE, write_onnx
 
 from trt_cls.cli import main
 from trt_cls.distributed.processes import Processes
+from trt_cls.isolation import PROGRAM as IN_PROCESS
 
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{size},{size}" use_batch_norm: true }}
@@ -180,7 +181,7 @@ def test_gpus_starts_the_same_call_once_for_each(
         main([command, *typed, "--set", "eval_config.top_k=1"])
     assert ending.value.code == 3
     ((count, arguments),) = calls
-    assert (count, arguments[:3], arguments[-1]) == (2, ["-m", "trt_cls", command], "-v")
+    assert (count, arguments[:3], arguments[-1]) == (2, ["-c", IN_PROCESS, command], "-v")
     expected = {"--model_path=model.onnx", "--batch-size=3", "--set=eval_config.top_k=1", "--provider=auto"}
     assert expected | {"--strict" if command == "evaluate" else "--image-dir=-"} <= set(arguments)
     assert not any(argument.startswith("--gpus") for argument in arguments)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from trt_cls.cli import main
+from trt_cls.isolation import PROGRAM
 
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,16,16" use_batch_norm: True }}
@@ -115,7 +116,7 @@ def test_gpus_starts_the_same_call_once_for_each(spec: Path, tmp_path: Path, mon
     assert ending.value.code == 0
     ((count, arguments),) = calls
     assert count == 2
-    assert arguments[:3] == ["-m", "trt_cls", "train"]
+    assert arguments[:3] == ["-c", PROGRAM, "train"]
     assert {f"--experiment_spec_file={spec}", f"--results-dir={tmp_path}", "--save-every=5", "--resume"} < set(
         arguments
     )

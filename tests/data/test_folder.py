@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trt_cls.data.folder import ImageFolder, image_folder, list_images, read_classmap, write_classmap
+from trt_cls.artefacts.classmap import read_classmap, write_classmap
+from trt_cls.data.folder import ImageFolder, image_folder, list_images
 from trt_cls.errors import DataError
 
 

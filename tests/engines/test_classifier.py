@@ -83,7 +83,8 @@ def test_pixels_follow_the_contract(tmp_path: Path) -> None:
 
 
 def test_a_gray_network_takes_color_and_gray(tmp_path: Path) -> None:
-    gray = replace(CONTRACT, preprocessing=replace(RGB, channels=1, channel_order="gray", mean=(0.0,), std=(1.0,)))
+    pixels = replace(RGB, channels=1, channel_order="gray", mean=(0.0,), std=(1.0,))
+    gray = replace(CONTRACT, model=replace(CONTRACT.model, input_image_size="1,16,16"), preprocessing=pixels)
     white = np.full((9, 9), 255, np.uint8)
     with trt_cls.load(write_onnx(tmp_path / "gray.onnx", gray, channels=1), "cpu") as classifier:
         for form in (white, white[:, :, None], np.stack([white] * 3, axis=2), white[None, :, :, None]):

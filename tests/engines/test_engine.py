@@ -75,9 +75,9 @@ def test_a_silent_fall_back_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_graph_that_belies_its_contract_is_refused(tmp_path: Path) -> None:
-    gray = replace(CONTRACT, preprocessing=replace(RGB, channels=1, channel_order="gray", mean=(0.0,), std=(1.0,)))
-    with pytest.raises(ArtefactError, match=r"\[3, 16, 16\].*expected .*\[1, 16, 16\].*"):
-        open_engine(write_onnx(tmp_path / "model.onnx", gray), "cpu")
+    larger = replace(CONTRACT, preprocessing=replace(RGB, height=24))
+    with pytest.raises(ArtefactError, match=r"\[3, 16, 16\].*expected .*\[3, 24, 16\].*"):
+        open_engine(write_onnx(tmp_path / "model.onnx", larger), "cpu")
 
 
 def test_a_graph_that_can_not_be_loaded_is_an_error_of_the_file(tmp_path: Path) -> None:

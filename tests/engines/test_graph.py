@@ -19,7 +19,8 @@ def save(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(values, name) for name, values in weights.items()],
     )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
     return path
 
 
@@ -79,5 +80,5 @@ def test_inputs_and_outputs_keep_the_batch(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x0a\xff\xff")
-    with pytest.raises(ArtefactError, match=r"a.onnx: no sound ONNX file"):
+    with pytest.raises(ArtefactError, match=r"a.onnx: (no sound|is no) ONNX file"):
         read_graph(tmp_path / "a.onnx")

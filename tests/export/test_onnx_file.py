@@ -120,7 +120,7 @@ def test_a_foreign_file_is_refused(fp32: onnx.ModelProto, tmp_path: Path) -> Non
     foreign.CopyFrom(fp32)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(ArtefactError, match="holds no model contract"):
+    with pytest.raises(ArtefactError, match="carries no contract"):
         read_onnx(tmp_path / "foreign.onnx")
 
 

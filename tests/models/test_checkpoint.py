@@ -19,11 +19,13 @@ from trt_cls.models.network import Network
 from trt_cls.spec.experiment import BatchNormConfig, ModelConfig
 
 PREPROCESSING = Preprocessing(3, 32, 32, "center", "bilinear", "rgb", 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+GRAY = Preprocessing(1, 32, 32, "center", "bilinear", "gray", 127.5, (1.0,), (1.0,))
 TINY = ModelConfig(arch="mobilenet_v1", input_image_size="3,32,32", use_batch_norm=True)
 
 
 def contract(model: ModelConfig, classes: int = 3) -> Contract:
-    return Contract(model, PREPROCESSING, tuple(f"Klasse {index} ü" for index in range(classes)))
+    pixels = PREPROCESSING if model.input_shape[0] == 3 else GRAY
+    return Contract(model, pixels, tuple(f"Klasse {index} ü" for index in range(classes)))
 
 
 def saved(path: Path, network: Network, model: ModelConfig, classes: int = 3) -> Path:
@@ -166,7 +168,6 @@ def test_tensors_of_another_network_are_refused_in_one_line(
 ) -> None:
     path = tmp_path / "other.safetensors"
     save_file(load_file(checkpoint), path, {METADATA_KEY: contract(model, classes).to_json()})
-    assert read_contract(path).model == model
     with pytest.raises(ArtefactError) as error:
         load_checkpoint(path)
     assert "\n" not in str(error.value)

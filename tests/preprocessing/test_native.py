@@ -164,7 +164,7 @@ def test_what_the_library_would_misread_never_reaches_it() -> None:
     both = Axis(20, 10, 0, 10), Axis(30, 10, 0, 10)
     pixels = np.zeros((30, 20, 3), np.uint8)
     for wrong in (pixels[:, :10], pixels[:-1], pixels.astype(np.int16), np.zeros((20, 30, 3), np.uint8)):
-        with pytest.raises(ValueError, match="not contiguous or not those"):
+        with pytest.raises(ValueError, match="expected uint8"):
             cpu.window(wrong, both, "bilinear")
 
 
@@ -278,3 +278,51 @@ def test_what_the_library_reads_lives_as_long_as_the_call(monkeypatch: pytest.Mo
     both = axes((40, 50), described)
     native.preprocess(library, np.zeros((50, 40, 3), np.uint8), both, described, np.empty((3, 32, 32), np.float32))
     assert library.alive
+
+
+PIXELS = np.zeros((40, 30, 3), np.uint8)
+BOTH = Axis(30, 16, 0, 16), Axis(40, 16, 0, 16)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "both"),
+    [
+        (PIXELS.astype(np.float32), BOTH),
+        (PIXELS[:, ::-1], BOTH),
+        (np.asfortranarray(PIXELS), BOTH),
+        (PIXELS[..., 0], BOTH),
+        (np.zeros((40, 30, 2), np.uint8), BOTH),
+        (np.zeros((40, 30, 4), np.uint8), BOTH),
+        (np.zeros((0, 30, 3), np.uint8), (BOTH[0], Axis(0, 16, 0, 16))),
+        (PIXELS, (Axis(31, 16, 0, 16), BOTH[1])),
+        (PIXELS, (Axis(30, 16, 1, 16), BOTH[1])),
+        (PIXELS, (Axis(30, 16, -1, 16), BOTH[1])),
+        (PIXELS, (Axis(30, 16, 0, 0), BOTH[1])),
+        (PIXELS, (Axis(30, 2**30, 0, 2**30), BOTH[1])),
+    ],
+)
+def test_what_does_not_fit_the_pixels_never_reaches_the_library(
+    pixels: np.ndarray, both: tuple[Axis, Axis], library: ctypes.CDLL
+) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        native.resample(library, pixels, both, "bilinear")
+
+
+@pytest.mark.parametrize("out", [np.zeros((3, 16, 16), np.float64), np.zeros((1, 16, 16), np.float32)])
+def test_an_output_of_another_size_never_reaches_the_library(out: np.ndarray, library: ctypes.CDLL) -> None:
+    with pytest.raises(ValueError, match="expected float32"):
+        native.preprocess(library, PIXELS, BOTH, plain(3, 16, 16, "none", "bilinear"), out)
+
+
+def test_a_side_beyond_32_bits_of_bytes_is_resized_by_pillow() -> None:
+    wide = np.zeros((1, native.LONGEST + 1, 1), np.uint8)
+    assert native.library_for(axes((wide.shape[1], 1), plain(1, 4, 4, "none", "bilinear"))) is None
+    assert cpu.fit(wide, plain(1, 4, 4, "none", "bilinear")).shape == (4, 4, 1)
+
+
+@pytest.mark.slow
+def test_random_pairs_of_description_and_image_never_reach_beyond_their_memory() -> None:
+    from asan_pairs import run
+
+    done = run(300, 3)
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shared_data import TAO_SPEC
 from spec_texts import spec_text
 
+from trt_cls.errors import SpecError
 from trt_cls.spec import Experiment, load, loads, show
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import (
@@ -124,7 +125,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
 @settings(deadline=None)
 @given(experiments())
 def test_what_is_shown_loads_back_as_the_same_experiment(experiment: Experiment) -> None:
-    assert loads(show(experiment)) == experiment
+    assert loads(show(experiment, secrets=True)) == experiment
 
 
 def test_a_tao_spec_shown_loads_back_as_the_same_experiment() -> None:
@@ -185,3 +186,26 @@ def test_the_markdown_reference_has_every_field_once_in_tables_of_five_columns()
     table = [line for line in markdown().splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in table] == [path.partition(".")[2] for path in reference() if "." in path]
     assert all(line.replace("\\|", "").count("|") == 6 for line in table)
+
+
+SECRET = "0123456789abcdef"
+KEY = "train_config.visualizer.wandb_config.key"
+
+
+def test_a_secret_is_shown_only_where_it_is_asked_for() -> None:
+    given = loads(spec_text(train=f'visualizer {{ wandb_config {{ enabled: true key: "{SECRET}" }} }}'))
+    text = show(given)
+    assert SECRET not in text
+    assert f"# {KEY}: a secret" in text
+    assert SECRET not in repr(given)
+    assert loads(show(given, secrets=True)) == given
+
+
+@pytest.mark.parametrize("wrong", [f"key: {SECRET}", f'key "{SECRET}"', f"key: '{SECRET}", f"key: [{SECRET}]"])
+def test_no_message_shows_a_secret(wrong: str) -> None:
+    with pytest.raises(SpecError, match="wandb_config") as caught:
+        loads(spec_text(train=f"visualizer {{ wandb_config {{ {wrong} }} }}"))
+    assert SECRET not in str(caught.value)
+    with pytest.raises(SpecError, match="wandb_config") as caught:
+        loads(spec_text(), overrides=[f"{KEY}=\x00{SECRET}"])
+    assert SECRET not in str(caught.value)

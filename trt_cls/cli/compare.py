@@ -61,8 +61,8 @@ def command(
 
     Where the images stand in folders named as the classes, it is tested which of the two is better.
     """
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.engines import open_engine
-    from trt_cls.engines.contracts import read_contract
     from trt_cls.evaluation.compare import compare, require_same_meaning, samples_of
     from trt_cls.evaluation.results import write_comparison
     from trt_cls.files import results_folder
@@ -89,7 +89,7 @@ def command(
 
 
 def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path:
-    from trt_cls.engines.contracts import read_contract
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.evaluation.agreement import require_spec_fits
     from trt_cls.spec import load
 
@@ -132,8 +132,8 @@ def _is(change: Change) -> str:
 
 
 def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.data.stream import stream
-    from trt_cls.engines.contracts import read_contract
     from trt_cls.evaluation.layers import bound, compare_layers, first_beyond
 
     contract = read_contract(a)

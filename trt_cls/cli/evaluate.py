@@ -107,7 +107,7 @@ def _request(
     spec: Path, overrides: tuple[str, ...], model: Path | None, dataset: Path | None, classmap: Path | None
 ) -> tuple[EvalConfig, Path, Contract]:
     """The evaluation that is asked for, the model and its contract, once all of them fit together."""
-    from trt_cls.engines.contracts import read_contract
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.evaluation.agreement import require_classmap_fits, require_spec_fits
     from trt_cls.spec import load
 

@@ -11,8 +11,8 @@ from trt_cls.cli.int8_options import int8_options
 from trt_cls.cli.options import common_options, model_option, spec_options
 
 if TYPE_CHECKING:
+    from trt_cls.artefacts.sidecar import Profile
     from trt_cls.contract import Precision
-    from trt_cls.engines.sidecar import Profile
     from trt_cls.export.builders import Request
     from trt_cls.export.export import ExportResult
     from trt_cls.export.int8 import Int8
@@ -139,7 +139,7 @@ def _precision(fp16: bool, int8: bool, data_type: Precision | None) -> Precision
 
 def _check_servers(model: Path, profile: Profile, deepstream: Path | None, triton: Path | None) -> None:
     """Refuses before the export what the servers could not run after it."""
-    from trt_cls.engines.contracts import read_contract
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.export import deepstream as for_deepstream
     from trt_cls.export import triton as for_triton
 

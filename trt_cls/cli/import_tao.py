@@ -117,7 +117,7 @@ def _preprocessing(config: ModelConfig, experiment: Experiment | None) -> Prepro
 
 
 def _classes(model: Path, classmap: Path | None, outputs: int) -> tuple[str, ...]:
-    from trt_cls.data.folder import read_classmap
+    from trt_cls.artefacts.classmap import read_classmap
 
     found = [path for path in (model.parent / CLASSMAP, model.parent.parent / CLASSMAP) if path.is_file()]
     source = classmap or next(iter(found), None)

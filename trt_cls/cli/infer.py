@@ -125,7 +125,7 @@ def _predictions(
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
     """The model's contract, once spec and class map fit it."""
-    from trt_cls.engines.contracts import read_contract
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.evaluation.agreement import require_classmap_fits, require_spec_fits
     from trt_cls.spec import load
 

@@ -14,10 +14,10 @@ from trt_cls.cli.options import common_options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trt_cls.artefacts.sidecar import Sidecar
     from trt_cls.engines.graph import Layer, Tensor
     from trt_cls.engines.inspection import Inspection
     from trt_cls.engines.plan_layers import PlanLayer
-    from trt_cls.engines.sidecar import Sidecar
 
 
 @click.command("inspect")

@@ -74,7 +74,7 @@ def _request(
     spec: Path | None, overrides: tuple[str, ...], model: Path | None, split: str
 ) -> tuple[Preprocessing, TrainConfig | None]:
     """How to preprocess; and for the training split, how to augment."""
-    from trt_cls.engines.contracts import read_contract
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.preprocessing.description import preprocessing_from_spec
     from trt_cls.spec import load
 

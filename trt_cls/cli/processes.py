@@ -12,6 +12,7 @@ import click
 from trt_cls.cli.options import Decorator
 from trt_cls.cli.progress import progress
 from trt_cls.errors import RequestError
+from trt_cls.isolation import PROGRAM
 
 if TYPE_CHECKING:
     from trt_cls.distributed.processes import Processes
@@ -85,7 +86,7 @@ def watched(
 
 def _arguments_of_each(context: click.Context) -> list[str]:
     """The call as it was typed, for Python to run it in one of its processes."""
-    arguments = ["-m", "trt_cls", str(context.command.name)]
+    arguments = ["-c", PROGRAM, str(context.command.name)]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
         if parameter.name == "gpus" or value is None or value is False:

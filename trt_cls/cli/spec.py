@@ -41,13 +41,14 @@ def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
 
 @command.command("show")
 @_spec_argument
+@click.option("--secrets", is_flag=True, help="Show API keys too.")
 @common_options
-def show(spec: Path, overrides: tuple[str, ...]) -> None:
+def show(spec: Path, overrides: tuple[str, ...], secrets: bool) -> None:
     """Print SPEC with the defaults of all fields that it leaves out."""
     from trt_cls.spec import load
     from trt_cls.spec import show as text_of
 
-    click.echo(text_of(load(spec, overrides=overrides, paths=False)), nl=False)
+    click.echo(text_of(load(spec, overrides=overrides, paths=False), secrets=secrets), nl=False)
 
 
 @command.command("fields")

@@ -1,19 +1,17 @@
-"""Folders of images: which files, of which classes; and the class map beside them.
+"""Folders of images: which files, of which classes.
 
 Knows names and paths only; no file of an image is opened here.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from trt_cls.errors import DataError, did_you_mean
-from trt_cls.files import write_text
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """What counts as an image file, in upper or lower case."""
@@ -91,33 +89,6 @@ def list_images(path: Path) -> list[Path]:
     return images
 
 
-def read_classmap(path: Path) -> tuple[str, ...]:
-    """Class names in the order of their indices, from a file of the form `{"cat": 0, "dog": 1}`.
-
-    Raises:
-        DataError: the file can't be read or its indices are not 0, 1, 2 … each once.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_names)
-    except OSError as error:
-        raise DataError(f"{path}: the class map can't be read ({error.strerror}); name another with -c") from error
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise DataError(f'{path}: no class map ({error}); expected JSON of the form {{"cat": 0, "dog": 1}}') from error
-    if not isinstance(content, dict) or not content or any(type(index) is not int for index in content.values()):
-        raise DataError(f'{path}: no class map; expected JSON of the form {{"cat": 0, "dog": 1}}')
-    names = sorted(content, key=lambda name: content[name])
-    indices = [content[name] for name in names]
-    if indices != list(range(len(indices))):
-        raise DataError(f"{path}: its indices are {_names(indices)}; expected 0 to {len(indices) - 1}, each once")
-    return tuple(names)
-
-
-def write_classmap(path: Path, classes: Sequence[str]) -> None:
-    """Writes `{"class name": index}`; `read_classmap` reads it back."""
-    content = {name: index for index, name in enumerate(classes)}
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
 def _class_folders(root: Path) -> list[str]:
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
@@ -150,13 +121,6 @@ def _images_below(folder: Path) -> Iterator[Path]:
 def _refuse(error: OSError) -> None:
     """A folder that can't be opened would otherwise count as empty."""
     raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
-
-
-def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a class name stands in it twice")
-    return content
 
 
 def _names(values: Sequence[object], limit: int = 5) -> str:

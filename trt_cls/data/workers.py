@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from trt_cls.errors import RequestError, TrtClsError
+from trt_cls.isolation import start_forkserver
 
 AHEAD = 2
 """Batches a worker that are in work beside the one that was handed out last."""
@@ -55,12 +56,12 @@ class Workers:
     def __init__(self, make: Callable[[Any], Any], count: int, preload: str, gpu: int | None = None) -> None:
         # forkserver: copies none of this process's threads, as fork does, nor imports torch for each, as spawn does
         context = get_context("forkserver")
-        context.set_forkserver_preload([preload])
         started: list[_Worker] = []
         Finalize(self, _kill, (started,), exitpriority=10)
         self._started = started
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         try:
+            start_forkserver([preload])
             for _ in range(count):
                 started.append(_Worker(context, make, gpu))
                 self._idle.put(started[-1])

@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_cls.artefacts.model_file import check_model_file
 from trt_cls.contract import Contract, Preprocessing
-from trt_cls.engines.contracts import check_model_file
 from trt_cls.errors import ArtefactError, EngineError, RequestError
 from trt_cls.preprocessing.pillow import normalize
 

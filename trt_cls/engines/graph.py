@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from trt_cls.errors import ArtefactError
+from trt_cls.artefacts import onnx_file
 
 Shape = tuple[int | str, ...]
 
@@ -64,13 +64,7 @@ def read_graph(path: Path) -> Graph:
     Raises:
         ArtefactError: it is no ONNX file, or its shapes contradict each other.
     """
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
-    except (DecodeError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArtefactError(f"{path}: no sound ONNX file ({reason}); expected one by trt-cls export") from error
+    model = onnx.shape_inference.infer_shapes(onnx_file.read_graph(path), strict_mode=True)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     tensors = {info.name: _tensor(info) for info in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
     tensors |= {name: Tensor(name, _type(w.data_type), tuple(w.dims)) for name, w in weights.items()}
@@ -118,7 +112,7 @@ def _multiply_adds(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int:
     if node.op_type == "Conv":
         return made * prod(second[1:])
     transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
-    return made * second[-1 if transposed else -2]
+    return made * (second[-1 if transposed or len(second) < 2 else -2] if second else 0)
 
 
 def _tensor(info: onnx.ValueInfoProto) -> Tensor:
@@ -127,5 +121,7 @@ def _tensor(info: onnx.ValueInfoProto) -> Tensor:
 
 
 def _type(element: int) -> str:
+    if element not in TensorProto.DataType.values():
+        return "unknown"
     name: str = onnx.helper.tensor_dtype_to_string(element).removeprefix("TensorProto.").lower()
     return {"float": "float32", "double": "float64"}.get(name, name)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.sidecar import Sidecar, file_sha256, read_sidecar
 from trt_cls.contract import Contract
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.graph import Graph, Layer, Tensor, read_graph
 from trt_cls.engines.plan_layers import PlanLayer, plan_layers
-from trt_cls.engines.sidecar import Sidecar, file_sha256, read_plan, read_sidecar
+from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import DeviceError, EngineError, MissingDependency
 from trt_cls.models.ranges import SCALE
 

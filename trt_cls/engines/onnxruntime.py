@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.engines.contracts import read_contract
+from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import require_own_weights
 from trt_cls.engines.engine import INPUT, OUTPUT, Provider, check_images, check_signature
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency
 
@@ -40,6 +41,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
         self.contract = read_contract(path)
+        require_own_weights(path)
         runtime = _import_onnxruntime()
         wanted = _choose(provider, runtime.get_available_providers())
         self._session = _open_session(runtime, path, wanted, threads)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.engines.contracts import read_contract
+from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import require_own_weights
 from trt_cls.engines.engine import INPUT, OUTPUT, check_images, check_signature
 from trt_cls.errors import ArtefactError, EngineError, MissingDependency
 
@@ -33,6 +34,7 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path, threads: int | None) -> None:
         self.contract = read_contract(path)
+        require_own_weights(path)
         openvino = _import_openvino()
         settings: dict[str, Any] = dict(SETTINGS)
         if threads is not None:

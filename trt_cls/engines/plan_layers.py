@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trt_cls.engines.sidecar import Sidecar, read_plan
+from trt_cls.artefacts.sidecar import Sidecar
+from trt_cls.engines.sidecar import read_plan
 from trt_cls.engines.tensorrt_api import import_runtime, make_logger
 from trt_cls.errors import DeviceError, EngineError
 from trt_cls.gpu import visible_gpu

@@ -1,116 +1,39 @@
-"""The JSON file beside a TensorRT plan: contract, fingerprints, and where the plan runs.
-
-The plan itself stays pristine: nothing is glued in front of it that other programs would not read. What is not known
-here: how a plan is built or run.
-"""
+"""Whether a plan is the one that its sidecar describes, and runs on this machine; what to type where it does not."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
 
-from trt_cls.contract import Contract, contract_from_json
+from trt_cls.artefacts.sidecar import (
+    Builder,
+    Parity,
+    Profile,
+    Sidecar,
+    file_sha256,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
 from trt_cls.errors import ArtefactError
-from trt_cls.files import write_text
 from trt_cls.gpu import Gpu
 
-FORMAT = 1
-CHUNK = 1 << 20
-
-Builder = Literal["tensorrt", "tensorrt-rtx"]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Batch sizes that a plan was built for."""
-
-    minimum: int
-    optimum: int
-    maximum: int
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far an artefact's answers were from the network's when it was made."""
-
-    images: int
-    top1_agreement: float
-    """Share of images with the same likeliest class, 0 to 1."""
-    max_abs_difference: float
-    """Largest difference of two probabilities."""
-    source: str
-    """What the images were, for people."""
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """What is known of one plan."""
-
-    contract: Contract
-    sha256: str
-    """Of the plan, in hexadecimal."""
-    builder: Builder
-    builder_version: str
-    compute_capabilities: tuple[str, ...]
-    """GPU generations that the plan runs on, such as "8.9"."""
-    gpu: str
-    """Name of the GPU that built the plan; empty where none was needed."""
-    profile: Profile
-    onnx: str
-    """Name of the ONNX file that the plan was built from."""
-    onnx_sha256: str
-    parity: Parity | None = None
-    """None: the plan was not run on the machine that built it."""
-    command: str = ""
-    """What builds the plan again."""
-
-
-def sidecar_path(plan: Path) -> Path:
-    """`NAME.engine.json` beside `NAME.engine`."""
-    return plan.with_name(f"{plan.name}.json")
-
-
-def file_sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def write_sidecar(plan: Path, sidecar: Sidecar) -> None:
-    """Writes `sidecar` beside `plan`, whole or not at all."""
-    data = {"format": FORMAT, **asdict(sidecar), "contract": json.loads(sidecar.contract.to_json())}
-    write_text(sidecar_path(plan), json.dumps(data, ensure_ascii=False, indent=2) + "\n")
-
-
-def read_sidecar(plan: Path) -> Sidecar:
-    """What is known of `plan`; the plan itself is not read.
-
-    Raises:
-        ArtefactError: there is no sidecar, or it can't be read.
-    """
-    path = sidecar_path(plan)
-    if not path.is_file():
-        raise ArtefactError(
-            f"{plan}: {path.name} is not beside it; expected the pair that trt-cls writes; "
-            "copy both files, or build the engine again with trt-cls export --engine"
-        )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("format") != FORMAT:
-            raise ValueError("unknown format")
-        return _sidecar_from_dict(data, str(path))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtefactError(
-            f"{path}: can't be read ({error!r}); expected one written by trt-cls, format {FORMAT}; "
-            "build the engine again with trt-cls export --engine"
-        ) from error
+__all__ = [
+    "Builder",
+    "Parity",
+    "Profile",
+    "Sidecar",
+    "file_sha256",
+    "not_for_this_machine",
+    "read_plan",
+    "read_sidecar",
+    "rebuild_command",
+    "require_architecture",
+    "require_version",
+    "sidecar_path",
+    "write_sidecar",
+]
 
 
 def read_plan(plan: Path, sidecar: Sidecar) -> bytes:
@@ -170,15 +93,4 @@ def rebuild_command(plan: Path, sidecar: Sidecar) -> str:
         f"trt-cls export -m {quote(str(onnx))} -o {quote(str(onnx))} --engine {quote(str(plan))} "
         f"--builder {sidecar.builder} --min-batch {profile.minimum} --opt-batch {profile.optimum} "
         f"--max-batch {profile.maximum}"
-    )
-
-
-def _sidecar_from_dict(data: dict[str, Any], source: str) -> Sidecar:
-    contract, parity = json.dumps(data.pop("contract")), data.pop("parity")
-    return Sidecar(
-        contract=contract_from_json(contract, source),
-        profile=Profile(**data.pop("profile")),
-        compute_capabilities=tuple(data.pop("compute_capabilities")),
-        parity=Parity(**parity) if parity else None,
-        **data,
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.engines.engine import check_images, check_signature
-from trt_cls.engines.sidecar import read_plan, read_sidecar, require_architecture, require_version
+from trt_cls.engines.sidecar import read_plan, require_architecture, require_version
 from trt_cls.engines.slot import Slot
 from trt_cls.engines.tensorrt_api import Plan, import_runtime
 from trt_cls.errors import EngineError

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from trt_cls.artefacts.sidecar import Builder, Sidecar
 from trt_cls.engines.engine import INPUT
-from trt_cls.engines.sidecar import Builder, Sidecar, not_for_this_machine
+from trt_cls.engines.sidecar import not_for_this_machine
 from trt_cls.errors import EngineError, MissingDependency
 from trt_cls.gpu import Gpu
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import Contract
-from trt_cls.data.folder import read_classmap
 from trt_cls.errors import ArtefactError
 from trt_cls.preprocessing.description import preprocessing_to_hold_against
 from trt_cls.spec.experiment import Experiment

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_cls.artefacts import onnx_file
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Precision
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.engine import INPUT
 from trt_cls.errors import ArtefactError, EngineError, MissingDependency, RequestError
 
@@ -88,12 +89,10 @@ def first_beyond(differences: Sequence[LayerDifference], limit: float) -> LayerD
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    import onnx
-
     if path.suffix != ".onnx":
         raise RequestError(f"{path}: layers are compared between ONNX files only; name two .onnx files")
     read_contract(path)
-    return onnx.load(path)
+    return onnx_file.read_graph(path)
 
 
 def _activations(

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
-from trt_cls.engines.sidecar import Builder
+from trt_cls.artefacts.sidecar import Builder
 from trt_cls.errors import DeviceError, MissingDependency
 from trt_cls.gpu import Gpu, visible_gpu
 

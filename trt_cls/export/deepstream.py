@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.sidecar import Profile
 from trt_cls.contract import Contract, Precision, Preprocessing
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.engine import OUTPUT, open_engine
-from trt_cls.engines.sidecar import Profile
 from trt_cls.errors import MissingDependency, RequestError
 from trt_cls.export.deepstream_readme import readme
 from trt_cls.export.embedding import embed_normalization

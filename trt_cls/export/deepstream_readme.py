@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from trt_cls.artefacts.sidecar import Profile
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.engines.engine import INPUT
-from trt_cls.engines.sidecar import Profile
 from trt_cls.preprocessing.pillow import MARGIN
 
 FRAMES = ((1920, 1080), (1280, 720), (640, 480))

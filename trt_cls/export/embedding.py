@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from trt_cls.artefacts.onnx_file import contract_of, parity_of
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.engines.engine import INPUT
-from trt_cls.export.onnx_file import BATCH, check, contract_of, parity_of, set_metadata
+from trt_cls.export.onnx_file import BATCH, check, set_metadata
 
 NORMALIZED = f"{INPUT}_normalized"
 PLANES = f"{INPUT}_planes"

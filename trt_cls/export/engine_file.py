@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, sidecar_path, write_sidecar
 from trt_cls.contract import Contract
 from trt_cls.engines.engine import INPUT
-from trt_cls.engines.sidecar import Parity, Profile, Sidecar, sidecar_path, write_sidecar
 from trt_cls.engines.tensorrt_api import make_logger
 from trt_cls.errors import DeviceError, ExportError, RequestError
 from trt_cls.export.builders import Choice

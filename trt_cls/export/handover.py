@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from trt_cls.engines.sidecar import Profile, read_sidecar, sidecar_path
+from trt_cls.artefacts.sidecar import Profile, read_sidecar, sidecar_path
 from trt_cls.errors import RequestError
 from trt_cls.files import atomic, results_folder
 

@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from trt_cls.artefacts.onnx_file import contract_of
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import Sample, evenly_spread, image_folder, list_images
 from trt_cls.errors import DataError, RequestError
 from trt_cls.export.calibration import measure_magnitudes
 from trt_cls.export.images import BATCH, Images
-from trt_cls.export.onnx_file import contract_of, onnx_from_module
+from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.quantization import Keep, ends, int8_from_fp32, quantizable, trained_layers
 from trt_cls.export.sensitivity import Labelled, choose, rank, signal_to_noise, table
 from trt_cls.models.ranges import METHODS, Histogram, Method, best_of, threshold

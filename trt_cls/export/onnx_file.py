@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from io import StringIO
@@ -17,20 +17,30 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from trt_cls.contract import METADATA_KEY, Contract, contract_from_json
+from trt_cls.artefacts.onnx_file import PARITY_KEY, contract_of, fault_of, parity_of, read_graph
+from trt_cls.artefacts.sidecar import Parity
+from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.engines.engine import INPUT, OUTPUT
-from trt_cls.engines.sidecar import Parity
 from trt_cls.errors import ArtefactError, ExportError, MissingDependency
 from trt_cls.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = [
+    "check",
+    "contract_of",
+    "onnx_from_module",
+    "parity_of",
+    "read_onnx",
+    "set_metadata",
+    "write_onnx",
+]
+
 LOGITS = "logits"
 BATCH = "N"
 OPSET = 20
 """ONNX Runtime needs 19 for Q/DQ in float16; TensorRT-RTX 1.7 reads 20."""
-PARITY_KEY = "trt_cls.parity"
 
 
 def onnx_from_module(module: nn.Module, contract: Contract) -> onnx.ModelProto:
@@ -109,11 +119,12 @@ def check(model: onnx.ModelProto) -> None:
     Raises:
         ExportError: it fails.
     """
-    contract = contract_of(model, "the ONNX graph")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the ONNX graph is not valid: {str(error).strip().splitlines()[0]}") from error
+    if fault := fault_of(model):
+        raise ExportError(f"the ONNX graph is not valid: {fault}")
+    _check_ends(model, contract_of(model, "the ONNX graph"))
+
+
+def _check_ends(model: onnx.ModelProto, contract: Contract) -> None:
     element = onnx.TensorProto.UINT8 if contract.preprocessing.embedded else onnx.TensorProto.FLOAT
     expected = {
         INPUT: (element, [BATCH, *contract.preprocessing.input_shape]),
@@ -137,49 +148,15 @@ def set_metadata(model: onnx.ModelProto, contract: Contract, parity: Parity | No
     onnx.helper.set_model_props(model, properties)
 
 
-def contract_of(model: onnx.ModelProto, source: str) -> Contract:
-    """The contract inside `model`.
-
-    Raises:
-        ArtefactError: there is none; `source` names the file in the message.
-    """
-    properties = _properties(model)
-    if METADATA_KEY not in properties:
-        raise ArtefactError(
-            f"{source}: it holds no model contract; expected an ONNX file written by trt-cls export; "
-            "export it from its .safetensors checkpoint"
-        )
-    return contract_from_json(properties[METADATA_KEY], source)
-
-
-def parity_of(model: onnx.ModelProto) -> Parity | None:
-    """The parity measured when `model` was written."""
-    text = _properties(model).get(PARITY_KEY)
-    return Parity(**json.loads(text)) if text else None
-
-
-def _properties(model: onnx.ModelProto) -> Mapping[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 def read_onnx(path: Path) -> onnx.ModelProto:
     """An ONNX file that `trt-cls export` wrote.
 
     Raises:
         ArtefactError: it is truncated, damaged or foreign.
     """
-    from google.protobuf.message import DecodeError
-
+    model = read_graph(path)
     try:
-        model = onnx.load(path)
-    except DecodeError as error:
-        raise ArtefactError(
-            f"{path}: is no ONNX file, or not a whole one ({path.stat().st_size:,} bytes); "
-            "expected one written by trt-cls export; export it again from its .safetensors checkpoint"
-        ) from error
-    contract_of(model, str(path))
-    try:
-        check(model)
+        _check_ends(model, contract_of(model, str(path)))
     except ExportError as error:
         raise ArtefactError(f"{path}: {error}; export it again from its .safetensors checkpoint") from error
     return model

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import Precision
-from trt_cls.engines.sidecar import Parity
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import Images
 

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from trt_cls.artefacts.onnx_file import contract_of
 from trt_cls.engines.engine import INPUT, OUTPUT
 from trt_cls.errors import ExportError
-from trt_cls.export.onnx_file import LOGITS, check, contract_of, set_metadata
+from trt_cls.export.onnx_file import LOGITS, check, set_metadata
 
 LARGEST = float(np.finfo(np.float16).max)
 FLUSHED_SHARE = 0.01

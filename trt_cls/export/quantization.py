@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 import onnx
 
+from trt_cls.artefacts.onnx_file import contract_of
 from trt_cls.errors import ExportError, MissingDependency
-from trt_cls.export.onnx_file import check, contract_of, set_metadata
+from trt_cls.export.onnx_file import check, set_metadata
 from trt_cls.export.precision import fp16_from_fp32
 from trt_cls.models.ranges import LARGEST, SMALLEST_SCALE
 from trt_cls.version import __version__

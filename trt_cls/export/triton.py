@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.sidecar import Profile
 from trt_cls.contract import METADATA_KEY, Contract
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.engine import INPUT, OUTPUT
-from trt_cls.engines.sidecar import Profile
 from trt_cls.export.handover import Plan, check_servable, copy_plan, filled, safe_name
 from trt_cls.files import write_text
 

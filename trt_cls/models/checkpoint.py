@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file with the weights and, in its metadata, the contract; nothing in it can run code.
 
-The contract is read without PyTorch. Widths that pruning changed are read off the tensors' shapes.
+Widths that pruning changed are read off the tensors' shapes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from trt_cls.contract import METADATA_KEY, Contract, contract_from_json
+from trt_cls.artefacts.checkpoint import contract_of, read_contract, read_metadata, unreadable
+from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.files import atomic
 from trt_cls.spec.architectures import is_external
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 TAO_POOLING_KEY = "trt_cls.tao_pooling"
 """Metadata of a network built with tao_pooling: its final pooling is TAO's."""
+
+
+__all__ = ["Checkpoint", "load_checkpoint", "read_contract", "save_checkpoint", "widths"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,6 @@ def save_checkpoint(path: Path, module: nn.Module, contract: Contract) -> None:
         save_file(tensors, beside, metadata)
 
 
-def read_contract(path: Path) -> Contract:
-    """The contract of a checkpoint; reads the file's header alone.
-
-    Raises:
-        ArtefactError: the file is missing, truncated, no safetensors file or holds no contract.
-    """
-    return _contract(path, _metadata(path))
-
-
 def load_checkpoint(path: Path) -> Checkpoint:
     """The network of a checkpoint, rebuilt, with its weights.
 
@@ -61,14 +56,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     from safetensors.torch import load_file
 
-    metadata = _metadata(path)
-    contract = _contract(path, metadata)
-    tensors = load_file(path)
+    metadata = read_metadata(path)
+    contract = contract_of(path, metadata)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise unreadable(path, error) from error
     tao_pooling = metadata.get(TAO_POOLING_KEY) == "true"
     try:
         module = _outline(contract, tensors, tao_pooling)
-    except (RequestError, ValueError) as error:
-        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {error}") from error
+    except (RequestError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {reason}") from error
     own = module.state_dict()
     _check_shapes(path, tensors, own)
     if not is_external(contract.model.arch):
@@ -120,26 +119,3 @@ def _check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[s
             f"the first is {wrong[0]}: found {found.get(wrong[0], 'none')}, expected {wanted.get(wrong[0], 'none')}; "
             "write the checkpoint again"
         )
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ArtefactError(f"{path} {what}; expected a .safetensors checkpoint, as train writes to RESULTS/weights/")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ArtefactError(
-            f"{path} can't be read as a safetensors file ({error}); it is truncated or of another format; "
-            "copy it again, or train or export it anew"
-        ) from error
-
-
-def _contract(path: Path, metadata: Mapping[str, str]) -> Contract:
-    if METADATA_KEY not in metadata:
-        raise ArtefactError(
-            f"{path} holds no contract (metadata {METADATA_KEY}); expected a checkpoint that trt-cls train wrote; "
-            "to start from bare weights, name the file as train_config.pretrained_model_path"
-        )
-    return contract_from_json(metadata[METADATA_KEY], str(path))

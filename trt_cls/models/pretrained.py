@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from trt_cls.artefacts.checkpoint import read_contract
 from trt_cls.errors import ArtefactError
-from trt_cls.models.checkpoint import read_contract, widths
+from trt_cls.models.checkpoint import widths
 from trt_cls.models.network import head_of
 from trt_cls.models.ranges import SCALE
 from trt_cls.models.resizing import require_answers, resize

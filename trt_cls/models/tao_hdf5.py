@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.errors import ArtefactError, MissingDependency
+from trt_cls.isolation import python
 
 if TYPE_CHECKING:
     import h5py
@@ -84,12 +84,13 @@ def require_readable(path: Path) -> None:
     Raises:
         ArtefactError: it did.
     """
-    trial = (
+    trial = python(
         f"from trt_cls.distributed.ending import end_with_parent; end_with_parent({os.getpid()}); "
-        f"import sys, pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))"
+        f"import pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))",
+        str(path),
     )
     try:
-        ended = subprocess.run([sys.executable, "-c", trial, str(path)], capture_output=True, timeout=TRIAL_SECONDS)
+        ended = subprocess.run(trial, capture_output=True, timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired:
         why = f"did not come to an end in {TRIAL_SECONDS} s"
     else:

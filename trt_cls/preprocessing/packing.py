@@ -67,6 +67,8 @@ class Packed(NamedTuple):
     """The tables of `resampling.table` that the batch needs, each once, flat."""
     pixels: tuple[Pixels, ...]
     """What the windows look at, [height,width,channels]; the kernel wants them one after the other."""
+    size: tuple[int, int]
+    """Width and height of each window."""
 
 
 def pack(images: Sequence[Pixels], preprocessing: Preprocessing) -> Packed:
@@ -86,18 +88,36 @@ def pack_cuts(cuts: Sequence[Cut], filter_name: Filter) -> Packed:
     tables: list[Table] = []
     end_of_tables = end_of_pixels = 0
     sources = np.empty(len(cuts), SOURCE)
+    size = cuts[0].both[0].outputs, cuts[0].both[1].outputs
     for index, (pixels, left, top, both) in enumerate(cuts):
         for axis in both:
             if axis not in places:
                 places[axis] = end_of_tables
                 tables.append(table(axis, filter_name))
                 end_of_tables += tables[-1].size
+        _check(cuts[index], filter_name, size)
         _, width, channels = pixels.shape
         # The tables count from the whole image's first pixel: where it would be, were it there.
         origin = end_of_pixels - (top * width + left) * channels
         sources[index] = (origin, places[both[0]], places[both[1]], width)
         end_of_pixels += pixels.size
-    return Packed(sources, np.concatenate(tables), tuple(part.pixels for part in cuts))
+    return Packed(sources, np.concatenate(tables), tuple(part.pixels for part in cuts), size)
+
+
+def _check(given: Cut, filter_name: Filter, size: tuple[int, int]) -> None:
+    """Refuses what would make the kernel read beyond its pixels or tables.
+
+    Raises:
+        ValueError: these are not the pixels that the window looks at, or it is not of `size`.
+    """
+    pixels, left, top, both = given
+    inside = all(axis.start >= 0 and axis.start + axis.outputs <= axis.resized for axis in both)
+    if not inside or (both[0].outputs, both[1].outputs) != size:
+        raise ValueError(f"window {both}; expected {size}, inside the resized image")
+    (first, after), (first_row, after_row) = (span(axis, filter_name) for axis in both)
+    sound = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3)
+    if not sound or (left, top, *pixels.shape[:2]) != (first, first_row, after_row - first_row, after - first):
+        raise ValueError(f"pixels {pixels.dtype} {pixels.shape} at {left}, {top} are not those of {both}")
 
 
 class Bundle:
@@ -106,6 +126,11 @@ class Bundle:
     def __init__(
         self, packed: Packed, preprocessing: Preprocessing, changes: npt.NDArray[np.void] | None = None
     ) -> None:
+        channels = {part.shape[2] for part in packed.pixels}
+        if channels != {preprocessing.channels} or packed.size != (preprocessing.width, preprocessing.height):
+            raise ValueError(f"windows {packed.size} of {channels} channels for {preprocessing}")
+        if changes is not None and (changes.dtype != CHANGE or len(changes) != len(packed.sources)):
+            raise ValueError(f"{len(changes)} changes of {changes.dtype} for {len(packed.sources)} images")
         # What must be aligned stands first.
         heads = [packed.sources, *([] if changes is None else [changes]), packed.tables, normalized(preprocessing)]
         self._heads = [head.view(np.uint8).reshape(-1) for head in heads]
@@ -117,6 +142,8 @@ class Bundle:
 
     def write(self, out: Pixels) -> None:
         """Fills `out`, flat and of this size."""
+        if out.dtype != np.uint8 or out.shape != (self.size,):
+            raise ValueError(f"memory of {out.dtype} {out.shape}; expected uint8 {(self.size,)}")
         end, *starts = self.starts
         out[:end] = 0  # between the heads too: equal batches are equal bytes
         for start, head in zip(starts, self._heads, strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trt_cls.engines.contracts import check_model_file
+from trt_cls.artefacts.model_file import check_model_file
 from trt_cls.errors import ArtefactError, MissingDependency, RequestError
 from trt_cls.files import results_folder
 from trt_cls.pruning.graph import ChannelGraph, channel_graph

@@ -42,8 +42,8 @@ def loads(
     return experiment_from_text(text, name, overrides=overrides, needs=needs, files_of=files_of)
 
 
-def show(experiment: Experiment) -> str:
-    """The experiment as a spec with every field written out; `loads` reads it back."""
+def show(experiment: Experiment, *, secrets: bool = False) -> str:
+    """The experiment as a spec with every field written out, API keys only with `secrets`; `loads` reads it back."""
     from trt_cls.spec.printing import text_from_experiment
 
-    return text_from_experiment(experiment)
+    return text_from_experiment(experiment, secrets=secrets)

@@ -6,18 +6,16 @@ required field that is missing is None in the result: the report says so, and no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from trt_cls.errors import did_you_mean
 from trt_cls.spec.experiment import Experiment
 from trt_cls.spec.ranges import Allowed
 from trt_cls.spec.reference import is_map, is_required, message_class
-from trt_cls.spec.report import Report, join, quoted
+from trt_cls.spec.report import Report, join
 
 
 def experiment_from_message(message: Message, report: Report, *, complete: bool) -> Experiment:
@@ -44,7 +42,7 @@ def _block(cls: Any, message: Message, path: str, report: Report, complete: bool
             given[name] = _block(nested, value, where, report, complete)
         else:
             given[name] = _value(field, value, hints[name])
-            _judge(given[name], option.metadata["allowed"], where, report)
+            report.judge(given[name], option.metadata["allowed"], where)
     return cls(**given)
 
 
@@ -63,26 +61,7 @@ def _value(field: FieldDescriptor, value: Any, hint: Any) -> Any:
     return value
 
 
-def _judge(value: Any, allowed: Allowed, path: str, report: Report) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _judge(item, allowed, join(path, key), report)
-    elif isinstance(value, tuple):
-        for item in value:
-            _judge(item, allowed, path, report)
-    elif not allowed.accepts(value):
-        hint = did_you_mean(value, allowed.words) if isinstance(value, str) else ""
-        report.add(path, f"{shown(value)} found, expected {allowed.describe}{hint}")
-
-
 def _missing(allowed: Allowed, field: FieldDescriptor) -> str:
     if field.message_type is not None:
         return f"missing, expected {field.name} {{ … }}"
     return f"missing, expected {allowed.describe or 'a value'}"
-
-
-def shown(value: Any) -> str:
-    """A value as a spec writes it, for a message."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{quoted(value)}"' if isinstance(value, str) else str(value)

@@ -14,6 +14,7 @@ from typing import Any
 from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
 from trt_cls.spec.ranges import (
     ANYTHING,
+    SIZES,
     Allowed,
     above,
     at_least,
@@ -25,12 +26,15 @@ from trt_cls.spec.ranges import (
 )
 
 
-def option(default: Any, description: str, allowed: Allowed = ANYTHING) -> Any:
-    """A field that takes `default` when the spec leaves it out; a callable default is a factory."""
+def option(default: Any, description: str, allowed: Allowed = ANYTHING, *, secret: bool = False) -> Any:
+    """A field that takes `default` when the spec leaves it out; a callable default is a factory.
+
+    The value of a `secret` field is neither shown in a message nor written to a results folder.
+    """
     given: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
     if default is MISSING:
         given = {}
-    return field(**given, metadata={"help": description, "allowed": allowed})
+    return field(**given, repr=not secret, metadata={"help": description, "allowed": allowed, "secret": secret})
 
 
 def required(description: str, allowed: Allowed = ANYTHING) -> Any:
@@ -75,7 +79,7 @@ class ModelConfig:
     input_image_size: str = option(
         "3,224,224",
         "what the network sees: channels, height, width",
-        judged_with_others('"C,H,W": C 1 or 3, H and W integers ≥ 16, as in "3,224,224"'),
+        judged_with_others(f'"C,H,W": C 1 or 3, {SIZES}, as in "3,224,224"'),
     )
     resize_interpolation_method: str = option(
         "BILINEAR", "resize filter, always antialiased", one_of("BILINEAR", "BICUBIC")
@@ -202,7 +206,11 @@ class WandbConfig:
     """Weights & Biases."""
 
     enabled: bool = option(False, "log to Weights & Biases")
-    key: str = option("", "API key")
+    key: str = option(
+        "",
+        "API key; not written to experiment_spec.txt: with that file, set WANDB_API_KEY or run wandb login",
+        secret=True,
+    )
     project: str = option("", "project")
     entity: str = option("", "user or team")
     reinit: bool = option(False, "allow several runs in one process")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from trt_cls.spec.conversion import shown
 from trt_cls.spec.experiment import Experiment, Extensions, TrainConfig
-from trt_cls.spec.report import Report
+from trt_cls.spec.report import Report, shown
 
 
 def check_extensions(experiment: Experiment, report: Report) -> None:

@@ -58,8 +58,18 @@ def refusal(field: FieldDescriptor, path: str, source: str) -> str:
     """What was found and what was expected, for a text that `merge` refused."""
     if len(source) > MOST_CHARACTERS:
         return f"{len(source)} characters found, expected a value of at most {MOST_CHARACTERS}"
-    found = quoted(source.replace("\n", " "))
-    return f"{found} found, expected {_expected(field, path, source)}"
+    return f"{found(path, source)} found, expected {_expected(field, path, source)}"
+
+
+def is_secret(path: str) -> bool:
+    """Whether the value of the field must not be shown."""
+    row = reference().get(path)
+    return row is not None and row.secret
+
+
+def found(path: str, source: str) -> str:
+    """What was found in the field, for a message."""
+    return "a value" if is_secret(path) else quoted(source.replace("\n", " "))
 
 
 def unknown_field(message: Message, path: str) -> str:
@@ -93,7 +103,7 @@ def _expected(field: FieldDescriptor, path: str, source: str) -> str:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         if source.startswith(QUOTES):
             return "a string in quotes on one line, a backslash in it doubled"
-        return f'a string in quotes: {field.name}: "{quoted(source)}"'
+        return f'a string in quotes: {field.name}: "{"…" if is_secret(path) else quoted(source)}"'
     if field.cpp_type == FieldDescriptor.CPPTYPE_INT32:
         if re.fullmatch(r"-?\d+", source):
             return "an integer from -2147483648 to 2147483647, without a leading 0"

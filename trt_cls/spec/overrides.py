@@ -25,7 +25,8 @@ class _Refused(Exception):
 def apply_overrides(message: Experiment, overrides: Sequence[str], report: Report) -> None:
     """Writes each `field=value` into `message`; what is wrong goes to the report, at the flag."""
     for override in overrides:
-        flag = f"--set {printable(override)}"
+        name = override.partition("=")[0]
+        flag = f"--set {printable(f'{name}=…' if judge.is_secret(name.strip()) else override)}"
         changed = Experiment()
         changed.CopyFrom(message)
         try:
@@ -83,7 +84,7 @@ def _write(block: Message, field: FieldDescriptor, path: str, key: list[str], va
 def _merge(message: Message, field: FieldDescriptor, path: str, value: str) -> None:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not value.startswith(judge.QUOTES):
         if not value.isprintable():
-            raise _Refused(path, f"{quoted(value)} found, expected text without control characters")
+            raise _Refused(path, f"{judge.found(path, value)} found, expected text without control characters")
         value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if not judge.merge(message, field, value):
         raise _Refused(path, judge.refusal(field, path, value))

@@ -18,6 +18,12 @@ class Allowed:
     """The values, where they are words: what a did-you-mean chooses from."""
 
 
+SMALLEST_SIDE, LARGEST_SIDE = 16, 8192
+"""Height and width of what a network sees."""
+MOST_PIXELS = 2**24
+"""Height times width: 4096×4096, 200 MB an image in float32."""
+SIZES = f"H and W integers from {SMALLEST_SIDE} to {LARGEST_SIDE}, H·W ≤ {MOST_PIXELS}"
+
 ANYTHING = Allowed("", lambda value: True)
 
 

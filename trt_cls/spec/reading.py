@@ -130,7 +130,7 @@ class _Reader:
             self._problem(path, line, f"a block found, expected a value: {field.name}: …")
             self._skip_nested()
         else:
-            found = quoted(self.tokens.token) or "the end of the text"
+            found = judge.found(path, self.tokens.token) if self.tokens.token else "the end of the text"
             self._problem(path, line, f'{found} found, expected ":" and a value')
             if self.tokens.token not in _NO_VALUE and self.tokens.ParseError("").GetLine() == line:
                 self._word()

@@ -39,6 +39,8 @@ class Row:
     help: str
     words: tuple[str, ...]
     """The allowed values, where they are words."""
+    secret: bool
+    """Whether a message must not show the value."""
 
 
 @cache
@@ -96,6 +98,7 @@ def _rows(cls: Any, descriptor: Any, path: str) -> list[Row]:
                 allowed=allowed.describe,
                 help=option.metadata["help"],
                 words=allowed.words,
+                secret=option.metadata["secret"],
             )
         )
         if nested := message_class(hints[option.name]):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from trt_cls.errors import Problem
+from collections.abc import Mapping
+from typing import Any
+
+from trt_cls.errors import Problem, did_you_mean
+from trt_cls.spec.ranges import Allowed
 
 MOST_PROBLEMS = 100
 """Reading ends there: a file with more is no spec, and each did-you-mean costs time."""
@@ -27,6 +31,13 @@ def quoted(text: str) -> str:
     return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
+def shown(value: Any) -> str:
+    """A value as a spec writes it, for a message."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{quoted(value)}"' if isinstance(value, str) else quoted(str(value))
+
+
 class Report:
     """Collects problems; knows line or flag of every field that was given."""
 
@@ -45,6 +56,18 @@ class Report:
         self.problems.append(Problem(where or self.where(path), printable(path), message))
         if len(self.problems) >= MOST_PROBLEMS:
             raise TooManyProblems
+
+    def judge(self, value: Any, allowed: Allowed, path: str) -> None:
+        """Reports the value of a field, or those of a list or map, outside of what is allowed there."""
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self.judge(item, allowed, join(path, key))
+        elif isinstance(value, tuple):
+            for item in value:
+                self.judge(item, allowed, path)
+        elif not allowed.accepts(value):
+            hint = did_you_mean(value, allowed.words) if isinstance(value, str) else ""
+            self.add(path, f"{shown(value)} found, expected {allowed.describe}{hint}")
 
     def in_order(self) -> list[Problem]:
         """The problems of the whole file, then line by line, then those of the flags."""

@@ -12,20 +12,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 from trt_cls.errors import did_you_mean
 from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, is_external
-from trt_cls.spec.conversion import shown
 from trt_cls.spec.experiment import Experiment, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
 from trt_cls.spec.extension_rules import check_extensions, check_teacher
-from trt_cls.spec.report import Report
+from trt_cls.spec.ranges import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
+from trt_cls.spec.report import Report, shown
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
 """ImageNet's, by number of channels: what `image_mean` is when a spec leaves it out."""
 
 _SIZE = re.compile(r"\s*([13])\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", re.ASCII)
-_SMALLEST = 16
 _EXTERNAL_OPTIONS = ("arch", "input_image_size", "resize_interpolation_method", "byom_model")
 """Fields of model_config that are no option of a family: they hold for every network, or are refused for every one."""
 _SCOPES = ("Conv2D", "Dense")
@@ -36,15 +36,21 @@ log = logging.getLogger("trt_cls")
 
 def check_relations(experiment: Experiment, report: Report) -> None:
     """Reports everything that is wrong between fields."""
-    if report.sound("model_config.arch") and experiment.model_config is not None:
-        _check_model(experiment.model_config, report)
-    if report.sound("model_config.input_image_size") and experiment.model_config is not None:
-        _check_size(experiment.model_config.input_image_size, report)
+    if experiment.model_config is not None:
+        check_model(experiment.model_config, report)
     if experiment.train_config is not None:
         _check_train(experiment.train_config, report)
         if experiment.model_config is not None:
             _check_means(experiment.model_config, experiment.train_config, report)
     check_extensions(experiment, report)
+
+
+def check_model(model: ModelConfig, report: Report) -> None:
+    """Reports everything that is wrong between the fields of `model_config`."""
+    if report.sound("model_config.arch"):
+        _check_architecture(model, report)
+    if report.sound("model_config.input_image_size"):
+        _check_size(model.input_image_size, report)
 
 
 def check_paths(experiment: Experiment, sections: Sequence[str], report: Report) -> None:
@@ -83,7 +89,7 @@ def resolved(experiment: Experiment, report: Report) -> Experiment:
     return replace(experiment, train_config=replace(train, image_mean=dict(means)))
 
 
-def _check_model(model: ModelConfig, report: Report) -> None:
+def _check_architecture(model: ModelConfig, report: Report) -> None:
     if model.byom_model:
         message = (
             f"{shown(model.byom_model)} found, expected no bring-your-own model: build one of the architectures here, "
@@ -145,8 +151,9 @@ def _check_options(model: ModelConfig, architecture: Architecture, report: Repor
 
 def _check_size(size: str, report: Report) -> None:
     match = _SIZE.fullmatch(size)
-    if match is None or min(int(match[2]), int(match[3])) < _SMALLEST:
-        expected = f'"C,H,W": C 1 or 3, H and W integers ≥ {_SMALLEST}, as in "3,224,224"'
+    sides = (int(match[2]), int(match[3])) if match else (0, 0)
+    if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE or prod(sides) > MOST_PIXELS:
+        expected = f'"C,H,W": C 1 or 3, {SIZES}, as in "3,224,224"'
         report.add("model_config.input_image_size", f"{shown(size)} found, expected {expected}")
 
 

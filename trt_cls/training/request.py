@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import Contract, Precision
-from trt_cls.data.folder import ImageFolder, image_folder, read_classmap
+from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trt_cls import spec
-from trt_cls.data.folder import write_classmap
+from trt_cls.artefacts.classmap import write_classmap
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text

@@ -1,0 +1,121 @@
+"""Text and values of a file → dataclasses: types, words, unknown fields, size and nesting are checked by msgspec.
+
+Does not know: what the values mean. Ranges stand beside each kind of file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from trt_cls.errors import ArtefactError, DataError
+from trt_cls.spec.report import join, printable
+
+T = TypeVar("T")
+
+MOST_BYTES = 1 << 26
+"""Of a text: the contract of 100,000 classes with long names is a tenth of it."""
+LONGEST_TEXT = 4096
+"""Of one text inside, in characters."""
+_PLACE = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<path>.*)`", re.DOTALL)
+
+
+class Format(msgspec.Struct):
+    """The version of what a file says, in the file."""
+
+    format: Literal[1]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is being read, for messages."""
+
+    file: str
+    """The file's name."""
+    part: str
+    """What the file holds, such as " its contract"; empty: all of it."""
+    remedy: str
+    """What to do when it can't be read."""
+
+    def refusal(self, path: str, fault: str) -> ArtefactError:
+        """The error for `fault`, "X found, expected Y", in the field `path`."""
+        where = f"{path}: " if path else ""
+        return ArtefactError(printable(f"{self.file}:{self.part} can't be read: {where}{fault}; {self.remedy}"))
+
+
+def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[Format] | None = Format) -> T:
+    """The dataclass `kind` in the JSON object `text`; `formats` says where it must have a version.
+
+    Raises:
+        ArtefactError: the text is no JSON, or a field is missing, unknown, of another type or no known word.
+    """
+    if len(text) > MOST_BYTES:
+        raise source.refusal("", f"{len(text):,} bytes found, expected at most {MOST_BYTES:,}")
+    try:
+        if formats:
+            msgspec.json.decode(text, type=formats)
+        value = msgspec.json.decode(text, type=kind)
+        unknown = next(_unknown(kind, msgspec.json.decode(text), ""), None)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise _refusal(error, source) from error
+    if unknown is not None:
+        raise source.refusal(_short(unknown), "unknown field")
+    return value
+
+
+def converted(kind: type[T], value: Any, source: Source) -> T:
+    """`value`, made of dictionaries, lists, numbers and texts, as the type `kind`.
+
+    Raises:
+        ArtefactError: it does not fit.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _refusal(error, source) from error
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a small regular file; others, which may have no end, are not read.
+
+    Raises:
+        DataError: it is no regular file, or larger than `most` bytes.
+        OSError: it can't be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DataError(f"{path}: is no regular file; expected one of text; name another")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise DataError(f"{path}: has more than {most:,} bytes; expected a text of a few pages; name another")
+    return data
+
+
+def _refusal(error: Exception, source: Source) -> ArtefactError:
+    if isinstance(error, RecursionError):
+        return source.refusal("", "brackets nested too deep")
+    found = _PLACE.fullmatch(str(error))
+    what, path = (found["what"], found["path"]) if found else (str(error), "")
+    return source.refusal(_short(path), _short(what[:1].lower() + what[1:]))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:150]}…{text[-40:]}"
+
+
+def _unknown(kind: Any, content: dict[str, Any], path: str) -> Iterator[str]:
+    """The paths of fields that the dataclass `kind`, and those inside it, do not have."""
+    hints = get_type_hints(kind)
+    for name, value in content.items():
+        if name not in hints and name != "format":
+            yield join(path, name)
+        for inner in (hint := hints.get(name), *get_args(hint)):
+            if is_dataclass(inner) and isinstance(value, dict):
+                yield from _unknown(inner, value, join(path, name))
