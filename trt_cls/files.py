@@ -1,14 +1,94 @@
-"""Files that appear whole or not at all, and folders that results go to."""
+"""Files of strangers that neither hang nor fill the memory, files that appear whole or not at all, results' folders."""
 
 from __future__ import annotations
 
+import codecs
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trt_cls.errors import RequestError
+
+MOST_TEXT = 2**20
+"""Bytes of a small file of text: a class map of 10,000 classes has 300 kB."""
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@contextmanager
+def regular_file(path: str | Path) -> Iterator[tuple[int, int]]:
+    """An open descriptor of a regular file, and its size in bytes; neither opening nor reading it waits.
+
+    Raises:
+        OSError: it can't be opened, or is a folder, a pipe, a socket or a device.
+    """
+    descriptor = _opened(path)
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+            raise OSError(errno.EINVAL, f"{kind} found, expected a regular file", str(path))
+        yield descriptor, found.st_size
+    finally:
+        os.close(descriptor)
+
+
+def read_at_most(descriptor: int, size: int) -> bytes:
+    """The next `size` bytes, fewer where the file ends before."""
+    parts = []
+    while size > 0 and (part := os.read(descriptor, size)):
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_small_text(path: str | Path, most: int = MOST_TEXT) -> str:
+    """The text of a small file in UTF-8, with a byte-order mark or without; a pipe that has a writer is read too.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it has more than `most` bytes or is no UTF-8; the message says what was found and expected.
+    """
+    descriptor = _opened(path)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):  # a regular file stays as it was opened: reading /proc/kmsg would wait
+            os.set_blocking(descriptor, True)
+        content = read_at_most(descriptor, most + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes found, expected a small file of text")
+    return text_from_bytes(content)
+
+
+def text_from_bytes(content: bytes) -> str:
+    """UTF-8 text, without its byte-order mark.
+
+    Raises:
+        ValueError: it is no UTF-8; the message says which byte.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("text in UTF-16 found, expected UTF-8: save it as UTF-8")
+    if b"\0" in content:
+        raise ValueError(f"a binary file found (byte 0 at {content.index(0)}), expected text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise ValueError(f"{found} is not UTF-8, expected text saved as UTF-8") from None
 
 
 @contextmanager
@@ -31,9 +111,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all."""
+    """Writes `text` as UTF-8, whole or not at all; a byte of a name that is no UTF-8 as the escape that Python shows."""
     with atomic(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def results_folder(path: Path) -> Path:
@@ -52,6 +132,11 @@ def results_folder(path: Path) -> Path:
             "name another with -r"
         ) from error
     return path
+
+
+def _opened(path: str | Path) -> int:
+    """Without waiting: a pipe opens only with a writer otherwise, a serial line with a carrier."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def _current_umask() -> int:

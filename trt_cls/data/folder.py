@@ -6,17 +6,17 @@ Knows names and paths only; no file of an image is opened here.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trt_cls.data.walk import Walk, is_passed_over
 from trt_cls.errors import DataError, did_you_mean
-from trt_cls.files import write_text
+from trt_cls.files import read_small_text, write_text
+from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.text import has_foreign_bytes, json_text
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""What counts as an image file, in upper or lower case."""
 T = TypeVar("T")
 LAYOUT = "expected one sub-folder of images per class"
 
@@ -39,7 +39,7 @@ class ImageFolder:
 
 
 def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_missing: bool = False) -> ImageFolder:
-    """The images below `root`, one sub-folder a class; hidden files and folders are passed over.
+    """The images below `root`, one sub-folder a class; hidden and system files and folders are passed over.
 
     Without `classes` the folders' names in alphabetical order are the classes. With `classes` their order holds, and
     folder names and classes must be the same, but for classes without a folder where `allow_missing` says so.
@@ -54,17 +54,21 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
             raise DataError(f"{root}: only one class folder ({classes[0]}); a classifier needs at least two")
     _check_classes(root, folders, classes, allow_missing)
     present = frozenset(folders)
+    walk = Walk(root, [root / name for name in folders])
     samples = []
     empty = []
     for label, name in enumerate(classes):
-        files = list(_images_below(root / name)) if name in present else []
+        files = list(walk.images(root / name)) if name in present else []
         samples += [Sample(path, label) for path in files]
         if name in present and not files:
             empty.append(name)
     if not samples:
-        raise DataError(f"{root}: no images in its class folders; {LAYOUT}, files ending in {' '.join(EXTENSIONS)}")
+        found = f"{LAYOUT}, files ending in {' '.join(EXTENSIONS)}{walk.not_taken_below(root)}"
+        raise DataError(f"{root}: no images in its class folders; {found}")
     if empty:
-        raise DataError(f"{root}: no images for {_names(empty)}; add images, or remove the folder and its class")
+        found = f"{_names(empty)}{walk.not_taken_below(root / empty[0])}"
+        raise DataError(f"{root}: no images for {found}; add images, or remove the folder and its class")
+    walk.tell()
     return ImageFolder(root, tuple(samples), tuple(classes))
 
 
@@ -84,9 +88,12 @@ def list_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
-    images = list(_images_below(path))
+    walk = Walk(path, [path])
+    images = list(walk.images(path))
     if not images:
-        raise DataError(f"{path}: no images below this folder; expected files ending in {' '.join(EXTENSIONS)}")
+        found = f"{' '.join(EXTENSIONS)}{walk.not_taken_below(path)}"
+        raise DataError(f"{path}: no images below this folder; expected files ending in {found}")
+    walk.tell()
     return images
 
 
@@ -97,10 +104,10 @@ def read_classmap(path: Path) -> tuple[str, ...]:
         DataError: the file can't be read or its indices are not 0, 1, 2 … each once.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_names)
+        content = json.loads(read_small_text(path), object_pairs_hook=_unique_names)
     except OSError as error:
         raise DataError(f"{path}: the class map can't be read ({error.strerror}); name another with -c") from error
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
         raise DataError(f'{path}: no class map ({error}); expected JSON of the form {{"cat": 0, "dog": 1}}') from error
     if not isinstance(content, dict) or not content or any(type(index) is not int for index in content.values()):
         raise DataError(f'{path}: no class map; expected JSON of the form {{"cat": 0, "dog": 1}}')
@@ -114,16 +121,25 @@ def read_classmap(path: Path) -> tuple[str, ...]:
 def write_classmap(path: Path, classes: Sequence[str]) -> None:
     """Writes `{"class name": index}`; `read_classmap` reads it back."""
     content = {name: index for index, name in enumerate(classes)}
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content, indent=2) + "\n")
 
 
 def _class_folders(root: Path) -> list[str]:
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {found}; expected a folder with one sub-folder of images per class")
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        folders = sorted(entry.name for entry in root.iterdir() if not is_passed_over(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
     if not folders:
         raise DataError(f"{root}: no class folders in it; {LAYOUT}")
+    for name in folders:
+        if has_foreign_bytes(name):
+            raise DataError(
+                f"{root}: the name of the class folder {name} is no UTF-8; expected one that model files can hold; "
+                "rename the folder"
+            )
     return folders
 
 
@@ -135,20 +151,6 @@ def _check_classes(root: Path, folders: Sequence[str], classes: Sequence[str], a
         raise DataError(f"{root}: {_names(unknown)} is not among the {len(classes)} classes; rename or remove it{hint}")
     if missing:
         raise DataError(f"{root}: no folder for {_names(missing)}; {LAYOUT}, named as in the class map")
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Sorted within each folder, files before sub-folders; links to folders are followed."""
-    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield Path(parent, name)
-
-
-def _refuse(error: OSError) -> None:
-    """A folder that can't be opened would otherwise count as empty."""
-    raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
