@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import select
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from trt_cls.errors import RequestError
 
 MOST_TEXT = 2**20
 """Bytes of a small file of text: a class map of 10,000 classes has 300 kB."""
+PATIENCE = 10
+"""Seconds to wait for the other end of a pipe."""
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -43,20 +46,20 @@ def regular_file(path: str | Path) -> Iterator[tuple[int, int]]:
         os.close(descriptor)
 
 
-def read_at_most(descriptor: int, size: int) -> bytes:
-    """The next `size` bytes, fewer where the file ends before."""
+def read_at_most(descriptor: int, size: int, *, waits: bool = False) -> bytes:
+    """The next `size` bytes, fewer where the file ends before; `waits` for what comes through a pipe."""
     parts = []
-    while size > 0 and (part := os.read(descriptor, size)):
+    while size > 0 and (not waits or _waited_for(descriptor)) and (part := os.read(descriptor, size)):
         parts.append(part)
         size -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def read_small_text(path: str | Path, most: int = MOST_TEXT) -> str:
-    """The text of a small file in UTF-8, with a byte-order mark or without; a pipe that has a writer is read too.
+def read_small_text(path: str | Path, most: int = MOST_TEXT, expected: str = "a small file of text") -> str:
+    """The text of a small file in UTF-8, with a byte-order mark or without; or what comes through a pipe.
 
     Raises:
-        OSError: it can't be read.
+        OSError: it can't be read, or nothing comes through the pipe for PATIENCE seconds.
         ValueError: it has more than `most` bytes or is no UTF-8; the message says what was found and expected.
     """
     descriptor = _opened(path)
@@ -64,31 +67,29 @@ def read_small_text(path: str | Path, most: int = MOST_TEXT) -> str:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):  # a regular file stays as it was opened: reading /proc/kmsg would wait
-            os.set_blocking(descriptor, True)
-        content = read_at_most(descriptor, most + 1)
+        content = read_at_most(descriptor, most + 1, waits=not stat.S_ISREG(mode))
     finally:
         os.close(descriptor)
     if len(content) > most:
-        raise ValueError(f"more than {most:,} bytes found, expected a small file of text")
-    return text_from_bytes(content)
+        raise ValueError(f"more than {most // 1024} KiB found, expected {expected}")
+    return text_from_bytes(content, expected)
 
 
-def text_from_bytes(content: bytes) -> str:
+def text_from_bytes(content: bytes, expected: str = "text") -> str:
     """UTF-8 text, without its byte-order mark.
 
     Raises:
         ValueError: it is no UTF-8; the message says which byte.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError("text in UTF-16 found, expected UTF-8: save it as UTF-8")
+        raise ValueError(f"UTF-16 found, which is not UTF-8, expected {expected}: save it as UTF-8")
     if b"\0" in content:
-        raise ValueError(f"a binary file found (byte 0 at {content.index(0)}), expected text")
+        raise ValueError(f"a binary file found (byte 0 at {content.index(0)}), expected {expected}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = f"byte 0x{content[error.start]:02x} at {error.start}"
-        raise ValueError(f"{found} is not UTF-8, expected text saved as UTF-8") from None
+        raise ValueError(f"{found} is not UTF-8, expected {expected}: save it as UTF-8") from None
 
 
 @contextmanager
@@ -111,7 +112,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all; a byte of a name that is no UTF-8 as the escape that Python shows."""
+    r"""Writes `text` as UTF-8, whole or not at all; foreign bytes of names as escapes, `\udcXX`."""
     with atomic(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -137,6 +138,14 @@ def results_folder(path: Path) -> Path:
 def _opened(path: str | Path) -> int:
     """Without waiting: a pipe opens only with a writer otherwise, a serial line with a carrier."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _waited_for(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if not poll.poll(PATIENCE * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, f"nothing came through it for {PATIENCE} seconds")
+    return True
 
 
 def _current_umask() -> int:

@@ -1,22 +1,21 @@
-r"""Text that others wrote - names of files and classes, above all - on a terminal, in CSV and in JSON.
+r"""Text that others wrote, names of files and classes above all: on a terminal, in CSV, beside a name that looks alike.
 
 A name need not be valid UTF-8; Python holds each foreign byte as a lone surrogate (PEP 383). Where such a name goes:
 
     CSV                        the bytes that the name is (`FOREIGN` says how Python reads them back)
-    JSON                       a `\udcXX` escape per byte, which Python's `json` and `os.fsencode` turn back into the name
+    JSON                       a `\udcXX` escape per byte, which Python's `json` and `os.fsencode` turn back into
+                               the name; `json.dumps` writes them, or `files.write_text` where it leaves letters
     terminal, messages, HTML   `\xXX` per byte, for people to read
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import PurePath
-from typing import Any
 
 FOREIGN = "surrogateescape"
 """How a file of names is opened: `open(path, encoding="utf-8", errors=FOREIGN)`."""
@@ -32,9 +31,9 @@ _LOOKALIKES = str.maketrans(
 
 
 def printable(text: object) -> str:
-    """Text on one line of a terminal: characters that break, move, color or turn the line, or can't be seen, escaped.
+    r"""Text on one line of a terminal: what breaks, moves, colors or turns the line, or can't be seen, is escaped.
 
-    Foreign bytes come out as `\\xXX`; whatever else is not printable as Python writes it in a literal.
+    Foreign bytes come out as `\xXX`; whatever else is not printable as Python writes it in a literal.
     """
     line = str(text)
     return line if line.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in line)
@@ -49,16 +48,6 @@ def csv_row(cells: Sequence[object]) -> str:
     # Line ends of "\r\n" make csv quote both characters; a row still ends in "\n" alone, as TAO's do.
     csv.writer(row, lineterminator="\r\n").writerow([_no_formula(cell) for cell in cells])
     return row.getvalue().removesuffix("\r\n") + "\n"
-
-
-def json_text(content: Any, *, indent: int | None = None, allow_nan: bool = True) -> str:
-    """`content` as JSON that is valid UTF-8: letters as they are, foreign bytes as `\\udcXX` escapes.
-
-    Raises:
-        ValueError: it holds NaN or infinity and must not.
-    """
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def has_foreign_bytes(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import traceback
 from dataclasses import dataclass
@@ -10,7 +9,9 @@ from importlib import import_module
 
 import click
 
+from trt_cls import terminal
 from trt_cls.errors import SpecError, TrtClsError, did_you_mean
+from trt_cls.text import printable
 from trt_cls.version import __version__
 
 COMMANDS = {
@@ -65,8 +66,7 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
+    terminal.prepare()
     state = State()
     try:
         program.main(arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
@@ -83,6 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(["interrupted"], 130, state)
     except BrokenPipeError:
         return 1
+    except MemoryError as error:
+        found = f"not enough memory ({error})" if str(error) else "not enough memory"
+        return _fail([f"{found}; free some, or ask for smaller batches and fewer workers"], 1, state)
     except OSError as error:
         return _fail([f"{error.filename or 'file system'}: {error.strerror or error}"], 1, state)
     return 0
@@ -90,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(messages: list[str], exit_code: int, state: State) -> int:
     if state.verbose:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            print(printable(line), file=sys.stderr)
     for message in messages:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     return exit_code

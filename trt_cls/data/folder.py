@@ -15,7 +15,7 @@ from trt_cls.data.walk import Walk, is_passed_over
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import read_small_text, write_text
 from trt_cls.preprocessing.gate import EXTENSIONS
-from trt_cls.text import has_foreign_bytes, json_text
+from trt_cls.text import has_foreign_bytes
 
 T = TypeVar("T")
 LAYOUT = "expected one sub-folder of images per class"
@@ -121,7 +121,7 @@ def read_classmap(path: Path) -> tuple[str, ...]:
 def write_classmap(path: Path, classes: Sequence[str]) -> None:
     """Writes `{"class name": index}`; `read_classmap` reads it back."""
     content = {name: index for index, name in enumerate(classes)}
-    write_text(path, json_text(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _class_folders(root: Path) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from trt_cls import terminal
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import Plan, carried_out, draws_for, mixup_shares, plan, smoothed_targets
 from trt_cls.data.folder import ImageFolder, Sample
@@ -259,6 +260,7 @@ def _context() -> Any:
 def _end_quietly(worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the main process answers it and ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminal.prepare()
     sys.excepthook = _report_unless_left
 
 

@@ -25,7 +25,8 @@ SYSTEM_FOLDERS = frozenset(
 """Folders of NAS and desktop systems, in lower case; those that are hidden (a dot in front) are passed over anyway."""
 OTHER_PICTURES = frozenset(
     [
-        ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".wdp", ".tga", ".ico", ".icns",
+        ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".wdp", ".tga", ".ico",
+        ".icns",
         ".psd", ".psb", ".xcf", ".svg", ".eps", ".pcx", ".dds", ".exr", ".hdr", ".sgi", ".pfm", ".pam", ".dib", ".apng",
         ".jps", ".mpo", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw",
         ".qoi", ".fits", ".btf", ".tf8", ".jfi", ".jif", ".jpeg_large", ".jpg_large",
@@ -33,13 +34,17 @@ OTHER_PICTURES = frozenset(
 )  # fmt: skip
 """Suffixes of pictures that are not taken."""
 NO_PICTURES = frozenset(
-    [".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".npy", ".npz", ".py", ".db", ".ini"]
+    [
+        ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".npy", ".npz", ".py",
+        ".db", ".ini",
+    ]
 )  # fmt: skip
 """Suffixes that stand beside images; the first bytes of a file with any other suffix, or none, are looked at."""
 MOST_LOOKED_AT, MOST_FOLDERS = 50, 20
 """Files of other suffixes in a folder that are opened; folders with pictures that are not taken that are named."""
 BEGINNINGS = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"8BPS",
+    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ",
+    b"8BPS",
 )  # fmt: skip
 _TAKEN = frozenset(EXTENSIONS)
 
@@ -145,7 +150,10 @@ def _plain_folders(root: Path) -> Iterator[str]:
 
 def _entries(folder: str, not_taken: dict[str, Counter[str]]) -> tuple[list[str], list[str], list[str]]:
     """The names of images, sorted, of folders and of links to folders; counts pictures that are not taken."""
-    files, folders, links, others = [], [], [], []
+    files: list[str] = []
+    folders: list[str] = []
+    links: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -5,9 +5,6 @@ Knows Pillow's plugins and what memory a picture takes; nothing about pixels.
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -74,12 +71,6 @@ def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
         if not isinstance(error, TrtClsError) and _is_short_of_memory(size):
             raise _too_little_memory(name, size) from error
         raise DataError(name + _reason(error)) from error
-
-
-def ignore_warnings_of_decoders() -> None:
-    """What Pillow warns of in a damaged file does not reach the terminal: the file is refused, or is fine."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def _content(source: Path | bytes, stack: ExitStack) -> bytes:

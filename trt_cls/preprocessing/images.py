@@ -1,6 +1,7 @@
 """From an image file to 8-bit RGB or grey pixels.
 
-Knows Pillow's modes; nothing about files, sizes or networks. Pillow decides what an image is. simplejpeg, which is optional, decodes plain JPEG files faster, with the same library and to the same bits.
+Knows Pillow's modes; nothing about files, sizes or networks. Pillow decides what an image is. simplejpeg, which is
+optional, decodes plain JPEG files faster, with the same library and to the same bits.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def decode(source: Path | bytes, channels: int) -> Image.Image:
         TrtClsError: there is not enough memory for it.
     """
     with opened(source) as (image, _):
-        return eight_bit(_loaded(image), channels)
+        return eight_bit(loaded(image), channels)
 
 
 def read(source: Path | bytes, channels: int) -> Pixels:
@@ -46,7 +47,7 @@ def read(source: Path | bytes, channels: int) -> Pixels:
     """
     with opened(source) as (image, content):
         pixels = _pixels_of_jpeg(image, content, channels)
-        return _array(eight_bit(_loaded(image), channels)) if pixels is None else pixels
+        return _array(eight_bit(loaded(image), channels)) if pixels is None else pixels
 
 
 def decoder() -> Literal["simplejpeg", "pillow"]:
@@ -54,7 +55,8 @@ def decoder() -> Literal["simplejpeg", "pillow"]:
     return "pillow" if _simplejpeg() is None else "simplejpeg"
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def loaded(image: Image.Image) -> Image.Image:
+    """An image that `gate.opened` gave, decoded, with its pixels as they are stored in the file."""
     if isinstance(image, TiffImageFile):
         return tiff.loaded(image)
     image.load()

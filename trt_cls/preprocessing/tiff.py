@@ -15,7 +15,15 @@ from trt_cls.errors import DataError
 
 UNCOMPRESSED, SEPARATE = 1, 2
 MIN_IS_WHITE, PALETTE, CMYK, YCBCR = 0, 3, 5, 6
-KINDS = {8: "CIELAB", 9: "ICC Lab", 10: "ITU Lab", 32803: "raw camera data", 32844: "LogL", 32845: "LogLuv", 34892: "raw"}
+KINDS = {
+    8: "CIELAB",
+    9: "ICC Lab",
+    10: "ITU Lab",
+    32803: "raw camera data",
+    32844: "LogL",
+    32845: "LogLuv",
+    34892: "raw",
+}
 SIGNED = 2
 FULL_RANGE = ((0, 255, 128, 255, 128, 255), (0, 255, 0, 255, 0, 255))
 """ReferenceBlackWhite of YCbCr as JPEG has it, and as several writers say the same."""
@@ -42,7 +50,7 @@ def loaded(image: TiffImageFile) -> Image.Image:
     """
     _refuse(image)
     bits, photometric = _bits(image), image.tag_v2.get(Tag.PhotometricInterpretation, 0)
-    orientation, size = image.getexif().get(Tag.Orientation, 1), image.size
+    orientation = image.getexif().get(Tag.Orientation, 1)
     colors = image.tag_v2.get(Tag.ColorMap) if photometric == PALETTE else None
     image.load()
     found: Image.Image = image
@@ -95,8 +103,9 @@ def _refuse_odd_ycbcr(image: TiffImageFile) -> None:
 
 def _refuse_small_values(image: Image.Image) -> None:
     """The tag does not say which of 32 bits are used; only values that fill 16 bits are taken for such."""
-    smallest, largest = image.getextrema()
-    if 0 <= smallest and largest < 0x8000:
+    values = np.asarray(image)
+    smallest, largest = int(values.min(initial=0)), int(values.max(initial=0))
+    if smallest >= 0 and largest < 0x8000:
         raise _refused(f"32-bit integers up to {largest}, whose range is not known")
 
 

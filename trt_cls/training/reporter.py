@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 
+from trt_cls.text import printable
 from trt_cls.training.learner import Metrics
 from trt_cls.training.records import EpochRow
 
@@ -32,7 +33,7 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Writes one line."""
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def epoch_started(self, epoch: int, n_epochs: int, steps: int, done: int) -> None:
         """An epoch of `steps` steps begins, or goes on after `done` of them."""
