@@ -94,8 +94,8 @@ class Walk:
             parent = Path(folder)
             yield from [parent / name for name in files]
             below = [*folders, *(name for name in links if not self._is_reached(os.path.join(folder, name)))]
-            paths = (os.path.join(folder, name) for name in sorted(below, reverse=True))
-            open_folders += [path for path in paths if self._is_new(path, top)]
+            paths = [os.path.join(folder, name) for name in sorted(below)]
+            open_folders += [path for path in paths if self._is_new(path, top)][::-1]
 
     def tell(self) -> None:
         """Warns of the pictures that are not taken, a line a folder."""
