@@ -70,6 +70,12 @@ def difference(name: str, other: str) -> str:
     return f"its character {start + 1} is {found}, expected {expected}"
 
 
+def told_apart(names: Sequence[str], others: Sequence[str]) -> str:
+    """`; "X" looks like "Y", but …` for the first pair of names that look alike and differ, or nothing."""
+    pairs = ((a, b) for a, b in zip(names, others, strict=False) if looks_like(a, b))
+    return next((f'; "{a}" looks like "{b}", but {difference(a, b)}' for a, b in pairs), "")
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
-from trt_cls.errors import DataError
+from trt_cls.errors import TrtClsError
 from trt_cls.preprocessing.gate import opened
 from trt_cls.preprocessing.images import eight_bit, loaded
 
@@ -34,7 +34,7 @@ def _thumbnail(path: Path) -> str | None:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes at a fraction of the size, several times faster
             small = eight_bit(loaded(image), 3)
             small.thumbnail((SIDE, SIDE))
-    except DataError:
+    except TrtClsError:
         return None
     kind = "png" if max(small.size) <= ICON else "jpeg"
     content = BytesIO()
