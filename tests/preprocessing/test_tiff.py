@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import struct
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import read
@@ -107,3 +110,15 @@ def test_orientation_of_a_palette_is_ignored_too() -> None:
 def test_values_of_32_bits_that_fill_16_are_taken() -> None:
     values = WIDE.astype("<u4") + 0x3000
     np.testing.assert_array_equal(read(tiff(values.tobytes(), 32, 1), 1)[:, :, 0], values >> 8)
+
+
+def test_libtiff_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(COLORS).save(stream, "TIFF", compression="tiff_lzw")
+    content = stream.getvalue()
+    for place in range(8, len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        with contextlib.suppress(DataError):
+            read(bytes(damaged), 3)
+    assert capfd.readouterr() == ("", "")

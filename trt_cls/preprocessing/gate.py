@@ -5,6 +5,7 @@ Knows Pillow's plugins and what memory a picture takes; nothing about pixels.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -87,7 +88,12 @@ def _content(source: Path | bytes, stack: ExitStack) -> bytes:
 
 @cache
 def _formats() -> list[str]:
-    """The names of the formats that this Pillow has, once their modules are imported."""
+    """The names of the formats that this Pillow has, once their modules are imported and libtiff is silent."""
+    # The handle of Pillow's own library finds the functions of the libtiff that it is linked with, if it is.
+    pillow = ctypes.CDLL(str(import_module("PIL._imaging").__file__))
+    for silenced in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        if hasattr(pillow, silenced):
+            getattr(pillow, silenced)(None)
     for modules in FORMATS.values():
         for module in modules:
             with suppress(ImportError):  # an older Pillow without AVIF
