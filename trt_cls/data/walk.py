@@ -9,8 +9,11 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
+from trt_cls.distributed.processes import is_first
 from trt_cls.errors import DataError
 from trt_cls.files import read_at_most, regular_file
 from trt_cls.preprocessing.gate import EXTENSIONS
@@ -69,7 +72,7 @@ class Walk:
         Raises:
             DataError: two of them are the same folder, or one can't be read.
         """
-        self._root = root
+        self._tops = tops
         self._owners: dict[_Identity, Path] = {}
         for top in tops:
             owner = self._owners.setdefault(_identity(top), top)
@@ -98,15 +101,15 @@ class Walk:
             open_folders += [path for path in paths if self._is_new(path, top)][::-1]
 
     def tell(self) -> None:
-        """Warns of the pictures that are not taken, a line a folder."""
+        """Warns of the pictures that are not taken, a line a folder, once a process and from the first of several."""
+        if not is_first():
+            return
         for folder, kinds in list(self.not_taken.items())[:MOST_FOLDERS]:
-            _log.warning(
-                "%s: %s not taken; expected files ending in %s; convert or rename them",
-                folder, _pictures(kinds), " ".join(EXTENSIONS),
-            )  # fmt: skip
-        if len(self.not_taken) > MOST_FOLDERS:
-            rest = sum((kinds for kinds in list(self.not_taken.values())[MOST_FOLDERS:]), Counter[str]())
-            _log.warning("in %d more folders: %s not taken", len(self.not_taken) - MOST_FOLDERS, _pictures(rest))
+            expected = f"expected files ending in {' '.join(EXTENSIONS)}"
+            _warn_once(f"{folder}: {_pictures(kinds)} not taken; {expected}; convert or rename them")
+        more = list(self.not_taken.values())[MOST_FOLDERS:]
+        if more:
+            _warn_once(f"in {len(more)} more folders: {_pictures(sum(more, Counter[str]()))} not taken")
 
     def not_taken_below(self, top: Path) -> str:
         """`; 3 pictures there are not taken (3 .heic)`, or nothing."""
@@ -127,11 +130,16 @@ class Walk:
     def _is_reached(self, link: str) -> bool:
         """Whether the walk reaches the folder that a link leads to without it."""
         if self._own is None:  # listed only where there is a link at all
-            self._own = {*self._owners, *(_identity(folder) for folder in _plain_folders(self._root))}
+            self._own = {*self._owners, *map(_identity, _plain_folders(self._tops))}
         return _identity(link) in self._own
 
 
 _Identity = tuple[int, int]
+
+
+@cache
+def _warn_once(message: str) -> None:
+    _log.warning("%s", message)
 
 
 def _identity(folder: str | Path) -> _Identity:
@@ -142,8 +150,9 @@ def _identity(folder: str | Path) -> _Identity:
     return found.st_dev, found.st_ino
 
 
-def _plain_folders(root: Path) -> Iterator[str]:
-    for parent, folders, _ in os.walk(root):
+def _plain_folders(tops: Iterable[Path]) -> Iterator[str]:
+    """All folders below `tops` that are reached without a link."""
+    for parent, folders, _ in chain.from_iterable(map(os.walk, tops)):
         folders[:] = [name for name in folders if not is_passed_over(name)]
         yield from (os.path.join(parent, name) for name in folders if not os.path.islink(os.path.join(parent, name)))
 
