@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from trt_cls.text import difference, looks_like
-
 
 class TrtClsError(Exception):
     """A run failed; `exit_code` is what the command line returns."""
@@ -91,6 +89,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
     Of a name that looks the same as a known one it says where the two differ.
     """
+    from trt_cls.text import difference, looks_like  # not needed by --help, which imports this module
+
     alike = next((other for other in known if looks_like(name, other)), None)
     if alike is not None:
         return f'; it looks like "{alike}", but {difference(name, alike)}'

@@ -131,6 +131,19 @@ def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch
     assert not second.is_alive()
 
 
+def test_a_huge_picture_keeps_others_out_while_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "ALONE_PIXELS", 100)
+    content = encoded(Image.new("RGB", (20, 20)), "PNG")
+    second = threading.Thread(target=read, args=(content, 3), daemon=True)
+    with gate.holding():
+        read(content, 3)
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+    second.join(10)
+    assert not second.is_alive()
+
+
 def test_a_huge_picture_has_the_pixels_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(Image.effect_noise((50, 61), 50).convert("RGB"), "PNG")
     expected = read(content, 3)

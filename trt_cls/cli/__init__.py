@@ -9,9 +9,7 @@ from importlib import import_module
 
 import click
 
-from trt_cls import terminal
 from trt_cls.errors import SpecError, TrtClsError, did_you_mean
-from trt_cls.text import printable
 from trt_cls.version import __version__
 
 COMMANDS = {
@@ -50,6 +48,9 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             hint = did_you_mean(cmd_name, list(COMMANDS)) or "; trt-cls --help lists them"
             ctx.fail(f'no command "{cmd_name}"{hint}')
+        from trt_cls import terminal
+
+        terminal.prepare()
         command: click.Command = import_module(f"trt_cls.cli.{cmd_name.replace('-', '_')}").command
         return command
 
@@ -66,7 +67,6 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    terminal.prepare()
     state = State()
     try:
         program.main(arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
@@ -92,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(messages: list[str], exit_code: int, state: State) -> int:
+    from trt_cls.text import printable
+
     if state.verbose:
         for line in traceback.format_exc().splitlines():
             print(printable(line), file=sys.stderr)

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from threading import RLock
+from threading import RLock, local
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -43,13 +43,26 @@ ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
 """Larger pictures are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
 
 _alone = RLock()
+_thread = local()
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """A huge picture that this thread opens in the block keeps other huge ones out until the block ends."""
+    with ExitStack() as held:
+        _thread.held = held
+        try:
+            yield
+        finally:
+            _thread.held = None
 
 
 @contextmanager
 def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     """An image file, or its content, as Pillow opens it, with its content; not decoded yet.
 
-    More pixels than Pillow takes for a decompression bomb (178,956,970) are refused.
+    More pixels than Pillow takes for a decompression bomb (178,956,970) are refused. A huge picture keeps other huge
+    ones out until the block ends, or that of `holding`.
 
     Raises:
         DataError: no image, or one that is refused or breaks in the block; of a path, the message starts with it.
@@ -59,11 +72,12 @@ def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     size = 0, 0
     try:
         with ExitStack() as stack:
-            content = _content(source, stack)
+            locks: ExitStack = getattr(_thread, "held", None) or stack
+            content = _content(source, locks)
             image = stack.enter_context(Image.open(BytesIO(content), formats=_formats()))
             size = image.size
             if size[0] * size[1] > ALONE_PIXELS:
-                stack.enter_context(_alone)
+                locks.enter_context(_alone)
             yield image, content
     except MemoryError as error:
         raise _too_little_memory(name, size) from error
@@ -74,14 +88,14 @@ def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
         raise DataError(name + _reason(error)) from error
 
 
-def _content(source: Path | bytes, stack: ExitStack) -> bytes:
+def _content(source: Path | bytes, locks: ExitStack) -> bytes:
     if isinstance(source, bytes):
         return source
     with regular_file(source) as (descriptor, size):
         if size > MOST_BYTES:
             raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
         if size > ALONE_BYTES:
-            stack.enter_context(_alone)
+            locks.enter_context(_alone)
         # of a file that says it is empty nothing is read: those of /proc never end, or wait
         return read_at_most(descriptor, size)
 

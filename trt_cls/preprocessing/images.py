@@ -124,4 +124,5 @@ def eight_bit(image: Image.Image, channels: int) -> Image.Image:
     ):  # Pillow would convert the transparent colour too, and warn where there are several
         image = image.copy()
         del image.info["transparency"]
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # it would be copied otherwise
