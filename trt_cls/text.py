@@ -5,7 +5,8 @@ A name need not be valid UTF-8; Python holds each foreign byte as a lone surroga
     CSV                        the bytes that the name is (`FOREIGN` says how Python reads them back)
     JSON                       a `\udcXX` escape per byte, which Python's `json` and `os.fsencode` turn back into
                                the name; `json.dumps` writes them, or `files.write_text` where it leaves letters
-    terminal, messages, HTML   `\xXX` per byte, for people to read
+    terminal, messages         `\xXX` per byte, for people to read
+    HTML                       a `?` per byte
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from trt_cls.evaluation.report.about import contract_rows, version_rows
 from trt_cls.evaluation.report.page import common_folder, page, shown
 from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select
 from trt_cls.evaluation.report.thumbnails import thumbnails
-from trt_cls.text import printable
 
 MATRIX = 40
 """Classes of the confusion matrix; of more, those confused most often. Larger ones can't be read or clicked."""
@@ -142,7 +141,7 @@ def _data(
 ) -> dict[str, list[Any]]:
     """What the script shows on a click: of each cell truth, prediction, count and images; names of the classes."""
     return {
-        "classes": [printable(name) for name in classes],
+        "classes": list(classes),
         "cells": [
             [
                 cell.truth,

@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from trt_cls.text import printable
-
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def page(template: str, **content: Any) -> str:
@@ -24,7 +19,6 @@ def page(template: str, **content: Any) -> str:
         loader=PackageLoader("trt_cls.evaluation.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_finished,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -34,7 +28,7 @@ def page(template: str, **content: Any) -> str:
 
 def percent(share: float, digits: int = 1) -> str:
     """A share from 0 to 1, as in "97.5 %"."""
-    return f"{share:.{digits}%}".replace("%", f"{NBSP}%")
+    return f"{share:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def common_folder(paths: Iterable[Path]) -> Path:
@@ -43,13 +37,6 @@ def common_folder(paths: Iterable[Path]) -> Path:
 
 
 def shown(path: Path, folder: Path | None = None) -> str:
-    """`path`, below `folder` where one is given, as printable text."""
+    """`path`, below `folder` where one is given, as text that can be written as UTF-8 whatever the file is called."""
     text = os.path.relpath(path, folder) if folder else str(path)
-    return printable(text)
-
-
-def _finished(value: Any) -> Any:
-    """What is put in: text without characters that turn or hide what stands around them."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return NBSP.join(printable(part) for part in value.split(NBSP))
+    return text.encode("utf-8", "replace").decode("utf-8")
