@@ -85,6 +85,14 @@ class SpecError(RequestError):
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """`; did you mean "X"?`, or nothing where no known name is close."""
+    """`; did you mean "X"?`, or nothing where no known name is close.
+
+    Of a name that looks the same as a known one it says where the two differ.
+    """
+    from trt_cls.text import difference, looks_like  # not needed by --help, which imports this module
+
+    alike = next((other for other in known if looks_like(name, other)), None)
+    if alike is not None:
+        return f'; it looks like "{alike}", but {difference(name, alike)}'
     close = get_close_matches(name, known, n=1)
     return f'; did you mean "{close[0]}"?' if close else ""

@@ -1,16 +1,96 @@
-"""Files that appear whole or not at all, and folders that results go to."""
+"""Files of strangers that neither hang nor fill the memory, files that appear whole or not at all, results' folders."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
+import select
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trt_cls.errors import RequestError, TrtClsError
+
+MOST_TEXT = 2**20
+"""Bytes of a small file of text: a class map of 10,000 classes has 300 kB."""
+PATIENCE = 10
+"""Seconds to wait for the other end of a pipe."""
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@contextmanager
+def regular_file(path: str | Path) -> Iterator[tuple[int, int]]:
+    """An open descriptor of a regular file, and its size in bytes; neither opening nor reading it waits.
+
+    Raises:
+        OSError: it can't be opened, or is a folder, a pipe, a socket or a device.
+    """
+    descriptor = _opened(path)
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+            raise OSError(errno.EINVAL, f"{kind} found, expected a regular file", str(path))
+        yield descriptor, found.st_size
+    finally:
+        os.close(descriptor)
+
+
+def read_at_most(descriptor: int, size: int, *, waits: bool = False) -> bytes:
+    """The next `size` bytes, fewer where the file ends before; `waits` for what comes through a pipe."""
+    parts = []
+    while size > 0 and (not waits or _waited_for(descriptor)) and (part := os.read(descriptor, size)):
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_small_text(path: str | Path, most: int = MOST_TEXT, expected: str = "a small file of text") -> str:
+    """The text of a small file in UTF-8, with a byte-order mark or without; or what comes through a pipe.
+
+    Raises:
+        OSError: it can't be read, or nothing comes through the pipe for PATIENCE seconds.
+        ValueError: it has more than `most` bytes or is no UTF-8; the message says what was found and expected.
+    """
+    descriptor = _opened(path)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        content = read_at_most(descriptor, most + 1, waits=not stat.S_ISREG(mode))
+    finally:
+        os.close(descriptor)
+    if len(content) > most:
+        raise ValueError(f"more than {most // 1024} KiB found, expected {expected}")
+    return text_from_bytes(content, expected)
+
+
+def text_from_bytes(content: bytes, expected: str = "text") -> str:
+    """UTF-8 text, without its byte-order mark.
+
+    Raises:
+        ValueError: it is no UTF-8; the message says which byte.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"UTF-16 found, which is not UTF-8, expected {expected}: save it as UTF-8")
+    if b"\0" in content:
+        raise ValueError(f"a binary file found (byte 0 at {content.index(0)}), expected {expected}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise ValueError(f"{found} is not UTF-8, expected {expected}: save it as UTF-8") from None
 
 
 @contextmanager
@@ -37,9 +117,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all."""
+    r"""Writes `text` as UTF-8, whole or not at all; foreign bytes of names as escapes, `\udcXX`."""
     with atomic(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def results_folder(path: Path) -> Path:
@@ -58,6 +138,19 @@ def results_folder(path: Path) -> Path:
             "name another with -r"
         ) from error
     return path
+
+
+def _opened(path: str | Path) -> int:
+    """Without waiting: a pipe opens only with a writer otherwise, a serial line with a carrier."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _waited_for(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if not poll.poll(PATIENCE * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, f"nothing came through it for {PATIENCE} seconds")
+    return True
 
 
 def _current_umask() -> int:

@@ -11,7 +11,7 @@ from trt_cls.artefacts.contracts import faults_of_classes
 from trt_cls.artefacts.decoding import read_bytes
 from trt_cls.errors import DataError
 from trt_cls.files import write_text
-from trt_cls.spec.report import printable
+from trt_cls.text import printable
 
 FORM = 'expected JSON of the form {"cat": 0, "dog": 1}'
 

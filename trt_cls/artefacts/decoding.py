@@ -5,9 +5,7 @@ Does not know: what the values mean. Ranges stand beside each kind of file.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -16,7 +14,9 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 import msgspec
 
 from trt_cls.errors import ArtefactError, DataError
-from trt_cls.spec.report import join, printable
+from trt_cls.files import read_at_most, regular_file
+from trt_cls.spec.report import join
+from trt_cls.text import printable
 
 T = TypeVar("T")
 
@@ -86,13 +86,11 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The content of a small regular file; others, which may have no end, are not read.
 
     Raises:
-        DataError: it is no regular file, or larger than `most` bytes.
-        OSError: it can't be read.
+        DataError: it is larger than `most` bytes.
+        OSError: it can't be read, or is no regular file.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise DataError(f"{path}: is no regular file; expected one of text; name another")
-        data = file.read(most + 1)
+    with regular_file(path) as (descriptor, _):
+        data = read_at_most(descriptor, most + 1)
     if len(data) > most:
         raise DataError(f"{path}: has more than {most:,} bytes; expected a text of a few pages; name another")
     return data

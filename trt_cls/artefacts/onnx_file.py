@@ -14,7 +14,7 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.sidecar import Parity, parity_from_json
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError
-from trt_cls.spec.report import printable
+from trt_cls.text import printable
 
 if TYPE_CHECKING:
     import onnx

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import traceback
 from dataclasses import dataclass
@@ -49,6 +48,9 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             hint = did_you_mean(cmd_name, list(COMMANDS)) or "; trt-cls --help lists them"
             ctx.fail(f'no command "{cmd_name}"{hint}')
+        from trt_cls import terminal
+
+        terminal.prepare()
         command: click.Command = import_module(f"trt_cls.cli.{cmd_name.replace('-', '_')}").command
         return command
 
@@ -65,8 +67,6 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
     state = State()
     try:
         program.main(arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
@@ -100,8 +100,11 @@ def _shortage(error: BaseException | None) -> str | None:
 
 
 def _fail(messages: list[str], exit_code: int, state: State) -> int:
+    from trt_cls.text import printable
+
     if state.verbose:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            print(printable(line), file=sys.stderr)
     for message in messages:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     return exit_code

@@ -11,6 +11,7 @@ import click
 
 from trt_cls.cli.engine_options import batch_option, executor_option, provider_option
 from trt_cls.cli.options import common_options, results_option
+from trt_cls.cli.output import echo
 
 if TYPE_CHECKING:
     from trt_cls.engines.engine import Provider
@@ -79,14 +80,17 @@ def command(
     if results:
         text = json.dumps({"model": str(model), "images": source, **measured.to_dict()}, indent=2)
         write_text(results / "benchmark.json", text + "\n")
-        click.echo(f"written: {results / 'benchmark.json'}")
+        echo(f"written: {results / 'benchmark.json'}")
 
 
 def _print(measured: Benchmark, model: Path, source: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{model.name} on {source}", title_justify="left")
+    from trt_cls.text import printable
+
+    table = Table(title=escape(printable(f"{model.name} on {source}")), title_justify="left")
     table.add_column("")
     for column in ("images/s", "p50 ms", "p99 ms"):
         table.add_column(column, justify="right")
@@ -94,18 +98,18 @@ def _print(measured: Benchmark, model: Path, source: str) -> None:
         figures = f"{stage.images_per_second:,.0f}", f"{stage.p50_ms:.2f}", f"{stage.p99_ms:.2f}"
         table.add_row(stage.stage, *figures)
     Console(width=80).print(table)
-    click.echo(
+    echo(
         f"engine: {measured.backend}, {measured.precision}; images prepared by {measured.executor}; "
         f"batch {measured.batch_size}, {measured.workers} threads"
     )
-    click.echo("images/s: batch after batch, median of 5 rounds; p50, p99: one batch of that size by itself")
+    echo("images/s: batch after batch, median of 5 rounds; p50, p99: one batch of that size by itself")
     if measured.limit:
         shared = " (images and network share the cores)" if measured.backend.endswith("-cpu") else ""
-        click.echo(
+        echo(
             f"limit: {measured.limit.stage}{shared}; the whole reaches {measured.share_of_limit:.0%} of its speed alone"
         )
     if kernel := measured.kernel:
-        click.echo(
+        echo(
             f"kernel: {kernel.kernel:,.0f} GB/s, {kernel.share:.0%} of the {kernel.copy:,.0f} GB/s of a copy on the "
             f"GPU; {kernel.launch_ms:.3f} ms a batch"
         )

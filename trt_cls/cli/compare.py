@@ -10,7 +10,9 @@ import click
 
 from trt_cls.cli.engine_options import provider_option
 from trt_cls.cli.options import common_options, results_option, spec_options
+from trt_cls.cli.output import echo
 from trt_cls.errors import EngineError, RequestError
+from trt_cls.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,15 +77,15 @@ def command(
     if results:
         results_folder(results)
     with closing(open_engine(a, provider)) as engine_a, closing(open_engine(b, provider)) as engine_b:
-        click.echo(f"A: {a} ({engine_a.backend})\nB: {b} ({engine_b.backend})")
+        echo(f"A: {a} ({engine_a.backend})\nB: {b} ({engine_b.backend})")
         for difference in contract.differences(other):
-            click.echo(f"each by its own      {difference}")
+            echo(f"each by its own      {difference}")
         comparison = compare(engine_a, engine_b, samples, own_preprocessing=own_preprocessing)
     _print(comparison)
     if layers:
         _print_layers(a, b, samples)
     if results:
-        click.echo("written: " + ", ".join(str(path) for path in write_comparison(comparison, a, b, results)))
+        echo("written: " + ", ".join(str(path) for path in write_comparison(comparison, a, b, results)))
     _hold_bounds(comparison, max_diff, min_agreement)
     return comparison
 
@@ -105,17 +107,17 @@ def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], 
 def _print(comparison: Comparison) -> None:
     from trt_cls.evaluation.tables import skipped_lines
 
-    click.echo(f"images               {comparison.images}, {len(comparison.skipped)} skipped")
-    click.echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")
-    click.echo(f"top-{comparison.top_k} agreement      {comparison.top_k_agreement:.2%}, in any order")
-    click.echo(f"max |Δprobability|   {comparison.max_abs_difference:.3g}, 99 % of images ≤ {comparison.p99:.3g}")
+    echo(f"images               {comparison.images}, {len(comparison.skipped)} skipped")
+    echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")
+    echo(f"top-{comparison.top_k} agreement      {comparison.top_k_agreement:.2%}, in any order")
+    echo(f"max |Δprobability|   {comparison.max_abs_difference:.3g}, 99 % of images ≤ {comparison.p99:.3g}")
     if comparison.verdict:
-        click.echo(_verdict(comparison.verdict))
+        echo(_verdict(comparison.verdict))
     for change in comparison.changed[:MOST_CHANGES]:
-        click.echo(f"  {click.format_filename(change.path)}: A {change.label_a}, B {change.label_b}{_is(change)}")
+        echo(f"  {printable(change.path)}: A {printable(change.label_a)}, B {printable(change.label_b)}{_is(change)}")
     if len(comparison.changed) > MOST_CHANGES:
-        click.echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
-    click.echo(skipped_lines(comparison.skipped), err=True, nl=False)
+        echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
+    echo(skipped_lines(comparison.skipped), err=True, nl=False)
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -128,7 +130,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _is(change: Change) -> str:
-    return "" if change.truth is None else f", is {change.truth}"
+    return "" if change.truth is None else f", is {printable(change.truth)}"
 
 
 def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
@@ -142,18 +144,16 @@ def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
     limit = bound(contract.precision, read_contract(b).precision)
     first = first_beyond(differences, limit)
     if first:
-        click.echo(
+        echo(
             f"first to differ      {first.node} ({first.operation}), tensor {first.tensor}: "
             f"by {first.difference:.2g} of its largest value, {first.largest:.3g}; expected at most {limit:g}"
         )
     else:
         most = max((layer.difference for layer in differences), default=0.0)
-        click.echo(
-            f"layers               {len(differences)} compared, none differs by more than {most:.2g} of its range"
-        )
+        echo(f"layers               {len(differences)} compared, none differs by more than {most:.2g} of its range")
     for layer in differences:
         if layer.weights:
-            click.echo(f"  other weights in {layer.node} ({layer.operation}): {', '.join(layer.weights)}")
+            echo(f"  other weights in {layer.node} ({layer.operation}): {', '.join(layer.weights)}")
 
 
 def _hold_bounds(comparison: Comparison, max_diff: float | None, min_agreement: float | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trt_cls.cli.options import common_options
+from trt_cls.cli.output import echo
 
 if TYPE_CHECKING:
     from trt_cls.evaluation.compare import Comparison
@@ -55,7 +56,7 @@ def command(results: Path) -> None:
             )
         )
     _print_table(rows, results, images=len(evaluation.predictions.samples))
-    click.echo(f"All of it took {time.perf_counter() - start:.0f} s.")
+    echo(f"All of it took {time.perf_counter() - start:.0f} s.")
 
 
 def _train(results: Path) -> Path:
@@ -66,7 +67,7 @@ def _train(results: Path) -> Path:
     checkpoint = folder / "weights" / "best.safetensors"
     config = load(SPEC, needs=("train_config",), paths=False).train_config
     if config and (folder / "weights" / f"resnet_{config.n_epochs:03}.safetensors").exists():
-        click.echo(f"{folder} holds the finished training; to train anew, remove {results}")
+        echo(f"{folder} holds the finished training; to train anew, remove {results}")
         return checkpoint
     resume = ("--resume",) if (folder / "train_state.pt").exists() else ()
     _run("train", *_spec(results), "-r", folder, *resume)
@@ -136,8 +137,8 @@ def _print_table(rows: list[tuple[str, ...]], results: Path, images: int) -> Non
         if engine.exists():
             table.add_row(f"engine {precision.upper()}", f"{engine.stat().st_size / 1e6:.1f} MB")
     Console(width=80).print(table)
-    click.echo("same answer: as the trained network; |Δp|: difference of a probability from the trained network's.")
-    click.echo("An engine needs an NVIDIA GPU to run; TensorRT-RTX builds it without one.")
-    click.echo("Written:")
+    echo("same answer: as the trained network; |Δp|: difference of a probability from the trained network's.")
+    echo("An engine needs an NVIDIA GPU to run; TensorRT-RTX builds it without one.")
+    echo("Written:")
     for path in (results / "training", *sorted(results.glob("digits_*"))):
-        click.echo(f"  {path}")
+        echo(f"  {path}")

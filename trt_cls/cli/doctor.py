@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from trt_cls.cli.options import common_options
+from trt_cls.cli.output import echo
 from trt_cls.errors import TrtClsError
 
 MARKS = {"ok": click.style("ok", fg="green"), "absent": "–", "broken": click.style("broken", fg="red")}
@@ -28,14 +29,14 @@ def command(as_json: bool) -> None:
 
     found = findings(find_out())
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+        echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
         width = max(len(finding.name) for finding in found)
         for finding in found:
             padding = " " * (WIDTH - len(click.unstyle(MARKS[finding.state])))
-            click.echo(f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {finding.found}")
+            echo(f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {finding.found}")
             if finding.cure:
-                click.echo(f"{'':{WIDTH + width + 4}}→ {finding.cure}")
+                echo(f"{'':{WIDTH + width + 4}}→ {finding.cure}")
     broken = [finding.name for finding in found if finding.state == "broken"]
     if broken:
         raise TrtClsError(

@@ -11,6 +11,7 @@ import click
 
 from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
 from trt_cls.cli.options import common_options, model_option, results_option, spec_options
+from trt_cls.cli.output import echo
 from trt_cls.cli.processes import gpus_option, run_on_each_gpu, take_gpu_for, watched
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
@@ -130,7 +131,7 @@ def _request(
 def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:
     classes = len(contract.classes)
     if wanted > classes and processes.first:
-        click.echo(f"top_k is {wanted}, the model has {classes} classes: top-{classes} is reported", err=True)
+        echo(f"top_k is {wanted}, the model has {classes} classes: top-{classes} is reported", err=True)
     return min(wanted, classes)
 
 
@@ -150,12 +151,12 @@ def _report(evaluation: Evaluation, model: Path, results: Path | None, strict: b
     from trt_cls.evaluation.tables import evaluation_table, skipped_lines
 
     skipped = evaluation.predictions.skipped
-    click.echo(skipped_lines(skipped), err=True, nl=False)
+    echo(skipped_lines(skipped), err=True, nl=False)
     if strict and skipped:
         raise DataError(
             f"{len(skipped)} images can't be decoded, the first is {skipped[0].path}: {skipped[0].reason}; expected "
             "none with --strict; replace or remove them"
         )
-    click.echo(evaluation_table(evaluation))
+    echo(evaluation_table(evaluation))
     if results:
-        click.echo("\nwritten: " + ", ".join(str(path) for path in write_evaluation(evaluation, model, results)))
+        echo("\nwritten: " + ", ".join(str(path) for path in write_evaluation(evaluation, model, results)))

@@ -9,6 +9,7 @@ import click
 
 from trt_cls.cli.int8_options import int8_options
 from trt_cls.cli.options import common_options, model_option, spec_options
+from trt_cls.cli.output import echo
 
 if TYPE_CHECKING:
     from trt_cls.artefacts.sidecar import Profile
@@ -119,7 +120,7 @@ def command(
         engine=engine,
         builder=builder,
         profile=profile,
-        say=click.echo,
+        say=echo,
     )
     _write_for_servers(result, profile, deepstream, triton)
     _print_next(result, builder)
@@ -156,17 +157,17 @@ def _write_for_servers(result: ExportResult, profile: Profile, deepstream: Path 
 
     plan = plan_for_servers(result.engine, result.no_engine, profile)
     if deepstream:
-        write_deepstream(result.onnx, plan, deepstream, click.echo)
+        write_deepstream(result.onnx, plan, deepstream, echo)
     if triton:
-        write_triton(result.onnx, plan, triton, click.echo)
+        write_triton(result.onnx, plan, triton, echo)
 
 
 def _print_next(result: ExportResult, builder: Request) -> None:
     from trt_cls.export.builders import HOW_TO_GET_ONE
 
-    click.echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
+    echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
     if not result.parity:
-        click.echo('parity was not checked, for want of onnxruntime: pip install "trt-cls[cpu]", then export again')
+        echo('parity was not checked, for want of onnxruntime: pip install "trt-cls[cpu]", then export again')
     if not result.engine and builder != "none":
-        click.echo(f"no engine: {result.no_engine}; {HOW_TO_GET_ONE}, then")
-        click.echo(f"  trt-cls export -m {result.onnx} -o {result.onnx} --engine {result.onnx.with_suffix('.engine')}")
+        echo(f"no engine: {result.no_engine}; {HOW_TO_GET_ONE}, then")
+        echo(f"  trt-cls export -m {result.onnx} -o {result.onnx} --engine {result.onnx.with_suffix('.engine')}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from trt_cls.cli.options import common_options, spec_options
+from trt_cls.cli.output import echo
 from trt_cls.errors import ArtefactError, MissingDependency, RequestError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def command(
         _require_same_model(experiment.model_config, spec, imported.config, model)
     contract = _contract(imported, experiment, model, classmap)
     _write(output, imported, contract)
-    click.echo("\n".join(_summary(imported, contract, model, output)))
+    echo("\n".join(_summary(imported, contract, model, output)))
     return contract
 
 
@@ -108,7 +109,7 @@ def _preprocessing(config: ModelConfig, experiment: Experiment | None) -> Prepro
     if experiment:
         split: Literal["train", "eval"] = "eval" if experiment.eval_config else "train"
         return preprocessing_of_tao(experiment, split)
-    click.echo(
+    echo(
         "the file does not say how its images were prepared: caffe mode with ImageNet's means, center crop and bilinear"
         " are taken; if it was trained otherwise, name its spec with -e, and change single fields with --set",
         err=True,
@@ -122,7 +123,7 @@ def _classes(model: Path, classmap: Path | None, outputs: int) -> tuple[str, ...
     found = [path for path in (model.parent / CLASSMAP, model.parent.parent / CLASSMAP) if path.is_file()]
     source = classmap or next(iter(found), None)
     if source is None:
-        click.echo(
+        echo(
             f"no {CLASSMAP} beside the model or one folder up: the classes are named 0 to {outputs - 1}; name it with "
             "--classmap",
             err=True,
@@ -135,7 +136,7 @@ def _classes(model: Path, classmap: Path | None, outputs: int) -> tuple[str, ...
             "expected the class map of its training; name it with --classmap"
         )
     if not classmap:
-        click.echo(f"classes: as in {source}", err=True)
+        echo(f"classes: as in {source}", err=True)
     return classes
 
 

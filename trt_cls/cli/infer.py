@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from codecs import BOM_UTF8
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ import click
 
 from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
 from trt_cls.cli.options import common_options, model_option, results_option, spec_options
+from trt_cls.cli.output import echo
 from trt_cls.cli.processes import gpus_option, run_on_each_gpu, take_gpu_for, watched
 from trt_cls.cli.progress import progress
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
+from trt_cls.text import FOREIGN, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, WORKERS, TOP_K = 32, 8, 5
 STDIN = "-"
+MOST_LIST = 2**30
+"""Bytes of a list of paths: ten million paths of a hundred."""
 CAMERA = "camera:"
 
 
@@ -148,7 +153,10 @@ def _images(source: str) -> list[Path]:
 
     if source != STDIN:
         return list_images(Path(source))
-    lines = sys.stdin.buffer.read().splitlines()
+    content = sys.stdin.buffer.read(MOST_LIST + 1).removeprefix(BOM_UTF8)
+    if len(content) > MOST_LIST:
+        raise DataError(f"more than {MOST_LIST:,} bytes on stdin; expected paths, one a line")
+    lines = (line.removesuffix(b"\r") for line in content.split(b"\n"))
     paths = [Path(os.fsdecode(line)) for line in lines if line.strip()]
     if not paths:
         raise DataError("no path on stdin; expected one a line, as from find DIR -name '*.jpg'")
@@ -162,7 +170,7 @@ def _report(
     from trt_cls.evaluation.labels import labels_of
     from trt_cls.evaluation.tables import skipped_lines
 
-    click.echo(skipped_lines(predictions.skipped), err=True, nl=False)
+    echo(skipped_lines(predictions.skipped), err=True, nl=False)
     labels = list(labels_of(predictions, contract.classes, top_k))
     if single and form is None:
         _print_ranking(labels[0])
@@ -205,9 +213,10 @@ def _video_labels(
 
 
 def _print_ranking(labelled: Labelled) -> None:
-    width = max(len(name) for name, confidence in labelled.ranking)
-    for name, confidence in labelled.ranking:
-        click.echo(f"{name:{width}}  {confidence:.4f}")
+    ranking = [(printable(name), confidence) for name, confidence in labelled.ranking]
+    width = max(len(name) for name, confidence in ranking)
+    for name, confidence in ranking:
+        echo(f"{name:{width}}  {confidence:.4f}")
 
 
 def _write(labels: Iterable[Labelled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
@@ -217,8 +226,11 @@ def _write(labels: Iterable[Labelled], form: Format | None, folder: Path | None,
     lines = (line(labelled, form or "csv") for labelled in labels)
     if folder is None:
         for text in lines:
-            click.echo(os.fsencode(text))
+            if sys.stdout.isatty():
+                echo(printable(text))
+            else:
+                click.echo(text.encode("utf-8", FOREIGN))
         return
     path = folder / f"result.{form or 'csv'}"
     count = write_labels(lines, path)
-    click.echo(f"{count} images labelled{skipped}; written: {path}")
+    echo(f"{count} images labelled{skipped}; written: {path}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trt_cls.cli.options import common_options
+from trt_cls.cli.output import echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,15 +35,15 @@ def command(model: Path, layers: bool, as_json: bool) -> None:
 
     inspection = inspect(model)
     if as_json:
-        click.echo(json.dumps(_content(inspection), indent=2))
+        echo(json.dumps(_content(inspection), indent=2))
         return
-    click.echo("\n".join(f"{name:14} {value}" for name, value in _facts(inspection)))
+    echo("\n".join(f"{name:14} {value}" for name, value in _facts(inspection)))
     if inspection.layers:
-        click.echo("\n" + (_layer_table(inspection.layers) if layers else _operation_table(inspection.layers)))
+        echo("\n" + (_layer_table(inspection.layers) if layers else _operation_table(inspection.layers)))
     if inspection.plan:
-        click.echo("\n" + _plan_table(inspection.plan))
+        echo("\n" + _plan_table(inspection.plan))
     if inspection.missing:
-        click.echo(f"\nnot shown: {inspection.missing}")
+        echo(f"\nnot shown: {inspection.missing}")
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.cli.options import common_options
+from trt_cls.cli.output import echo
 from trt_cls.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -25,16 +26,14 @@ def command() -> None:
     from trt_cls.models.summary import CLASSES, SIDE, members
     from trt_cls.spec.architectures import LIBRARIES
 
-    click.echo(
-        f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; GFLOPs: 10⁹ multiply-adds an image\n"
-    )
+    echo(f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; GFLOPs: 10⁹ multiply-adds an image\n")
     click.secho(HEADER, bold=True)
     previous = None
     for member in members():
-        click.echo(_row(member, first=member.architecture != previous))
+        echo(_row(member, first=member.architecture != previous))
         previous = member.architecture
     names = " or ".join(f"{library}/NAME" for library in LIBRARIES)
-    click.echo(f"\n{names}: any classification network of the library; the spec's input_image_size holds")
+    echo(f"\n{names}: any classification network of the library; the spec's input_image_size holds")
 
 
 def _row(member: Member, *, first: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from trt_cls.cli.output import echo
 from trt_cls.distributed.processes import is_first
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -79,4 +80,4 @@ def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool
 
 def _ignore_key(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None and is_first():
-        click.echo("-k/--key is ignored: models are not encrypted here", err=True)
+        echo("-k/--key is ignored: models are not encrypted here", err=True)

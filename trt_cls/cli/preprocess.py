@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.cli.options import common_options, model_option, spec_options
+from trt_cls.cli.output import echo
 from trt_cls.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def command(
     results_folder(output.parent)
     with atomic(output) as beside:
         np.save(beside, tensor)
-    click.echo(f"{output}: float32 {list(tensor.shape)}")
+    echo(f"{output}: float32 {list(tensor.shape)}")
 
 
 def _request(

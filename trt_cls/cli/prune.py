@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.cli.options import common_options, model_option, results_option
+from trt_cls.cli.output import echo
 from trt_cls.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def command(
     if results is not None:
         _write(results, pruned)
     if output is not None and not dry_run:
-        click.echo(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-        click.echo(f'next: trt-cls train -e SPEC -r DIR --set train_config.pretrained_model_path="{output}"')
+        echo(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+        echo(f'next: trt-cls train -e SPEC -r DIR --set train_config.pretrained_model_path="{output}"')
 
 
 def _check(
@@ -147,24 +148,24 @@ def _can_measure() -> bool:
 
     if find_spec("onnxruntime") and find_spec("onnxscript"):
         return True
-    click.echo(str(MissingDependency("onnxruntime", "measuring the latency", "cpu")), err=True)
+    echo(str(MissingDependency("onnxruntime", "measuring the latency", "cpu")), err=True)
     return False
 
 
 def _print(pruned: Pruned) -> None:
     width = max(len(name) for name in pruned.filters)
-    click.echo(f"{'layer':{width}}  filters")
+    echo(f"{'layer':{width}}  filters")
     for name, (before, after) in pruned.filters.items():
-        click.echo(f"{name:{width}}  {before:5} → {after:5}  {pruned.whole.get(name, '')}".rstrip())
+        echo(f"{name:{width}}  {before:5} → {after:5}  {pruned.whole.get(name, '')}".rstrip())
     weights, work = pruned.parameters, pruned.multiply_adds
-    click.echo(f"\nthreshold      {pruned.threshold:g}")
-    click.echo(f"parameters     {weights.before:,.0f} → {weights.after:,.0f} ({weights.ratio:.1%})")
-    click.echo(f"multiply-adds  {work.before / 1e6:,.1f} M → {work.after / 1e6:,.1f} M ({work.ratio:.1%})")
+    echo(f"\nthreshold      {pruned.threshold:g}")
+    echo(f"parameters     {weights.before:,.0f} → {weights.after:,.0f} ({weights.ratio:.1%})")
+    echo(f"multiply-adds  {work.before / 1e6:,.1f} M → {work.after / 1e6:,.1f} M ({work.ratio:.1%})")
     if pruned.latency:
         slow, fast = (seconds * 1e3 for seconds in pruned.latency)
-        click.echo(f"latency        {slow:.2f} ms → {fast:.2f} ms ({slow / fast:.2f}×; ONNX Runtime, CPU, one image)")
+        echo(f"latency        {slow:.2f} ms → {fast:.2f} ms ({slow / fast:.2f}×; ONNX Runtime, CPU, one image)")
     if weights.ratio == 1:
-        click.echo("nothing was removed: no filter is below the threshold, or all layers must stay whole")
+        echo("nothing was removed: no filter is below the threshold, or all layers must stay whole")
 
 
 def _write(results: Path, pruned: Pruned) -> None:

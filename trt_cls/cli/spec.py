@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from trt_cls.cli.options import common_options, set_option
+from trt_cls.cli.output import echo
 from trt_cls.spec.experiment import Experiment
 
 
@@ -36,7 +37,7 @@ def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
         needs=("train_config",),
         files_of=() if no_paths else ("train_config", "eval_config"),
     )
-    click.echo(f"{spec}: ok ({_summary(experiment)})")
+    echo(f"{spec}: ok ({_summary(experiment)})")
 
 
 @command.command("show")
@@ -48,7 +49,7 @@ def show(spec: Path, overrides: tuple[str, ...], secrets: bool) -> None:
     from trt_cls.spec import load
     from trt_cls.spec import show as text_of
 
-    click.echo(text_of(load(spec, overrides=overrides, paths=False), secrets=secrets), nl=False)
+    echo(text_of(load(spec, overrides=overrides, paths=False), secrets=secrets), nl=False)
 
 
 @command.command("fields")
@@ -59,13 +60,13 @@ def fields(as_markdown: bool) -> None:
     from trt_cls.spec.reference import markdown, reference
 
     if as_markdown:
-        click.echo(markdown(), nl=False)
+        echo(markdown(), nl=False)
         return
     for row in reference().values():
         default = f"default {row.default}" if row.default not in ("", "required") else row.default
         click.secho(row.path, bold=True)
-        click.echo(f"    {'; '.join(part for part in (row.type, default, row.allowed) if part)}")
-        click.echo(f"    {row.help}")
+        echo(f"    {'; '.join(part for part in (row.type, default, row.allowed) if part)}")
+        echo(f"    {row.help}")
 
 
 def _summary(experiment: Experiment) -> str:

@@ -10,6 +10,7 @@ import click
 
 from trt_cls import spec as spec_files
 from trt_cls.cli.options import common_options, results_option, spec_options
+from trt_cls.cli.output import echo
 from trt_cls.cli.processes import gpus_option, run_on_each_gpu
 from trt_cls.distributed.processes import is_first
 from trt_cls.errors import MissingDependency
@@ -104,7 +105,7 @@ def command(
         loggers=loggers,
     )
     if is_first():
-        click.echo("\n".join(_summary(result)))
+        echo("\n".join(_summary(result)))
 
 
 def _summary(result: TrainingResult) -> list[str]:

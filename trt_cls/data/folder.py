@@ -5,16 +5,16 @@ Knows names and paths only; no file of an image is opened here.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from trt_cls.data.walk import Walk, is_passed_over
 from trt_cls.errors import DataError, did_you_mean
+from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.text import has_foreign_bytes
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""What counts as an image file, in upper or lower case."""
 T = TypeVar("T")
 LAYOUT = "expected one sub-folder of images per class"
 
@@ -37,7 +37,7 @@ class ImageFolder:
 
 
 def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_missing: bool = False) -> ImageFolder:
-    """The images below `root`, one sub-folder a class; hidden files and folders are passed over.
+    """The images below `root`, one sub-folder a class; hidden and system files and folders are passed over.
 
     Without `classes` the folders' names in alphabetical order are the classes. With `classes` their order holds, and
     folder names and classes must be the same, but for classes without a folder, or with an empty one, where
@@ -53,17 +53,21 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
             raise DataError(f"{root}: only one class folder ({classes[0]}); a classifier needs at least two")
     _check_classes(root, folders, classes, allow_missing)
     present = frozenset(folders)
+    walk = Walk(root, [root / name for name in folders])
     samples = []
     empty = []
     for label, name in enumerate(classes):
-        files = list(_images_below(root / name)) if name in present else []
+        files = list(walk.images(root / name)) if name in present else []
         samples += [Sample(path, label) for path in files]
         if name in present and not files:
             empty.append(name)
     if not samples:
-        raise DataError(f"{root}: no images in its class folders; {LAYOUT}, files ending in {' '.join(EXTENSIONS)}")
+        found = f"{LAYOUT}, files ending in {' '.join(EXTENSIONS)}{walk.not_taken_below(root)}"
+        raise DataError(f"{root}: no images in its class folders; {found}")
     if empty and not allow_missing:
-        raise DataError(f"{root}: no images for {_names(empty)}; add images, or remove the folder and its class")
+        found = f"{_names(empty)}{walk.not_taken_below(root / empty[0])}"
+        raise DataError(f"{root}: no images for {found}; add images, or remove the folder and its class")
+    walk.tell()
     return ImageFolder(root, tuple(samples), tuple(classes))
 
 
@@ -83,9 +87,12 @@ def list_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
-    images = list(_images_below(path))
+    walk = Walk(path, [path])
+    images = list(walk.images(path))
     if not images:
-        raise DataError(f"{path}: no images below this folder; expected files ending in {' '.join(EXTENSIONS)}")
+        found = f"{' '.join(EXTENSIONS)}{walk.not_taken_below(path)}"
+        raise DataError(f"{path}: no images below this folder; expected files ending in {found}")
+    walk.tell()
     return images
 
 
@@ -93,9 +100,18 @@ def _class_folders(root: Path) -> list[str]:
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {found}; expected a folder with one sub-folder of images per class")
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        folders = sorted(entry.name for entry in root.iterdir() if not is_passed_over(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
     if not folders:
         raise DataError(f"{root}: no class folders in it; {LAYOUT}")
+    for name in folders:
+        if has_foreign_bytes(name):
+            raise DataError(
+                f"{root}: the name of the class folder {name} is no UTF-8; expected one that model files can hold; "
+                "rename the folder"
+            )
     return folders
 
 
@@ -107,20 +123,6 @@ def _check_classes(root: Path, folders: Sequence[str], classes: Sequence[str], a
         raise DataError(f"{root}: {_names(unknown)} is not among the {len(classes)} classes; rename or remove it{hint}")
     if missing:
         raise DataError(f"{root}: no folder for {_names(missing)}; {LAYOUT}, named as in the class map")
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Sorted within each folder, files before sub-folders; links to folders are followed."""
-    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield Path(parent, name)
-
-
-def _refuse(error: OSError) -> None:
-    """A folder that can't be opened would otherwise count as empty."""
-    raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
 
 
 def _names(values: Sequence[object], limit: int = 5) -> str:

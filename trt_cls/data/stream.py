@@ -19,6 +19,7 @@ from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
+from trt_cls.preprocessing.gate import holding
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats
 
@@ -80,7 +81,8 @@ _Map = Callable[[Callable[[Sample, Floats], Skipped | None], Sequence[Sample], F
 
 def _fill(preprocessing: Preprocessing, sample: Sample, out: Floats) -> Skipped | None:
     try:
-        preprocess(read(sample.path, preprocessing.channels), preprocessing, out)
+        with holding():
+            preprocess(read(sample.path, preprocessing.channels), preprocessing, out)
     except DataError as error:
         return skipped(sample.path, error)
     return None

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from trt_cls import terminal
 from trt_cls.errors import RequestError, TrtClsError
 from trt_cls.isolation import start_forkserver
 
@@ -169,6 +170,7 @@ def _work(connection: Connection, make: Callable[[Any], Any]) -> None:
     # They reach every process of a terminal or a job; the main process answers them and ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    terminal.prepare()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if torch := sys.modules.get("torch"):  # `make` has it, or needs none
         torch.set_num_threads(1)

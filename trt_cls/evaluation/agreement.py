@@ -11,6 +11,7 @@ from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
 from trt_cls.preprocessing.description import preprocessing_to_hold_against
 from trt_cls.spec.experiment import Experiment
+from trt_cls.text import told_apart
 
 
 def require_spec_fits(experiment: Experiment, spec: Path, contract: Contract, model: Path) -> None:
@@ -48,5 +49,6 @@ def require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> No
     if names != contract.classes:
         raise ArtefactError(
             f"{classmap} and {model} disagree on the classes: {list(names)} in the class map, {list(contract.classes)} "
-            "in the model; expected the class map of the training; leave it out, the model carries its own classes"
+            f"in the model{told_apart(names, contract.classes)}; expected the class map of the training; leave it out, "
+            "the model carries its own classes"
         )

@@ -5,11 +5,9 @@ What is not known here: where images come from.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from trt_cls.evaluation.evaluate import Predictions
 from trt_cls.files import atomic
+from trt_cls.text import FOREIGN, csv_row
 
 Format = Literal["csv", "jsonl"]
 
@@ -48,21 +47,17 @@ def line(labelled: Labelled, form: Format) -> str:
     """One line without its end: path,label,confidence as TAO does, or a JSON object with all of the ranking."""
     label, confidence = labelled.ranking[0]
     if form == "csv":
-        text = StringIO()
-        csv.writer(text, lineterminator="").writerow((labelled.source, label, f"{confidence:.6f}"))
-        return text.getvalue()
+        source = Path(labelled.source) if isinstance(labelled.source, str) else labelled.source
+        return csv_row((source, label, f"{confidence:.6f}")).removesuffix("\n")
     where = "path" if isinstance(labelled.source, str) else "frame"
     top = [{"label": name, "confidence": round(share, 6)} for name, share in labelled.ranking]
     return json.dumps({where: labelled.source, **top[0], "top": top})
 
 
 def write_labels(lines: Iterable[str], path: Path) -> int:
-    """Writes the lines, whole or not at all, and returns their number.
-
-    Names that are no valid UTF-8 come out as the bytes that they are.
-    """
+    """Writes the lines, whole or not at all, and returns their number."""
     count = 0
-    with atomic(path) as beside, beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with atomic(path) as beside, beside.open("w", encoding="utf-8", errors=FOREIGN, newline="") as file:
         for text in lines:
             file.write(f"{text}\n")
             count += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from trt_cls.evaluation.evaluate import Evaluation
 from trt_cls.evaluation.report.comparison_page import comparison_page
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.files import atomic, write_text
+from trt_cls.text import FOREIGN, csv_row
 
 
 def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple
     write_text(results, json.dumps(results_dict(evaluation, model), indent=2, allow_nan=False) + "\n")
     best = predictions.probabilities.argmax(axis=1)
     rows = (
-        (str(sample.path), classes[sample.label], classes[index], f"{row[index]:.6f}")
+        (sample.path, classes[sample.label], classes[index], f"{row[index]:.6f}")
         for sample, index, row in zip(predictions.samples, best, predictions.probabilities, strict=True)
     )
     _write_csv(table, [("path", "label", "predicted", "confidence"), *rows])
@@ -60,7 +60,7 @@ def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> 
     table, report = folder / "changed.csv", folder / "comparison.html"
     header = ("path", "label_a", "confidence_a", "label_b", "confidence_b", "truth")
     rows = (
-        (str(c.path), c.label_a, f"{c.confidence_a:.6f}", c.label_b, f"{c.confidence_b:.6f}", c.truth or "")
+        (c.path, c.label_a, f"{c.confidence_a:.6f}", c.label_b, f"{c.confidence_b:.6f}", c.truth or "")
         for c in comparison.changed
     )
     _write_csv(table, [header, *rows])
@@ -68,7 +68,6 @@ def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> 
     return table, report
 
 
-def _write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    # surrogateescape: names of files need not be valid UTF-8, and come out as the bytes that they are
-    with atomic(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    with atomic(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=FOREIGN) as file:
+        file.writelines(csv_row(row) for row in rows)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.evaluate import Evaluation
 from trt_cls.evaluation.metrics import ClassScores
+from trt_cls.text import printable
 
 MOST_CLASSES = 20
 """A larger confusion matrix is unreadable in a terminal; results.json holds it."""
@@ -14,7 +15,8 @@ MOST_CLASSES = 20
 
 def evaluation_table(evaluation: Evaluation) -> str:
     """The figures, the confusion matrix of a few classes, and the report by class."""
-    metrics, predictions, classes = evaluation.metrics, evaluation.predictions, evaluation.contract.classes
+    metrics, predictions = evaluation.metrics, evaluation.predictions
+    classes = [printable(name) for name in evaluation.contract.classes]
     figures = [
         ("images", f"{len(predictions.samples)}, {len(predictions.skipped)} skipped"),
         ("top-1 accuracy", f"{metrics.top_1_accuracy:.4f}"),
@@ -57,7 +59,7 @@ def report_table(scores: Sequence[ClassScores], classes: Sequence[str], accuracy
 
 def skipped_lines(skipped: Sequence[Skipped]) -> str:
     """A line for each image that was left out, with the reason; nothing where there is none."""
-    return "".join(f"skipped: {image.path}: {image.reason}\n" for image in skipped)
+    return "".join(f"skipped: {printable(image.path)}: {printable(image.reason)}\n" for image in skipped)
 
 
 def _row(name: str, width: int, score: ClassScores) -> str:

@@ -9,7 +9,6 @@ contract that the server hands out with the model's configuration, so that they 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.contract import METADATA_KEY
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
+from trt_cls.text import FOREIGN, csv_row, printable
 
 INPUT, OUTPUT = "input_1", "predictions"
 
@@ -36,7 +36,7 @@ def label(images: list[Path], server: Any, model: str, batch_size: int) -> Itera
     samples = [Sample(path) for path in images]
     for batch in stream(samples, contract.preprocessing, batch_size=batch_size, workers=4):
         for skipped in batch.skipped:
-            print(f"{skipped.path}: skipped: {skipped.reason}", file=sys.stderr)
+            print(printable(f"{skipped.path}: skipped: {skipped.reason}"), file=sys.stderr)
         if batch.samples:
             for sample, row in zip(batch.samples, probabilities(batch.images, server, model), strict=True):
                 best = int(row.argmax())
@@ -61,9 +61,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="images a request (default: %(default)s)")
     given = parser.parse_args()
     with triton.InferenceServerClient(given.url) as server:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
         for path, name, confidence in label(list_images(given.images), server, given.model, given.batch_size):
-            writer.writerow((path, name, f"{confidence:.6f}"))
+            sys.stdout.buffer.write(csv_row((path, name, f"{confidence:.6f}")).encode("utf-8", FOREIGN))
 
 
 if __name__ == "__main__":

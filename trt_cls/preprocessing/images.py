@@ -1,24 +1,24 @@
 """From an image file to 8-bit RGB or grey pixels.
 
-Knows Pillow's modes and the ways in which files are broken; nothing about sizes or networks. Pillow decides what an
-image is. simplejpeg, which is optional, decodes plain JPEG files faster, with the same library and to the same bits.
+Knows Pillow's modes; nothing about files, sizes or networks. Pillow decides what an image is. simplejpeg, which is
+optional, decodes plain JPEG files faster, with the same library and to the same bits.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from trt_cls.errors import DataError
+from trt_cls.preprocessing import tiff
+from trt_cls.preprocessing.gate import ALONE_PIXELS, opened
 from trt_cls.preprocessing.native import SWITCH
 from trt_cls.preprocessing.pillow import Pixels, hwc
 
@@ -29,30 +29,25 @@ PLAIN = {("RGB", 3), ("L", 3), ("L", 1)}
 def decode(source: Path | bytes, channels: int) -> Image.Image:
     """The pixels of `source`, an image file or its content, as `eight_bit` returns them.
 
-    EXIF orientation is ignored, as in TAO.
+    The orientation that EXIF, XMP or TIFF name is ignored in every format, as in TAO: pixels come as they are stored.
 
     Raises:
         DataError: no image, a broken one or one that is refused; where `source` is a path, the message starts with it.
+        TrtClsError: there is not enough memory for it.
     """
-    with _told(source), Image.open(BytesIO(_content(source))) as image:
-        image.load()
-        return eight_bit(image, channels)
+    with opened(source) as (image, _):
+        return eight_bit(loaded(image), channels)
 
 
 def read(source: Path | bytes, channels: int) -> Pixels:
     """The pixels that `decode` returns as an array [H,W,C].
 
     Raises:
-        DataError: as `decode`.
+        DataError, TrtClsError: as `decode`.
     """
-    with _told(source):
-        content = _content(source)
-        with Image.open(BytesIO(content)) as image:
-            pixels = _pixels_of_jpeg(image, content, channels)
-            if pixels is not None:
-                return pixels
-            image.load()
-            return hwc(eight_bit(image, channels))
+    with opened(source) as (image, content):
+        pixels = _pixels_of_jpeg(image, content, channels)
+        return _array(eight_bit(loaded(image), channels)) if pixels is None else pixels
 
 
 def decoder() -> Literal["simplejpeg", "pillow"]:
@@ -60,19 +55,24 @@ def decoder() -> Literal["simplejpeg", "pillow"]:
     return "pillow" if _simplejpeg() is None else "simplejpeg"
 
 
-def _content(source: Path | bytes) -> bytes:
-    return source.read_bytes() if isinstance(source, Path) else source
+def loaded(image: Image.Image) -> Image.Image:
+    """An image that `gate.opened` gave, decoded, with its pixels as they are stored in the file."""
+    if isinstance(image, TiffImageFile):
+        return tiff.loaded(image)
+    image.load()
+    return image
 
 
-@contextmanager
-def _told(source: Path | bytes) -> Iterator[None]:
-    """Any error as a DataError with its reason."""
-    try:
-        yield
-    except Exception as error:
-        # Pillow's plugins let struct.error, SyntaxError, IndexError and more out of broken files
-        reason = _reason(error)
-        raise DataError(f"{source}: {reason}" if isinstance(source, Path) else reason) from error
+def _array(image: Image.Image) -> Pixels:
+    """The pixels [H,W,C]; of a huge picture in bands, because Pillow's way takes twice their memory."""
+    width, height = image.size
+    if width * height <= ALONE_PIXELS:
+        return hwc(image)
+    pixels = np.empty((height, width, len(image.getbands())), np.uint8)
+    rows = max(1, ALONE_PIXELS // 8 // width)
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = hwc(image.crop((0, top, width, min(top + rows, height))))
+    return pixels
 
 
 def _pixels_of_jpeg(image: Image.Image, content: bytes, channels: int) -> Pixels | None:
@@ -124,21 +124,5 @@ def eight_bit(image: Image.Image, channels: int) -> Image.Image:
     ):  # Pillow would convert the transparent colour too, and warn where there are several
         image = image.copy()
         del image.info["transparency"]
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def _reason(error: Exception) -> str:
-    """Why a file can't be decoded, in a few words."""
-    match error:
-        case DataError():
-            return str(error)
-        case UnidentifiedImageError():
-            return "not an image of a known format"
-        case Image.DecompressionBombError():
-            return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which is taken for a decompression bomb"
-        case FileNotFoundError():
-            return "no such file"
-        case OSError(strerror=str(strerror)):
-            return strerror
-        case _:
-            return f"broken image ({' '.join(str(error).split()) or type(error).__name__})"
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # it would be copied otherwise

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trt_cls.errors import Problem, SpecError, did_you_mean
+from trt_cls.files import read_small_text
 from trt_cls.spec.conversion import experiment_from_message
 from trt_cls.spec.experiment import Experiment
 from trt_cls.spec.overrides import apply_overrides
 from trt_cls.spec.reading import message_from_text
-from trt_cls.spec.report import Report, TooManyProblems, printable
+from trt_cls.spec.report import Report, TooManyProblems
 from trt_cls.spec.validate import check_paths, check_relations, resolved
+from trt_cls.text import printable
 
 MOST_BYTES = 64 * 1024
 """A spec is two thousand bytes; reading stops there so that `/dev/zero` or a model file is an error at once."""
@@ -24,25 +26,17 @@ def read_text(path: str | Path) -> str:
         SpecError: there is no such file, or it is no text.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        return read_small_text(path, MOST_BYTES, "a spec file: a page of text")
     except FileNotFoundError:
         raise _refused(path, f"no such file, expected a spec file{_similar(Path(path))}") from None
     except IsADirectoryError:
         raise _refused(path, "a folder found, expected a spec file in it: name the file") from None
     except PermissionError:
         raise _refused(path, "can't be read: permission denied, expected a file that you may read") from None
-    except (OSError, ValueError) as error:
-        raise _refused(path, f"can't be read ({printable(str(error))}), expected a spec file") from None
-    if len(data) > MOST_BYTES:
-        raise _refused(path, f"more than {MOST_BYTES // 1024} KiB found, expected a spec file: a page of text")
-    if b"\0" in data:
-        raise _refused(path, f"a binary file found (byte 0 at {data.index(0)}), expected a spec file: text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} at {error.start}"
-        raise _refused(path, f"{found} is not UTF-8, expected a spec file: text saved as UTF-8") from None
+    except OSError as error:
+        raise _refused(path, f"can't be read ({printable(error)}), expected a spec file") from None
+    except ValueError as error:
+        raise _refused(path, printable(error)) from None
 
 
 def experiment_from_text(

@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 from trt_cls.spec import judge
 from trt_cls.spec.experiment_pb2 import Experiment
 from trt_cls.spec.reference import is_map
-from trt_cls.spec.report import Report, join, printable, quoted
+from trt_cls.spec.report import Report, join, quoted
+from trt_cls.text import printable
 
 
 class _Refused(Exception):

@@ -7,6 +7,7 @@ from typing import Any
 
 from trt_cls.errors import Problem, did_you_mean
 from trt_cls.spec.ranges import Allowed
+from trt_cls.text import printable
 
 MOST_PROBLEMS = 100
 """Reading ends there: a file with more is no spec, and each did-you-mean costs time."""
@@ -19,11 +20,6 @@ class TooManyProblems(Exception):
 def join(path: str, name: str) -> str:
     """The path of the field `name` in the block at `path`."""
     return f"{path}.{name}" if path else name
-
-
-def printable(text: str) -> str:
-    """A user's text on one line: unprintable characters escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def quoted(text: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 
+from trt_cls.text import printable
 from trt_cls.training.learner import Metrics
 from trt_cls.training.records import EpochRow
 
@@ -34,7 +35,7 @@ class Reporter:
     def line(self, text: str) -> None:
         """Writes one line; a terminal that is gone does not end the training."""
         with suppress(OSError):
-            print(text, file=self._stream, flush=True)
+            print(printable(text), file=self._stream, flush=True)
 
     def epoch_started(self, epoch: int, n_epochs: int, steps: int, done: int) -> None:
         """An epoch of `steps` steps begins, or goes on after `done` of them."""

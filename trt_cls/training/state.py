@@ -20,6 +20,7 @@ from trt_cls.data.folder import ImageFolder
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
 from trt_cls.spec.experiment import Experiment
+from trt_cls.text import FOREIGN
 from trt_cls.training.records import EpochRow
 
 FORMAT = 2
@@ -212,4 +213,4 @@ def flat(name: str, value: Any) -> dict[str, Any]:
 def _fingerprint(folder: ImageFolder) -> str:
     """The number of images and a digest of their names and labels; where the folder stands does not matter."""
     listing = "\n".join(f"{sample.path.relative_to(folder.root)} {sample.label}" for sample in folder.samples)
-    return f"{len(folder.samples)} ({hashlib.sha256(listing.encode()).hexdigest()[:8]})"
+    return f"{len(folder.samples)} ({hashlib.sha256(listing.encode('utf-8', FOREIGN)).hexdigest()[:8]})"

@@ -1,0 +1,152 @@
+"""The one gate for image files: which files are opened, of which formats, how large, and how many at a time.
+
+Knows Pillow's plugins and what memory a picture takes; nothing about pixels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from threading import RLock, local
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from trt_cls.errors import DataError, TrtClsError
+from trt_cls.files import read_at_most, regular_file
+
+FORMATS = {
+    "JPEG": ("Jpeg", "Mpo"),
+    "PNG": ("Png",),
+    "BMP": ("Bmp",),
+    "TIFF": ("Tiff",),
+    "WEBP": ("WebP",),
+    "PPM": ("Ppm",),
+    "GIF": ("Gif",),
+    "AVIF": ("Avif",),
+}
+"""What is taken, the likeliest first, and the modules of Pillow for it. Never a format that starts a program (EPS) or
+that stands for another file. Of several pictures in a file the first one counts."""
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif",
+    ".avif",
+)  # fmt: skip
+"""What such files are called, in upper or lower case."""
+MOST_BYTES = 2**29 + 2**20
+"""As many as the largest picture takes as plain 8-bit RGB, and 1 MiB for what stands around it."""
+ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
+"""Larger pictures are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
+
+_alone = RLock()
+_thread = local()
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """A huge picture that this thread opens in the block keeps other huge ones out until the block ends."""
+    with ExitStack() as held:
+        _thread.held = held
+        try:
+            yield
+        finally:
+            _thread.held = None
+
+
+@contextmanager
+def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
+    """An image file, or its content, as Pillow opens it, with its content; not decoded yet.
+
+    More pixels than Pillow takes for a decompression bomb (178,956,970) are refused. A huge picture keeps other huge
+    ones out until the block ends, or that of `holding`.
+
+    Raises:
+        DataError: no image, or one that is refused or breaks in the block; of a path, the message starts with it.
+        TrtClsError: there is not enough memory for it.
+    """
+    name = f"{source}: " if isinstance(source, Path) else ""
+    size = 0, 0
+    try:
+        with ExitStack() as stack:
+            locks: ExitStack = getattr(_thread, "held", None) or stack
+            content = _content(source, locks)
+            image = stack.enter_context(Image.open(BytesIO(content), formats=_formats()))
+            size = image.size
+            if size[0] * size[1] > ALONE_PIXELS:
+                locks.enter_context(_alone)
+            yield image, content
+    except MemoryError as error:
+        raise _too_little_memory(name, size) from error
+    except Exception as error:
+        # Pillow's plugins let struct.error, SyntaxError, IndexError and more out of broken files
+        if not isinstance(error, TrtClsError) and _is_short_of_memory(size):
+            raise _too_little_memory(name, size) from error
+        raise DataError(name + _reason(error)) from error
+
+
+def _content(source: Path | bytes, locks: ExitStack) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    with regular_file(source) as (descriptor, size):
+        if size > MOST_BYTES:
+            raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
+        if size > ALONE_BYTES:
+            locks.enter_context(_alone)
+        # of a file that says it is empty nothing is read: those of /proc never end, or wait
+        return read_at_most(descriptor, size)
+
+
+@cache
+def _formats() -> list[str]:
+    """The names of the formats that this Pillow has, once their modules are imported and libtiff is silent."""
+    # The handle of Pillow's own library finds the functions of the libtiff that it is linked with, if it is.
+    pillow = ctypes.CDLL(str(import_module("PIL._imaging").__file__))
+    for silenced in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        if hasattr(pillow, silenced):
+            getattr(pillow, silenced)(None)
+    for modules in FORMATS.values():
+        for module in modules:
+            with suppress(ImportError):  # an older Pillow without AVIF
+                import_module(f"PIL.{module}ImagePlugin")
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _is_short_of_memory(size: tuple[int, int]) -> bool:
+    """Whether a picture that failed had no memory to be decoded in; decoders often call that broken data."""
+    pixels = size[0] * size[1]
+    if pixels < 2**22 or (Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS):
+        return False
+    try:
+        np.empty(10 * pixels, np.uint8)  # Pillow's 4 bytes a pixel, 3 of ours, 3 on the way from one to the other
+    except MemoryError:
+        return True
+    return False
+
+
+def _too_little_memory(name: str, size: tuple[int, int]) -> TrtClsError:
+    found = f"{size[0]}×{size[1]} pixels" if size[0] else "its content"
+    return TrtClsError(
+        f"{name}not enough memory to decode the image ({found}); expected some 10 bytes a pixel; "
+        "free memory, lower the number of workers, or make the image smaller"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Why a file can't be decoded, in a few words."""
+    match error:
+        case TrtClsError():
+            return str(error)
+        case UnidentifiedImageError():
+            return "not an image of a known format"
+        case Image.DecompressionBombError():
+            return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which is taken for a decompression bomb"
+        case FileNotFoundError():
+            return "no such file"
+        case OSError(strerror=str(strerror)):
+            return strerror
+        case _:
+            return f"broken image ({' '.join(str(error).split()) or type(error).__name__})"
