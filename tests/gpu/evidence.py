@@ -74,9 +74,10 @@ def commands(out: Path, dataset: Path) -> list[Step]:
     run = [sys.executable, "-m", "trt_cls"]
     train = [*run, "train", "-e", spec, *settings, "--device", "cuda"]
     short = ["--set", "train_config.n_epochs=2", "--set", "extensions.crop_padding=0"]
+    kinds = {"auto": [], "auto2": [], "fp32": ["--precision", "fp32"], "fp16": ["--precision", "fp16"]}
+    kinds["compiled"] = ["--compile"]
     steps = [
-        Step(f"train_{name}", [*train, *short, "-r", str(out / name), "--precision", name.rstrip("2"), *more], limit=90)
-        for name, more in (("auto", []), ("auto2", []), ("fp32", []), ("fp16", []), ("bf16", ["--compile"]))
+        Step(f"train_{name}", [*train, *short, "-r", str(out / name), *flags], 90) for name, flags in kinds.items()
     ]
     weights = [str(out / name / "weights" / "resnet_002.safetensors") for name in ("auto", "auto2")]
     endless = [*train, "-r", str(out / "stopped"), "--set", "train_config.n_epochs=10000"]
