@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 WORKERS ?= auto
 PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
 
-.PHONY: setup demo test test-slow test-gpu check format proto size bench bench-gpu
+.PHONY: setup demo test test-slow test-gpu gpu-evidence check format proto size bench bench-gpu
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ test-gpu: $(READY)
 	$(BIN)/pytest -m gpu
 	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/python tests/gpu/small_batches.py
 	compute-sanitizer --tool racecheck --error-exitcode 1 $(BIN)/python tests/gpu/small_batches.py
+
+# All that only a GPU can show, in some four minutes; OUT: a folder for logs and figures. IMAGES as for bench, or none.
+gpu-evidence: $(READY)
+	$(BIN)/python tests/gpu/evidence.py $(or $(OUT),runs/gpu) $(if $(IMAGES),--images "$(IMAGES)")
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -76,9 +76,7 @@ def commands(out: Path, dataset: Path) -> list[Step]:
     short = ["--set", "train_config.n_epochs=2", "--set", "extensions.crop_padding=0"]
     kinds = {"auto": [], "auto2": [], "fp32": ["--precision", "fp32"], "fp16": ["--precision", "fp16"]}
     kinds["compiled"] = ["--compile"]
-    steps = [
-        Step(f"train_{name}", [*train, *short, "-r", str(out / name), *flags], 90) for name, flags in kinds.items()
-    ]
+    steps = [Step(f"train_{name}", [*train, *short, "-r", str(out / name), *more], 90) for name, more in kinds.items()]
     weights = [str(out / name / "weights" / "resnet_002.safetensors") for name in ("auto", "auto2")]
     endless = [*train, "-r", str(out / "stopped"), "--set", "train_config.n_epochs=10000"]
     return [
@@ -151,7 +149,8 @@ def main() -> int:
     parser.add_argument("--images", type=Path, help="photographs, one sub-folder per class; else those of the tests")
     parser.add_argument("--dataset", type=Path, help="a folder with train and test; default: that of the tests")
     given = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT)]
+    from _results import about
     from shared_data import cifar10, photos
 
     out, images, dataset = given.out.resolve(), given.images or photos(), given.dataset or cifar10()
@@ -162,10 +161,11 @@ def main() -> int:
         )
         rows = [row for side in sides for row in side]
     rows += [carried_out(step, out) for step in speed(images.resolve())]
+    machine = about(("torch", "pycuda", "tensorrt", "onnxruntime"))
     with (out / "summary.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, [*rows[0], *machine], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row | machine for row in rows)
     return int(not all(row["ok"] for row in rows))
 
 
