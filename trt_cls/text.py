@@ -5,7 +5,7 @@ A name need not be valid UTF-8; Python holds each foreign byte as a lone surroga
     CSV                        the bytes that the name is (`FOREIGN` says how Python reads them back)
     JSON                       a `\udcXX` escape per byte, which Python's `json` and `os.fsencode` turn back into
                                the name; `json.dumps` writes them, or `files.write_text` where it leaves letters
-    terminal, messages         `\xXX` per byte, for people to read
+    terminal, messages         `\udcXX` too
     HTML                       a `?` per byte
 """
 
@@ -34,10 +34,14 @@ _LOOKALIKES = str.maketrans(
 def printable(text: object) -> str:
     r"""Text on one line of a terminal: what breaks, moves, colors or turns the line, or can't be seen, is escaped.
 
-    Foreign bytes come out as `\xXX`; whatever else is not printable as Python writes it in a literal.
+    Foreign bytes come out as `\udcXX`, and all else that is not printable as Python writes it in a literal.
     """
     line = str(text)
-    return line if line.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in line)
+    return (
+        line
+        if line.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    )
 
 
 def csv_row(cells: Sequence[object]) -> str:
@@ -75,11 +79,6 @@ def told_apart(names: Sequence[str], others: Sequence[str]) -> str:
     """`; "X" looks like "Y", but …` for the first pair of names that look alike and differ, or nothing."""
     pairs = ((a, b) for a, b in zip(names, others, strict=False) if looks_like(a, b))
     return next((f'; "{a}" looks like "{b}", but {difference(a, b)}' for a, b in pairs), "")
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
 
 
 def _no_formula(cell: object) -> str:

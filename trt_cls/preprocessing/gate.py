@@ -78,6 +78,7 @@ def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
             size = image.size
             if size[0] * size[1] > ALONE_PIXELS:
                 locks.enter_context(_alone)
+                locks.callback(_give_memory_back)
             yield image, content
     except MemoryError as error:
         raise _too_little_memory(name, size) from error
@@ -98,6 +99,13 @@ def _content(source: Path | bytes, locks: ExitStack) -> bytes:
             locks.enter_context(_alone)
         # of a file that says it is empty nothing is read: those of /proc never end, or wait
         return read_at_most(descriptor, size)
+
+
+def _give_memory_back() -> None:
+    """Glibc keeps what each thread has freed for that thread: eight threads would keep a huge picture each."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @cache

@@ -47,7 +47,10 @@ def read(source: Path | bytes, channels: int) -> Pixels:
     """
     with opened(source) as (image, content):
         pixels = _pixels_of_jpeg(image, content, channels)
-        return _array(eight_bit(loaded(image), channels)) if pixels is None else pixels
+        if pixels is None:
+            pixels = _array(eight_bit(loaded(image), channels))
+        image.close()  # Pillow's images stand in cycles: the memory would come back with some later garbage collection
+        return pixels
 
 
 def decoder() -> Literal["simplejpeg", "pillow"]:
