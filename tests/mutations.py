@@ -111,7 +111,7 @@ FAULTS = [
         "trt_cls/evaluation/agreement.py",
         "if asked != trained",
         'if asked != trained and name != "mean"',
-        "cli/test_evaluate.py cli/test_import_tao.py -k 'spec or disagree'",
+        "evaluation/test_agreement.py",
     ),
     Fault(
         "Triton client",
