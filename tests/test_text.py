@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from trt_cls import terminal
-from trt_cls.data.folder import read_classmap
+from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.errors import did_you_mean
 from trt_cls.files import read_small_text, write_text
 from trt_cls.text import FOREIGN, csv_row, printable

@@ -157,7 +157,7 @@ def test_a_sidecar_beyond_its_ranges_is_refused(path: str, value: object, tmp_pa
 
 def test_a_pipe_is_no_sidecar_and_no_class_map(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "c.json")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="expected a regular file"):
         read_classmap(tmp_path / "c.json")
 
 

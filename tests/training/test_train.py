@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from trt_cls import spec
-from trt_cls.data.folder import image_folder, read_classmap, write_classmap
+from trt_cls.artefacts.classmap import read_classmap, write_classmap
+from trt_cls.data.folder import image_folder
 from trt_cls.errors import ArtefactError, DataError, DeviceError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.preprocessing.images import decode
