@@ -48,3 +48,10 @@ def test_a_checkpoint_without_room_is_one_line(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_chain_of_errors_that_leads_back_to_itself_ends(tmp_path: Path) -> None:
+    error = ValueError("its own cause")
+    error.__cause__ = error
+    with pytest.raises(ValueError, match="its own cause"), atomic(tmp_path / "file"):
+        raise error

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trt_cls.errors import RequestError, TrtClsError
+from trt_cls.errors import RequestError, TrtClsError, causes
 
 MOST_TEXT = 2**20
 """Bytes of a small file of text: a class map of 10,000 classes has 300 kB."""
@@ -185,11 +185,10 @@ def room_for(path: Path, size: int = 0, advice: str = "make room, then start aga
 
 
 def _no_room(error: BaseException | None) -> str | None:
-    while error is not None:
+    for cause in causes(error):
         for number, reason in NO_ROOM.items():
-            if getattr(error, "errno", None) == number or f"os error {number})" in str(error):
+            if getattr(cause, "errno", None) == number or f"os error {number})" in str(cause):
                 return reason
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import resource
 
+from trt_cls.errors import causes
+
 MEMORY = (
     "allocate memory", "failed to map segment", "bad_alloc", "bad allocation", "out of memory", "unable to mmap",
 )  # fmt: skip
@@ -14,8 +16,7 @@ PROCESSES = ("can't start new thread",)
 
 def shortage(error: BaseException | None) -> str | None:
     """A line about what `error`, or a cause of it, ran out of; None: it is about something else."""
-    found = error
-    while found is not None:
+    for found in causes(error):
         line = " ".join(str(found).split()) or type(found).__name__
         number = getattr(found, "errno", None)
         if isinstance(found, MemoryError) or number == errno.ENOMEM or _speaks_of(line, MEMORY):
@@ -26,7 +27,6 @@ def shortage(error: BaseException | None) -> str | None:
             return _line("memory or processes", line, resource.RLIMIT_AS, "-v and -u")
         if isinstance(found, SystemError) and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
             return _line("memory", line, resource.RLIMIT_AS, "-v")  # an extension that lost its MemoryError
-        found = found.__cause__ or found.__context__
     return None
 
 

@@ -191,7 +191,10 @@ def _write_onnx(plain: onnx.ModelProto, graph: onnx.ModelProto, output: Path, ch
         except MissingDependency:
             return None
         except ExportError as refusal:
-            raise check.explained(refusal, plain) from refusal
+            explained = check.explained(refusal, plain)
+            if explained is refusal:
+                raise
+            raise explained from refusal
         set_metadata(graph, contract_of(graph, str(output)), found.parity)
         write_onnx(graph, beside)
     return found
