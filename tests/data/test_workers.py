@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from batch_maker import make
 
-from trt_cls.data.stream import Skipped
 from trt_cls.data.workers import LoaderError, Workers
 from trt_cls.errors import DataError, RequestError
 
 
-def make(order: Any) -> Any:
-    """What the processes do."""
-    if order == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if isinstance(order, Exception):
-        raise order
-    if isinstance(order, str):
-        return os.getpid(), len(os.listdir("/dev/shm"))
-    values = np.random.default_rng(order).integers(0, 256, (order, 3, 50, 50), dtype=np.uint8)
-    time.sleep(0.05 * (order % 2))
-    return torch.from_numpy(values), torch.tensor(order / 7, dtype=torch.float64), (Skipped(Path("a"), "why"),)
-
-
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
-    opened = Workers(make, 2, __name__)
+    opened = Workers(make, 2, "batch_maker")
     yield opened
     opened.close()
 

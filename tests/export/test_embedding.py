@@ -80,7 +80,9 @@ def test_the_input_of_the_network_is_the_outside_paths_to_the_bit(
         onnx.helper.make_tensor_value_info("predictions", onnx.TensorProto.FLOAT, ["N", len(mean) * 20])
     )
     mirror = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    own = replace(contract, preprocessing=described, classes=tuple(str(index) for index in range(len(mean) * 20)))
+    model = replace(contract.model, input_image_size=f"{len(mean)},32,32")
+    classes = tuple(str(index) for index in range(len(mean) * 20))
+    own = replace(contract, model=model, preprocessing=described, classes=classes)
     set_metadata(mirror, own)
     from trt_cls.engines.onnxruntime import session_of
 

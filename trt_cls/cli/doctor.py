@@ -10,6 +10,7 @@ import click
 from trt_cls.cli.options import common_options
 from trt_cls.cli.output import echo
 from trt_cls.errors import TrtClsError
+from trt_cls.text import printable
 
 MARKS = {"ok": click.style("ok", fg="green"), "absent": "–", "broken": click.style("broken", fg="red")}
 WIDTH = 6
@@ -34,7 +35,7 @@ def command(as_json: bool) -> None:
         width = max(len(finding.name) for finding in found)
         for finding in found:
             padding = " " * (WIDTH - len(click.unstyle(MARKS[finding.state])))
-            echo(f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {finding.found}")
+            click.echo(f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {printable(finding.found)}")
             if finding.cure:
                 echo(f"{'':{WIDTH + width + 4}}→ {finding.cure}")
     broken = [finding.name for finding in found if finding.state == "broken"]
