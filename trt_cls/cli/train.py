@@ -114,7 +114,7 @@ def _summary(result: TrainingResult) -> list[str]:
     lines = [f"broken image: {image.path}: {image.reason}" for image in result.skipped]
     done = f"done: {len(result.rows)} epochs, {len(result.skipped)} broken images"
     if result.steps_left_out:
-        done += f", {result.steps_left_out} steps left out for want of images"
+        done += f", {result.steps_left_out} steps skipped because they had no images"
     if result.stopped_early:
         done += ", stopped early"
     averaged = []

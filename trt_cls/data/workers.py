@@ -94,7 +94,7 @@ class Workers:
                 future.cancel()
 
     def close(self) -> None:
-        """Ends the processes, also in the midst of their work."""
+        """Ends the processes, whatever they are doing."""
         _kill(self._started)
         self._threads.shutdown(cancel_futures=True)  # before the sockets that they read from are closed
         for worker in self._started:

@@ -34,7 +34,7 @@ class Answered:
     probabilities: NDArray[np.float32]
     skipped: tuple[Skipped, ...]
     waited: float
-    """Seconds in which nothing could be started, for want of images."""
+    """Seconds in which nothing could be started because no images were ready."""
 
 
 class Lane:

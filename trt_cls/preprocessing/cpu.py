@@ -30,7 +30,7 @@ def preprocess(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None 
         DataError: the image is too long and thin for a crop.
     """
     both = axes((pixels.shape[1], pixels.shape[0]), preprocessing)
-    loaded = native.library_for(both)
+    loaded = native.loaded_for(both)
     if loaded is None or preprocessing.embedded:
         return pillow.normalize(window(pixels, both, preprocessing.filter), preprocessing, out)
     if out is None:
@@ -52,7 +52,7 @@ def window(pixels: Pixels, both: tuple[Axis, Axis], filter_name: Literal["biline
     """The part of the resized image [H,W,C] that the axes across and down name; the image itself where that is all."""
     if all(axis == Axis(axis.have, axis.have, 0, axis.have) for axis in both):
         return pixels
-    loaded = native.library_for(both)
+    loaded = native.loaded_for(both)
     if loaded is not None:
         return native.resample(loaded, pixels, both, filter_name)
     across, down = both

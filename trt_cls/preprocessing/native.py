@@ -42,7 +42,7 @@ def shared_library() -> ctypes.CDLL | None:
     return None
 
 
-def library_for(both: tuple[Axis, Axis]) -> ctypes.CDLL | None:
+def loaded_for(both: tuple[Axis, Axis]) -> ctypes.CDLL | None:
     """The library, where it is there and takes images of these sides."""
     return None if max(max(axis) for axis in both) > LONGEST else shared_library()
 

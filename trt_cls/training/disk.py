@@ -1,4 +1,4 @@
-"""A full disk in the midst of a training, told as one error."""
+"""A full disk during a training, reported as one error."""
 
 from __future__ import annotations
 
