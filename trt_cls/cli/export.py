@@ -167,7 +167,7 @@ def _print_next(result: ExportResult, builder: Request) -> None:
 
     echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
     if not result.parity:
-        echo('parity was not checked because onnxruntime is not installed: pip install "trt-cls[cpu]", then export again')
+        echo('parity not checked, onnxruntime is not installed: pip install "trt-cls[cpu]", then export again')
     if not result.engine and builder != "none":
         echo(f"no engine: {result.no_engine}; {HOW_TO_GET_ONE}, then")
         echo(f"  trt-cls export -m {result.onnx} -o {result.onnx} --engine {result.onnx.with_suffix('.engine')}")
