@@ -87,7 +87,7 @@ def test_no_command_executes_any(planted: Path) -> None:
     best = "results/weights/best.safetensors"
     for typed, status in (
         ("train -e spec.txt -r results --device cpu", 0),
-        (f"evaluate -m {best} --dataset images", 0),
+        (f"evaluate -e spec.txt -m {best}", 0),
         (f"infer -m {best} -i images", 0),
         (f"export -m {best} -o out.onnx", 0),
         (f"prune -m {best} -o pruned.safetensors", 0),
@@ -103,4 +103,4 @@ def test_no_command_executes_any(planted: Path) -> None:
         run(planted, [str(Path(sys.executable).with_name("trt-cls")), *typed.split()], status)
     torchrun = [sys.executable, "-P"] if sys.version_info >= (3, 11) else [sys.executable]
     torchrun += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run(planted, [*torchrun, "-m", "trt_cls", "evaluate", "-m", best, "--dataset", "images", "--provider", "cpu"], None)
+    run(planted, [*torchrun, "-m", "trt_cls", "evaluate", "-e", "spec.txt", "-m", best, "--provider", "cpu"], None)

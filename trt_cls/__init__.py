@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from trt_cls.version import __version__
 
+# Not typing's: `python -m trt_cls` runs this before the current folder, where a `typing.py` may lie, leaves sys.path.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
