@@ -1,6 +1,6 @@
 """Random pairs of description and image through the native executors under AddressSanitizer and UBSan.
 
-    python tests/preprocessing/asan_pairs.py COUNT SEED
+    python tests/asan_pairs.py COUNT SEED
 
 Exit status 0: no report; pairs that do not fit each other were refused before the call.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1"
 
 
