@@ -28,8 +28,7 @@ import _results
 import numpy as np
 
 from trt_cls.contract import Preprocessing
-from trt_cls.evaluation.bandwidth import GIGA, Bandwidth, bandwidth
-from trt_cls.evaluation.pictures import write_pictures
+from trt_cls.evaluation.stages import GIGA, Bandwidth, bandwidth, write_pictures
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.packing import bytes_needed

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from _results import network_name, write
 
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Precision
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.stream import stream
 from trt_cls.engines import open_engine
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.engine import Engine, Provider
 from trt_cls.errors import ExportError
 from trt_cls.evaluation.evaluate import evaluate

@@ -242,8 +242,8 @@ class StandIn:
         for room in ("engines.tensorrt", "preprocessing.cuda"):
             monkeypatch.setattr(f"trt_cls.{room}.cuda_driver", lambda *told: self.driver)
         monkeypatch.setattr("trt_cls.preprocessing.cuda.compiled", lambda arch, folder: Path(f"{arch}.cubin"))
-        monkeypatch.setattr("trt_cls.engines.slot.driver_library", lambda: self.libcuda)
-        monkeypatch.setattr("trt_cls.engines.tensorrt.import_runtime", lambda builder: self.tensorrt)
+        monkeypatch.setattr("trt_cls.engines.tensorrt.buffers.driver_library", lambda: self.libcuda)
+        monkeypatch.setattr("trt_cls.engines.tensorrt.engine.import_runtime", lambda builder: self.tensorrt)
 
     def assert_all_freed(self) -> None:
         assert (len(self.live), self.live_graphs) == (0, {})

@@ -11,7 +11,7 @@ import pytest
 from tiny_models import write_images, write_onnx
 
 from trt_cls.isolation import PROGRAM, python
-from trt_cls.models import tao_hdf5
+from trt_cls.models.tao import hdf5
 
 NAMES = [
     "abc", "argparse", "ast", "base64", "collections", "copy", "csv", "ctypes", "dataclasses", "datetime",
@@ -57,7 +57,7 @@ def test_there_are_forty_names_and_python_itself_would_execute_them(planted: Pat
 
 def test_the_reader_of_tao_models_executes_none(planted: Path) -> None:
     (planted / "model.hdf5").write_bytes(b"none")
-    tao_hdf5.require_readable(planted / "model.hdf5")
+    hdf5.require_readable(planted / "model.hdf5")
     assert not (planted / "executed").exists()
 
 

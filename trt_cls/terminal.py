@@ -1,4 +1,7 @@
-"""How a process of ours speaks to a terminal: nothing that a file or a name holds moves the cursor or ends the run."""
+"""How a process of ours speaks to a terminal: nothing that a file or a name holds moves the cursor or ends the run.
+
+What commands print.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import logging
 import sys
 import warnings
 from io import TextIOWrapper
+
+import click
 
 from trt_cls.text import printable
 
@@ -30,3 +35,8 @@ def prepare() -> None:
 class _OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Prints lines, with what is not printable escaped. A name that may hold a line break is `printable` before."""
+    click.echo("\n".join(printable(line) for line in text.split("\n")), err=err, nl=nl)

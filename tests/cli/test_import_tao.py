@@ -21,7 +21,7 @@ from tiny_models import write_images
 from trt_cls.cli import main
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
-from trt_cls.evaluation.agreement import require_spec_fits
+from trt_cls.evaluation.answers import require_spec_fits
 from trt_cls.models.checkpoint import read_contract
 from trt_cls.spec import load
 

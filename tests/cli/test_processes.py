@@ -173,7 +173,7 @@ def test_gpus_starts_the_same_call_once_for_each(
     command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[int, list[str]]] = []
-    monkeypatch.setattr("trt_cls.distributed.gpus.require_gpus", lambda count, otherwise: None)
+    monkeypatch.setattr("trt_cls.distributed.launch.require_gpus", lambda count, otherwise: None)
     monkeypatch.setattr("trt_cls.distributed.launch.run_in_processes", lambda *call: calls.append(call) or 3)
     source = ["-i", "-"] if command == "infer" else ["--strict"]
     typed = ["-e", str(folder / "spec.txt"), "-m", "model.onnx", "--gpus", "2", "-b", "3", "-v", *source]

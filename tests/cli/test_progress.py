@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_models import write_images, write_onnx
 
-from trt_cls.cli.progress import progress
+from trt_cls.cli.processes import progress
 
 
 def test_says_nothing_where_nobody_looks_on(capsys: pytest.CaptureFixture[str]) -> None:

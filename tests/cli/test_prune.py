@@ -173,7 +173,7 @@ def test_an_interrupted_retraining_goes_on(
         signal.raise_signal(signal.SIGINT)
 
     arguments = ["train", "-e", str(spec), "-r", str(tmp_path / "results"), "--device", "cpu"]
-    monkeypatch.setattr("trt_cls.training.reporter.Reporter.step_done", interrupt)
+    monkeypatch.setattr("trt_cls.training.logs.console.Reporter.step_done", interrupt)
     assert main(arguments) == 130
     monkeypatch.undo()
     assert main([*arguments, "--resume"]) == 0, capsys.readouterr().err

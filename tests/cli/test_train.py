@@ -66,7 +66,7 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(
     def interrupt(*_: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("trt_cls.training.reporter.Reporter.step_done", interrupt)
+    monkeypatch.setattr("trt_cls.training.logs.console.Reporter.step_done", interrupt)
     assert main(["train", "-e", str(spec), "-r", str(tmp_path), "--device", "cpu"]) == 130
     monkeypatch.undo()
     error = capsys.readouterr().err.splitlines()[-1]
@@ -108,7 +108,7 @@ def test_more_gpus_than_there_are_end_with_1_and_one_line(
 
 def test_gpus_starts_the_same_call_once_for_each(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, list[str]]] = []
-    monkeypatch.setattr("trt_cls.distributed.gpus.require_gpus", lambda count, otherwise: None)
+    monkeypatch.setattr("trt_cls.distributed.launch.require_gpus", lambda count, otherwise: None)
     monkeypatch.setattr("trt_cls.distributed.launch.run_in_processes", lambda *call: calls.append(call) or 0)
     typed = ["-e", str(spec), "-r", str(tmp_path), "--gpus", "2", "--save-every", "5", "--resume", "-k", "key"]
     with pytest.raises(SystemExit) as ending:

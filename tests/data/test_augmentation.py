@@ -13,8 +13,7 @@ from pixel_reference import preprocessing_of
 from shared_data import odd_folders, preprocessed
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import augment, change_colors, mixup_shares, smoothed_targets
-from trt_cls.data.mixing import Mixing
+from trt_cls.data.augmentation import Mixing, augment, change_colors, mixup_shares, smoothed_targets
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import fit
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig

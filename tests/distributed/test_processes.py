@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trt_cls.distributed import gpus
+from trt_cls.distributed import launch
 from trt_cls.distributed.processes import ALONE, Processes, joined
 from trt_cls.errors import DeviceError
 
@@ -63,34 +63,34 @@ TWO = Processes(rank=3, size=4, per_machine=2, rank_on_machine=1)
 def test_each_process_is_left_one_of_the_visible_gpus(
     visible: str | None, left: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpus, "gpus_found", lambda: 3)
-    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    monkeypatch.setattr(launch, "gpus_found", lambda: 3)
+    monkeypatch.delenv(launch.VISIBLE, raising=False)
     if visible:
-        monkeypatch.setenv(gpus.VISIBLE, visible)
-    gpus.take_gpu(TWO, required=True, otherwise="")
-    assert os.environ[gpus.VISIBLE] == left
+        monkeypatch.setenv(launch.VISIBLE, visible)
+    launch.take_gpu(TWO, required=True, otherwise="")
+    assert os.environ[launch.VISIBLE] == left
 
 
 def test_a_process_alone_keeps_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(gpus.VISIBLE, "1,2")
-    gpus.take_gpu(ALONE, required=True, otherwise="")
-    assert os.environ[gpus.VISIBLE] == "1,2"
+    monkeypatch.setenv(launch.VISIBLE, "1,2")
+    launch.take_gpu(ALONE, required=True, otherwise="")
+    assert os.environ[launch.VISIBLE] == "1,2"
 
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "gpus_found", lambda: 1)
+    monkeypatch.setattr(launch, "gpus_found", lambda: 1)
     with pytest.raises(DeviceError, match=r"^2 processes on this machine, where torch finds 1 GPUs; .* use a CPU$"):
-        gpus.take_gpu(TWO, required=False, otherwise="use a CPU")
-    gpus.take_gpu(replace(TWO, per_machine=1, rank_on_machine=0), required=False, otherwise="")
+        launch.take_gpu(TWO, required=False, otherwise="use a CPU")
+    launch.take_gpu(replace(TWO, per_machine=1, rank_on_machine=0), required=False, otherwise="")
 
 
 def test_a_machine_without_gpus_is_refused_only_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "gpus_found", lambda: 0)
-    monkeypatch.delenv(gpus.VISIBLE, raising=False)
-    gpus.take_gpu(TWO, required=False, otherwise="")
-    assert gpus.VISIBLE not in os.environ
+    monkeypatch.setattr(launch, "gpus_found", lambda: 0)
+    monkeypatch.delenv(launch.VISIBLE, raising=False)
+    launch.take_gpu(TWO, required=False, otherwise="")
+    assert launch.VISIBLE not in os.environ
     with pytest.raises(DeviceError, match="2 processes on this machine, where torch finds 0 GPUs"):
-        gpus.take_gpu(TWO, required=True, otherwise="")
+        launch.take_gpu(TWO, required=True, otherwise="")
 
 
 LAUNCHER = '''

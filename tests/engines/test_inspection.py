@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from tiny_models import CONTRACT, RGB, write_onnx
 
-from trt_cls.engines.inspection import inspect
-from trt_cls.engines.plan_layers import PlanLayer
+from trt_cls.engines.inspection import PlanLayer, inspect
 from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, write_sidecar
 from trt_cls.errors import ArtefactError
 from trt_cls.gpu import Gpu
@@ -42,8 +41,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ILogger=type("ILogger", (), {"INTERNAL_ERROR": 0, "ERROR": 1}),
         LayerInformationFormat=SimpleNamespace(JSON=1),
     )
-    monkeypatch.setattr("trt_cls.engines.plan_layers.import_runtime", lambda builder: fake)
-    monkeypatch.setattr("trt_cls.engines.plan_layers.visible_gpu", lambda: Gpu("L4", "8.9"))
+    monkeypatch.setattr("trt_cls.engines.inspection.import_runtime", lambda builder: fake)
+    monkeypatch.setattr("trt_cls.engines.inspection.visible_gpu", lambda: Gpu("L4", "8.9"))
     return says
 
 
@@ -80,7 +79,7 @@ def test_a_network_that_was_trained_for_int8_has_the_size_and_cost_of_one_that_w
     pytest.importorskip("torch")
     from trt_cls.models import build
     from trt_cls.models.checkpoint import save_checkpoint
-    from trt_cls.models.fake_quantization import quantize_layers
+    from trt_cls.models.int8_layers import quantize_layers
 
     network = build(CONTRACT.model, len(CONTRACT.classes))
     save_checkpoint(tmp_path / "float.safetensors", network, CONTRACT)
@@ -93,9 +92,9 @@ def test_a_network_that_was_trained_for_int8_has_the_size_and_cost_of_one_that_w
 
 def test_an_exported_network_costs_what_its_checkpoint_does(tmp_path: Path) -> None:
     pytest.importorskip("torch")
+    from trt_cls.export.fp16 import fp16_from_fp32
     from trt_cls.export.onnx_file import onnx_from_module
     from trt_cls.export.onnx_file import write_onnx as write
-    from trt_cls.export.precision import fp16_from_fp32
     from trt_cls.models import build
     from trt_cls.models.checkpoint import save_checkpoint
 
@@ -112,7 +111,7 @@ def test_an_exported_network_costs_what_its_checkpoint_does(tmp_path: Path) -> N
 
 
 def test_a_plan_is_described_by_its_sidecar(plan: Path, monkeypatch: pytest.MonkeyPatch, gpu: dict[str, Any]) -> None:
-    monkeypatch.setattr("trt_cls.engines.plan_layers.visible_gpu", lambda: None)
+    monkeypatch.setattr("trt_cls.engines.inspection.visible_gpu", lambda: None)
     found = inspect(plan)
     assert found.sidecar
     assert (found.sidecar.builder_version, found.contract, found.plan) == ("11.4", CONTRACT, ())

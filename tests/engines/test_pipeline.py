@@ -18,7 +18,7 @@ from trt_cls.cli import main
 from trt_cls.data.folder import Sample
 from trt_cls.engines import open_engine
 from trt_cls.engines.sidecar import Builder, Profile, Sidecar, write_sidecar
-from trt_cls.engines.tensorrt import TensorRtEngine
+from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import DeviceError, EngineError, RequestError
 from trt_cls.evaluation.answers import answers
 from trt_cls.evaluation.evaluate import predict
@@ -138,7 +138,7 @@ def fail_decoding(gpu: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
             raise ZeroDivisionError("no fault of the image")
         return read(path, channels)
 
-    monkeypatch.setattr("trt_cls.data.decoded.read", failing)
+    monkeypatch.setattr("trt_cls.data.stream.read", failing)
 
 
 @pytest.mark.parametrize(

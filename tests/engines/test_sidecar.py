@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_models import CONTRACT
 
-from trt_cls.engines.contracts import read_contract
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.engines.sidecar import (
     Parity,
     Profile,

@@ -13,8 +13,8 @@ from tiny_models import CONTRACT, SIZE, write_onnx
 
 from trt_cls.engines import open_engine
 from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
-from trt_cls.engines.tensorrt import TensorRtEngine
-from trt_cls.engines.tensorrt_api import make_logger
+from trt_cls.engines.tensorrt.api import make_logger
+from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency
 from trt_cls.gpu import visible_gpu
 

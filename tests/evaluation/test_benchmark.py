@@ -17,10 +17,10 @@ from trt_cls.cli import main
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
 from trt_cls.engines.sidecar import Profile, Sidecar, write_sidecar
-from trt_cls.engines.tensorrt import TensorRtEngine
+from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import DataError
 from trt_cls.evaluation import benchmark as module
-from trt_cls.evaluation import pictures
+from trt_cls.evaluation import stages
 from trt_cls.evaluation.benchmark import benchmark, share_of_slowest
 from trt_cls.evaluation.stages import Stage
 from trt_cls.preprocessing.packing import bytes_needed
@@ -49,7 +49,7 @@ def test_the_cpu_shares_its_threads_among_decode_and_preprocess(tmp_path: Path) 
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan for the GPU that the CPU plays."""
     StandIn((1, 3)).install(monkeypatch)
-    monkeypatch.setattr("trt_cls.evaluation.bandwidth.COPIED", 1 << 10)
+    monkeypatch.setattr("trt_cls.evaluation.stages.COPIED", 1 << 10)
     plan = tmp_path / "model.engine"
     plan.write_bytes(write_onnx(tmp_path / "model.onnx").read_bytes())
     digest = hashlib.sha256(plan.read_bytes()).hexdigest()
@@ -91,13 +91,13 @@ def test_the_share_is_taken_round_by_round() -> None:
     def nothing() -> int:
         return 0
 
-    stages = [Stage(name, nothing, nothing, limits=name in "ab") for name in ("a", "b", "c", "all")]
+    parts = [Stage(name, nothing, nothing, limits=name in "ab") for name in ("a", "b", "c", "all")]
     rounds = [
         {"a": 100.0, "b": 200.0, "c": 1.0, "all": 90.0},
         {"a": 50.0, "b": 40.0, "c": 1.0, "all": 38.0},
         {"a": 10.0, "b": 200.0, "c": 1.0, "all": 10.0},
     ]
-    assert share_of_slowest(stages, rounds) == 0.95
+    assert share_of_slowest(parts, rounds) == 0.95
 
 
 def test_nothing_that_can_be_decoded_is_an_error(tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_nothing_that_can_be_decoded_is_an_error(tmp_path: Path) -> None:
 
 
 def test_pictures_are_made_of_the_size_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "GENERATED", 3)
-    paths = pictures.write_pictures(tmp_path)
+    monkeypatch.setattr(stages, "GENERATED", 3)
+    paths = stages.write_pictures(tmp_path)
     assert len({path.read_bytes() for path in paths}) == 3
     for path in paths:
         with Image.open(path) as picture:
@@ -145,7 +145,7 @@ def test_the_command_prints_a_table_and_writes_json_without_torch(tmp_path: Path
 def test_pictures_are_made_where_none_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pictures, "GENERATED", 4)
+    monkeypatch.setattr(stages, "GENERATED", 4)
     model = write_onnx(tmp_path / "model.onnx")
     assert main(["benchmark", str(model), "-b", "1", "--seconds", "0", "--stage", "decode"]) == 0
     assert "4 generated JPEG pictures of 500×375" in " ".join(capsys.readouterr().out.split())

@@ -12,7 +12,7 @@ from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.compare import compare, samples_of
-from trt_cls.evaluation.mcnemar import mcnemar
+from trt_cls.evaluation.metrics import mcnemar
 
 
 def unlabelled(folder: Path) -> list[Sample]:

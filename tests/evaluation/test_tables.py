@@ -10,7 +10,7 @@ from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.evaluate import Evaluation, Predictions, Seconds
 from trt_cls.evaluation.metrics import measure
-from trt_cls.evaluation.tables import confusion_table, evaluation_table, report_table, skipped_lines
+from trt_cls.evaluation.results import confusion_table, evaluation_table, report_table, skipped_lines
 
 
 @pytest.mark.parametrize("classes", [("a", "b", "c"), ("a very long name of a class", "b", "ä")])

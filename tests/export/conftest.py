@@ -63,7 +63,7 @@ def fp32(network: Network, contract: Contract) -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
-    from trt_cls.export.precision import fp16_from_fp32
+    from trt_cls.export.fp16 import fp16_from_fp32
 
     return fp16_from_fp32(fp32)
 

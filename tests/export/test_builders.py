@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from trt_cls.errors import DeviceError, MissingDependency
-from trt_cls.export import builders
-from trt_cls.export.builders import Request, choose_builder
+from trt_cls.export import tensorrt
+from trt_cls.export.tensorrt import Request, choose_builder
 from trt_cls.gpu import Gpu
 
 
@@ -26,7 +26,7 @@ class Machine:
                 module.Builder, module.__version__ = object, "10.9"  # type: ignore[attr-defined]
             self._patch.setitem(sys.modules, name, module)
         found = Gpu("NVIDIA Test", "8.7") if gpu else None
-        self._patch.setattr(builders, "visible_gpu", lambda: found)
+        self._patch.setattr(tensorrt, "visible_gpu", lambda: found)
 
 
 @pytest.fixture

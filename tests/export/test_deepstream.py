@@ -14,19 +14,18 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.cli import main
 from trt_cls.contract import Contract, Precision, Preprocessing
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, read_plan, read_sidecar, write_sidecar
 from trt_cls.errors import ExportError, RequestError
-from trt_cls.export import deepstream as writer
-from trt_cls.export.deepstream import write_deepstream
-from trt_cls.export.deepstream_readme import crop_in_frame
 from trt_cls.export.embedding import embed_normalization
-from trt_cls.export.handover import Plan
 from trt_cls.export.onnx_file import contract_of, set_metadata, write_onnx
 from trt_cls.preprocessing import pillow
 from trt_cls.preprocessing.description import preprocessing_from_spec
+from trt_cls.serving import deepstream as writer
+from trt_cls.serving.common import Plan
+from trt_cls.serving.deepstream import crop_in_frame, write_deepstream
 from trt_cls.spec import loads
 
 ort = pytest.importorskip("onnxruntime")

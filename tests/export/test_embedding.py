@@ -9,11 +9,11 @@ import onnx
 import pytest
 from PIL import Image
 
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Contract, Precision, Preprocessing
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
 from trt_cls.engines.classifier import load_classifier
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.engine import Provider, infer_fed, open_engine
 from trt_cls.errors import EngineError, RequestError
 from trt_cls.evaluation.compare import compare

@@ -11,17 +11,18 @@ import pytest
 from trt_cls.contract import Contract
 from trt_cls.engines.sidecar import Parity, Profile, Sidecar, read_plan, read_sidecar, sidecar_path
 from trt_cls.errors import DeviceError, ExportError, RequestError
-from trt_cls.export import engine_file
-from trt_cls.export.builders import Choice, choose_builder
-from trt_cls.export.engine_file import (
+from trt_cls.export import tensorrt
+from trt_cls.export.onnx_file import contract_of, write_onnx
+from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
+    Choice,
+    choose_builder,
     compute_capabilities,
     plan_from_onnx,
     profile_from_batches,
     require_gpu,
     write_engine,
 )
-from trt_cls.export.onnx_file import contract_of, write_onnx
 from trt_cls.gpu import Gpu
 
 
@@ -80,21 +81,21 @@ def test_every_name_that_is_used_exists_in_the_bindings(rtx: Choice) -> None:
         "optimization": trt.IOptimizationProfile,
     }
     seen = set()
-    for node in ast.walk(ast.parse(inspect.getsource(engine_file))):
+    for node in ast.walk(ast.parse(inspect.getsource(tensorrt))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in objects:
             assert hasattr(objects[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
             seen.add(f"{node.value.id}.{node.attr}")
     assert {"builder.build_serialized_network", "config.add_optimization_profile", "trt.BuilderFlag"} <= seen
     assert hasattr(trt.BuilderFlag, "TF32")
     assert hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    assert all(hasattr(trt.ComputeCapability, name) for name in engine_file.RTX_CAPABILITIES)
+    assert all(hasattr(trt.ComputeCapability, name) for name in tensorrt.RTX_CAPABILITIES)
 
 
 @pytest.mark.parametrize("gpu", [None, Gpu("NVIDIA H200", "9.0")])
 def test_an_engine_is_not_run_on_a_gpu_that_it_was_not_built_for(
     sidecar: Sidecar, gpu: Gpu | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_file, "visible_gpu", lambda: gpu)
+    monkeypatch.setattr(tensorrt, "visible_gpu", lambda: gpu)
     with pytest.raises(DeviceError, match=r"no NVIDIA GPU|H200 .*9\.0.*8\.9"):
         require_gpu(sidecar)
 

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Contract, Precision
-from trt_cls.engines.contracts import read_contract
 from trt_cls.engines.engine import open_engine
 from trt_cls.engines.sidecar import read_plan, read_sidecar
 from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, TrtClsError
-from trt_cls.export import check, engine_file
 from trt_cls.export import export as room
+from trt_cls.export import parity, tensorrt
 from trt_cls.export.export import export
 from trt_cls.export.images import images_for
 from trt_cls.export.onnx_file import parity_of, read_onnx
@@ -265,8 +265,8 @@ def test_an_engine_that_answers_otherwise_is_not_kept(
     def open_other(path: Path, provider: Any) -> Any:
         return open_engine(other, "cpu") if path.suffix == ".engine" else open_engine(path, provider)
 
-    monkeypatch.setattr(check, "open_engine", open_other)
-    monkeypatch.setattr(engine_file, "visible_gpu", lambda: Gpu("NVIDIA Test", "8.9"))
+    monkeypatch.setattr(parity, "open_engine", open_other)
+    monkeypatch.setattr(tensorrt, "visible_gpu", lambda: Gpu("NVIDIA Test", "8.9"))
     with pytest.raises(TrtClsError, match="not answer as the network does"):
         export(exported, tmp_path / "model.onnx", builder="tensorrt-rtx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "other"]

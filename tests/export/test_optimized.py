@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from trt_cls.contract import Contract
-from trt_cls.export.calibration import measure_magnitudes
-from trt_cls.export.quantization import int8_from_fp32, quantizable, with_qdq
+from trt_cls.export.int8.calibration import measure_magnitudes
+from trt_cls.export.int8.qdq import int8_from_fp32, quantizable, with_qdq
 from trt_cls.preprocessing.description import default_preprocessing_of_tao
 from trt_cls.spec.experiment import ModelConfig
 

@@ -9,8 +9,8 @@ from onnx import TensorProto, numpy_helper
 
 from trt_cls.contract import Contract
 from trt_cls.errors import ExportError
+from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.onnx_file import contract_of
-from trt_cls.export.precision import fp16_from_fp32
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -11,10 +11,10 @@ from onnx import TensorProto, numpy_helper
 from trt_cls.contract import Contract
 from trt_cls.engines.engine import open_engine
 from trt_cls.errors import ExportError
-from trt_cls.export.calibration import measure_magnitudes
 from trt_cls.export.images import images_for
+from trt_cls.export.int8.calibration import measure_magnitudes
+from trt_cls.export.int8.qdq import ends, int8_from_fp32, quantizable
 from trt_cls.export.onnx_file import contract_of, write_onnx
-from trt_cls.export.quantization import ends, int8_from_fp32, quantizable
 
 ort = pytest.importorskip("onnxruntime")
 

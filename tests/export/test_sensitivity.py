@@ -12,10 +12,10 @@ from trt_cls.contract import Contract
 from trt_cls.data.folder import image_folder
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.calibration import measure_magnitudes, with_outputs
 from trt_cls.export.images import images_for
-from trt_cls.export.quantization import quantizable, with_qdq
-from trt_cls.export.sensitivity import Labelled, Layer, choose, costliest_first, rank, signal_to_noise, table
+from trt_cls.export.int8.calibration import measure_magnitudes, with_outputs
+from trt_cls.export.int8.qdq import quantizable, with_qdq
+from trt_cls.export.int8.sensitivity import Labelled, Layer, choose, costliest_first, rank, signal_to_noise, table
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

@@ -16,26 +16,21 @@ pytest.importorskip("onnxruntime")
 from calibration import calibrate  # noqa: E402
 from torch import nn  # noqa: E402
 
+from trt_cls.artefacts.model_file import read_contract  # noqa: E402
 from trt_cls.contract import Contract  # noqa: E402
-from trt_cls.engines.contracts import read_contract  # noqa: E402
 from trt_cls.engines.engine import INPUT, OUTPUT  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
 from trt_cls.engines.sidecar import read_sidecar  # noqa: E402
 from trt_cls.errors import ExportError, RequestError  # noqa: E402
-from trt_cls.export.calibration import with_outputs  # noqa: E402
 from trt_cls.export.export import export  # noqa: E402
 from trt_cls.export.int8 import Int8, trained_for_int8  # noqa: E402
+from trt_cls.export.int8.calibration import with_outputs  # noqa: E402
+from trt_cls.export.int8.qdq import quantizable, trained_layers, with_qdq  # noqa: E402
 from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
-from trt_cls.export.quantization import quantizable, trained_layers, with_qdq  # noqa: E402
 from trt_cls.models import build  # noqa: E402
 from trt_cls.models.checkpoint import save_checkpoint  # noqa: E402
-from trt_cls.models.fake_quantization import (  # noqa: E402
-    measured,
-    quantize_layers,
-    restore_layers,
-    trained_ranges,
-)
-from trt_cls.models.ranges import SMALLEST_SCALE  # noqa: E402
+from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers, trained_ranges  # noqa: E402
+from trt_cls.models.int8_ranges import SMALLEST_SCALE  # noqa: E402
 from trt_cls.spec.experiment import ModelConfig  # noqa: E402
 
 ARCHITECTURES = {

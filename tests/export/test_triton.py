@@ -18,10 +18,10 @@ from trt_cls.cli import main
 from trt_cls.contract import METADATA_KEY, Contract, Preprocessing, contract_from_json
 from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, read_plan, read_sidecar, write_sidecar
 from trt_cls.errors import RequestError
-from trt_cls.export import triton as writer
-from trt_cls.export.handover import Plan, plan_for_servers
 from trt_cls.export.onnx_file import set_metadata, write_onnx
-from trt_cls.export.triton import write_triton
+from trt_cls.serving import triton as writer
+from trt_cls.serving.common import Plan, plan_for_servers
+from trt_cls.serving.triton import write_triton
 
 pytest.importorskip("torch")
 pytest.importorskip("tritonclient.grpc")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import Box, carried_out, plan
-from trt_cls.data.packed import bundle, part
+from trt_cls.data.transforms import bundle, part
 from trt_cls.errors import TrtClsError
 from trt_cls.preprocessing.cuda import CudaAugmentation, CudaPreprocessing, Staging
 from trt_cls.preprocessing.packing import Bundle

@@ -21,10 +21,10 @@ from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
 from trt_cls.engines.sidecar import Builder, Profile, Sidecar, write_sidecar
-from trt_cls.engines.tensorrt import TensorRtEngine
-from trt_cls.engines.tensorrt_api import RUNTIMES
+from trt_cls.engines.tensorrt.api import RUNTIMES
+from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.evaluation.evaluate import predict
-from trt_cls.export.engine_file import RTX_CAPABILITIES
+from trt_cls.export.tensorrt import RTX_CAPABILITIES
 from trt_cls.gpu import visible_gpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.images import decode

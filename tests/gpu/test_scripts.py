@@ -37,7 +37,7 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     stand_in = StandIn((1, 4))
     stand_in.install(monkeypatch)
-    monkeypatch.setattr("trt_cls.evaluation.bandwidth.COPIED", 1 << 10)
+    monkeypatch.setattr("trt_cls.evaluation.stages.COPIED", 1 << 10)
     yield stand_in
     stand_in.assert_all_freed()
 
@@ -80,9 +80,9 @@ def test_the_kernel_is_held_against_a_copy_and_against_pillow(gpu: StandIn, monk
         monkeypatch.setattr(script, name, value)
     for chain in ("torchvision_chain", "cvcuda_chain", "dali_chain"):
         monkeypatch.setattr(script, chain, lambda images: __import__("a_package_that_is_not_there"))
-    monkeypatch.setattr("trt_cls.evaluation.pictures.GENERATED", 2)
-    monkeypatch.setattr("trt_cls.evaluation.bandwidth.REPEATS", 1)
-    monkeypatch.setattr("trt_cls.evaluation.bandwidth.ROUNDS", 1)
+    monkeypatch.setattr("trt_cls.evaluation.stages.GENERATED", 2)
+    monkeypatch.setattr("trt_cls.evaluation.stages.REPEATS", 1)
+    monkeypatch.setattr("trt_cls.evaluation.stages.ROUNDS", 1)
     (row,) = script.measure()
     assert (row["way"], row["share_of_values_off"], row["largest_difference_levels"]) == (
         "trt-cls kernel", "0.00000", "0.00",

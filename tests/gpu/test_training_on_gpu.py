@@ -97,7 +97,7 @@ def test_an_epoch_ends_in_the_same_weights_wherever_images_are_augmented(
     def none(*given: Any) -> None:
         return None
 
-    monkeypatch.setattr("trt_cls.training.request.open_augmentation", none)
+    monkeypatch.setattr("trt_cls.training.setup.open_augmentation", none)
     by_cpu = train(asked, tmp_path / "cpu", device="cuda", precision="fp32")
     assert by_gpu.last.read_bytes() == by_cpu.last.read_bytes()
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.packed import Part, bundle
+from trt_cls.data.transforms import Part, bundle
 from trt_cls.preprocessing.packing import BLOCK, Bundle, grid, kernel_name, pack, scalars
 
 HERE = Path(__file__).parent

@@ -21,7 +21,7 @@ from trt_cls.contract import Contract, Preprocessing  # noqa: E402
 from trt_cls.errors import ArtefactError  # noqa: E402
 from trt_cls.models import build  # noqa: E402
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from trt_cls.models.fake_quantization import (  # noqa: E402
+from trt_cls.models.int8_layers import (  # noqa: E402
     measured,
     quantize_layers,
     restore_layers,
@@ -29,7 +29,7 @@ from trt_cls.models.fake_quantization import (  # noqa: E402
     rounded_by_output,
     trained_ranges,
 )
-from trt_cls.models.layers import Add  # noqa: E402
+from trt_cls.models.network import Add  # noqa: E402
 from trt_cls.spec.experiment import ModelConfig  # noqa: E402
 
 MODEL = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)

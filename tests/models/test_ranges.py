@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trt_cls.models.ranges import BINS, LEVELS, Histogram, Method, best_of, threshold
+from trt_cls.models.int8_ranges import BINS, LEVELS, Histogram, Method, best_of, threshold
 
 
 def histogram(batches: Sequence[Any]) -> Histogram:

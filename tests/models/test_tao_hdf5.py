@@ -19,7 +19,7 @@ from trt_cls.contract import Contract
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint, widths
 from trt_cls.models.pretrained import load_pretrained
-from trt_cls.models.tao_network import Imported, import_network, require_same_answers
+from trt_cls.models.tao.network import Imported, import_network, require_same_answers
 from trt_cls.preprocessing.description import default_preprocessing_of_tao
 from trt_cls.spec.experiment import BatchNormConfig
 

@@ -17,10 +17,11 @@ from shared_data import tao_json
 
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
-from trt_cls.models import build, tao_hdf5
+from trt_cls.models import build
 from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.models.pretrained import load_pretrained
-from trt_cls.models.tao_network import import_network, require_same_answers
+from trt_cls.models.tao import hdf5
+from trt_cls.models.tao.network import import_network, require_same_answers
 from trt_cls.preprocessing.description import default_preprocessing_of_tao
 from trt_cls.spec.experiment import ModelConfig
 
@@ -296,7 +297,7 @@ def test_a_file_that_libhdf5_does_not_survive_ends_another_process(
 ) -> None:
     (tmp_path / "fatal.py").write_text(f"import os, time\ndef read_keras_model(path): {reading}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(tao_hdf5, "__name__", "fatal")
-    monkeypatch.setattr(tao_hdf5, "TRIAL_SECONDS", 1)
+    monkeypatch.setattr(hdf5, "__name__", "fatal")
+    monkeypatch.setattr(hdf5, "TRIAL_SECONDS", 1)
     with pytest.raises(ArtefactError, match=told):
-        tao_hdf5.require_readable(tmp_path / "model.hdf5")
+        hdf5.require_readable(tmp_path / "model.hdf5")

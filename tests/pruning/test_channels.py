@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_cls.pruning.channels import Channels, Part, aligned, moved, reduced, reshaped
+from trt_cls.pruning.graph import Channels, Part, aligned, moved, reduced, reshaped
 
 CHANNELS = Channels(1, (Part("a", 4), Part(None, 2)))
 

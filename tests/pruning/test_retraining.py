@@ -20,7 +20,7 @@ from trt_cls.errors import ArtefactError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint, widths
 from trt_cls.models.pretrained import load_pretrained
-from trt_cls.models.tao_network import import_network
+from trt_cls.models.tao.network import import_network
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.pruning.prune import prune
 from trt_cls.pruning.selection import Criteria

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trt_cls.models.layers import Add, Concatenate, Multiply, SecondHalf
-from trt_cls.models.network import INPUT, Network
+from trt_cls.models.network import INPUT, Add, Concatenate, Multiply, Network, SecondHalf
 
 
 def answer_with_zeroed(network: Network, kept: Mapping[str, np.ndarray], images: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from shared_data import TAO_SPEC
 from trt_cls.errors import Problem, SpecError
 from trt_cls.spec import load, loads
 from trt_cls.spec.experiment_pb2 import Experiment
+from trt_cls.spec.problems import Report
 from trt_cls.spec.reading import message_from_text
-from trt_cls.spec.report import Report
 
 BASE = TAO_SPEC.read_text()
 LINES = BASE.splitlines()

@@ -23,7 +23,7 @@ from trt_cls.spec.experiment import (
     Sgd,
     TrainConfig,
 )
-from trt_cls.training.reporter import Reporter
+from trt_cls.training.logs.console import Reporter
 
 CLASSES = ("blue", "green", "red")
 MODEL = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from trt_cls.spec import loads
-from trt_cls.training.reporter import Reporter
+from trt_cls.training.logs.console import Reporter
 from trt_cls.training.run import train
 
 for line in sys.stdin:

@@ -25,9 +25,9 @@ from trt_cls.spec.experiment import (
     ModelConfig,
 )
 from trt_cls.training import train
+from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
 from trt_cls.training.distillation import Teacher
-from trt_cls.training.interrupt import Interrupted
 
 Make = Callable[..., Experiment]
 NORM = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)

@@ -34,10 +34,10 @@ from trt_cls.spec.experiment import (
 )
 from trt_cls.training import train
 from trt_cls.training.averaging import mean_of, renew_statistics
+from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
-from trt_cls.training.interrupt import Interrupted
 from trt_cls.training.learner import Learner
-from trt_cls.training.records import EpochRow, epochs_without_gain
+from trt_cls.training.logs.files import EpochRow, epochs_without_gain
 
 Make = Callable[..., Experiment]
 NO_NORM = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_bias=True)

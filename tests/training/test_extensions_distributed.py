@@ -28,10 +28,9 @@ from trt_cls.spec.experiment import (
     Optimizer,
     Sgd,
 )
-from trt_cls.training.broken import BrokenImages
 from trt_cls.training.compute import choose_compute
-from trt_cls.training.regularizers import penalty
-from trt_cls.training.validation import validate
+from trt_cls.training.optimization import penalty
+from trt_cls.training.validation import BrokenImages, validate
 
 Make = Callable[..., Experiment]
 NO_NORM = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_bias=True)

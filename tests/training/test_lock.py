@@ -16,7 +16,7 @@ import pytest
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Experiment
 from trt_cls.training import train
-from trt_cls.training.lock import only_writer
+from trt_cls.training.run_folder import only_writer
 
 
 def test_a_second_writer_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:

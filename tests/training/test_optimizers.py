@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trt_cls.spec.experiment import Adam, Optimizer, Rmsprop, Sgd
-from trt_cls.training.optimizers import optimizer
+from trt_cls.training.optimization import optimizer
 
 
 def after_two_steps(config: Optimizer, gradients: tuple[float, float]) -> float:

@@ -203,7 +203,7 @@ def test_a_training_with_packed_batches_ends_as_one_without(
         kernels.append(host.Augmentation(preprocessing))
         return kernels[-1]
 
-    monkeypatch.setattr("trt_cls.training.request.open_augmentation", opened)
+    monkeypatch.setattr("trt_cls.training.setup.open_augmentation", opened)
     found = train(asked, tmp_path / "packed", device="cpu", reporter=quiet())
     assert kernels[0].batches == [8, 8, 5] * 3, "two epochs, and once more for the averaged checkpoint"
     assert found.last.read_bytes() == expected.last.read_bytes()

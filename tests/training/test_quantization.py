@@ -18,18 +18,18 @@ from torch import nn
 from torch.nn import functional
 
 from trt_cls import spec
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.data.folder import image_folder
 from trt_cls.data.stream import stream
-from trt_cls.engines.contracts import read_contract
 from trt_cls.errors import DataError, RequestError
 from trt_cls.export.export import export
 from trt_cls.models.checkpoint import Checkpoint, load_checkpoint
-from trt_cls.models.fake_quantization import measured, quantize_layers, restore_layers, trained_ranges
-from trt_cls.models.ranges import METHODS, threshold
+from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers, trained_ranges
+from trt_cls.models.int8_ranges import METHODS, threshold
 from trt_cls.spec.experiment import Experiment, Extensions, Quantization
 from trt_cls.training import quantization as room
 from trt_cls.training import train
-from trt_cls.training.interrupt import Interrupted
+from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.loop import TrainingResult
 
 Make = Callable[..., Experiment]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_cls.spec.experiment import RegConfig
-from trt_cls.training.regularizers import penalty
+from trt_cls.training.optimization import penalty
 
 
 def network() -> nn.Sequential:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 
 from trt_cls.training.learner import Metrics
-from trt_cls.training.records import EpochRow
-from trt_cls.training.reporter import Reporter
+from trt_cls.training.logs.console import Reporter
+from trt_cls.training.logs.files import EpochRow
 
 ROW = EpochRow(epoch=1, acc=0.5, loss=1.25, lr=0.01, val_acc=0.75, val_loss=0.5)
 
@@ -33,7 +33,7 @@ def test_an_epoch_is_one_plain_line() -> None:
 
 
 def test_a_slow_step_reports_in_between(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("trt_cls.training.reporter.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("trt_cls.training.logs.console.LINE_SECONDS", 0.0)
     assert "epoch 1/3  step 1/2  loss 1.5000  acc 0.2500" in run(io.StringIO())
 
 

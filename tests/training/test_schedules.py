@@ -8,7 +8,7 @@ import pytest
 from shared_data import tao_json
 
 from trt_cls.spec.experiment import CosineLr, LrConfig, SoftAnnealLr, StepLr
-from trt_cls.training.schedules import Schedule, schedule
+from trt_cls.training.optimization import Schedule, schedule
 
 KINDS = {"step": StepLr, "soft_anneal": SoftAnnealLr, "cosine": CosineLr}
 

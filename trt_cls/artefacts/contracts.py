@@ -7,11 +7,11 @@ from dataclasses import fields
 
 from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded
 from trt_cls.contract import Contract, Preprocessing
+from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS
 from trt_cls.spec.architectures import is_external
 from trt_cls.spec.experiment import ModelConfig
-from trt_cls.spec.ranges import LARGEST_SIDE, MOST_PIXELS
-from trt_cls.spec.report import Report, TooManyProblems, shown
-from trt_cls.spec.validate import check_model
+from trt_cls.spec.problems import Report, TooManyProblems, shown
+from trt_cls.spec.rules import check_model
 
 MOST_CLASSES = 100_000
 LARGEST_NUMBER = 1e6

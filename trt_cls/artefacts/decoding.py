@@ -15,7 +15,7 @@ import msgspec
 
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.files import read_at_most, regular_file
-from trt_cls.spec.report import join
+from trt_cls.spec.problems import join
 from trt_cls.text import printable
 
 T = TypeVar("T")

@@ -1,4 +1,7 @@
-"""The contract of a model file of any kind, read without loading its weights and without any framework."""
+"""The contract of a model file of any kind, read without loading its weights and without any framework.
+
+Names that stand in `trt_cls.artefacts.model_file`, for programs that import them from here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from trt_cls.artefacts import checkpoint, onnx_file
 from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError, did_you_mean
+
+__all__ = ["SUFFIXES", "check_model_file", "read_contract"]
+
 
 SUFFIXES = (".onnx", ".safetensors", ".engine", ".plan")
 

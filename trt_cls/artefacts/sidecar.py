@@ -19,7 +19,7 @@ from trt_cls.artefacts.decoding import LONGEST_TEXT, Format, Source, decoded, re
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
 from trt_cls.files import write_text
-from trt_cls.spec.report import shown
+from trt_cls.spec.problems import shown
 
 FORMAT = 1
 CHUNK = 1 << 20

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.engine_options import batch_option, executor_option, provider_option
-from trt_cls.cli.options import common_options, results_option
-from trt_cls.cli.output import echo
+from trt_cls.cli.options import batch_option, common_options, executor_option, provider_option, results_option
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.engines.engine import Provider
@@ -59,7 +58,7 @@ def command(
     from trt_cls.data.folder import Sample, list_images
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.benchmark import benchmark
-    from trt_cls.evaluation.pictures import write_pictures
+    from trt_cls.evaluation.stages import write_pictures
     from trt_cls.files import results_folder, write_text
 
     if results:

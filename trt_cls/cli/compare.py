@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.engine_options import provider_option
-from trt_cls.cli.options import common_options, results_option, spec_options
-from trt_cls.cli.output import echo
+from trt_cls.cli.options import common_options, provider_option, results_option, spec_options
 from trt_cls.errors import EngineError, RequestError
+from trt_cls.terminal import echo
 from trt_cls.text import printable
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def command(
 
 def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path:
     from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.agreement import require_spec_fits
+    from trt_cls.evaluation.answers import require_spec_fits
     from trt_cls.spec import load
 
     if spec is None:
@@ -105,7 +104,7 @@ def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], 
 
 
 def _print(comparison: Comparison) -> None:
-    from trt_cls.evaluation.tables import skipped_lines
+    from trt_cls.evaluation.results import skipped_lines
 
     echo(f"images               {comparison.images}, {len(comparison.skipped)} skipped")
     echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")

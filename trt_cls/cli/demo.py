@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trt_cls.cli.options import common_options
-from trt_cls.cli.output import echo
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.evaluation.compare import Comparison

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import click
 
 from trt_cls.cli.options import common_options
-from trt_cls.cli.output import echo
 from trt_cls.errors import TrtClsError
+from trt_cls.terminal import echo
 from trt_cls.text import printable
 
 MARKS = {"ok": click.style("ok", fg="green"), "absent": "–", "broken": click.style("broken", fg="red")}

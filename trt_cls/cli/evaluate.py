@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
-from trt_cls.cli.options import common_options, model_option, results_option, spec_options
-from trt_cls.cli.output import echo
+from trt_cls.cli.options import (
+    batch_option,
+    classmap_option,
+    common_options,
+    executor_option,
+    model_option,
+    provider_option,
+    results_option,
+    spec_options,
+    top_k_option,
+)
 from trt_cls.cli.processes import gpus_option, run_on_each_gpu, take_gpu_for, watched
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
@@ -109,7 +118,7 @@ def _request(
 ) -> tuple[EvalConfig, Path, Contract]:
     """The evaluation that is asked for, the model and its contract, once all of them fit together."""
     from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.agreement import require_classmap_fits, require_spec_fits
+    from trt_cls.evaluation.answers import require_classmap_fits, require_spec_fits
     from trt_cls.spec import load
 
     experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=dataset is None)
@@ -147,8 +156,7 @@ def _report_missing(folder: ImageFolder) -> None:
 
 
 def _report(evaluation: Evaluation, model: Path, results: Path | None, strict: bool) -> None:
-    from trt_cls.evaluation.results import write_evaluation
-    from trt_cls.evaluation.tables import evaluation_table, skipped_lines
+    from trt_cls.evaluation.results import evaluation_table, skipped_lines, write_evaluation
 
     skipped = evaluation.predictions.skipped
     echo(skipped_lines(skipped), err=True, nl=False)

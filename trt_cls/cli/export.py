@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.int8_options import int8_options
-from trt_cls.cli.options import common_options, model_option, spec_options
-from trt_cls.cli.output import echo
+from trt_cls.cli.options import common_options, int8_options, model_option, spec_options
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.artefacts.sidecar import Profile
     from trt_cls.contract import Precision
-    from trt_cls.export.builders import Request
     from trt_cls.export.export import ExportResult
     from trt_cls.export.int8 import Int8
+    from trt_cls.export.tensorrt import Request
 
 BATCH = click.IntRange(min=1)
 FILE = click.Path(path_type=Path)
@@ -99,9 +98,9 @@ def command(
         )
     if overrides and spec is None:
         raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
-    from trt_cls.export.engine_file import profile_from_batches
     from trt_cls.export.export import export
     from trt_cls.export.int8 import Int8
+    from trt_cls.export.tensorrt import profile_from_batches
     from trt_cls.spec import load
 
     if quantization != Int8() and precision != "int8":
@@ -141,8 +140,8 @@ def _precision(fp16: bool, int8: bool, data_type: Precision | None) -> Precision
 def _check_servers(model: Path, profile: Profile, deepstream: Path | None, triton: Path | None) -> None:
     """Refuses before the export what the servers could not run after it."""
     from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.export import deepstream as for_deepstream
-    from trt_cls.export import triton as for_triton
+    from trt_cls.serving import deepstream as for_deepstream
+    from trt_cls.serving import triton as for_triton
 
     if deepstream:
         for_deepstream.check_request(read_contract(model), profile)
@@ -151,9 +150,9 @@ def _check_servers(model: Path, profile: Profile, deepstream: Path | None, trito
 
 
 def _write_for_servers(result: ExportResult, profile: Profile, deepstream: Path | None, triton: Path | None) -> None:
-    from trt_cls.export.deepstream import write_deepstream
-    from trt_cls.export.handover import plan_for_servers
-    from trt_cls.export.triton import write_triton
+    from trt_cls.serving.common import plan_for_servers
+    from trt_cls.serving.deepstream import write_deepstream
+    from trt_cls.serving.triton import write_triton
 
     plan = plan_for_servers(result.engine, result.no_engine, profile)
     if deepstream:
@@ -163,7 +162,7 @@ def _write_for_servers(result: ExportResult, profile: Profile, deepstream: Path 
 
 
 def _print_next(result: ExportResult, builder: Request) -> None:
-    from trt_cls.export.builders import HOW_TO_GET_ONE
+    from trt_cls.export.tensorrt import HOW_TO_GET_ONE
 
     echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
     if not result.parity:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from trt_cls.cli.options import common_options, spec_options
-from trt_cls.cli.output import echo
 from trt_cls.errors import ArtefactError, MissingDependency, RequestError
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract, Preprocessing
-    from trt_cls.models.tao_network import Imported
+    from trt_cls.models.tao.network import Imported
     from trt_cls.spec.experiment import Experiment, ModelConfig
 
 CLASSMAP = "classmap.json"
@@ -66,8 +66,8 @@ def _experiment(spec: Path, overrides: tuple[str, ...]) -> Experiment:
 
 def _import(model: Path) -> Imported:
     try:
-        from trt_cls.models.tao_hdf5 import require_readable
-        from trt_cls.models.tao_network import import_network
+        from trt_cls.models.tao.hdf5 import require_readable
+        from trt_cls.models.tao.network import import_network
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -143,7 +143,7 @@ def _classes(model: Path, classmap: Path | None, outputs: int) -> tuple[str, ...
 def _write(output: Path, imported: Imported, contract: Contract) -> None:
     from trt_cls.files import atomic, results_folder
     from trt_cls.models.checkpoint import save_checkpoint
-    from trt_cls.models.tao_network import require_same_answers
+    from trt_cls.models.tao.network import require_same_answers
 
     results_folder(output.parent)
     with atomic(output) as beside:

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.engine_options import batch_option, classmap_option, executor_option, provider_option, top_k_option
-from trt_cls.cli.options import common_options, model_option, results_option, spec_options
-from trt_cls.cli.output import echo
-from trt_cls.cli.processes import gpus_option, run_on_each_gpu, take_gpu_for, watched
-from trt_cls.cli.progress import progress
+from trt_cls.cli.options import (
+    batch_option,
+    classmap_option,
+    common_options,
+    executor_option,
+    model_option,
+    provider_option,
+    results_option,
+    spec_options,
+    top_k_option,
+)
+from trt_cls.cli.processes import gpus_option, progress, run_on_each_gpu, take_gpu_for, watched
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
+from trt_cls.terminal import echo
 from trt_cls.text import FOREIGN, printable
 
 if TYPE_CHECKING:
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
     from trt_cls.engines.engine import Provider
     from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Predictions
-    from trt_cls.evaluation.labels import Format, Labelled
+    from trt_cls.evaluation.results import Format, Labelled
 
 BATCH_SIZE, WORKERS, TOP_K = 32, 8, 5
 STDIN = "-"
@@ -111,7 +119,7 @@ def _predictions(
     model: Path, images: list[Path], batch_size: int, provider: Provider, executor: Executor, processes: Processes
 ) -> Predictions:
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.infer import infer
+    from trt_cls.evaluation.evaluate import infer
 
     with (
         closing(open_engine(model, provider, processes.threads)) as engine,
@@ -131,7 +139,7 @@ def _predictions(
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
     """The model's contract, once spec and class map fit it."""
     from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.agreement import require_classmap_fits, require_spec_fits
+    from trt_cls.evaluation.answers import require_classmap_fits, require_spec_fits
     from trt_cls.spec import load
 
     contract = read_contract(model)
@@ -167,8 +175,7 @@ def _report(
     predictions: Predictions, contract: Contract, top_k: int, form: Format | None, folder: Path | None, *, single: bool
 ) -> None:
     """The labels of the images that could be decoded; the others are told on stderr."""
-    from trt_cls.evaluation.labels import labels_of
-    from trt_cls.evaluation.tables import skipped_lines
+    from trt_cls.evaluation.results import labels_of, skipped_lines
 
     echo(skipped_lines(predictions.skipped), err=True, nl=False)
     labels = list(labels_of(predictions, contract.classes, top_k))
@@ -191,7 +198,7 @@ def _video_labels(
 ) -> Iterator[Labelled]:
     """Frame by frame; a camera goes on until it is interrupted, which is its proper end."""
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.labels import Labelled, likeliest
+    from trt_cls.evaluation.results import Labelled, likeliest
     from trt_cls.evaluation.video import count_frames, frames, infer_frames
 
     camera = source.removeprefix(CAMERA) if source.startswith(CAMERA) else None
@@ -221,7 +228,7 @@ def _print_ranking(labelled: Labelled) -> None:
 
 def _write(labels: Iterable[Labelled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
     """To result.csv or result.jsonl in `folder`, or else to stdout, each line as soon as it is there."""
-    from trt_cls.evaluation.labels import line, write_labels
+    from trt_cls.evaluation.results import line, write_labels
 
     lines = (line(labelled, form or "csv") for labelled in labels)
     if folder is None:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trt_cls.cli.options import common_options
-from trt_cls.cli.output import echo
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trt_cls.artefacts.sidecar import Sidecar
     from trt_cls.engines.graph import Layer, Tensor
-    from trt_cls.engines.inspection import Inspection
-    from trt_cls.engines.plan_layers import PlanLayer
+    from trt_cls.engines.inspection import Inspection, PlanLayer
 
 
 @click.command("inspect")
@@ -47,7 +46,7 @@ def command(model: Path, layers: bool, as_json: bool) -> None:
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:
-    from trt_cls.evaluation.report.about import contract_rows
+    from trt_cls.evaluation.report.page import contract_rows
 
     rows = [("File", f"{found.path}, {found.bytes:,} bytes"), ("SHA-256", found.sha256)]
     rows += contract_rows(found.contract)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.cli.options import common_options
-from trt_cls.cli.output import echo
 from trt_cls.errors import MissingDependency
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.models.summary import Member

@@ -1,15 +1,21 @@
-"""Flags that several commands share."""
+"""Flags that several commands share.
+
+Flags of the commands that run a model.
+
+Flags of `trt-cls export` that say how INT8 is reached.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from trt_cls.cli.output import echo
 from trt_cls.distributed.processes import is_first
+from trt_cls.terminal import echo
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -81,3 +87,133 @@ def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool
 def _ignore_key(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None and is_first():
         echo("-k/--key is ignored: models are not encrypted here", err=True)
+
+
+def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--provider` as `provider`."""
+    return click.option(
+        "--provider",
+        type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What runs the model; auto: the GPU where there is one. openvino: ONNX files on a CPU, fastest for INT8.",
+    )(function)
+
+
+def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--executor` as `executor`."""
+    return click.option(
+        "--executor",
+        type=click.Choice(["auto", "pillow", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="What resizes and normalizes the images, with the same result: the CPU, or the GPU for a TensorRT engine; "
+        "auto: the GPU where that can be.",
+    )(function)
+
+
+def batch_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`-b N` as `batch_size` (None where it is not given)."""
+    return click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Images a batch.")(
+        function
+    )
+
+
+def top_k_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--top-k K` as `top_k` (None where it is not given)."""
+    return click.option(
+        "--top-k", "--top_k", type=click.IntRange(min=1), help="How many of the likeliest labels count."
+    )(function)
+
+
+def classmap_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """TAO's `-cm FILE` as `classmap`."""
+    return click.option(
+        "-cm", "--classmap", type=click.Path(path_type=Path),
+        help="Class map to hold against the model, which carries its own classes.",
+    )(function)  # fmt: skip
+
+
+KEEP = ("first", "last")
+
+
+def int8_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--int8` as `int8`, and the flags beside it as `quantization`, an `Int8`."""
+
+    @wraps(function)
+    def gathered(
+        *,
+        calibration_images: Path | None,
+        calibration_batches: int | None,
+        calibration_method: str | None,
+        int8_keep: tuple[str, ...],
+        int8_auto: float | None,
+        **others: Any,
+    ) -> Any:
+        from trt_cls.export.int8 import Int8
+
+        given: dict[str, Any] = {
+            "images": calibration_images,
+            "batches": calibration_batches,
+            "method": calibration_method,
+            "keep": int8_keep or None,
+            "max_loss": int8_auto,
+        }
+        return function(
+            quantization=Int8(**{name: value for name, value in given.items() if value is not None}), **others
+        )
+
+    for option in reversed(_OPTIONS):
+        option(gathered)
+    return gathered
+
+
+def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(",")) if value else ()
+    for name in names:
+        if name not in KEEP:
+            raise click.BadParameter(f'"{name}" is not known; expected {" or ".join(KEEP)}, or both with a comma')
+    return names
+
+
+_OPTIONS = (
+    click.option(
+        "--int8",
+        is_flag=True,
+        help="Compute in INT8 (explicit Q/DQ, symmetric, weights by channel), the rest as with --fp16.",
+    ),
+    click.option(
+        "--calibration-images",
+        "--cal_image_dir",
+        "calibration_images",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Images to measure INT8's ranges on. Left out: the spec's training dataset.",
+    ),
+    click.option(
+        "--calibration-batches",
+        "--batches",
+        "calibration_batches",
+        type=click.IntRange(min=1),
+        help="How many batches of 16 of them, from all over the folder.  [default: 32, 512 images]",
+    ),
+    click.option(
+        "--calibration-method",
+        type=click.Choice(["auto", "entropy", "percentile", "minmax"]),
+        help="What is cut of a range: what loses least information, all above 99.99 %, nothing, or that of the three "
+        "which changes the answers least.  [default: auto]",
+    ),
+    click.option(
+        "--int8-keep",
+        callback=_names,
+        metavar="first,last",
+        help="Leave the first convolution, the classifier or both in float16.",
+    ),
+    click.option(
+        "--int8-auto",
+        type=click.FloatRange(min=0),
+        metavar="LOSS",
+        help="Leave in float16 the layers that cost most, until top-1 on --images (one sub-folder per class) is within "
+        "LOSS points of float32.",
+    ),
+)

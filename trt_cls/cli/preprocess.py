@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.cli.options import common_options, model_option, spec_options
-from trt_cls.cli.output import echo
 from trt_cls.errors import DataError, RequestError
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.contract import Preprocessing

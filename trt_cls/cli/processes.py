@@ -1,22 +1,26 @@
-"""Commands that several processes run together: one started for each GPU, one that speaks for all."""
+"""Commands that several processes run together: one started for each GPU, one that speaks for all.
+
+A bar on the terminal for work that takes a while; nothing where nobody looks on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from trt_cls.cli.options import Decorator
-from trt_cls.cli.progress import progress
 from trt_cls.errors import RequestError
 from trt_cls.isolation import PROGRAM
 
 if TYPE_CHECKING:
     from trt_cls.distributed.processes import Processes
     from trt_cls.engines.engine import Provider
+
 
 ENGINES = (".engine", ".plan")
 """Files that run on a GPU whatever the provider."""
@@ -54,8 +58,7 @@ def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) 
         raise RequestError(
             f"--gpus {gpus} with {option} {value}; expected one of the two; several processes on CPUs are {on_cpus}"
         )
-    from trt_cls.distributed.gpus import require_gpus
-    from trt_cls.distributed.launch import run_in_processes
+    from trt_cls.distributed.launch import require_gpus, run_in_processes
 
     require_gpus(gpus, f"work in processes on the CPU: {on_cpus}")
     raise SystemExit(run_in_processes(gpus, _arguments_of_each(context)))
@@ -67,7 +70,7 @@ def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
     Raises:
         DeviceError: there are more processes on this machine than GPUs.
     """
-    from trt_cls.distributed.gpus import take_gpu
+    from trt_cls.distributed.launch import take_gpu
 
     engine = model.suffix in ENGINES
     if engine or provider not in ON_CPUS:
@@ -97,3 +100,21 @@ def _arguments_of_each(context: click.Context) -> list[str]:
         else:
             arguments += [f"{flag}={each}" for each in (value if parameter.multiple else [value])]
     return [*arguments, "-v"] if context.find_root().obj.verbose else arguments
+
+
+@contextmanager
+def progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yields what is told how many images were done since it was last told; `total` None: nobody knows.
+
+    The bar stands on stderr, where that is a terminal, and goes when the work is done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda images: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("images", total=total)
+        yield lambda images: bar.advance(task, images)

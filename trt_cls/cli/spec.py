@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from trt_cls.cli.options import common_options, set_option
-from trt_cls.cli.output import echo
 from trt_cls.spec.experiment import Experiment
+from trt_cls.terminal import echo
 
 
 @click.group("spec")

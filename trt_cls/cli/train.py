@@ -10,10 +10,10 @@ import click
 
 from trt_cls import spec as spec_files
 from trt_cls.cli.options import common_options, results_option, spec_options
-from trt_cls.cli.output import echo
 from trt_cls.cli.processes import gpus_option, run_on_each_gpu
 from trt_cls.distributed.processes import is_first
 from trt_cls.errors import MissingDependency
+from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.training import TrainingResult

@@ -15,12 +15,10 @@ import numpy as np
 import torch
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import Plan, carried_out, draws_for, mixup_shares, plan, smoothed_targets
+from trt_cls.data.augmentation import Mixing, Plan, carried_out, draws_for, mixup_shares, plan, smoothed_targets
 from trt_cls.data.folder import ImageFolder, Sample
-from trt_cls.data.mixing import Mixing
-from trt_cls.data.packed import Part, bundle, part
 from trt_cls.data.stream import Skipped, skipped
-from trt_cls.data.transforms import Transforms
+from trt_cls.data.transforms import Part, Transforms, bundle, part
 from trt_cls.data.workers import Workers
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import read

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trt_cls.distributed.ending import end_with_launcher, ended_together
+from trt_cls.distributed.failure import end_with_launcher, ended_together
 from trt_cls.errors import MissingDependency
 
 if TYPE_CHECKING:

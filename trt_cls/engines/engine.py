@@ -72,7 +72,7 @@ def open_engine(path: Path, provider: Provider = "auto", threads: int | None = N
                 "cuda; make another file of it first: trt-cls export -m CHECKPOINT -o FILE.onnx --engine FILE.engine"
             )
         return TorchEngine(path, provider, threads)
-    from trt_cls.engines.tensorrt import TensorRtEngine
+    from trt_cls.engines.tensorrt.engine import TensorRtEngine
 
     if provider in ("cpu", "openvino"):
         raise RequestError(

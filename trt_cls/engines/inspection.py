@@ -1,14 +1,19 @@
 """All that a model file tells without being run.
 
 What is not known here: how it is printed.
+
+
+The layers of a TensorRT plan, as TensorRT's own inspector tells them on the GPU that runs it.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -16,10 +21,11 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Sidecar, file_sha256, read_sidecar
 from trt_cls.contract import Contract
 from trt_cls.engines.graph import Graph, Layer, Tensor, read_graph
-from trt_cls.engines.plan_layers import PlanLayer, plan_layers
 from trt_cls.engines.sidecar import read_plan
+from trt_cls.engines.tensorrt.api import import_runtime, make_logger
 from trt_cls.errors import DeviceError, EngineError, MissingDependency
-from trt_cls.models.ranges import SCALE
+from trt_cls.gpu import visible_gpu
+from trt_cls.models.int8_ranges import SCALE
 
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked", SCALE)
@@ -88,7 +94,7 @@ def _of_checkpoint(known: Inspection) -> Inspection:
     if find_spec("torch") is None:
         return replace(known, missing='multiply-adds: counting them needs torch: pip install "trt-cls[train]"')
     from trt_cls.models.checkpoint import load_checkpoint
-    from trt_cls.models.fake_quantization import restore_layers
+    from trt_cls.models.int8_layers import restore_layers
     from trt_cls.models.summary import multiply_adds
 
     network = load_checkpoint(known.path).module
@@ -106,3 +112,42 @@ def _of_plan(known: Inspection) -> Inspection:
         return replace(known, plan=plan_layers(known.path, sidecar))
     except (DeviceError, EngineError, MissingDependency) as error:
         return replace(known, missing=f"layers: {error}")
+
+
+@dataclass(frozen=True)
+class PlanLayer:
+    """One layer after TensorRT's fusions."""
+
+    name: str
+    type: str
+    """Kind of layer; empty where the plan was built without details."""
+    formats: tuple[str, ...]
+    """Number types and layouts of its outputs; empty where the plan was built without details."""
+
+
+def plan_layers(path: Path, sidecar: Sidecar) -> tuple[PlanLayer, ...]:
+    """The layers of the plan `path`.
+
+    Raises:
+        DeviceError: there is no GPU.
+        EngineError: the runtime can't load it here.
+        MissingDependency: the runtime is not installed.
+    """
+    trt = import_runtime(sidecar.builder)
+    if visible_gpu() is None:
+        raise DeviceError("a plan's layers can be read only on a GPU that runs it, and none is visible here")
+    logger = make_logger(trt)
+    engine = trt.Runtime(logger).deserialize_cuda_engine(read_plan(path, sidecar))
+    if engine is None:
+        reason = " ".join("; ".join(logger.errors).split()) or "TensorRT gave no reason"
+        raise EngineError(f"{path}: {sidecar.builder} {trt.__version__} can't load it here: {reason}")
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return tuple(_layer(entry) for entry in json.loads(text)["Layers"])
+
+
+def _layer(entry: str | dict[str, Any]) -> PlanLayer:
+    """A plan built with names alone holds strings."""
+    if isinstance(entry, str):
+        return PlanLayer(entry, "", ())
+    formats = tuple(str(output.get("Format/Datatype", "")) for output in entry.get("Outputs", ()))
+    return PlanLayer(str(entry.get("Name", "")), str(entry.get("LayerType", "")), formats)

@@ -18,8 +18,7 @@ from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
-from trt_cls.evaluation.mcnemar import mcnemar
-from trt_cls.evaluation.metrics import Probabilities
+from trt_cls.evaluation.metrics import Probabilities, mcnemar
 from trt_cls.preprocessing.pillow import Floats
 from trt_cls.text import told_apart
 

@@ -1,6 +1,9 @@
 """An engine measured on a labelled folder, every image in it, the last and smaller batch too.
 
 What is not known here: files of results and tables, see `results` and `tables`.
+
+
+Labels for images that have none.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -161,3 +165,34 @@ def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
                 f'{folder.root}: no image of class "{folder.classes[sample.label]}" can be decoded, the first is '
                 f"{sample.path}: {reason}; expected at least one; replace the files"
             )
+
+
+def infer(
+    engine: Engine,
+    images: Sequence[Path],
+    *,
+    batch_size: int,
+    workers: int,
+    executor: Executor = "auto",
+    progress: Progress = unwatched,
+    processes: Processes = ALONE,
+) -> Predictions:
+    """The answers of `engine` for `images`; those that can't be decoded are listed, not answered.
+
+    `processes`, each with an engine, share `images`; all of them get the answers for all.
+
+    Raises:
+        DataError: no image can be decoded.
+        DeviceError, MissingDependency, RequestError: `executor` "cuda" can't be.
+        EngineError: the run failed, or its answers are no numbers.
+    """
+    samples = [Sample(path) for path in images]
+    return predict(
+        engine,
+        samples,
+        batch_size=batch_size,
+        workers=workers,
+        executor=executor,
+        progress=progress,
+        processes=processes,
+    )

@@ -2,6 +2,9 @@
 
 Everywhere `probabilities` is float32 [n, classes] and `labels` int64 [n], with n ≥ 1. What is not known here: images,
 models and files.
+
+
+Whether one of two classifiers is better, by the images that only one of them gets right.
 """
 
 from __future__ import annotations
@@ -140,3 +143,13 @@ def wilson_interval(hits: int, images: int) -> tuple[float, float]:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """The two-sided p-value of McNemar's exact test: a fair coin for each image that only one of the two gets right."""
+    flips, fewer = only_a + only_b, min(only_a, only_b)
+    ways = total = 1
+    for heads in range(fewer):
+        ways = ways * (flips - heads) // (heads + 1)
+        total += ways
+    return min(1.0, 2 * total / (1 << flips))

@@ -1,6 +1,16 @@
 """The stages between image files and answers, each as work that can be done alone.
 
 What is not known here: clocks.
+
+
+How near the preprocessing kernel comes to its floor: each byte in once and each byte out once, at a copy's speed.
+
+What is not known here: the other stages.
+
+
+Pictures to measure speed on, where nobody names any.
+
+What is not known here: what is measured.
 """
 
 from __future__ import annotations
@@ -10,21 +20,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from trt_cls.data.decoded import decoded
+from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import decoded, stream
 from trt_cls.engines.engine import Engine
-from trt_cls.engines.pipeline import LANES, Lane
-from trt_cls.engines.tensorrt import TensorRtEngine
+from trt_cls.engines.tensorrt.engine import TensorRtEngine
+from trt_cls.engines.tensorrt.pipeline import LANES, Lane
 from trt_cls.errors import DataError
 from trt_cls.evaluation.answers import Executor
 from trt_cls.evaluation.evaluate import predict
 from trt_cls.preprocessing import cpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
+from trt_cls.preprocessing.packing import bytes_needed
 from trt_cls.preprocessing.pillow import Pixels
 
 KEPT = 4
@@ -155,3 +168,77 @@ def _whole(job: Job, executor: Executor) -> Stage:
         return len(predict(job.engine, samples, batch_size=size, workers=workers, executor=executor).samples)
 
     return Stage("all", lambda: whole(job.samples), lambda: whole(job.samples[: job.batch_size]), False)
+
+
+REPEATS, ROUNDS = 20, 5
+COPIED = 256 << 20
+"""Bytes of the copy that counts as the device's bandwidth: more than any cache holds."""
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes a second, in GB."""
+
+    kernel: float
+    """What the output needs, read once and written once, through the time of a launch."""
+    copy: float
+    """A copy within the GPU's memory, bytes read and bytes written."""
+    launch_ms: float
+
+    @property
+    def share(self) -> float:
+        """Of the copy's, 0 to 1."""
+        return self.kernel / self.copy
+
+
+def bandwidth(kernel: CudaPreprocessing, preprocessing: Preprocessing, images: Sequence[Pixels]) -> Bandwidth:
+    """Measured on one batch that lies on the GPU already; kernel and copy in turn, medians.
+
+    Raises:
+        DeviceError: the GPU failed, or has not enough memory.
+    """
+    cuda = kernel.cuda
+    with kernel.current():
+        stream, staging = cuda.Stream(), kernel.new_staging()
+        output = cuda.mem_alloc(len(images) * int(np.prod(preprocessing.input_shape)) * 4)
+        source, target = cuda.mem_alloc(COPIED), cuda.mem_alloc(COPIED)
+        placed = kernel.copy(images, staging, stream)
+        works: tuple[Callable[[], object], ...] = (
+            lambda: kernel.launch(placed, int(output), stream),
+            lambda: cuda.memcpy_dtod_async(target, source, COPIED, stream),
+        )
+        rounds = [[_seconds(cuda, stream, work) for work in works] for _ in range(ROUNDS + 1)][1:]  # the first warms up
+        stream.synchronize()
+    launch, copy = np.median(np.array(rounds), axis=0)
+    needed = bytes_needed([(image.shape[1], image.shape[0]) for image in images], preprocessing)
+    return Bandwidth(needed / launch / GIGA, 2 * COPIED / copy / GIGA, launch * 1e3)
+
+
+def _seconds(cuda: Any, stream: Any, work: Callable[[], object]) -> float:
+    """Of one of REPEATS runs, by the GPU's own clock."""
+    start, end = cuda.Event(), cuda.Event()
+    start.record(stream)
+    for _ in range(REPEATS):
+        work()
+    end.record(stream)
+    end.synchronize()
+    return float(end.time_since(start)) / 1e3 / REPEATS
+
+
+GENERATED, GENERATED_SIZE, QUALITY = 64, (500, 375), 90
+"""Pictures that are made where none are given: a common size of photographs on the web."""
+
+
+def write_pictures(folder: Path) -> list[Path]:
+    """JPEG files that take a decoder about as long as photographs of their size: smooth shapes, and noise on them."""
+    random = np.random.default_rng(0)
+    width, height = GENERATED_SIZE
+    paths = []
+    for number in range(GENERATED):
+        shapes = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(GENERATED_SIZE)
+        noise = random.normal(0, 6, (height, width, 1))
+        picture = Image.fromarray(np.clip(np.asarray(shapes) + noise, 0, 255).astype(np.uint8))
+        paths.append(folder / f"{number:03}.jpg")
+        picture.save(paths[-1], quality=QUALITY)
+    return paths

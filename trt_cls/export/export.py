@@ -16,15 +16,22 @@ from trt_cls.artefacts.onnx_file import contract_of, parity_of
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, file_sha256
 from trt_cls.contract import Contract, Precision
 from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError
-from trt_cls.export.builders import Choice, Request, choose_builder
-from trt_cls.export.check import Check
 from trt_cls.export.embedding import embed_preprocessing
-from trt_cls.export.engine_file import DEFAULT_PROFILE, compute_capabilities, plan_from_onnx, require_gpu, write_engine
+from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.images import dataset_of, images_for
 from trt_cls.export.int8 import Int8, calibration_folder, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module, read_onnx, set_metadata, write_onnx
-from trt_cls.export.parity import Checked, figures
-from trt_cls.export.precision import fp16_from_fp32
+from trt_cls.export.parity import Check, Checked, figures
+from trt_cls.export.tensorrt import (
+    DEFAULT_PROFILE,
+    Choice,
+    Request,
+    choose_builder,
+    compute_capabilities,
+    plan_from_onnx,
+    require_gpu,
+    write_engine,
+)
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import preprocessing_to_hold_against
 from trt_cls.spec.experiment import Experiment

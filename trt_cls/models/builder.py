@@ -13,8 +13,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from trt_cls.models.layers import Add, Concatenate, GlobalAverage, Multiply, SampleDropout, SecondHalf, glorot_uniform
-from trt_cls.models.network import INPUT, Layer, Network
+from trt_cls.models.network import (
+    INPUT,
+    Add,
+    Concatenate,
+    GlobalAverage,
+    Layer,
+    Multiply,
+    Network,
+    SampleDropout,
+    SecondHalf,
+    glorot_uniform,
+)
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import ModelConfig
 

@@ -83,8 +83,8 @@ def _outline(contract: Contract, tensors: Mapping[str, Tensor], tao_pooling: boo
     import torch
 
     from trt_cls.models import build
-    from trt_cls.models.fake_quantization import quantize_like
-    from trt_cls.models.resizing import require_answers, resize
+    from trt_cls.models.int8_layers import quantize_like
+    from trt_cls.models.widths import require_answers, resize
 
     model, num_classes = contract.model, len(contract.classes)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}

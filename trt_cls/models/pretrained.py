@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from trt_cls.artefacts.checkpoint import read_contract
 from trt_cls.errors import ArtefactError
 from trt_cls.models.checkpoint import widths
+from trt_cls.models.int8_ranges import SCALE
 from trt_cls.models.network import head_of
-from trt_cls.models.ranges import SCALE
-from trt_cls.models.resizing import require_answers, resize
-from trt_cls.models.tao_hdf5 import SUFFIXES, read_keras_model, require_readable
-from trt_cls.models.tao_network import import_network, tensors_of
+from trt_cls.models.tao.hdf5 import SUFFIXES, read_keras_model, require_readable
+from trt_cls.models.tao.network import import_network, tensors_of
+from trt_cls.models.widths import require_answers, resize
 from trt_cls.spec.experiment import ModelConfig
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")

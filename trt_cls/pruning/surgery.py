@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_cls.errors import TrtClsError
-from trt_cls.pruning.channels import Part
-from trt_cls.pruning.graph import ChannelGraph
+from trt_cls.pruning.graph import ChannelGraph, Part
 from trt_cls.pruning.selection import Filters, Norms
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def multiply_adds(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
 
 def pruned_network(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> nn.Module:
     """A network of the filters that are kept, with their weights; `module` stays as it is."""
-    from trt_cls.models.resizing import resize
+    from trt_cls.models.widths import resize
 
     tensors = module.state_dict()
     tensors.update(_cut_tensors(module, graph, kept))

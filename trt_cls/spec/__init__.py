@@ -44,6 +44,6 @@ def loads(
 
 def show(experiment: Experiment, *, secrets: bool = False) -> str:
     """The experiment as a spec with every field written out, API keys only with `secrets`; `loads` reads it back."""
-    from trt_cls.spec.printing import text_from_experiment
+    from trt_cls.spec.reference import text_from_experiment
 
     return text_from_experiment(experiment, secrets=secrets)

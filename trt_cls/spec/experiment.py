@@ -11,8 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from math import inf
 from typing import Any
 
-from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
-from trt_cls.spec.ranges import (
+from trt_cls.spec.allowed import (
     ANYTHING,
     SIZES,
     Allowed,
@@ -24,6 +23,7 @@ from trt_cls.spec.ranges import (
     judged_with_others,
     one_of,
 )
+from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
 
 
 def option(default: Any, description: str, allowed: Allowed = ANYTHING, *, secret: bool = False) -> Any:

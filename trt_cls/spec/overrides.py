@@ -12,10 +12,10 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from trt_cls.spec import judge
+from trt_cls.spec import values
 from trt_cls.spec.experiment_pb2 import Experiment
+from trt_cls.spec.problems import Report, join, quoted
 from trt_cls.spec.reference import is_map
-from trt_cls.spec.report import Report, join, quoted
 from trt_cls.text import printable
 
 
@@ -27,7 +27,7 @@ def apply_overrides(message: Experiment, overrides: Sequence[str], report: Repor
     """Writes each `field=value` into `message`; what is wrong goes to the report, at the flag."""
     for override in overrides:
         name = override.partition("=")[0]
-        flag = f"--set {printable(f'{name}=…' if judge.is_secret(name.strip()) else override)}"
+        flag = f"--set {printable(f'{name}=…' if values.is_secret(name.strip()) else override)}"
         changed = Experiment()
         changed.CopyFrom(message)
         try:
@@ -50,9 +50,9 @@ def _apply(message: Message, override: str) -> list[str]:
     while True:
         name = names.pop(0)
         at = join(at, name)
-        field = judge.field_named(block, name)
+        field = values.field_named(block, name)
         if field is None:
-            raise _Refused(at, judge.unknown_field(block, at))
+            raise _Refused(at, values.unknown_field(block, at))
         if field.message_type is None or is_map(field):
             _write(block, field, at, names, value)
             return [*made, at, path]
@@ -70,8 +70,8 @@ def _write(block: Message, field: FieldDescriptor, path: str, key: list[str], va
     if is_map(field):
         if len(key) != 1 or not key[0].isprintable():
             raise _Refused(path, f"a map found, expected a value of one of its keys: {path}.KEY=VALUE")
-        entry = judge.empty_entry(field)
-        value_field: Any = judge.field_named(entry, "value")
+        entry = values.empty_entry(field)
+        value_field: Any = values.field_named(entry, "value")
         _merge(entry, value_field, join(path, key[0]), value)
         getattr(block, field.name)[key[0]] = entry.value
     elif key:
@@ -83,12 +83,12 @@ def _write(block: Message, field: FieldDescriptor, path: str, key: list[str], va
 
 
 def _merge(message: Message, field: FieldDescriptor, path: str, value: str) -> None:
-    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not value.startswith(judge.QUOTES):
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not value.startswith(values.QUOTES):
         if not value.isprintable():
-            raise _Refused(path, f"{judge.found(path, value)} found, expected text without control characters")
+            raise _Refused(path, f"{values.found(path, value)} found, expected text without control characters")
         value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if not judge.merge(message, field, value):
-        raise _Refused(path, judge.refusal(field, path, value))
+    if not values.merge(message, field, value):
+        raise _Refused(path, values.refusal(field, path, value))
 
 
 def _items(value: str) -> list[str]:

@@ -16,9 +16,9 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from trt_cls.spec import experiment_pb2, judge
+from trt_cls.spec import experiment_pb2, values
+from trt_cls.spec.problems import Report, join, quoted
 from trt_cls.spec.reference import is_map
-from trt_cls.spec.report import Report, join, quoted
 
 _CLOSING = {"{": "}", "<": ">", "[": "]"}
 _NO_VALUE = {"", ":", ",", ";", *_CLOSING, *_CLOSING.values()}
@@ -62,7 +62,7 @@ class _Reader:
         if not self.tokens.TryConsumeIdentifier():
             self._stop('a field name or "}"' if path else "a field name")
         line = self._line()
-        field = judge.field_named(message, name)
+        field = values.field_named(message, name)
         where = join(path, name)
         if field is None:
             self._unknown(message, where, line)
@@ -85,7 +85,7 @@ class _Reader:
             self._problem(path, line, f"{self._word()} found, expected a block: {field.name} {{ … }}")
         else:
             inner = getattr(message, field.name)
-            if other := judge.other_branch(message, field):
+            if other := values.other_branch(message, field):
                 self._problem(path, line, f"found beside {other}, expected exactly one of the two")
                 inner = type(inner)()
             else:
@@ -109,17 +109,17 @@ class _Reader:
             found = self._word()
             self._problem(path, self._line(), f"{found} found, expected {{ key: … value: … }}")
             return
-        entry = judge.empty_entry(field)
+        entry = values.empty_entry(field)
         entry_path = f"{path}[{self.entries[path]}]"
         self.entries[path] += 1
         line = self._block(entry, entry_path)
-        values = getattr(message, field.name)
+        entries = getattr(message, field.name)
         if not self.report.sound(entry_path):
             return
-        if entry.key in values:
+        if entry.key in entries:
             self._problem(path, line, f"key {quoted(entry.key)} found twice, expected each key once")
         else:
-            values[entry.key] = entry.value
+            entries[entry.key] = entry.value
             self.report.place(line, join(path, entry.key))
 
     def _values(self, message: Message, field: FieldDescriptor, path: str, line: int) -> None:
@@ -130,7 +130,7 @@ class _Reader:
             self._problem(path, line, f"a block found, expected a value: {field.name}: …")
             self._skip_nested()
         else:
-            found = judge.found(path, self.tokens.token) if self.tokens.token else "the end of the text"
+            found = values.found(path, self.tokens.token) if self.tokens.token else "the end of the text"
             self._problem(path, line, f'{found} found, expected ":" and a value')
             if self.tokens.token not in _NO_VALUE and self.tokens.ParseError("").GetLine() == line:
                 self._word()
@@ -153,9 +153,9 @@ class _Reader:
             return
         source = self._scalar()
         line = self._line()
-        if not judge.merge(message, field, source):
+        if not values.merge(message, field, source):
             is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not field.is_repeated
-            self._problem(path, line, judge.refusal(field, path, source + self._rest(source, is_text)))
+            self._problem(path, line, values.refusal(field, path, source + self._rest(source, is_text)))
 
     def _scalar(self) -> str:
         """The text of the value at hand: one token, or strings side by side."""
@@ -164,7 +164,7 @@ class _Reader:
         if token in _NO_VALUE:
             self._stop("a value")
         self.tokens.NextToken()
-        while token.startswith(judge.QUOTES) and self.tokens.token.startswith(judge.QUOTES):
+        while token.startswith(values.QUOTES) and self.tokens.token.startswith(values.QUOTES):
             source += "\n" + self.tokens.token  # a line each, so that none closes the quotes of the one before
             self.tokens.NextToken()
         return source
@@ -173,7 +173,7 @@ class _Reader:
         """What follows a refused value without a space, so that `/data/train` without quotes is one mistake."""
         rest, last = "", source
         end = _NO_VALUE - {":", ","} if is_text else _NO_VALUE
-        while not source.startswith(judge.QUOTES) and self.tokens.token not in end and self._touches(last):
+        while not source.startswith(values.QUOTES) and self.tokens.token not in end and self._touches(last):
             last = self.tokens.token
             rest += last
             self.tokens.NextToken()
@@ -195,7 +195,7 @@ class _Reader:
                 "", f"{quoted(name)} found, expected a field name and its value", where=self.report.at(line)
             )
             raise _SyntaxStop
-        self._problem(path, line, judge.unknown_field(message, path))
+        self._problem(path, line, values.unknown_field(message, path))
         self._skip_value()
 
     def _skip_value(self) -> None:

@@ -1,19 +1,25 @@
 """Every field of a spec as a table: what messages, `spec fields` and the documentation say about it.
 
 Names and types come from the .proto, defaults, ranges and help from the dataclasses.
+
+
+Experiment → text, with every field written out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
+from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from trt_cls.spec import experiment_pb2
 from trt_cls.spec.experiment import Experiment
-from trt_cls.spec.report import join
+from trt_cls.spec.problems import join
 
 _TYPES = {
     FieldDescriptor.CPPTYPE_BOOL: "bool",
@@ -122,3 +128,35 @@ def _default(option: Field[Any], field: FieldDescriptor) -> str:
     if isinstance(option.default, bool):
         return str(option.default).lower()
     return f'"{option.default}"' if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else str(option.default)
+
+
+def text_from_experiment(experiment: Experiment, *, secrets: bool = False) -> str:
+    """The experiment in the language of spec files; reading it gives an equal experiment, but for `secrets` left out.
+
+    A comment names each of them.
+    """
+    message = experiment_pb2.Experiment()
+    left_out: list[str] = []
+    _fill(message, experiment, "", None if secrets else left_out)
+    text = text_format.MessageToString(message, as_utf8=True, use_short_repeated_primitives=True)
+    return text + "".join(f"# {path}: a secret, not written here\n" for path in left_out)
+
+
+def _fill(message: Message, block: Any, path: str, left_out: list[str] | None) -> None:
+    for option in fields(block):
+        name, value = option.name, getattr(block, option.name)
+        if value is None:
+            continue
+        if option.metadata["secret"] and value and left_out is not None:
+            left_out.append(join(path, name))
+        elif is_dataclass(value):
+            inner = getattr(message, name)
+            inner.SetInParent()
+            _fill(inner, value, join(path, name), left_out)
+        elif isinstance(value, Mapping):
+            getattr(message, name).update(value)
+        elif isinstance(value, tuple):
+            getattr(message, name).extend(value)
+        else:
+            field: Any = message.DESCRIPTOR.fields_by_name[name]
+            setattr(message, name, field.enum_type.values_by_name[value].number if field.enum_type else value)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trt_cls.distributed.processes import Processes
 from trt_cls.training.compute import Compute
-from trt_cls.training.distributed import average
+from trt_cls.training.parallel import average
 from trt_cls.training.validation import evaluating
 
 

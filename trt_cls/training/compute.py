@@ -1,6 +1,9 @@
 """Where and in which precision the training computes, with the reason; and what makes it repeatable.
 
 Nothing here knows about networks.
+
+
+torch.compile for the network that learns, and its failures in one line.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trt_cls.errors import DeviceError, RequestError
+from trt_cls.errors import DeviceError, RequestError, TrtClsError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -156,3 +159,30 @@ def repeatable(precision: str) -> Iterator[None]:
         debugging.fill_uninitialized_memory = filling
         cudnn.benchmark = trying
         cudnn.allow_tf32, products.allow_tf32 = rounding
+
+
+def compiled(network: nn.Module) -> Any:
+    """`network`, compiled anew for each batch size: kernels for any size round otherwise than those for one.
+
+    So a training that is resumed computes with the kernels it began with.
+    """
+    return torch.compile(network, dynamic=False)
+
+
+@contextmanager
+def compiler_failures_told() -> Iterator[None]:
+    """Runs what calls a compiled network.
+
+    Raises:
+        TrtClsError: it can't be compiled here.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TrtClsError(
+            f"--compile: torch can't compile the network here ({reason.strip()}); expected a C++ compiler on a CPU, "
+            "triton and a C compiler for a GPU; install them, or train without --compile in another folder"
+        ) from error

@@ -19,13 +19,10 @@ from trt_cls.errors import RequestError
 from trt_cls.models.network import Network
 from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
-from trt_cls.training.compiler import compiled
-from trt_cls.training.compute import Compute
+from trt_cls.training.compute import Compute, compiled
 from trt_cls.training.distillation import Teacher
-from trt_cls.training.distributed import replicated
-from trt_cls.training.optimizers import optimizer
-from trt_cls.training.regularizers import penalty
-from trt_cls.training.stages import Pipelined, spread
+from trt_cls.training.optimization import optimizer, penalty
+from trt_cls.training.parallel import Pipelined, replicated, spread
 from trt_cls.training.validation import evaluating
 
 

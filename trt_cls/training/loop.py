@@ -22,20 +22,17 @@ from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import Extensions, TrainConfig
 from trt_cls.training.averaging import mean_of, renew_statistics
-from trt_cls.training.broken import BrokenImages
-from trt_cls.training.distributed import take_over
-from trt_cls.training.interrupt import Interrupted, StopRequest
-from trt_cls.training.journal import Journal
+from trt_cls.training.checkpointing import Interrupted, SavePoints, StopRequest
 from trt_cls.training.learner import Learner
+from trt_cls.training.logs import Journal
+from trt_cls.training.logs.files import Averaged, EpochRow, epochs_without_gain
+from trt_cls.training.optimization import penalty, schedule
+from trt_cls.training.parallel import take_over
 from trt_cls.training.prefetch import prefetched
-from trt_cls.training.records import Averaged, EpochRow, epochs_without_gain
-from trt_cls.training.regularizers import penalty
-from trt_cls.training.request import TrainingData
-from trt_cls.training.results import Results
-from trt_cls.training.saving import SavePoints
-from trt_cls.training.schedules import schedule
+from trt_cls.training.run_folder import Results
+from trt_cls.training.setup import TrainingData
 from trt_cls.training.state import TrainState
-from trt_cls.training.validation import validate
+from trt_cls.training.validation import BrokenImages, validate
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from trt_cls.data.folder import evenly_spread
 from trt_cls.data.stream import stream
 from trt_cls.errors import DataError, RequestError
-from trt_cls.models.fake_quantization import measured, quantize_layers, restore_layers
-from trt_cls.models.layers import Add
-from trt_cls.models.ranges import CALIBRATION_BATCH, METHODS, Histogram, Method, best_of, decibels, threshold
+from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers
+from trt_cls.models.int8_ranges import CALIBRATION_BATCH, METHODS, Histogram, Method, best_of, decibels, threshold
+from trt_cls.models.network import Add
 from trt_cls.spec.experiment import Quantization
 from trt_cls.training.compute import Compute
-from trt_cls.training.request import TrainingData
+from trt_cls.training.setup import TrainingData
 from trt_cls.training.validation import evaluating
 
 WORKERS = 4

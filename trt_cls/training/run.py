@@ -14,21 +14,20 @@ from trt_cls.artefacts.classmap import write_classmap
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
-from trt_cls.models.fake_quantization import quantize_like
-from trt_cls.models.resizing import resize
+from trt_cls.models.int8_layers import quantize_like
+from trt_cls.models.widths import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
-from trt_cls.training.compiler import compiler_failures_told
-from trt_cls.training.compute import Compute, choose_compute, repeatable
+from trt_cls.training.compute import Compute, choose_compute, compiler_failures_told, repeatable
 from trt_cls.training.distillation import Teacher
-from trt_cls.training.distributed import joined_to_train
-from trt_cls.training.journal import Journal
 from trt_cls.training.learner import Learner
-from trt_cls.training.loggers import Loggers
+from trt_cls.training.logs import Journal
+from trt_cls.training.logs.console import Reporter
+from trt_cls.training.logs.trackers import Loggers
 from trt_cls.training.loop import Training, TrainingResult
+from trt_cls.training.parallel import joined_to_train
 from trt_cls.training.quantization import quantize
-from trt_cls.training.reporter import Reporter
-from trt_cls.training.request import TrainingData, make_model, open_data, supported
-from trt_cls.training.results import Results, open_results
+from trt_cls.training.run_folder import Results, open_results
+from trt_cls.training.setup import TrainingData, make_model, open_data, supported
 from trt_cls.training.state import (
     TrainState,
     fingerprint,

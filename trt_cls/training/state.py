@@ -21,7 +21,7 @@ from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
 from trt_cls.spec.experiment import Experiment
 from trt_cls.text import FOREIGN
-from trt_cls.training.records import EpochRow
+from trt_cls.training.logs.files import EpochRow
 
 FORMAT = 2
 

@@ -1,17 +1,23 @@
-"""Loss and accuracy on the validation images: all of them, as they are, the network in evaluation mode."""
+"""Loss and accuracy on the validation images: all of them, as they are, the network in evaluation mode.
+
+Images that could not be decoded during a training: each is kept once; a class that loses all of them is an error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from trt_cls.data.stream import Batch
+from trt_cls.data.folder import ImageFolder
+from trt_cls.data.stream import Batch, Skipped
 from trt_cls.distributed.processes import Processes
-from trt_cls.training.broken import BrokenImages
+from trt_cls.errors import DataError
 from trt_cls.training.compute import Compute
 
 
@@ -51,3 +57,53 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train()
+
+
+class BrokenImages:
+    """The broken images of one folder, in the order in which they were first met."""
+
+    def __init__(self, folder: ImageFolder) -> None:
+        self._folder = folder
+        self._left = Counter(sample.label for sample in folder.samples)
+        self._label_of = {sample.path: sample.label for sample in folder.samples}
+        self._reason_of: dict[Path, str] = {}
+
+    @property
+    def images(self) -> tuple[Skipped, ...]:
+        """Each broken image once."""
+        return tuple(Skipped(path, reason) for path, reason in self._reason_of.items())
+
+    def add(self, skipped: Iterable[Skipped]) -> None:
+        """Notes broken images, also when they have been met before.
+
+        Raises:
+            DataError: no image of some class is left.
+        """
+        for image in skipped:
+            if image.path in self._reason_of:
+                continue
+            self._reason_of[image.path] = image.reason
+            label = self._label_of[image.path]
+            self._left[label] -= 1
+            if self._left[label] == 0:
+                raise DataError(
+                    f"{self._folder.root}: class {self._folder.classes[label]!r} has no image that can be read "
+                    f"(the last: {image.path}: {image.reason}); expected at least one; replace the files"
+                )
+
+    def share(self, processes: Processes) -> None:
+        """Notes what the other processes have met; all of them must call it.
+
+        Raises:
+            DataError: as `add`.
+        """
+        for images in processes.gather(self.images):
+            self.add(images)
+
+    def state(self) -> dict[str, str]:
+        """Names below the folder, and reasons."""
+        return {str(path.relative_to(self._folder.root)): reason for path, reason in self._reason_of.items()}
+
+    def restore(self, state: Mapping[str, str]) -> None:
+        """Goes back to what `state` returned, wherever the folder stands now."""
+        self.add(Skipped(self._folder.root / name, reason) for name, reason in state.items())

@@ -14,10 +14,8 @@ import numpy as np
 
 from trt_cls.evaluation.evaluate import Evaluation
 from trt_cls.evaluation.metrics import calibration_bins, wilson_interval
-from trt_cls.evaluation.report.about import contract_rows, version_rows
-from trt_cls.evaluation.report.page import common_folder, page, shown
-from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select
-from trt_cls.evaluation.report.thumbnails import thumbnails
+from trt_cls.evaluation.report.page import common_folder, contract_rows, page, shown, version_rows
+from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select, thumbnails
 
 MATRIX = 40
 """Classes of the confusion matrix; of more, those confused most often. Larger ones can't be read or clicked."""

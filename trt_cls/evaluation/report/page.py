@@ -1,16 +1,31 @@
 """Pages from templates: style and script go inside, and everything that is put in is escaped.
 
 What is not known here: what a page says.
+
+
+What stands small at the end of a page: the contract in words, and what ran where.
+
+The page of a comparison: how far two models are apart, and the images that they label differently.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from trt_cls.contract import Contract
+from trt_cls.evaluation.compare import Change, Comparison
+from trt_cls.evaluation.report.selection import thumbnails
+from trt_cls.gpu import visible_gpu
+from trt_cls.spec.architectures import ARCHITECTURES
+from trt_cls.version import PRODUCER
 
 
 def page(template: str, **content: Any) -> str:
@@ -40,3 +55,74 @@ def shown(path: Path, folder: Path | None = None) -> str:
     """`path`, below `folder` where one is given, as text that can be written as UTF-8 whatever the file is called."""
     text = os.path.relpath(path, folder) if folder else str(path)
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+PACKAGES = (
+    "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "openvino", "pycuda",
+    "torch",
+)  # fmt: skip
+"""Those that can change an answer or its speed."""
+
+Rows = list[tuple[str, str]]
+
+
+def contract_rows(contract: Contract) -> Rows:
+    """What the network is and which pixels it gets."""
+    model, pixels = contract.model, contract.preprocessing
+    has_depths = model.arch in ARCHITECTURES and bool(ARCHITECTURES[model.arch].depths)
+    resize = {"center": "cover, then cut out the middle", "none": "stretch"}[pixels.crop]
+    return [
+        ("Network", f"{model.arch} {model.n_layers}" if has_depths else model.arch),
+        ("Precision", contract.precision),
+        ("Input", f"{pixels.channels} × {pixels.height} × {pixels.width}, {pixels.channel_order}"),
+        ("Resize", f"{resize}, {pixels.filter}"),
+        ("Normalisation", f"(pixel / {pixels.divisor:g} − mean) / std"),
+        ("Mean", ", ".join(f"{value:g}" for value in pixels.mean)),
+        ("Std", ", ".join(f"{value:g}" for value in pixels.std)),
+        ("Classes", f"{len(contract.classes):,}"),
+        ("Written by", contract.producer),
+    ]
+
+
+def version_rows() -> Rows:
+    """The software, the machine and the time."""
+    gpu = visible_gpu()
+    return [
+        ("Report by", PRODUCER),
+        ("Written", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
+        ("Machine", f"{platform.system()} {platform.machine()}, {gpu.name if gpu else 'no GPU'}"),
+        ("Python", platform.python_version()),
+        *((name, found) for name in PACKAGES if (found := _version(name))),
+    ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+PICTURED = 200
+LISTED = 2000
+
+
+def comparison_page(comparison: Comparison, a: Path, b: Path) -> str:
+    """The whole page as HTML; the images on which the two are surest of different classes come first."""
+    changes = sorted(comparison.changed, key=lambda change: -min(change.confidence_a, change.confidence_b))
+    folder = common_folder(change.path for change in changes) if changes else Path()
+    thumbs = thumbnails(change.path for change in changes[:PICTURED])
+
+    def named(listed: list[Change]) -> list[tuple[str, Change, str]]:
+        return [(shown(change.path, folder), change, thumbs.get(change.path, "")) for change in listed]
+
+    return page(
+        "comparison.html",
+        title=f"{shown(a)} and {shown(b)}",
+        a=shown(a),
+        b=shown(b),
+        comparison=comparison,
+        pictured=named(changes[:PICTURED]),
+        listed=named(changes[PICTURED:LISTED]),
+        versions=version_rows(),
+    )

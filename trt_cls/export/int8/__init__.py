@@ -1,0 +1,181 @@
+"""From a float32 graph to the INT8 one that is asked for: which images, which rule, which layers, and what is said.
+
+The parts stand in `calibration` (ranges), `quantization` (the graph) and `sensitivity` (which layers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from trt_cls.artefacts.onnx_file import contract_of
+from trt_cls.contract import Contract, Preprocessing
+from trt_cls.data.folder import Sample, evenly_spread, image_folder, list_images
+from trt_cls.errors import DataError, RequestError
+from trt_cls.export.images import BATCH, Images
+from trt_cls.export.int8.calibration import measure_magnitudes
+from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, quantizable, trained_layers
+from trt_cls.export.int8.sensitivity import Labelled, choose, rank, signal_to_noise, table
+from trt_cls.export.onnx_file import onnx_from_module
+from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold
+from trt_cls.spec.experiment import Experiment
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCHES = 32
+"""Of 16 images: 512."""
+RANKED_ON = 64
+"""Images that a layer's cost is measured on: a second a layer of a resnet18 at 224×224 on two cores."""
+LABELLED = 2000
+"""The standard error of an accuracy of 75 % is then one point."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What `--int8` is asked to do."""
+
+    images: Path | None = None
+    """Folder to calibrate on; None: the training dataset of the spec."""
+    batches: int = BATCHES
+    method: Method | Literal["auto"] = "auto"
+    """Auto: the one that changes the answers least."""
+    keep: tuple[Keep, ...] = ()
+    max_loss: float | None = None
+    """Points of top-1 that may be lost on the labelled images of the check; None: all layers go to INT8."""
+
+
+def calibration_folder(asked: Int8, experiment: Experiment | None) -> Path:
+    """Where the images to calibrate on come from.
+
+    Raises:
+        RequestError: neither the request nor a spec names a folder.
+    """
+    if asked.images:
+        return asked.images
+    if experiment and experiment.train_config:
+        return Path(experiment.train_config.train_dataset_path)
+    raise RequestError(
+        "--int8 measures its ranges on images, and none are named; expected --calibration-images DIR with 512 or more "
+        "of the kind that the network will see, or -e SPEC whose training dataset is taken; add one of them"
+    )
+
+
+def quantize(
+    model: onnx.ModelProto, asked: Int8, folder: Path, labelled: Path | None, say: Callable[[str], None]
+) -> onnx.ModelProto:
+    """`model` in INT8, calibrated on the images below `folder`; `labelled` is what `max_loss` is measured on.
+
+    Raises:
+        DataError: a folder is missing, or holds no image that can be decoded, or other classes than the model's.
+        ExportError: the network can't be quantized, or not within `max_loss`.
+    """
+    contract = contract_of(model, "the ONNX graph")
+    images = calibration_images(contract.preprocessing, folder, asked.batches)
+    for line in shortcomings(images, asked.batches * BATCH):
+        say(line)
+    kept = ends(model, asked.keep)
+    layers = {name: tensors for name, tensors in quantizable(model).items() if name not in kept}
+    measured_on = _labelled(contract, labelled) if asked.max_loss is not None else None
+    tensors = list(dict.fromkeys(chain.from_iterable(layers.values())))
+    first, batches = _peek(images)
+    magnitudes = measure_magnitudes(model, tensors, batches)
+    thresholds, method = _thresholds(model, list(layers), magnitudes, asked.method, first)
+    say(f"calibrated on {len(images.samples)} of {images.total} images of {folder} ({method})")
+    if measured_on is None or asked.max_loss is None:
+        return int8_from_fp32(model, thresholds, list(layers))
+    say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labelled}")
+    ranking = rank(model, thresholds, list(layers), first)
+    choice = choose(model, thresholds, ranking, measured_on, asked.max_loss / 100, say)
+    for line in table(choice):
+        say(line)
+    say(
+        f"top-1 on {len(measured_on.samples)} images: float32 {choice.top1_fp32:.2%}, all INT8 "
+        f"{choice.top1_all_int8:.2%}, with {choice.kept} of {len(ranking)} layers in float16 {choice.top1:.2%}"
+    )
+    return int8_from_fp32(model, thresholds, choice.int8)
+
+
+def trained_for_int8(network: nn.Module, contract: Contract) -> onnx.ModelProto:
+    """The graph of a network that was trained as INT8 computes, with the ranges of its training.
+
+    Raises:
+        ExportError: it can't be exported.
+    """
+    from trt_cls.models.int8_layers import restore_layers, trained_ranges
+
+    ranges = trained_ranges(network)
+    restore_layers(network)
+    model = onnx_from_module(network, replace(contract, precision="fp32"))
+    return int8_from_fp32(model, *trained_layers(model, ranges))
+
+
+def _thresholds(
+    model: onnx.ModelProto,
+    layers: Sequence[str],
+    magnitudes: Mapping[str, Histogram],
+    asked: Method | Literal["auto"],
+    images: NDArray[Any],
+) -> tuple[dict[str, float], str]:
+    """The largest magnitude kept of each activation, and the method in words; "auto" tries them all on `images`."""
+    methods = METHODS if asked == "auto" else (asked,)
+    ranges = {method: {name: threshold(found, method) for name, found in magnitudes.items()} for method in methods}
+    if asked != "auto":
+        return ranges[asked], asked
+    best, told = best_of(signal_to_noise(model, ranges, layers, images))
+    return ranges[best], told
+
+
+def calibration_images(preprocessing: Preprocessing, folder: Path, batches: int) -> Images:
+    """Up to `batches` of 16 images from all over `folder`, the same ones each time."""
+    found = list_images(folder)
+    chosen = evenly_spread(found, batches * BATCH)
+    return Images(preprocessing, folder, tuple(Sample(path) for path in chosen), len(found))
+
+
+def shortcomings(images: Images, asked: int) -> list[str]:
+    """What calibration on `images` may miss, a sentence for each, for people."""
+    found = []
+    if len(images.samples) < asked:
+        found.append(
+            f"calibration: {images.folder} holds {len(images.samples)} images, {asked} were asked for: "
+            "ranges measured on few images cut what others reach"
+        )
+    assert images.folder is not None
+    folders = {sample.path.relative_to(images.folder).parts[:-1] for sample in images.samples}
+    if len(folders) == 1:
+        found.append(
+            f"calibration: all images lie in one folder, {images.samples[0].path.parent}: if they are of one class, "
+            "the ranges of the other classes are not known; name a folder with images of all classes"
+        )
+    return found
+
+
+def _peek(images: Images) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
+    """The first images, up to 64, and all of them.
+
+    Raises:
+        DataError: none can be decoded.
+    """
+    batches = images.batches()
+    first = list(islice(batches, RANKED_ON // BATCH))
+    if not first:
+        raise DataError(f"{images.folder}: holds no image that can be decoded; expected images to calibrate on")
+    return np.concatenate(first), chain(first, batches)
+
+
+def _labelled(contract: Contract, folder: Path | None) -> Labelled:
+    if folder is None:
+        raise RequestError(
+            "--int8-auto measures top-1 on labelled images, and none are named; expected --images DIR with a "
+            "sub-folder per class, or -e SPEC whose evaluation dataset is taken; add one of them"
+        )
+    samples = image_folder(folder, contract.classes, allow_missing=True).samples
+    return Labelled(contract.preprocessing, evenly_spread(samples, LABELLED))

@@ -1,0 +1,126 @@
+"""INT8 said in the graph: explicit QuantizeLinear and DequantizeLinear (Q/DQ) before layers, the rest in float16.
+
+All is symmetric, weights by output channel, activations by tensor, biases stay float: what TensorRT asks for. A layer's
+inputs are quantized and its output is not, so that TensorRT can fuse what follows, and both inputs of a residual
+addition are. ONNX Runtime's quantizer writes the graph. Ranges come from `calibration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from trt_cls.artefacts.onnx_file import contract_of
+from trt_cls.errors import ExportError, MissingDependency
+from trt_cls.export.fp16 import fp16_from_fp32
+from trt_cls.export.onnx_file import check, set_metadata
+from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE
+from trt_cls.version import __version__
+
+Keep = Literal["first", "last"]
+
+
+def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """The layers that INT8 can compute, in the graph's order, each with its activations.
+
+    They are convolutions, dense layers, and additions of two activations.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found: dict[str, tuple[str, ...]] = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in constants:
+            found[node.name] = (node.input[0],)
+        elif node.op_type == "Add" and not constants & set(node.input):
+            found[node.name] = tuple(dict.fromkeys(node.input))
+    return found
+
+
+def trained_layers(model: onnx.ModelProto, ranges: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], list[str]]:
+    """The thresholds of activations, and the layers, that `ranges` of a training mean in its float32 graph.
+
+    `ranges` has, by the module's name and in the order of the graph, the largest magnitude of each input.
+
+    Raises:
+        ExportError: the graph has no such layers.
+    """
+    nodes = {node.name: node for node in model.graph.node}
+    additions = iter([name for name, largest in ranges.items() if len(largest) > 1])
+    thresholds: dict[str, float] = {}
+    layers: dict[str, str] = {}
+    for name, tensors in quantizable(model).items():
+        addition = nodes[name].op_type == "Add"
+        layer = next(additions, "") if addition else nodes[name].input[1].removesuffix(".weight")
+        if layer in ranges:
+            thresholds.update(zip(tensors, ranges[layer], strict=True))
+            layers[layer] = name
+    if lost := ranges.keys() - layers.keys():
+        raise ExportError(
+            f"{len(lost)} of {len(ranges)} layers that were trained for INT8 are not in the graph, as {min(lost)}; "
+            "expected all; the exporter changed the network: report it with the spec"
+        )
+    return thresholds, list(layers.values())
+
+
+def ends(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
+    """The layers named by `keep`: the first and the last with weights."""
+    with_weights = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    found = {"first": with_weights[0].name, "last": with_weights[-1].name}
+    return {found[name] for name in keep}
+
+
+def int8_from_fp32(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
+    """The network with `layers` in INT8 and the rest in float16; input, output and softmax stay float32.
+
+    `thresholds` has the largest magnitude kept of each of their activations.
+
+    Raises:
+        ExportError: no layer is named, or the rest is too large for float16.
+    """
+    if not layers:
+        raise ExportError("no layer is left for INT8; expected some; allow a larger loss, or export with --fp16")
+    half = fp16_from_fp32(with_qdq(model, thresholds, layers))
+    set_metadata(half, replace(contract_of(half, "the ONNX graph"), precision="int8"))
+    check(half)
+    return half
+
+
+def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
+    """The network with Q/DQ pairs before the inputs and weights of `layers`, all else float32."""
+    try:
+        from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+    except ImportError as error:
+        raise MissingDependency("onnxruntime", "Quantizing to INT8", "cpu") from error
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    operators = sorted({node.op_type for node in model.graph.node if node.name in layers})
+    ranges = {name: (np.float32(-value), np.float32(value)) for name, value in thresholds.items()}
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=list(layers),
+        nodes_to_exclude=[],
+        op_types_to_quantize=operators,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "AddQDQPairToWeight": True,  # weights stay float in the file, for TensorRT to fold
+            "QuantizeBias": False,  # TensorRT refuses the int32 biases of ONNX Runtime's own style
+            "OpTypesToExcludeOutputQuantization": operators,
+            "MinimumRealRange": 2 * LARGEST * SMALLEST_SCALE,
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
+    quantized.producer_name, quantized.producer_version = "trt-cls", __version__
+    onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in model.metadata_props})
+    return quantized

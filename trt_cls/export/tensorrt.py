@@ -1,0 +1,231 @@
+"""Which TensorRT can build an engine on this machine, and why.
+
+How it is built is known in `engine_file`.
+
+
+From a checked ONNX file to a TensorRT plan, with one code path for TensorRT 10, 11 and TensorRT-RTX.
+
+The precision is the graph's: every network is strongly typed and no flag changes what a layer computes with. Which
+TensorRT is used is decided in `builders`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any, Literal
+
+from trt_cls.artefacts.sidecar import Builder, Parity, Profile, Sidecar, sidecar_path, write_sidecar
+from trt_cls.contract import Contract
+from trt_cls.engines.engine import INPUT
+from trt_cls.engines.tensorrt.api import make_logger
+from trt_cls.errors import DeviceError, ExportError, MissingDependency, RequestError
+from trt_cls.files import atomic
+from trt_cls.gpu import Gpu, visible_gpu
+
+Request = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
+
+HOW_TO_GET_ONE = (
+    'pip install "trt-cls[rtx]" (builds without a GPU), or "trt-cls[gpu]" on the machine that runs the engine'
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A builder that can work here."""
+
+    name: Builder
+    module: ModuleType
+    gpu: Gpu | None
+    """The GPU that it tunes for; None: it compiles for GPU generations."""
+    reason: str
+    """Why this one."""
+
+    @property
+    def version(self) -> str:
+        """Of the TensorRT library."""
+        return str(self.module.__version__)
+
+
+def choose_builder(request: Request, *, required: bool) -> tuple[Choice | None, str]:
+    """The builder to use, or None and the reason why.
+
+    "auto" takes TensorRT, whose engines are tuned to the GPU at hand, before TensorRT-RTX. TensorRT builds on the GPU
+    that will run the engine; TensorRT-RTX compiles for GPU generations and needs no GPU.
+
+    Raises:
+        MissingDependency, DeviceError: there is none, though `required` or asked for by name.
+    """
+    if request == "none":
+        return None, "not asked for"
+    if request == "tensorrt":
+        return _tensorrt(visible_gpu()), ""
+    if request == "tensorrt-rtx":
+        return _tensorrt_rtx("asked for"), ""
+    try:
+        return _tensorrt(visible_gpu()), ""
+    except MissingDependency:
+        why = "tensorrt is not installed"
+    except DeviceError:
+        why = "tensorrt needs a GPU, and none is visible"
+    try:
+        return _tensorrt_rtx(why), ""
+    except MissingDependency:
+        if required:
+            raise
+        return None, f"{why}, and tensorrt-rtx is not installed"
+
+
+def _tensorrt(gpu: Gpu | None) -> Choice:
+    module = _imported("tensorrt")
+    if module is None:
+        raise MissingDependency("tensorrt", "Building an engine with TensorRT", "gpu")
+    if gpu is None:
+        raise DeviceError(
+            "TensorRT builds an engine on the GPU that will run it, and no NVIDIA GPU is visible here; expected one; "
+            "run the command on the machine that has it, or use --builder tensorrt-rtx, which needs none"
+        )
+    return Choice("tensorrt", module, gpu, f"tuned to the GPU here, {gpu.name}")
+
+
+def _tensorrt_rtx(reason: str) -> Choice:
+    module = _imported("tensorrt_rtx")
+    if module is None:
+        raise MissingDependency("tensorrt-rtx", "Building an engine without TensorRT or without a GPU", "rtx")
+    return Choice("tensorrt-rtx", module, None, reason)
+
+
+def _imported(name: str) -> ModuleType | None:
+    """The module, if it is TensorRT: an emptied folder or a package of type stubs also answers to the import."""
+    try:
+        module = import_module(name)
+    except ImportError:
+        return None
+    return module if hasattr(module, "Builder") else None
+
+
+DEFAULT_PROFILE = Profile(1, 8, 32)
+"""From one image to 32 camera streams at a time, tuned for 8; memory is taken for the largest."""
+WORKSPACE = 2 << 30
+"""Bytes. A Jetson shares its memory with the GPU; the largest convolutions here ask for less."""
+RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
+"""Ampere, Ada and Blackwell, TensorRT-RTX's documented default. It knows Turing (7.5) too, no Hopper and no Jetson."""
+MESSAGES_SHOWN = 3
+
+
+def profile_from_batches(minimum: int | None = None, optimum: int | None = None, maximum: int | None = None) -> Profile:
+    """The batch sizes given, the others at 1, 8 and 32 or as near to that as those given allow.
+
+    Raises:
+        RequestError: not 1 ≤ minimum ≤ optimum ≤ maximum.
+    """
+    low = minimum if minimum is not None else 1
+    high = maximum if maximum is not None else max(DEFAULT_PROFILE.maximum, low, optimum or 0)
+    middle = optimum if optimum is not None else min(max(DEFAULT_PROFILE.optimum, low), high)
+    if not 1 <= low <= middle <= high:
+        raise RequestError(
+            f"--min-batch {low}, --opt-batch {middle}, --max-batch {high}: out of order; expected 1 ≤ min ≤ opt ≤ max; "
+            "change the one that does not fit"
+        )
+    return Profile(low, middle, high)
+
+
+def plan_from_onnx(onnx_file: Path, contract: Contract, choice: Choice, profile: Profile) -> bytes:
+    """The serialized engine.
+
+    Raises:
+        ExportError: TensorRT refused the file or failed to build; its own messages are in the error.
+    """
+    trt: Any = choice.module
+    logger = make_logger(trt)
+    try:
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+    except TypeError as error:  # what the bindings raise for a null pointer
+        raise _failure(logger, choice, "did not start") from error
+    if not parser.parse_from_file(str(onnx_file)):
+        found = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise _failure(logger, choice, f"can't read {onnx_file.name}", found)
+    config = _config(trt, builder, choice)
+    if config.add_optimization_profile(_optimization_profile(builder, contract, profile)) < 0:
+        raise _failure(
+            logger, choice, f"refused the batch sizes {profile.minimum}, {profile.optimum}, {profile.maximum}"
+        )
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _failure(logger, choice, f"could not build an engine from {onnx_file.name}")
+    return bytes(plan)
+
+
+def compute_capabilities(choice: Choice) -> tuple[str, ...]:
+    """The GPU generations that a plan of this builder runs on, as in "8.9"."""
+    if choice.gpu is not None:
+        return (choice.gpu.compute_capability,)
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in RTX_CAPABILITIES)
+
+
+def require_gpu(sidecar: Sidecar) -> None:
+    """Raises a DeviceError where no GPU is visible that the plan was built for."""
+    gpu = visible_gpu()
+    if gpu is None:
+        raise DeviceError("no NVIDIA GPU is visible here")
+    if gpu.compute_capability not in sidecar.compute_capabilities:
+        raise DeviceError(
+            f"{gpu.name} has compute capability {gpu.compute_capability}, and the engine is for "
+            f"{', '.join(sidecar.compute_capabilities)}"
+        )
+
+
+def write_engine(plan: bytes, path: Path, sidecar: Sidecar, check: Callable[[Path], Parity | None]) -> Parity | None:
+    """Writes the plan and its sidecar, both or neither, once `check` has seen the pair in a folder of its own.
+
+    Returns what `check` measured, which the sidecar then holds too.
+    """
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft = Path(folder) / path.name
+        draft.write_bytes(plan)
+        write_sidecar(draft, sidecar)
+        parity = check(draft)
+        write_sidecar(draft, replace(sidecar, parity=parity))
+        with atomic(sidecar_path(path)) as sidecar_beside, atomic(path) as plan_beside:
+            sidecar_path(draft).replace(sidecar_beside)
+            draft.replace(plan_beside)
+    return parity
+
+
+def _config(trt: Any, builder: Any, choice: Choice) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    # On by default. Its 10-bit mantissa is float16's: float32 would miss its bound of parity by an order of magnitude,
+    # and who wants that speed asks for --fp16.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if choice.name == "tensorrt-rtx":
+        config.num_compute_capabilities = len(RTX_CAPABILITIES)
+        for index, name in enumerate(RTX_CAPABILITIES):
+            if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+                raise ExportError(
+                    f"tensorrt-rtx {choice.version} can't build for {name}; expected it to; install a newer one"
+                )
+    return config
+
+
+def _optimization_profile(builder: Any, contract: Contract, profile: Profile) -> Any:
+    optimization = builder.create_optimization_profile()
+    batches = (profile.minimum, profile.optimum, profile.maximum)
+    optimization.set_shape(INPUT, *((batch, *contract.preprocessing.input_shape) for batch in batches))
+    return optimization
+
+
+def _failure(logger: Any, choice: Choice, what: str, found: Sequence[str] = ()) -> ExportError:
+    """An error that ends with the last of TensorRT's own messages: it logs errors on its way to success, too."""
+    messages = (found or logger.errors)[-MESSAGES_SHOWN:] or ["it gave no reason"]
+    reason = " | ".join(" ".join(message.split()) for message in messages)
+    return ExportError(
+        f"{choice.name} {choice.version} {what}: {reason}; expected an engine; the ONNX file stands: "
+        "run it as it is, or build it with another version of TensorRT"
+    )

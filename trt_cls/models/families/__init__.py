@@ -1,0 +1,112 @@
+"""From the spec's model_config to a network: the family's function, and what the family does not leave to the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trt_cls.errors import RequestError, did_you_mean
+from trt_cls.models import NO_WIDTHS
+from trt_cls.models.builder import Builder, MapTooSmallError, Value
+from trt_cls.models.families import (
+    alexnet,
+    cspdarknet,
+    darknet,
+    efficientnet,
+    googlenet,
+    mobilenet,
+    resnet,
+    squeezenet,
+    vgg,
+)
+from trt_cls.models.network import Network, glorot_uniform, scaled_by_fan_out
+from trt_cls.spec.architectures import ARCHITECTURES
+from trt_cls.spec.experiment import ModelConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family is built."""
+
+    network: Callable[[Builder, int], Value]
+    """Adds all layers to a builder, for so many classes, and returns the logits."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of model_config that are the family's own, whatever the spec says."""
+    initialise: Callable[[Tensor], None] = glorot_uniform
+    """Fills the weights of a convolution."""
+
+
+FAMILIES = {
+    "resnet": Family(resnet.network),
+    "vgg": Family(vgg.network),
+    "alexnet": Family(alexnet.network, alexnet.FIXED),
+    "googlenet": Family(googlenet.network),
+    "mobilenet_v1": Family(mobilenet.network_v1),
+    "mobilenet_v2": Family(mobilenet.network_v2),
+    "squeezenet": Family(squeezenet.network, squeezenet.FIXED),
+    "darknet": Family(darknet.network),
+    "cspdarknet": Family(cspdarknet.network),
+    "cspdarknet_tiny": Family(cspdarknet.tiny_network),
+    **{arch: Family(efficientnet.network, efficientnet.FIXED, scaled_by_fan_out) for arch in efficientnet.SIZES},
+}
+
+
+def build(
+    config: ModelConfig, num_classes: int, widths: Mapping[str, int] = NO_WIDTHS, *, tao_pooling: bool = False
+) -> Network:
+    """See `trt_cls.models.build`."""
+    _check(config)
+    try:
+        network = _build(config, num_classes, widths, tao_pooling)
+    except MapTooSmallError as error:
+        raise RequestError(
+            f'input_image_size "{config.input_image_size}": nothing is left of the image at {error} of {config.arch}; '
+            f"expected sides of at least {_smallest_side(config)}; enlarge it, or choose another arch"
+        ) from error
+    if network.num_classes != num_classes:
+        raise RequestError(
+            f"{network.head} is {network.num_classes} wide; expected one output for each of {num_classes} classes"
+        )
+    return network
+
+
+def _build(config: ModelConfig, num_classes: int, widths: Mapping[str, int], tao_pooling: bool) -> Network:
+    family = FAMILIES[config.arch]
+    net = Builder(replace(config, **family.fixed), widths, tao_pooling=tao_pooling, initialise=family.initialise)
+    family.network(net, num_classes)
+    return net.network()
+
+
+def _smallest_side(config: ModelConfig) -> int:
+    side = 16
+    with torch.device("meta"):
+        while True:
+            try:
+                _build(replace(config, input_image_size=f"3,{side},{side}"), 2, {}, False)
+            except MapTooSmallError:
+                side += 1
+            else:
+                return side
+
+
+def _check(config: ModelConfig) -> None:
+    known = ARCHITECTURES.get(config.arch)
+    if known is None:
+        names = list(ARCHITECTURES)
+        raise RequestError(
+            f'arch "{config.arch}": expected one of {", ".join(names)}{did_you_mean(config.arch, names)}'
+        )
+    if known.depths and config.n_layers not in known.depths:
+        depths = ", ".join(map(str, known.depths))
+        raise RequestError(
+            f"n_layers {config.n_layers}: expected one of {depths} for {config.arch}; set model_config.n_layers"
+        )
+    if config.activation and config.activation.activation_type not in known.activations:
+        raise RequestError(
+            f'activation_type "{config.activation.activation_type}": expected one of {", ".join(known.activations)} '
+            f"for {config.arch}; set model_config.activation.activation_type or leave activation out"
+        )
