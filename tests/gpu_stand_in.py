@@ -239,8 +239,8 @@ class StandIn:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         host.build()
-        for room in ("engines.tensorrt", "preprocessing.cuda"):
-            monkeypatch.setattr(f"trt_cls.{room}.cuda_driver", lambda *told: self.driver)
+        for module in ("engines.tensorrt.engine", "preprocessing.cuda"):
+            monkeypatch.setattr(f"trt_cls.{module}.cuda_driver", lambda *told: self.driver)
         monkeypatch.setattr("trt_cls.preprocessing.cuda.compiled", lambda arch, folder: Path(f"{arch}.cubin"))
         monkeypatch.setattr("trt_cls.engines.tensorrt.buffers.driver_library", lambda: self.libcuda)
         monkeypatch.setattr("trt_cls.engines.tensorrt.engine.import_runtime", lambda builder: self.tensorrt)
