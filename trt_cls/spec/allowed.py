@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -16,6 +16,8 @@ class Allowed:
     accepts: Callable[[Any], bool]
     words: tuple[str, ...] = ()
     """The values, where they are words: what a did-you-mean chooses from."""
+    is_enum: bool = False
+    """Whether a spec writes the words without quotes."""
 
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 8192
@@ -28,12 +30,12 @@ ANYTHING = Allowed("", lambda value: True)
 
 
 def finite(description: str = "a finite number") -> Allowed:
-    """Finite numbers; a narrower range that `description` names depends on other fields (`validate.py`)."""
+    """Finite numbers; a narrower range that `description` names depends on other fields (`rules.py`)."""
     return Allowed(description, math.isfinite)
 
 
 def judged_with_others(description: str) -> Allowed:
-    """Values that can only be judged together with other fields, in `validate.py`."""
+    """Values that can only be judged together with other fields, in `rules.py`."""
     return Allowed(description, lambda value: True)
 
 
@@ -67,3 +69,8 @@ def above(low: float) -> Allowed:
 def one_of(*values: str) -> Allowed:
     """One of a few words."""
     return Allowed("one of " + ", ".join(values), lambda value: value in values, values)
+
+
+def enum(*values: str) -> Allowed:
+    """One of a few words, written without quotes."""
+    return replace(one_of(*values), is_enum=True)

@@ -19,11 +19,12 @@ from google.protobuf.message import Message
 from trt_cls.errors import Problem, SpecError, did_you_mean
 from trt_cls.files import read_small_text
 from trt_cls.spec.allowed import Allowed
+from trt_cls.spec.descriptors import block_class, is_map, is_repeated
 from trt_cls.spec.experiment import Experiment
 from trt_cls.spec.overrides import apply_overrides
 from trt_cls.spec.problems import Report, TooManyProblems, join
 from trt_cls.spec.reading import message_from_text
-from trt_cls.spec.reference import is_map, is_required, message_class
+from trt_cls.spec.reference import is_required
 from trt_cls.spec.rules import check_paths, check_relations, resolved
 from trt_cls.text import printable
 
@@ -121,7 +122,7 @@ def _block(cls: Any, message: Message, path: str, report: Report, complete: bool
                     report.add(where, _missing(option.metadata["allowed"], field))
             continue
         value = getattr(message, name)
-        nested = message_class(hints[name])
+        nested = block_class(hints[name])
         if nested:
             given[name] = _block(nested, value, where, report, complete)
         else:
@@ -137,7 +138,7 @@ def _is_present(message: Message, field: FieldDescriptor) -> bool:
 def _value(field: FieldDescriptor, value: Any, hint: Any) -> Any:
     if is_map(field):
         return dict(sorted(value.items()))
-    if field.is_repeated:
+    if is_repeated(field):
         whole_numbers = int in get_args(hint)
         return tuple(int(item) if whole_numbers and float(item).is_integer() else item for item in value)
     if field.enum_type is not None:

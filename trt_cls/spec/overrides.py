@@ -13,9 +13,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from trt_cls.spec import values
-from trt_cls.spec.experiment_pb2 import Experiment
+from trt_cls.spec.descriptors import is_map, is_repeated, new_message
 from trt_cls.spec.problems import Report, join, quoted
-from trt_cls.spec.reference import is_map
 from trt_cls.text import printable
 
 
@@ -23,12 +22,12 @@ class _Refused(Exception):
     """Nothing is written; the arguments are a field's path and what is wrong with it."""
 
 
-def apply_overrides(message: Experiment, overrides: Sequence[str], report: Report) -> None:
+def apply_overrides(message: Message, overrides: Sequence[str], report: Report) -> None:
     """Writes each `field=value` into `message`; what is wrong goes to the report, at the flag."""
     for override in overrides:
         name = override.partition("=")[0]
         flag = f"--set {printable(f'{name}=…' if values.is_secret(name.strip()) else override)}"
-        changed = Experiment()
+        changed = new_message()
         changed.CopyFrom(message)
         try:
             paths = _apply(changed, override)
@@ -78,7 +77,7 @@ def _write(block: Message, field: FieldDescriptor, path: str, key: list[str], va
         raise _Refused(path, f"a single value found, expected no field below it: {quoted('.'.join(key))}")
     else:
         block.ClearField(field.name)
-        for item in _items(value) if field.is_repeated else [value]:
+        for item in _items(value) if is_repeated(field) else [value]:
             _merge(block, field, path, item)
 
 

@@ -16,9 +16,9 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from trt_cls.spec import experiment_pb2, values
+from trt_cls.spec import values
+from trt_cls.spec.descriptors import is_map, is_repeated, new_message
 from trt_cls.spec.problems import Report, join, quoted
-from trt_cls.spec.reference import is_map
 
 _CLOSING = {"{": "}", "<": ">", "[": "]"}
 _NO_VALUE = {"", ":", ",", ";", *_CLOSING, *_CLOSING.values()}
@@ -28,16 +28,16 @@ class _SyntaxStop(Exception):
     """Nothing sensible can be read beyond; the problem is in the report."""
 
 
-def message_from_text(text: str, report: Report) -> tuple[experiment_pb2.Experiment, bool]:
+def message_from_text(text: str, report: Report) -> tuple[Message, bool]:
     """The message without the values that are in the report, and whether the text could be read to its end."""
-    message = experiment_pb2.Experiment()
+    message = new_message()
     try:
         _Reader(text, report).read(message)
     except _SyntaxStop:
         return message, False
     if report.problems:
         return message, True
-    whole = experiment_pb2.Experiment()
+    whole = new_message()
     try:
         text_format.Parse(text, whole)
     except (text_format.ParseError, ValueError) as error:
@@ -66,7 +66,7 @@ class _Reader:
         where = join(path, name)
         if field is None:
             self._unknown(message, where, line)
-        elif where in self.report.lines and not field.is_repeated:
+        elif where in self.report.lines and not is_repeated(field):
             self._problem(where, line, f"given twice, first on line {self.report.lines[where]}, expected once")
             self._skip_value()
         elif field.message_type is None:
@@ -137,7 +137,7 @@ class _Reader:
 
     def _each(self, field: FieldDescriptor, read_one: Callable[[], None]) -> None:
         """Reads one value, or for a repeated field a list in brackets."""
-        if not field.is_repeated or not self.tokens.TryConsume("["):
+        if not is_repeated(field) or not self.tokens.TryConsume("["):
             read_one()
         elif not self.tokens.TryConsume("]"):
             read_one()
@@ -154,7 +154,7 @@ class _Reader:
         source = self._scalar()
         line = self._line()
         if not values.merge(message, field, source):
-            is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not field.is_repeated
+            is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not is_repeated(field)
             self._problem(path, line, values.refusal(field, path, source + self._rest(source, is_text)))
 
     def _scalar(self) -> str:
