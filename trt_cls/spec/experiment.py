@@ -1,4 +1,4 @@
-"""The experiment as frozen dataclasses: the one table of defaults, ranges and help.
+"""The experiment as frozen dataclasses: the only table of fields, defaults, ranges and help.
 
 A path in a spec file (`train_config.optimizer.sgd.lr`) is the path of the attribute; `descriptors.py` makes protobuf's
 messages of the classes. What relates two fields is checked in `rules.py`.
@@ -18,10 +18,10 @@ from trt_cls.spec.allowed import (
     above,
     at_least,
     between,
+    checked_by_rules,
     enum,
     finite,
     interval,
-    judged_with_others,
     one_of,
 )
 from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
@@ -53,7 +53,9 @@ class ExactlyOne:
 class BatchNormConfig:
     """Batch normalization; `momentum` is the share of the running statistics that is kept (PyTorch: 1 - momentum)."""
 
-    momentum: float = option(0.9, "share of the running statistics kept at each step (PyTorch: 1 - momentum)", interval(0, 1, "()"))
+    momentum: float = option(
+        0.9, "share of the running statistics kept at each step (PyTorch: 1 - momentum)", interval(0, 1, "()")
+    )
     epsilon: float = option(1e-5, "added to the variance", interval(0, 0.1, "()"))
 
 
@@ -76,17 +78,17 @@ class ModelConfig:
     arch: str = option(
         "resnet",
         "architecture family, or a network of torchvision or timm",
-        judged_with_others("one of " + ", ".join((*ARCHITECTURES, *(f"{library}/NAME" for library in LIBRARIES)))),
+        checked_by_rules("one of " + ", ".join((*ARCHITECTURES, *(f"{library}/NAME" for library in LIBRARIES)))),
     )
     n_layers: int = option(
         18,
         "depth, for families with several",
-        judged_with_others("; ".join(f"{a.name}: {a.depths_text}" for a in ARCHITECTURES.values() if a.depths)),
+        checked_by_rules("; ".join(f"{a.name}: {a.depths_text}" for a in ARCHITECTURES.values() if a.depths)),
     )
     input_image_size: str = option(
         "3,224,224",
         "size of the network's input: channels, height, width",
-        judged_with_others(f'"C,H,W": C 1 or 3, {SIZES}, as in "3,224,224"'),
+        checked_by_rules(f'"C,H,W": C 1 or 3, {SIZES}, as in "3,224,224"'),
     )
     resize_interpolation_method: str = option(
         "BILINEAR", "interpolation of resizing, always with antialiasing", enum("BILINEAR", "BICUBIC")
@@ -98,7 +100,7 @@ class ModelConfig:
     retain_head: bool = option(False, "the classifier of the original paper instead of average pooling and one layer")
     freeze_bn: bool = option(False, "batch normalization uses its running statistics in training")
     freeze_blocks: tuple[int, ...] = option(
-        (), "ids of blocks whose convolutions are not trained", judged_with_others("integers: the family's blocks")
+        (), "ids of blocks whose convolutions are not trained", checked_by_rules("integers: the family's blocks")
     )
     dropout: float = option(0.0, "dropout rate in the head (vgg, squeezenet)", interval(0, 1, "[)"))
     batch_norm_config: BatchNormConfig = option(BatchNormConfig, "constants of batch normalization")
@@ -160,7 +162,7 @@ class RegConfig:
 
     type: str = required("penalty: sum of |w| (L1) or of w² (L2), times weight_decay", one_of("L1", "L2", "None"))
     scope: str = option(
-        "Conv2D,Dense", "layer types with a penalty", judged_with_others("Conv2D, Dense or both, comma-separated")
+        "Conv2D,Dense", "layer types with a penalty", checked_by_rules("Conv2D, Dense or both, comma-separated")
     )
     weight_decay: float = option(
         0.0, "factor of the penalty; required unless type is None", finite("a number in (0, 1), or any with type None")
@@ -225,7 +227,9 @@ class WandbConfig:
     tags: tuple[str, ...] = option((), "tags of the run")
     wandb_dir: str = option("", "folder for local files")
     notes: str = option("", "notes on the run")
-    mode: str = option("ONLINE", "ONLINE sends logs to the server, OFFLINE keeps them on disk", enum("ONLINE", "OFFLINE", "DISABLED"))
+    mode: str = option(
+        "ONLINE", "ONLINE sends logs to the server, OFFLINE keeps them on disk", enum("ONLINE", "OFFLINE", "DISABLED")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +272,7 @@ class TrainConfig:
     enable_center_crop: bool = option(True, "center crop in validation; off: resize without keeping the aspect ratio")
     enable_color_augmentation: bool = option(True, "random hue, saturation and contrast; only with enable_random_crop")
     disable_horizontal_flip: bool = option(False, "no random horizontal flip")
-    label_smoothing: float = option(0.1, "share of the target probability spread over all classes", interval(0, 1, "[)"))
+    label_smoothing: float = option(0.1, "share of the target that is spread over all classes", interval(0, 1, "[)"))
     mixup_alpha: float = option(0.2, "alpha of mixup's Beta(alpha, alpha); 0: off", interval(0, 1))
     preprocess_mode: str = option("caffe", "pixel scaling and channel order", one_of("caffe", "torch", "tf"))
     image_mean: Mapping[str, float] = option(
@@ -318,8 +322,8 @@ class Quantization:
 
     calibration_method: str = option(
         "auto",
-        "how activation ranges are clipped: entropy (minimum KL divergence), percentile (99.99 %), minmax (not at all), "
-        "auto (whichever of these changes the logits least)",
+        "how activation ranges are clipped: entropy (minimum KL divergence), percentile (99.99 %), minmax (not at "
+        "all), auto (whichever of these changes the logits least)",
         one_of("auto", "entropy", "percentile", "minmax"),
     )
     calibration_batches: int = option(32, "number of calibration batches, each of 16 training images", at_least(1))
@@ -332,8 +336,8 @@ class Extensions:
 
     crop_padding: int = option(
         0,
-        "random shift while training: the image is padded by reflection with this many pixels on each side, then cropped "
-        "to the network's size at a random position; without enable_random_crop",
+        "random shift while training: the image is padded by reflection with this many pixels on each side, then "
+        "cropped to the network's size at a random position; without enable_random_crop",
         at_least(0),
     )
     rand_augment: RandAugment | None = option(None, "RandAugment on each training image")
@@ -342,8 +346,8 @@ class Extensions:
     )
     cutmix_alpha: float = option(
         0.0,
-        "CutMix: a rectangle of each image is replaced by that of the image before it in the batch, the share of its area "
-        "drawn from Beta(alpha, alpha); with mixup_alpha, one of the two is drawn for each batch; 0: off",
+        "CutMix: a rectangle of each image is replaced by that of the image before it in the batch, the share of its "
+        "area drawn from Beta(alpha, alpha); with mixup_alpha, one of the two is drawn for each batch; 0: off",
         interval(0, 1),
     )
     ema_decay: float = option(
