@@ -1,9 +1,7 @@
-"""A spec file from bytes to a valid experiment: read, parse, override, convert, validate; all mistakes in one error.
+"""A spec file from bytes to a valid experiment: read, parse, override, convert, validate; all problems in one error.
 
-Message → frozen dataclasses: what was given, defaults for the rest, and each value's own range.
-
-A field was given where protobuf says that it is present; protobuf's zeros for absent fields never get through. A
-required field that is missing is None in the result: the report says so, and no such experiment leaves the loader.
+Fields that protobuf reports as absent get the defaults of the dataclasses. A missing required field is None until the
+end of validation, which then raises.
 """
 
 from __future__ import annotations
@@ -29,14 +27,14 @@ from trt_cls.spec.rules import check_paths, check_relations, resolved
 from trt_cls.text import printable
 
 MOST_BYTES = 64 * 1024
-"""A spec is two thousand bytes; reading stops there so that `/dev/zero` or a model file is an error at once."""
+"""A spec has about two thousand bytes; a larger file (a model, `/dev/zero`) is not read to its end."""
 
 
 def read_text(path: str | Path) -> str:
     """The text of a spec file.
 
     Raises:
-        SpecError: there is no such file, or it is no text.
+        SpecError: the file does not exist, can't be read or is not text.
     """
     try:
         return read_small_text(path, MOST_BYTES, "a spec file: a page of text")

@@ -1,7 +1,7 @@
-"""`--set field=value`: values from the command line, written over those of the file.
+"""`--set field=value`: values from the command line replace those of the file.
 
-The type of a value is judged by protobuf as in a file, but strings and enum names need no quotes. Ranges come later,
-for the file and the flags alike.
+Protobuf checks the type of a value as in a file, but strings need no quotes. Ranges are checked later, for file and
+flags alike.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from trt_cls.text import printable
 
 
 class _Refused(Exception):
-    """Nothing is written; the arguments are a field's path and what is wrong with it."""
+    """The value was not written; the arguments are the field's path and the problem."""
 
 
 def apply_overrides(message: Message, overrides: Sequence[str], report: Report) -> None:
-    """Writes each `field=value` into `message`; what is wrong goes to the report, at the flag."""
+    """Writes each `field=value` into `message`; adds problems to the report, with the flag as their place."""
     for override in overrides:
         name = override.partition("=")[0]
         flag = f"--set {printable(f'{name}=…' if values.is_secret(name.strip()) else override)}"
@@ -40,7 +40,7 @@ def apply_overrides(message: Message, overrides: Sequence[str], report: Report) 
 
 
 def _apply(message: Message, override: str) -> list[str]:
-    """Writes one value; returns the paths of its field and of the blocks that it made."""
+    """Writes one value; returns the paths of its field and of the blocks that were created for it."""
     path, equals, value = (part.strip() for part in override.partition("="))
     if not equals or not path:
         raise _Refused("", "no field=value found, expected one as in train_config.n_epochs=3")
@@ -60,7 +60,7 @@ def _apply(message: Message, override: str) -> list[str]:
             raise _Refused(at, f"a block found, expected one of its fields: {fields}")
         if not block.HasField(name):
             made.append(at)
-        # In a oneof, this takes the place of the branch that was there.
+        # In a oneof, this replaces the branch that was set.
         getattr(block, name).SetInParent()
         block = getattr(block, name)
 
