@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 WORKERS ?= auto
 PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
 
-.PHONY: setup demo test test-slow test-gpu gpu-evidence check format proto size bench bench-gpu
+.PHONY: setup demo test test-slow test-gpu gpu-evidence check format size bench bench-gpu
 
 setup: $(READY)
 
@@ -50,10 +50,6 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-# After an edit of the .proto: writes trt_cls/spec/experiment_pb2.py anew.
-proto: $(READY)
-	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. trt_cls/spec/experiment.proto
 
 size: $(READY)
 	@$(BIN)/python tests/size.py

@@ -15,7 +15,7 @@ from trt_cls.data import loader as loader_module
 from trt_cls.data.augmentation import augment
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
-from trt_cls.spec.experiment import PLAIN, Extensions, LrConfig, Optimizer, RandAugment, RegConfig, TrainConfig
+from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, LrConfig, Optimizer, RandAugment, RegConfig, TrainConfig
 
 PREPROCESSING = preprocessing_of("rgb", "bilinear", "none", "16x24", "torch")
 NOTHING_DRAWN: dict[str, Any] = {
@@ -74,7 +74,7 @@ def test_workers_and_torchs_generator_change_nothing(folder: ImageFolder, monkey
 
 @pytest.mark.parametrize("magnitude", [0, 30])
 def test_rand_augment_changes_pixels_as_its_magnitude_says(folder: ImageFolder, magnitude: int) -> None:
-    plain = torch.cat([batch.images for batch in batches(folder, PLAIN)])
+    plain = torch.cat([batch.images for batch in batches(folder, NO_EXTENSIONS)])
     asked = Extensions(rand_augment=RandAugment(num_ops=3, magnitude=magnitude))
     changed = torch.cat([batch.images for batch in batches(folder, asked)])
     share = (plain != changed).flatten(1).any(dim=1).double().mean()
@@ -85,7 +85,7 @@ def test_rand_augment_changes_pixels_as_its_magnitude_says(folder: ImageFolder, 
 
 
 def test_erased_rectangles_are_zero_after_normalization(folder: ImageFolder) -> None:
-    plain = torch.cat([batch.images for batch in batches(folder, PLAIN)])
+    plain = torch.cat([batch.images for batch in batches(folder, NO_EXTENSIONS)])
     erased = torch.cat([batch.images for batch in batches(folder, Extensions(random_erasing=1.0))])
     for before, after in zip(plain, erased, strict=True):
         gone = (after == 0).all(dim=0)
@@ -99,7 +99,7 @@ def test_erased_rectangles_are_zero_after_normalization(folder: ImageFolder) -> 
 
 def test_cutmix_mixes_targets_by_the_area_that_is_anothers(folder: ImageFolder) -> None:
     found = 0
-    for plain, mixed in zip(batches(folder, PLAIN), batches(folder, Extensions(cutmix_alpha=1.0)), strict=True):
+    for plain, mixed in zip(batches(folder, NO_EXTENSIONS), batches(folder, Extensions(cutmix_alpha=1.0)), strict=True):
         for row in range(4):
             anothers = (mixed.images[row] != plain.images[row]).any(dim=0)
             assert torch.equal(mixed.images[row][:, anothers], plain.images[row - 1][:, anothers])
@@ -114,7 +114,7 @@ def test_with_mixup_chance_takes_one_of_the_two_for_each_batch(folder: ImageFold
     asked = Extensions(cutmix_alpha=1.0)
     common: dict[str, Any] = {"batch_size_per_gpu": 2}
     both = batches(folder, asked, mixup_alpha=1.0, **common)
-    cut, mixed = batches(folder, asked, **common), batches(folder, PLAIN, mixup_alpha=1.0, **common)
+    cut, mixed = batches(folder, asked, **common), batches(folder, NO_EXTENSIONS, mixup_alpha=1.0, **common)
     taken = [
         [torch.equal(batch.images, other.images) for other in (a, b)]
         for batch, a, b in zip(both, cut, mixed, strict=True)

@@ -14,7 +14,7 @@ from shared_data import TAO_SPEC
 
 from trt_cls.errors import Problem, SpecError
 from trt_cls.spec import load, loads
-from trt_cls.spec.experiment_pb2 import Experiment
+from trt_cls.spec.descriptors import new_message
 from trt_cls.spec.problems import Report
 from trt_cls.spec.reading import message_from_text
 
@@ -81,7 +81,7 @@ def test_the_walk_finds_every_mistake_that_protobuf_finds(changes: list[tuple[in
     # A mistake that only protobuf's own parse of the whole text found would stand without a line.
     assert all(problem.where.startswith("spec.txt:") for problem in report.problems)
     if not report.problems:
-        assert message == text_format.Parse(text, Experiment())
+        assert message == text_format.Parse(text, new_message())
 
 
 @settings(deadline=None)

@@ -28,7 +28,7 @@ from trt_cls.contract import Preprocessing
 from trt_cls.preprocessing.cpu import window
 from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, hwc
 from trt_cls.preprocessing.resampling import Axis, axes
-from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
+from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,11 @@ class Plan(NamedTuple):
 
 
 def plan(
-    size: tuple[int, int], preprocessing: Preprocessing, train: TrainConfig, rng: Random, extensions: Extensions = PLAIN
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+    train: TrainConfig,
+    rng: Random,
+    extensions: Extensions = NO_EXTENSIONS,
 ) -> Plan:
     """What is done to an image of `size`, (width, height); nothing is erased yet.
 
@@ -122,7 +126,7 @@ def augment(
     preprocessing: Preprocessing,
     train: TrainConfig,
     rng: Random,
-    extensions: Extensions = PLAIN,
+    extensions: Extensions = NO_EXTENSIONS,
 ) -> Pixels:
     """One training image, [H,W,C], of a decoded one: plans it and does it.
 

@@ -23,7 +23,7 @@ from trt_cls.data.workers import Workers
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
-from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
+from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class TrainingLoader:
         train_config: TrainConfig,
         rank: int = 0,
         world_size: int = 1,
-        extensions: Extensions = PLAIN,
+        extensions: Extensions = NO_EXTENSIONS,
         *,
         pack: bool = False,
         gpu: int | None = None,

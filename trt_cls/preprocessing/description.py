@@ -11,9 +11,8 @@ from typing import Any, Literal
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import Problem, SpecError
 from trt_cls.spec.experiment import EvalConfig, Experiment, TrainConfig
+from trt_cls.spec.rules import CAFFE_MEANS
 
-IMAGENET_MEANS = {1: {"l": 117.3786}, 3: {"b": 103.939, "g": 116.779, "r": 123.68}}
-"""What caffe mode subtracts, by the number of channels."""
 TAO_TORCH_STD = 0.224
 """What TAO's torch mode divides every channel by; the spec means ImageNet's three."""
 
@@ -62,7 +61,7 @@ def default_preprocessing_of_tao(input_shape: tuple[int, int, int]) -> Preproces
         filter="bilinear",
         channel_order="gray" if channels == 1 else "bgr",
         divisor=1.0,
-        mean=tuple(IMAGENET_MEANS[channels].values()),
+        mean=tuple(CAFFE_MEANS[channels].values()),
         std=(1.0,) * channels,
     )
 
@@ -86,7 +85,7 @@ def _mean_and_std(train: TrainConfig, channels: int) -> tuple[tuple[float, ...],
         return ones, ones
     if train.preprocess_mode == "torch":
         return ((0.449,), (0.226,)) if channels == 1 else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    imagenet = IMAGENET_MEANS[channels]
+    imagenet = CAFFE_MEANS[channels]
     means = train.image_mean or imagenet
     return tuple(float(means[key]) for key in imagenet), ones
 

@@ -1,6 +1,7 @@
 """Spec files: text → validated `Experiment`, and back.
 
-Only the dataclasses are imported here; protobuf waits until a spec is read or printed.
+Knows the fields, their defaults, allowed values and relations. Does not know: torch, files other than specs and the
+paths they name. Begin with `experiment.py`, the table of all fields; `loader.py` shows the order of reading.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def load(
         paths: whether the folders and files that these sections name must exist.
 
     Raises:
-        SpecError: the file can't be read, or has mistakes; all of them are listed.
+        SpecError: the file can't be read, or is not valid; all problems are listed.
     """
     from trt_cls.spec.loader import experiment_from_text, read_text
 

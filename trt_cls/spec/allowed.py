@@ -1,10 +1,10 @@
-"""What a spec field may hold: a check and its description in one object."""
+"""Allowed values of a spec field: a check and its description in one object."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -15,30 +15,32 @@ class Allowed:
     describe: str
     accepts: Callable[[Any], bool]
     words: tuple[str, ...] = ()
-    """The values, where they are words: what a did-you-mean chooses from."""
+    """The values, if they are words: the candidates of "did you mean"."""
+    is_enum: bool = False
+    """Whether a spec writes the words without quotes."""
 
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 8192
-"""Height and width of what a network sees."""
+"""Limits of a network's input height and width."""
 MOST_PIXELS = 2**24
-"""Height times width: 4096×4096, 200 MB an image in float32."""
+"""Limit of height × width: 4096×4096, 200 MB per image in float32."""
 SIZES = f"H and W integers from {SMALLEST_SIDE} to {LARGEST_SIDE}, H·W ≤ {MOST_PIXELS}"
 
 ANYTHING = Allowed("", lambda value: True)
 
 
 def finite(description: str = "a finite number") -> Allowed:
-    """Finite numbers; a narrower range that `description` names depends on other fields (`validate.py`)."""
+    """Finite numbers; `description` may name a narrower range that `rules.py` checks."""
     return Allowed(description, math.isfinite)
 
 
-def judged_with_others(description: str) -> Allowed:
-    """Values that can only be judged together with other fields, in `validate.py`."""
+def checked_by_rules(description: str) -> Allowed:
+    """Values that `rules.py` checks together with other fields."""
     return Allowed(description, lambda value: True)
 
 
 def at_least(low: int) -> Allowed:
-    """Integers from `low` on."""
+    """Integers ≥ `low`."""
     return Allowed(f"an integer ≥ {low}", lambda value: value >= low)
 
 
@@ -48,7 +50,7 @@ def between(low: int, high: int) -> Allowed:
 
 
 def interval(low: float, high: float, brackets: str = "[]") -> Allowed:
-    """Numbers between `low` and `high`; a round bracket leaves its end out, as in "[)"."""
+    """Numbers between `low` and `high`; a round bracket excludes its end, as in "[)"."""
     text = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
 
     def accepts(value: float) -> bool:
@@ -67,3 +69,8 @@ def above(low: float) -> Allowed:
 def one_of(*values: str) -> Allowed:
     """One of a few words."""
     return Allowed("one of " + ", ".join(values), lambda value: value in values, values)
+
+
+def enum(*values: str) -> Allowed:
+    """One of a few words, written without quotes."""
+    return replace(one_of(*values), is_enum=True)

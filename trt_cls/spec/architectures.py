@@ -1,7 +1,7 @@
-"""The architecture families that a spec can name, and which options each one honours.
+"""The architecture families that a spec can name, and the options of each.
 
-What a family is made of stands in `trt_cls/models/`; this table is what validation and the reference need of it,
-without torch. Of networks of other libraries only the form of the name is known here.
+For validation and the reference, without torch: the networks themselves are in `trt_cls/models/`. Of torchvision's and
+timm's networks only the form of the name is known.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ LIBRARIES = ("torchvision", "timm")
 """Libraries whose classification networks a spec can name, as in "torchvision/resnet18"."""
 
 HUB = "hub"
-"""As `pretrained_model_path`: the weights that the library of such a network offers for download."""
+"""Value of `pretrained_model_path` for the pretrained weights of torchvision or timm."""
 
 _EXTERNAL = re.compile(rf"({'|'.join(LIBRARIES)})/\w+", re.ASCII)
 
 
 def is_external(arch: str) -> bool:
-    """Whether `arch` has the form of another library's network; whether the library has it, the library knows."""
+    """Whether `arch` has the form of a torchvision or timm network; does not check that the library has it."""
     return _EXTERNAL.fullmatch(arch) is not None
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One family; an option it does not honour is refused by validation when it would change the network."""
+    """One family. Validation refuses an option that the family does not have."""
 
     name: str
     depths: tuple[int, ...] = ()
-    """Allowed `n_layers`; empty: the family comes in one depth and ignores the field."""
+    """Allowed `n_layers`; empty: the family has one depth and ignores the field."""
     freeze_blocks: range = range(0)
     """Allowed ids in `freeze_blocks`."""
     activations: tuple[str, ...] = ()
-    """Allowed `activation_type`, the family's own first."""
+    """Allowed `activation_type`, the default first."""
     has_shortcuts: bool = False
-    """Whether `all_projections` means something."""
+    """Whether the family has `all_projections`."""
     has_dropout: bool = False
 
     @property

@@ -1,9 +1,7 @@
-"""A spec file from bytes to a valid experiment: read, parse, override, convert, validate; all mistakes in one error.
+"""A spec file from bytes to a valid experiment: read, parse, override, convert, validate; all problems in one error.
 
-Message → frozen dataclasses: what was given, defaults for the rest, and each value's own range.
-
-A field was given where protobuf says that it is present; protobuf's zeros for absent fields never get through. A
-required field that is missing is None in the result: the report says so, and no such experiment leaves the loader.
+Fields that protobuf reports as absent get the defaults of the dataclasses. A missing required field is None until the
+end of validation, which then raises.
 """
 
 from __future__ import annotations
@@ -19,23 +17,24 @@ from google.protobuf.message import Message
 from trt_cls.errors import Problem, SpecError, did_you_mean
 from trt_cls.files import read_small_text
 from trt_cls.spec.allowed import Allowed
+from trt_cls.spec.descriptors import block_class, is_map, is_repeated
 from trt_cls.spec.experiment import Experiment
 from trt_cls.spec.overrides import apply_overrides
 from trt_cls.spec.problems import Report, TooManyProblems, join
 from trt_cls.spec.reading import message_from_text
-from trt_cls.spec.reference import is_map, is_required, message_class
+from trt_cls.spec.reference import is_required
 from trt_cls.spec.rules import check_paths, check_relations, resolved
 from trt_cls.text import printable
 
 MOST_BYTES = 64 * 1024
-"""A spec is two thousand bytes; reading stops there so that `/dev/zero` or a model file is an error at once."""
+"""A spec has about two thousand bytes; a larger file (a model, `/dev/zero`) is not read to its end."""
 
 
 def read_text(path: str | Path) -> str:
     """The text of a spec file.
 
     Raises:
-        SpecError: there is no such file, or it is no text.
+        SpecError: the file does not exist, can't be read or is not text.
     """
     try:
         return read_small_text(path, MOST_BYTES, "a spec file: a page of text")
@@ -121,7 +120,7 @@ def _block(cls: Any, message: Message, path: str, report: Report, complete: bool
                     report.add(where, _missing(option.metadata["allowed"], field))
             continue
         value = getattr(message, name)
-        nested = message_class(hints[name])
+        nested = block_class(hints[name])
         if nested:
             given[name] = _block(nested, value, where, report, complete)
         else:
@@ -137,7 +136,7 @@ def _is_present(message: Message, field: FieldDescriptor) -> bool:
 def _value(field: FieldDescriptor, value: Any, hint: Any) -> Any:
     if is_map(field):
         return dict(sorted(value.items()))
-    if field.is_repeated:
+    if is_repeated(field):
         whole_numbers = int in get_args(hint)
         return tuple(int(item) if whole_numbers and float(item).is_integer() else item for item in value)
     if field.enum_type is not None:

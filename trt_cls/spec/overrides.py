@@ -1,7 +1,7 @@
-"""`--set field=value`: values from the command line, written over those of the file.
+"""`--set field=value`: values from the command line replace those of the file.
 
-The type of a value is judged by protobuf as in a file, but strings and enum names need no quotes. Ranges come later,
-for the file and the flags alike.
+Protobuf checks the type of a value as in a file, but strings need no quotes. Ranges are checked later, for file and
+flags alike.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from trt_cls.spec import values
-from trt_cls.spec.experiment_pb2 import Experiment
+from trt_cls.spec.descriptors import is_map, is_repeated, new_message
 from trt_cls.spec.problems import Report, join, quoted
-from trt_cls.spec.reference import is_map
 from trt_cls.text import printable
 
 
 class _Refused(Exception):
-    """Nothing is written; the arguments are a field's path and what is wrong with it."""
+    """The value was not written; the arguments are the field's path and the problem."""
 
 
-def apply_overrides(message: Experiment, overrides: Sequence[str], report: Report) -> None:
-    """Writes each `field=value` into `message`; what is wrong goes to the report, at the flag."""
+def apply_overrides(message: Message, overrides: Sequence[str], report: Report) -> None:
+    """Writes each `field=value` into `message`; adds problems to the report, with the flag as their place."""
     for override in overrides:
         name = override.partition("=")[0]
         flag = f"--set {printable(f'{name}=…' if values.is_secret(name.strip()) else override)}"
-        changed = Experiment()
+        changed = new_message()
         changed.CopyFrom(message)
         try:
             paths = _apply(changed, override)
@@ -41,7 +40,7 @@ def apply_overrides(message: Experiment, overrides: Sequence[str], report: Repor
 
 
 def _apply(message: Message, override: str) -> list[str]:
-    """Writes one value; returns the paths of its field and of the blocks that it made."""
+    """Writes one value; returns the paths of its field and of the blocks that were created for it."""
     path, equals, value = (part.strip() for part in override.partition("="))
     if not equals or not path:
         raise _Refused("", "no field=value found, expected one as in train_config.n_epochs=3")
@@ -61,7 +60,7 @@ def _apply(message: Message, override: str) -> list[str]:
             raise _Refused(at, f"a block found, expected one of its fields: {fields}")
         if not block.HasField(name):
             made.append(at)
-        # In a oneof, this takes the place of the branch that was there.
+        # In a oneof, this replaces the branch that was set.
         getattr(block, name).SetInParent()
         block = getattr(block, name)
 
@@ -78,7 +77,7 @@ def _write(block: Message, field: FieldDescriptor, path: str, key: list[str], va
         raise _Refused(path, f"a single value found, expected no field below it: {quoted('.'.join(key))}")
     else:
         block.ClearField(field.name)
-        for item in _items(value) if field.is_repeated else [value]:
+        for item in _items(value) if is_repeated(field) else [value]:
             _merge(block, field, path, item)
 
 

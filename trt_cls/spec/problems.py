@@ -1,4 +1,4 @@
-"""The problems of one spec, and where each field stands; every step of the loader writes to it."""
+"""The problems of one spec with their places; shared by all steps of the loader."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trt_cls.spec.allowed import Allowed
 from trt_cls.text import printable
 
 MOST_PROBLEMS = 100
-"""Reading ends there: a file with more is no spec, and each did-you-mean costs time."""
+"""Reading stops after so many: such a file is not a spec, and each "did you mean" costs time."""
 
 
 class TooManyProblems(Exception):
-    """Ends the reading; never leaves the loader."""
+    """Stops the reading; caught by the loader."""
 
 
 def join(path: str, name: str) -> str:
@@ -23,7 +23,7 @@ def join(path: str, name: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A piece of a user's text for a message: printable, and cut when it is long."""
+    """A user's text for a message: printable, cut to 60 characters."""
     return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
@@ -35,7 +35,7 @@ def shown(value: Any) -> str:
 
 
 class Report:
-    """Collects problems; knows line or flag of every field that was given."""
+    """Collects problems; knows the line or flag of every field that was given."""
 
     def __init__(self, name: str) -> None:
         self.name = printable(name)
@@ -44,17 +44,17 @@ class Report:
         self.flags: dict[str, str] = {}
 
     def place(self, line: int, path: str) -> None:
-        """Remembers that `path` stands on `line`; the first place counts."""
+        """Records the line of a field; the first one counts."""
         self.lines.setdefault(path, line)
 
     def add(self, path: str, message: str, *, where: str | None = None) -> None:
-        """Adds a problem, at the field's own place unless `where` names another."""
+        """Adds a problem, at the field's place unless `where` is given."""
         self.problems.append(Problem(where or self.where(path), printable(path), message))
         if len(self.problems) >= MOST_PROBLEMS:
             raise TooManyProblems
 
     def judge(self, value: Any, allowed: Allowed, path: str) -> None:
-        """Reports the value of a field, or those of a list or map, outside of what is allowed there."""
+        """Adds a problem for a value (each value of a list or map) that is not allowed."""
         if isinstance(value, Mapping):
             for key, item in value.items():
                 self.judge(item, allowed, join(path, key))
@@ -66,7 +66,7 @@ class Report:
             self.add(path, f"{shown(value)} found, expected {allowed.describe}{hint}")
 
     def in_order(self) -> list[Problem]:
-        """The problems of the whole file, then line by line, then those of the flags."""
+        """The problems: those without a line first, then by line, then those of flags."""
         return sorted(self.problems, key=self._position)
 
     def _position(self, problem: Problem) -> tuple[int, int]:
@@ -75,11 +75,11 @@ class Report:
         return (0, 0) if problem.where == self.name else (2, 0)
 
     def at(self, line: int) -> str:
-        """The text of a place in the file."""
+        """A line of the file, for a message."""
         return f"{self.name}:{line}"
 
     def where(self, path: str) -> str:
-        """The flag that set the field, or its line, or that of the nearest block around it; at last the file."""
+        """The flag or line that set the field, else the line of the nearest block around it, else the file."""
         while path:
             if path in self.flags:
                 return self.flags[path]
@@ -89,11 +89,11 @@ class Report:
         return self.name
 
     def given(self, path: str) -> bool:
-        """Whether the field was written, in the file or as a flag."""
+        """Whether the field was given, in the file or by a flag."""
         return path in self.flags or path in self.lines
 
     def sound(self, *paths: str) -> bool:
-        """Whether nothing is wrong at or below any of `paths`: what depends on them can be judged."""
+        """Whether no problem was found at or below any of `paths`, so that what depends on them can be checked."""
         return not any(
             problem.path == path or problem.path.startswith((path + ".", path + "["))
             for problem in self.problems

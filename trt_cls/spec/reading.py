@@ -1,9 +1,8 @@
-"""Text → message, with every mistake of names, types and structure located.
+"""Spec text → protobuf message, with the line of every problem of names, types and structure.
 
-Protobuf's own parser stops at the first mistake and forgets lines, so this walk follows its grammar with its
-tokenizer, lets it judge each value alone, and goes on. Where nothing is wrong, protobuf parses the whole text, and that
-is the result.
-What the fields mean, and their defaults and ranges, is not known here.
+Protobuf's own parser stops at the first problem and does not keep lines. This parser uses protobuf's tokenizer, lets
+protobuf parse each value alone, and continues after a problem. A text without problems is parsed by protobuf itself.
+Does not know: what the fields mean, their defaults and ranges.
 """
 
 from __future__ import annotations
@@ -16,28 +15,28 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from trt_cls.spec import experiment_pb2, values
+from trt_cls.spec import values
+from trt_cls.spec.descriptors import is_map, is_repeated, new_message
 from trt_cls.spec.problems import Report, join, quoted
-from trt_cls.spec.reference import is_map
 
 _CLOSING = {"{": "}", "<": ">", "[": "]"}
 _NO_VALUE = {"", ":", ",", ";", *_CLOSING, *_CLOSING.values()}
 
 
 class _SyntaxStop(Exception):
-    """Nothing sensible can be read beyond; the problem is in the report."""
+    """The rest of the text can't be parsed; the problem is in the report."""
 
 
-def message_from_text(text: str, report: Report) -> tuple[experiment_pb2.Experiment, bool]:
-    """The message without the values that are in the report, and whether the text could be read to its end."""
-    message = experiment_pb2.Experiment()
+def message_from_text(text: str, report: Report) -> tuple[Message, bool]:
+    """The message without the values that have problems, and whether the text was read to its end."""
+    message = new_message()
     try:
         _Reader(text, report).read(message)
     except _SyntaxStop:
         return message, False
     if report.problems:
         return message, True
-    whole = experiment_pb2.Experiment()
+    whole = new_message()
     try:
         text_format.Parse(text, whole)
     except (text_format.ParseError, ValueError) as error:
@@ -46,7 +45,7 @@ def message_from_text(text: str, report: Report) -> tuple[experiment_pb2.Experim
 
 
 class _Reader:
-    """Walks over one text; `path` is the full path of what is being read, `line` the line of its name."""
+    """Parses one text; `path` is the full path of a field, `line` the line of its name."""
 
     def __init__(self, text: str, report: Report) -> None:
         self.tokens: Any = text_format.Tokenizer(text.split("\n"))  # its published types are wrong
@@ -66,7 +65,7 @@ class _Reader:
         where = join(path, name)
         if field is None:
             self._unknown(message, where, line)
-        elif where in self.report.lines and not field.is_repeated:
+        elif where in self.report.lines and not is_repeated(field):
             self._problem(where, line, f"given twice, first on line {self.report.lines[where]}, expected once")
             self._skip_value()
         elif field.message_type is None:
@@ -82,7 +81,7 @@ class _Reader:
         if is_map(field):
             self._each(field, lambda: self._entry(message, field, path))
         elif self.tokens.token not in ("{", "<"):
-            self._problem(path, line, f"{self._word()} found, expected a block: {field.name} {{ … }}")
+            self._problem(path, line, f"{self._skipped()} found, expected a block: {field.name} {{ … }}")
         else:
             inner = getattr(message, field.name)
             if other := values.other_branch(message, field):
@@ -93,7 +92,7 @@ class _Reader:
             self._block(inner, path)
 
     def _block(self, message: Message, path: str) -> int:
-        """Reads `{ … }` from its opening bracket on; returns the bracket's line."""
+        """Reads `{ … }`; returns the line of its opening bracket."""
         opening = self.tokens.token
         self.tokens.Consume(opening)
         line = self._line()
@@ -106,7 +105,7 @@ class _Reader:
     def _entry(self, message: Message, field: FieldDescriptor, path: str) -> None:
         """Reads one `{ key: … value: … }` of a map."""
         if self.tokens.token not in ("{", "<"):
-            found = self._word()
+            found = self._skipped()
             self._problem(path, self._line(), f"{found} found, expected {{ key: … value: … }}")
             return
         entry = values.empty_entry(field)
@@ -133,11 +132,11 @@ class _Reader:
             found = values.found(path, self.tokens.token) if self.tokens.token else "the end of the text"
             self._problem(path, line, f'{found} found, expected ":" and a value')
             if self.tokens.token not in _NO_VALUE and self.tokens.ParseError("").GetLine() == line:
-                self._word()
+                self._skipped()
 
     def _each(self, field: FieldDescriptor, read_one: Callable[[], None]) -> None:
-        """Reads one value, or for a repeated field a list in brackets."""
-        if not field.is_repeated or not self.tokens.TryConsume("["):
+        """Reads one value, or the list in brackets of a repeated field."""
+        if not is_repeated(field) or not self.tokens.TryConsume("["):
             read_one()
         elif not self.tokens.TryConsume("]"):
             read_one()
@@ -148,29 +147,29 @@ class _Reader:
 
     def _value(self, message: Message, field: FieldDescriptor, path: str) -> None:
         if self.tokens.token == "[":
-            found = self._word()
+            found = self._skipped()
             self._problem(path, self._line(), f"{found} found, expected one value")
             return
         source = self._scalar()
         line = self._line()
         if not values.merge(message, field, source):
-            is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not field.is_repeated
+            is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not is_repeated(field)
             self._problem(path, line, values.refusal(field, path, source + self._rest(source, is_text)))
 
     def _scalar(self) -> str:
-        """The text of the value at hand: one token, or strings side by side."""
+        """The text of the next value: one token, or several adjacent strings."""
         token: str = self.tokens.token
         source = token
         if token in _NO_VALUE:
             self._stop("a value")
         self.tokens.NextToken()
         while token.startswith(values.QUOTES) and self.tokens.token.startswith(values.QUOTES):
-            source += "\n" + self.tokens.token  # a line each, so that none closes the quotes of the one before
+            source += "\n" + self.tokens.token  # on its own line, so that it can't close the quotes before it
             self.tokens.NextToken()
         return source
 
     def _rest(self, source: str, is_text: bool = False) -> str:
-        """What follows a refused value without a space, so that `/data/train` without quotes is one mistake."""
+        """What follows a refused value without a space, so that `/data/train` without quotes is one problem."""
         rest, last = "", source
         end = _NO_VALUE - {":", ","} if is_text else _NO_VALUE
         while not source.startswith(values.QUOTES) and self.tokens.token not in end and self._touches(last):
@@ -179,8 +178,8 @@ class _Reader:
             self.tokens.NextToken()
         return rest
 
-    def _word(self) -> str:
-        """Takes a value that can't be judged, and returns it for a message."""
+    def _skipped(self) -> str:
+        """Skips a value that can't be checked, and returns it for a message."""
         if self.tokens.token in _CLOSING:
             opening = self.tokens.token
             self._skip_nested()
@@ -200,10 +199,10 @@ class _Reader:
 
     def _skip_value(self) -> None:
         if self.tokens.TryConsume(":") or self.tokens.token in ("{", "<"):
-            self._word()
+            self._skipped()
 
     def _skip_nested(self) -> None:
-        """Takes everything up to the bracket that closes the one at hand, however deep the nesting."""
+        """Skips everything up to the matching closing bracket, at any depth."""
         open_brackets: list[tuple[int, str]] = []
         while True:
             token = self.tokens.token
@@ -220,12 +219,12 @@ class _Reader:
                 return
 
     def _touches(self, last: str) -> bool:
-        """Whether no space stands between the token at hand and `last`, the one before it."""
+        """Whether the next token follows `last`, the one before it, without a space."""
         here, before = self.tokens.ParseError(""), self.tokens.ParseErrorPreviousToken("")
         return (here.GetLine(), here.GetColumn()) == (before.GetLine(), before.GetColumn() + len(last))
 
     def _line(self) -> int:
-        """The line of the token that was taken last."""
+        """The line of the last token that was read."""
         line: int = self.tokens.ParseErrorPreviousToken("").GetLine()
         return line
 

@@ -1,10 +1,4 @@
-"""Every field of a spec as a table: what messages, `spec fields` and the documentation say about it.
-
-Names and types come from the .proto, defaults, ranges and help from the dataclasses.
-
-
-Experiment → text, with every field written out.
-"""
+"""Every field of a spec as a table, for messages, `spec fields` and the documentation; an experiment as spec text."""
 
 from __future__ import annotations
 
@@ -17,7 +11,7 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from trt_cls.spec import experiment_pb2
+from trt_cls.spec.descriptors import block_class, is_map, is_repeated, message_class, new_message
 from trt_cls.spec.experiment import Experiment
 from trt_cls.spec.problems import join
 
@@ -52,17 +46,7 @@ class Row:
 @cache
 def reference() -> dict[str, Row]:
     """All fields by path, in the order of the dataclasses, each block before its fields."""
-    return {row.path: row for row in _rows(Experiment, experiment_pb2.Experiment.DESCRIPTOR, "")}
-
-
-def message_class(hint: Any) -> Any:
-    """The dataclass in a type like `Sgd | None`, or None."""
-    return next((candidate for candidate in (hint, *get_args(hint)) if is_dataclass(candidate)), None)
-
-
-def is_map(field: FieldDescriptor) -> bool:
-    """Whether the field is a map."""
-    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+    return {row.path: row for row in _rows(Experiment, message_class("Experiment").DESCRIPTOR, "")}
 
 
 def is_required(option: Field[Any]) -> bool:
@@ -107,7 +91,7 @@ def _rows(cls: Any, descriptor: Any, path: str) -> list[Row]:
                 secret=option.metadata["secret"],
             )
         )
-        if nested := message_class(hints[option.name]):
+        if nested := block_class(hints[option.name]):
             rows += _rows(nested, field.message_type, rows[-1].path)
     return rows
 
@@ -115,7 +99,7 @@ def _rows(cls: Any, descriptor: Any, path: str) -> list[Row]:
 def _type(field: FieldDescriptor, hint: Any) -> str:
     if is_map(field):
         return "map of string to float"
-    if field.is_repeated:
+    if is_repeated(field):
         return "list of int" if int in get_args(hint) else f"list of {_TYPES[field.cpp_type]}"
     return _TYPES[field.cpp_type]
 
@@ -123,7 +107,7 @@ def _type(field: FieldDescriptor, hint: Any) -> str:
 def _default(option: Field[Any], field: FieldDescriptor) -> str:
     if is_required(option):
         return "required"
-    if field.is_repeated or field.message_type is not None:
+    if is_repeated(field) or field.message_type is not None:
         return ""
     if isinstance(option.default, bool):
         return str(option.default).lower()
@@ -135,7 +119,7 @@ def text_from_experiment(experiment: Experiment, *, secrets: bool = False) -> st
 
     A comment names each of them.
     """
-    message = experiment_pb2.Experiment()
+    message = new_message()
     left_out: list[str] = []
     _fill(message, experiment, "", None if secrets else left_out)
     text = text_format.MessageToString(message, as_utf8=True, use_short_repeated_primitives=True)

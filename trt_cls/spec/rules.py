@@ -1,10 +1,7 @@
-"""What relates the fields of a spec to each other, to the architectures and to the file system.
+"""Rules between the fields of a spec, the architectures and the file system.
 
-A rule is left out where a field that it depends on is wrong already, so that one mistake is one problem. Ranges of
-single fields stand in `experiment.py`.
-
-
-What relates the fields of `extensions` to each other and to the rest of a spec. Ranges stand in `experiment.py`.
+A rule is skipped if a field that it depends on has a problem already, so that one mistake is one problem. Ranges of
+single fields are in `experiment.py`.
 """
 
 from __future__ import annotations
@@ -25,11 +22,11 @@ from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConf
 from trt_cls.spec.problems import Report, shown
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
-"""ImageNet's, by number of channels: what `image_mean` is when a spec leaves it out."""
+"""ImageNet's means by number of channels: the default of `image_mean` in caffe mode."""
 
 _SIZE = re.compile(r"\s*([13])\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", re.ASCII)
 _EXTERNAL_OPTIONS = ("arch", "input_image_size", "resize_interpolation_method", "byom_model")
-"""Fields of model_config that are no option of a family: they hold for every network, or are refused for every one."""
+"""Fields of model_config that do not depend on the family."""
 _SCOPES = ("Conv2D", "Dense")
 _FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
 
@@ -37,18 +34,18 @@ log = logging.getLogger("trt_cls")
 
 
 def check_relations(experiment: Experiment, report: Report) -> None:
-    """Reports everything that is wrong between fields."""
+    """Reports the problems between fields."""
     if experiment.model_config is not None:
         check_model(experiment.model_config, report)
     if experiment.train_config is not None:
         _check_train(experiment.train_config, report)
         if experiment.model_config is not None:
             _check_means(experiment.model_config, experiment.train_config, report)
-    check_extensions(experiment, report)
+    _check_extensions(experiment, report)
 
 
 def check_model(model: ModelConfig, report: Report) -> None:
-    """Reports everything that is wrong between the fields of `model_config`."""
+    """Reports the problems between the fields of `model_config`."""
     if report.sound("model_config.arch"):
         _check_architecture(model, report)
     if report.sound("model_config.input_image_size"):
@@ -56,9 +53,9 @@ def check_model(model: ModelConfig, report: Report) -> None:
 
 
 def check_paths(experiment: Experiment, sections: Sequence[str], report: Report) -> None:
-    """Reports the folders of `sections` that do not exist, and a missing pretrained model."""
+    """Reports missing folders, pretrained models and teachers of `sections`."""
     if "train_config" in sections:
-        check_teacher(experiment, report)
+        _check_teacher(experiment, report)
     for section in sections:
         config = getattr(experiment, section)
         for name in _FOLDERS:
@@ -75,7 +72,7 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
 
 
 def resolved(experiment: Experiment, report: Report) -> Experiment:
-    """The experiment with `image_mean` as the network sees it: complete with caffe, empty with the other modes."""
+    """The experiment with the effective `image_mean`: the defaults filled in for caffe, empty for the other modes."""
     train = experiment.train_config
     if train is None:
         return experiment
@@ -211,8 +208,7 @@ def _listed(numbers: Sequence[float]) -> str:
     return ", ".join(str(number) for number in numbers)
 
 
-def check_extensions(experiment: Experiment, report: Report) -> None:
-    """Reports everything that is wrong between the extensions and other fields."""
+def _check_extensions(experiment: Experiment, report: Report) -> None:
     if experiment.train_config is not None:
         _check_padding(experiment, report)
         _check_average(experiment.extensions, experiment.train_config, report)
@@ -220,8 +216,7 @@ def check_extensions(experiment: Experiment, report: Report) -> None:
         _check_quantization(experiment.extensions, experiment.train_config, report)
 
 
-def check_teacher(experiment: Experiment, report: Report) -> None:
-    """Reports a teacher that is no file."""
+def _check_teacher(experiment: Experiment, report: Report) -> None:
     path, asked = "extensions.distillation.teacher", experiment.extensions.distillation
     if asked and report.sound(path) and not os.path.isfile(asked.teacher):
         report.add(path, f"{shown(asked.teacher)} is no such file, expected a model file, or the block left out")

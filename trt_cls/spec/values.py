@@ -1,6 +1,6 @@
-"""One name or value of a spec, judged by protobuf, and what to say where protobuf refuses it.
+"""One name or value of a spec: parsed by protobuf, with the message for one that protobuf refuses.
 
-Whether it stands in a file (`reading.py`) or on the command line (`overrides.py`) is not known here.
+Used for files (`reading.py`) and the command line (`overrides.py`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from trt_cls.spec.reference import reference
 
 QUOTES = ('"', "'")
 MOST_CHARACTERS = 4096
-"""The longest path there is; protobuf's time on a string of backslashes grows with the square of its length."""
+"""The longest path on Linux; protobuf's time for a string of backslashes grows with the square of its length."""
 
 
 def merge(message: Message, field: FieldDescriptor, source: str) -> bool:
-    """Writes the value with the text `source` into `message`; False, and nothing written, where protobuf refuses it."""
+    """Parses `source` and writes the value into `message`; returns False if protobuf refuses it."""
     if len(source) > MOST_CHARACTERS:
         return False
     fresh = type(message)()
@@ -35,7 +35,7 @@ def merge(message: Message, field: FieldDescriptor, source: str) -> bool:
     except (text_format.ParseError, ValueError, SystemError, Warning):  # SystemError: a name that is not Unicode
         return False
     if any(other.name != field.name for other, _ in fresh.ListFields()):
-        return False  # a flag's value that goes on with another field
+        return False  # a flag's value with another field in it
     if field.enum_type is not None and getattr(fresh, field.name) not in field.enum_type.values_by_number:
         return False
     message.MergeFrom(fresh)
@@ -55,7 +55,7 @@ def empty_entry(field: FieldDescriptor) -> Any:
 
 
 def refusal(field: FieldDescriptor, path: str, source: str) -> str:
-    """What was found and what was expected, for a text that `merge` refused."""
+    """What was found and expected, for a text that `merge` refused."""
     if len(source) > MOST_CHARACTERS:
         return f"{len(source)} characters found, expected a value of at most {MOST_CHARACTERS}"
     return f"{found(path, source)} found, expected {_expected(field, path, source)}"
@@ -73,7 +73,7 @@ def found(path: str, source: str) -> str:
 
 
 def unknown_field(message: Message, path: str) -> str:
-    """What to say of an unknown field in a block: a did-you-mean, the block it belongs in, or the block's fields."""
+    """The message for an unknown field: a similar name, the block it belongs in, or the fields of the block."""
     name = path.rpartition(".")[2]
     known = list(message.DESCRIPTOR.fields_by_name)
     hint = did_you_mean(name, known)
@@ -84,7 +84,7 @@ def unknown_field(message: Message, path: str) -> str:
 
 
 def other_branch(message: Message, field: FieldDescriptor) -> str | None:
-    """The field of the same oneof that `message` holds already."""
+    """The field of the same oneof that is already set, or None."""
     oneof = field.containing_oneof
     if oneof is None or len(oneof.fields) == 1:
         return None

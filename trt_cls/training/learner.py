@@ -17,7 +17,7 @@ from trt_cls.data.loader import TrainingBatch
 from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.errors import RequestError
 from trt_cls.models.network import Network
-from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
+from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
 from trt_cls.training.distillation import Teacher
@@ -50,7 +50,7 @@ class Learner:
         processes: Processes = ALONE,
         *,
         compile_network: bool = False,
-        extensions: Extensions = PLAIN,
+        extensions: Extensions = NO_EXTENSIONS,
         teacher: Teacher | None = None,
     ) -> None:
         self.model = compute.place(model).train()
