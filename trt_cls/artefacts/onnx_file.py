@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.sidecar import Parity, parity_from_json
 from trt_cls.contract import METADATA_KEY, Contract
-from trt_cls.errors import ArtefactError
+from trt_cls.errors import ArtefactError, one_line
 from trt_cls.text import printable
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def fault_of(model: onnx.ModelProto) -> str:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        return printable(" ".join(str(error).split()))
+        return printable(one_line(error))
     return ""
 
 

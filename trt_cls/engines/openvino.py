@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
 from trt_cls.engines.engine import INPUT, OUTPUT, check_images, check_signature
-from trt_cls.errors import ArtefactError, EngineError, MissingDependency
+from trt_cls.errors import ArtefactError, EngineError, one_line, require
 
 DEVICE = "CPU"
 SETTINGS = {
@@ -45,7 +45,7 @@ class OpenVinoEngine:
             self._compiled = core.compile_model(model, DEVICE, settings)
         except RuntimeError as error:
             raise ArtefactError(
-                f"{path}: OpenVINO {openvino.__version__} can't load it ({_one_line(error)}); "
+                f"{path}: OpenVINO {openvino.__version__} can't load it ({one_line(error)}); "
                 "expected a file written by trt-cls export; copy it or export it again"
             ) from error
         check_signature(path, self.contract, _shapes(self._compiled.inputs), _shapes(self._compiled.outputs))
@@ -57,7 +57,7 @@ class OpenVinoEngine:
         try:
             answers = self._request.infer({INPUT: np.ascontiguousarray(images)})
         except RuntimeError as error:
-            raise EngineError(f"{self.backend}: the run failed: {_one_line(error)}") from error
+            raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
         return np.array(answers[OUTPUT], dtype=np.float32)  # a copy: the request's own memory is used again
 
     def close(self) -> None:
@@ -66,18 +66,9 @@ class OpenVinoEngine:
 
 
 def _import_openvino() -> ModuleType:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingDependency("openvino", "running an ONNX file with --provider openvino", "openvino") from error
-    module: ModuleType = openvino
-    return module
+    return require("openvino", "running an ONNX file with --provider openvino", "openvino")
 
 
 def _shapes(ports: list[Any]) -> dict[str, list[int]]:
     """Shapes without the batch, by name."""
     return {port.any_name: [dimension.get_length() for dimension in list(port.partial_shape)[1:]] for port in ports}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

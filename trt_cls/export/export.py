@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import contract_of, parity_of
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, file_sha256
 from trt_cls.contract import Contract, Precision
-from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError
+from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError, require
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.images import dataset_of, images_for
@@ -208,8 +207,7 @@ def _write_onnx(plain: onnx.ModelProto, graph: onnx.ModelProto, output: Path, ch
 
 
 def _network(checkpoint: Path) -> nn.Module:
-    if find_spec("torch") is None:
-        raise MissingDependency("torch", "Exporting a checkpoint", "train")
+    require("torch", "Exporting a checkpoint", "train")
     from trt_cls.models.checkpoint import load_checkpoint
 
     return load_checkpoint(checkpoint).module

@@ -21,7 +21,7 @@ from trt_cls.artefacts.onnx_file import PARITY_KEY, contract_of, fault_of, parit
 from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.engines.engine import INPUT, OUTPUT
-from trt_cls.errors import ArtefactError, ExportError, MissingDependency
+from trt_cls.errors import ArtefactError, ExportError, require
 from trt_cls.version import __version__
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ def onnx_from_module(module: nn.Module, contract: Contract) -> onnx.ModelProto:
 def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
     import torch
 
-    try:
-        import onnxscript  # noqa: F401  the exporter's own dependency
-    except ImportError as error:
-        raise MissingDependency("onnxscript", "Writing ONNX", "train") from error
+    require("onnxscript", "Writing ONNX", "train")  # the exporter's own dependency
     try:
         with _quietly():
             program = torch.onnx.export(

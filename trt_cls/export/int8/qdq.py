@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from trt_cls.artefacts.onnx_file import contract_of
-from trt_cls.errors import ExportError, MissingDependency
+from trt_cls.errors import ExportError, require
 from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.onnx_file import check, set_metadata
 from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE
@@ -90,22 +90,18 @@ def int8_from_fp32(model: onnx.ModelProto, thresholds: Mapping[str, float], laye
 
 def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
     """The network with Q/DQ pairs before the inputs and weights of `layers`, all else float32."""
-    try:
-        from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
-    except ImportError as error:
-        raise MissingDependency("onnxruntime", "Quantizing to INT8", "cpu") from error
-
+    ort = require("onnxruntime.quantization", "Quantizing to INT8", "cpu", package="onnxruntime")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     operators = sorted({node.op_type for node in model.graph.node if node.name in layers})
     ranges = {name: (np.float32(-value), np.float32(value)) for name, value in thresholds.items()}
-    quantizer = QDQQuantizer(
+    quantizer = ort.QDQQuantizer(
         copy,
         per_channel=True,
         reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        weight_qType=ort.QuantType.QInt8,
+        activation_qType=ort.QuantType.QInt8,
+        tensors_range=ort.TensorsData(ort.CalibrationMethod.MinMax, ranges),
         nodes_to_quantize=list(layers),
         nodes_to_exclude=[],
         op_types_to_quantize=operators,
