@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
-from trt_cls.engines.engine import INPUT, OUTPUT, Provider, check_images, check_signature
+from trt_cls.contract import INPUT, OUTPUT
+from trt_cls.engines.backends import Provider
+from trt_cls.engines.engine import check_images, check_signature
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, one_line, require
 
 if TYPE_CHECKING:

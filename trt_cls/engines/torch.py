@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.engines.engine import Provider, check_images
+from trt_cls.engines.backends import Provider
+from trt_cls.engines.engine import check_images
 from trt_cls.errors import DeviceError, EngineError, one_line, require
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts import onnx_file
 from trt_cls.artefacts.model_file import read_contract
-from trt_cls.contract import Precision
-from trt_cls.engines.engine import INPUT
+from trt_cls.contract import INPUT, Precision
 from trt_cls.errors import ArtefactError, EngineError, RequestError, one_line, require
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trt_cls.artefacts.onnx_file import write_onnx
 from trt_cls.engines import open_engine
 from trt_cls.errors import require
-from trt_cls.export.onnx_file import onnx_from_module, write_onnx
+from trt_cls.export.onnx_file import onnx_from_module
 
 if TYPE_CHECKING:
     from torch import nn

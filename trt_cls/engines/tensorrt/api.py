@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from trt_cls.artefacts.sidecar import Builder, Sidecar
-from trt_cls.engines.engine import INPUT
+from trt_cls.contract import INPUT
 from trt_cls.engines.sidecar import not_for_this_machine
 from trt_cls.errors import EngineError, MissingDependency, require
 from trt_cls.gpu import Gpu
