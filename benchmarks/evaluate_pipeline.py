@@ -20,12 +20,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from trt_cls import models
+from trt_cls.artefacts.onnx_file import write_onnx
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.stream import stream
 from trt_cls.engines import open_engine
 from trt_cls.evaluation.evaluate import evaluate
-from trt_cls.export.onnx_file import onnx_from_module, write_onnx
+from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.preprocessing.cpu import executor
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.preprocessing.images import decoder

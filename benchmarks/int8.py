@@ -29,7 +29,8 @@ from trt_cls.contract import Precision
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.stream import stream
 from trt_cls.engines import open_engine
-from trt_cls.engines.engine import Engine, Provider
+from trt_cls.engines.backends import Provider
+from trt_cls.engines.engine import Engine
 from trt_cls.errors import ExportError
 from trt_cls.evaluation.evaluate import evaluate
 from trt_cls.export.export import export

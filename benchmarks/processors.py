@@ -97,7 +97,7 @@ def prepare(folder: Path) -> None:
         for _ in range(20):  # statistics of the images
             network.train()(images)
     contract = Contract(config, default_preprocessing_of_tao(config.input_shape), tuple("abcde"))
-    onnx.save(onnx_from_module(network, contract), folder / "network.onnx")
+    onnx.save(onnx_from_module(network, contract).proto, folder / "network.onnx")
     np.save(folder / "images.npy", images.numpy())
 
 

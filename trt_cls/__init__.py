@@ -9,12 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trt_cls.engines.backends import Provider
     from trt_cls.engines.classifier import Classifier
 
 __all__ = ["__version__", "load"]
 
 
-def load(artefact: str | Path, provider: str = "auto") -> Classifier:
+def load(artefact: str | Path, provider: Provider = "auto") -> Classifier:
     """Opens a `.safetensors`, `.onnx` or `.engine` file for prediction; see `Classifier`."""
     from trt_cls.engines.classifier import load_classifier
 

@@ -16,6 +16,8 @@ from trt_cls.version import PRODUCER
 METADATA_KEY = "trt_cls.contract"
 """Where safetensors metadata and ONNX metadata_props keep the JSON."""
 FORMAT = 1
+INPUT, OUTPUT = "input_1", "predictions"
+"""Names of the input and the output in every ONNX file and engine."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 

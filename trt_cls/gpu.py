@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from trt_cls.errors import DeviceError, MissingDependency, TrtClsError
+from trt_cls.errors import DeviceError, MissingDependency, TrtClsError, one_line
 
 # From cuda.h.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
@@ -80,9 +80,8 @@ def cuda_driver(purpose: str, otherwise: str) -> ModuleType:
         driver = import_module("pycuda.driver")
         driver.init()
     except Exception as error:  # ImportError without a driver library, pycuda's own errors without a device
-        reason = " ".join(str(error).split())
         raise DeviceError(
-            f"no NVIDIA GPU can be used here ({reason}); expected one with its driver; {otherwise}"
+            f"no NVIDIA GPU can be used here ({one_line(error)}); expected one with its driver; {otherwise}"
         ) from error
     return driver
 
@@ -138,6 +137,6 @@ def current_context(cuda: ModuleType, primary: Any, failure: type[TrtClsError], 
     try:
         yield
     except cuda.Error as error:
-        raise failure(f"{what}: CUDA failed: {' '.join(str(error).split())}") from error
+        raise failure(f"{what}: CUDA failed: {one_line(error)}") from error
     finally:
         cuda.Context.pop()

@@ -12,15 +12,14 @@ import onnx
 import pytest
 from tiny_models import CONTRACT, write_onnx
 
-from trt_cls.artefacts import onnx_file
 from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import PARITY_KEY, read_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, read_sidecar, sidecar_path, write_sidecar
 from trt_cls.engines import open_engine
 from trt_cls.engines.graph import read_graph
 from trt_cls.errors import ArtefactError, DataError
-from trt_cls.export.onnx_file import read_onnx
 
 SIDECAR = Sidecar(
     CONTRACT, "0" * 64, "tensorrt", "10.3.0", ("8.7", "8.9"), "Orin", Profile(1, 8, 32), "m.onnx", "f" * 64,
@@ -246,6 +245,15 @@ def test_metadata_without_end_is_refused(size: int, tmp_path: Path) -> None:
 
 def test_parity_in_the_file_is_decoded_too(tmp_path: Path) -> None:
     model = onnx.load(write_onnx(tmp_path / "m.onnx"))
-    model.metadata_props.add(key=onnx_file.PARITY_KEY, value='{"images": "3"}')
+    model.metadata_props.add(key=PARITY_KEY, value='{"images": "3"}')
+    onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ArtefactError, match=r"m.onnx: its parity can't be read: images"):
-        onnx_file.parity_of(model, "m.onnx")
+        read_onnx(tmp_path / "m.onnx")
+
+
+def test_a_file_larger_than_protobuf_takes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "m.onnx").open("wb") as file:
+        file.truncate(2**31)
+    for read in (read_contract, read_graph):
+        with pytest.raises(ArtefactError, match=r"m\.onnx: has 2,147,483,648 bytes"):
+            read(tmp_path / "m.onnx")

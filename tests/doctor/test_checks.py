@@ -30,7 +30,7 @@ GPU = replace(
     CPU,
     packages={
         **CPU.packages, **TENSORRT, "onnxruntime-gpu": "1.31.1", "pycuda": "2026.1", "tensorrt-rtx-cu13": "1.7.1.116",
-        "simplejpeg": "1.9.0",
+        "simplejpeg": "1.9.0", "openvino": "2026.4.1",
     },
     modules=frozenset({"onnxruntime", "tensorrt", "tensorrt_rtx"}),
     providers=("CUDA", "TENSORRT"),
@@ -65,7 +65,7 @@ def test_a_machine_without_gpu_lacks_things_but_is_not_broken() -> None:
     found = {finding.name: finding.state for finding in findings(CPU)}
     assert set(found.values()) == {"ok", "absent"}
     assert {name for name, state in found.items() if state == "absent"} == {
-        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "images", "NVRTC",
+        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "OpenVINO", "images", "NVRTC",
     }  # fmt: skip
     assert all(finding.cure for finding in findings(CPU) if finding.state == "absent")
 

@@ -92,9 +92,9 @@ def test_a_network_that_was_trained_for_int8_has_the_size_and_cost_of_one_that_w
 
 def test_an_exported_network_costs_what_its_checkpoint_does(tmp_path: Path) -> None:
     pytest.importorskip("torch")
+    from trt_cls.artefacts.onnx_file import write_onnx as write
     from trt_cls.export.fp16 import fp16_from_fp32
     from trt_cls.export.onnx_file import onnx_from_module
-    from trt_cls.export.onnx_file import write_onnx as write
     from trt_cls.models import build
     from trt_cls.models.checkpoint import save_checkpoint
 

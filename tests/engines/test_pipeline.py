@@ -185,7 +185,7 @@ def test_auto_falls_back_to_the_cpu_with_a_line_and_cuda_does_not(
         assert caplog.messages == ["images are prepared on the CPU, with the same result: no nvcc"]
         with pytest.raises(DeviceError, match="no nvcc"):
             predict(engine, samples, batch_size=4, workers=2, executor="cuda")
-        predict(engine, samples, batch_size=4, workers=2, executor="pillow")
+        predict(engine, samples, batch_size=4, workers=2, executor="cpu")
     assert len(caplog.messages) == 1
     gpu.assert_all_freed()
 
@@ -194,7 +194,7 @@ def test_an_engine_that_takes_its_input_from_the_cpu_refuses_cuda(tmp_path: Path
     samples = colored(tmp_path, 2)
     with (
         closing(open_engine(write_onnx(tmp_path / "model.onnx"), "cpu")) as engine,
-        pytest.raises(RequestError, match=r"--executor cuda: the model runs on onnxruntime-cpu.*--executor pillow"),
+        pytest.raises(RequestError, match=r"--executor cuda: the model runs on onnxruntime-cpu.*--executor cpu"),
     ):
         predict(engine, samples, batch_size=4, workers=2, executor="cuda")
 

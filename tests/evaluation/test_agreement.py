@@ -9,8 +9,7 @@ from spec_texts import spec_text
 
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
-from trt_cls.evaluation.answers import require_spec_fits
-from trt_cls.preprocessing.description import preprocessing_from_spec
+from trt_cls.preprocessing.description import preprocessing_from_spec, require_spec_fits
 from trt_cls.spec import loads
 
 CHANGES = {"mean": (1.0, 2.0, 3.0), "divisor": 255.0, "channel_order": "rgb", "crop": "none", "filter": "bicubic"}

@@ -12,7 +12,8 @@ from PIL import Image
 from tiny_models import COLORS, CONTRACT, probabilities, write_images, write_onnx
 
 from trt_cls.data.folder import ImageFolder, image_folder
-from trt_cls.engines import Engine, open_engine
+from trt_cls.engines import open_engine
+from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, EngineError, RequestError
 from trt_cls.evaluation.evaluate import evaluate
 from trt_cls.evaluation.results import results_dict, write_evaluation

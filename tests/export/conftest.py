@@ -58,14 +58,15 @@ def checkpoint(network: Network, contract: Contract, tmp_path_factory: pytest.Te
 def fp32(network: Network, contract: Contract) -> onnx.ModelProto:
     from trt_cls.export.onnx_file import onnx_from_module
 
-    return onnx_from_module(network, contract)
+    return onnx_from_module(network, contract).proto
 
 
 @pytest.fixture(scope="session")
-def fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
+def fp16(fp32: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
+    from trt_cls.artefacts.onnx_file import OnnxModel
     from trt_cls.export.fp16 import fp16_from_fp32
 
-    return fp16_from_fp32(fp32)
+    return fp16_from_fp32(OnnxModel(fp32, contract)).proto
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract, Precision
 from trt_cls.errors import ExportError
 from trt_cls.export import export as room
@@ -30,7 +31,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def exporter(fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+def exporter(fp32: onnx.ModelProto, contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Puts an exporter in place that scales the weights of the first class; 1 is what torch's does."""
 
     def scaling(factor: float) -> None:
@@ -40,7 +41,7 @@ def exporter(fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Callable
         values = numpy_helper.to_array(tensor).copy()
         values[0] *= factor
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        monkeypatch.setattr(room, "onnx_from_module", lambda *given: model)
+        monkeypatch.setattr(room, "onnx_from_module", lambda *given: OnnxModel(model, contract))
 
     return scaling
 

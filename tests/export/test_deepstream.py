@@ -15,12 +15,12 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.cli import main
 from trt_cls.contract import Contract, Precision, Preprocessing
 from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, read_plan, read_sidecar, write_sidecar
 from trt_cls.errors import ExportError, RequestError
 from trt_cls.export.embedding import embed_normalization
-from trt_cls.export.onnx_file import contract_of, set_metadata, write_onnx
 from trt_cls.preprocessing import pillow
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.serving import deepstream as writer
@@ -73,8 +73,7 @@ def averaging(path: Path, contract: Contract) -> Path:
     answer = helper.make_tensor_value_info("predictions", onnx.TensorProto.FLOAT, ["N", classes])
     graph = helper.make_graph(nodes, "averages", [fed], [answer], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    set_metadata(model, contract)
-    write_onnx(model, path)
+    write_onnx(OnnxModel(model, contract), path)
     return path
 
 
@@ -216,18 +215,15 @@ TORCH = Preprocessing(
 def test_the_file_that_normalizes_inside_answers_to_the_bit(
     precision: Precision, contract: Contract, request: pytest.FixtureRequest
 ) -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(request.getfixturevalue(precision))
-    contract = replace(contract, preprocessing=TORCH, precision=precision)
-    set_metadata(model, contract)
+    model = OnnxModel(request.getfixturevalue(precision), replace(contract, preprocessing=TORCH, precision=precision))
     embedded = embed_normalization(model)
-    assert contract_of(model, "").preprocessing == TORCH, "the model that was given must stay"
+    assert model.contract.preprocessing == TORCH, "the model that was given must stay"
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     by_hand = np.stack([pillow.normalize(image, TORCH) for image in pixels])
-    by_contract = np.stack([pillow.normalize(image, contract_of(embedded, "").preprocessing) for image in pixels])
+    by_contract = np.stack([pillow.normalize(image, embedded.contract.preprocessing) for image in pixels])
     assert np.array_equal(by_contract, pixels.transpose(0, 3, 1, 2))
     expected, found = (
-        ort.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        ort.InferenceSession(file.proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(
             None, {"input_1": batch}
         )[0]
         for file, batch in ((model, by_hand), (embedded, by_contract))
@@ -324,9 +320,9 @@ def test_a_plan_for_normalized_pixels_stays_out_where_the_file_takes_pixels(
 def test_a_file_that_answers_otherwise_is_not_handed_over(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def skewed(model: onnx.ModelProto) -> onnx.ModelProto:
+    def skewed(model: OnnxModel) -> OnnxModel:
         embedded = embed_normalization(model)
-        (mean,) = (tensor for tensor in embedded.graph.initializer if tensor.name == "input_1_mean")
+        (mean,) = (tensor for tensor in embedded.proto.graph.initializer if tensor.name == "input_1_mean")
         mean.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(mean)[::-1].copy(), mean.name))
         return embedded
 

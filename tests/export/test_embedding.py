@@ -10,17 +10,18 @@ import pytest
 from PIL import Image
 
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.contract import Contract, Precision, Preprocessing
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
+from trt_cls.engines.backends import Provider, open_engine
 from trt_cls.engines.classifier import load_classifier
-from trt_cls.engines.engine import Provider, infer_fed, open_engine
+from trt_cls.engines.engine import infer_fed
 from trt_cls.errors import EngineError, RequestError
 from trt_cls.evaluation.compare import compare
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8
-from trt_cls.export.onnx_file import contract_of, set_metadata, write_onnx
 from trt_cls.preprocessing.pillow import fit, normalize
 
 pytest.importorskip("onnxruntime")
@@ -83,17 +84,16 @@ def test_the_input_of_the_network_is_the_outside_paths_to_the_bit(
     model = replace(contract.model, input_image_size=f"{len(mean)},32,32")
     classes = tuple(str(index) for index in range(len(mean) * 20))
     own = replace(contract, model=model, preprocessing=described, classes=classes)
-    set_metadata(mirror, own)
     from trt_cls.engines.onnxruntime import session_of
 
     pixels = np.random.default_rng(1).integers(0, 256, (3, 4, 5, len(mean)), dtype=np.uint8)
-    (seen,) = session_of(embed_preprocessing(mirror, own)).run(None, {"input_1": pixels})
+    (seen,) = session_of(embed_preprocessing(OnnxModel(mirror, own)).proto).run(None, {"input_1": pixels})
     expected = np.stack([normalize(image, described) for image in pixels])
     np.testing.assert_array_equal(seen.reshape(expected.shape), expected)
 
 
 def test_its_contract_means_the_same_and_says_what_it_takes(fp32: onnx.ModelProto, contract: Contract) -> None:
-    found = contract_of(embed_preprocessing(fp32, contract), "")
+    found = embed_preprocessing(OnnxModel(fp32, contract)).contract
     assert found.preprocessing == replace(contract.preprocessing, embedded=True)
     assert (found.preprocessing.input_shape, found.preprocessing.input_type) == ((32, 32, 3), "uint8")
     assert found.differences(contract) == []
@@ -146,5 +146,5 @@ def test_an_engine_is_built_from_it(pair: tuple[Path, Path], tmp_path: Path) -> 
 
 def test_writing_it_leaves_the_source_alone(fp32: onnx.ModelProto, contract: Contract, tmp_path: Path) -> None:
     before = fp32.SerializeToString()
-    write_onnx(embed_preprocessing(fp32, contract), tmp_path / "pixels.onnx")
+    write_onnx(embed_preprocessing(OnnxModel(fp32, contract)), tmp_path / "pixels.onnx")
     assert fp32.SerializeToString() == before

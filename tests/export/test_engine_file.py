@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 
+from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.contract import Contract
 from trt_cls.engines.sidecar import Parity, Profile, Sidecar, read_plan, read_sidecar, sidecar_path
 from trt_cls.errors import DeviceError, ExportError, RequestError
 from trt_cls.export import tensorrt
-from trt_cls.export.onnx_file import contract_of, write_onnx
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
     Choice,
@@ -36,11 +36,11 @@ def rtx() -> Choice:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_rtx_builds_it_on_any_machine(
-    rtx: Choice, precision: str, request: pytest.FixtureRequest, tmp_path: Path
+    rtx: Choice, precision: str, contract: Contract, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     model: onnx.ModelProto = request.getfixturevalue(precision)
-    write_onnx(model, tmp_path / "model.onnx")
-    plan = plan_from_onnx(tmp_path / "model.onnx", contract_of(model, ""), rtx, DEFAULT_PROFILE)
+    write_onnx(OnnxModel(model, contract), tmp_path / "model.onnx")
+    plan = plan_from_onnx(tmp_path / "model.onnx", contract, rtx, DEFAULT_PROFILE)
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     assert len(plan) > 0.9 * weights
     assert not plan.lstrip().startswith(b"{"), "nothing may stand before the plan"
@@ -65,7 +65,7 @@ def test_a_file_that_tensorrt_can_not_read_is_an_error_with_its_own_words(
 def test_refused_batch_sizes_are_an_error(
     rtx: Choice, contract: Contract, fp32: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    write_onnx(fp32, tmp_path / "model.onnx")
+    write_onnx(OnnxModel(fp32, contract), tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="refused the batch sizes 8, 4, 2"):
         plan_from_onnx(tmp_path / "model.onnx", contract, rtx, Profile(8, 4, 2))
 

@@ -12,15 +12,15 @@ import pytest
 from onnx import numpy_helper
 
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
 from trt_cls.contract import Contract, Precision
-from trt_cls.engines.engine import open_engine
+from trt_cls.engines import open_engine
 from trt_cls.engines.sidecar import read_plan, read_sidecar
 from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, TrtClsError
 from trt_cls.export import export as room
 from trt_cls.export import parity, tensorrt
 from trt_cls.export.export import export
 from trt_cls.export.images import images_for
-from trt_cls.export.onnx_file import parity_of, read_onnx
 from trt_cls.gpu import Gpu
 from trt_cls.spec.experiment import (
     EvalConfig,
@@ -47,7 +47,7 @@ def test_a_checkpoint_becomes_a_checked_file_that_answers_as_it_does(
     output = tmp_path / "deep" / "model.onnx"
     result = export(checkpoint, output, precision=precision, images=pictures, builder="none")
     assert read_contract(output) == replace(contract, precision=precision)
-    assert result.parity == parity_of(read_onnx(output))
+    assert result.parity == read_onnx(output).parity
     assert result.parity is not None
     assert (result.parity.images, result.parity.top1_agreement) == (12, 1.0)
     assert (result.engine, result.engine_parity) == (None, None)
@@ -69,9 +69,9 @@ def test_exporting_twice_gives_the_same_bytes_and_replaces_what_was_there(checkp
     assert written[0] == written[1]
 
 
-def slip(model: onnx.ModelProto, scale: float) -> onnx.ModelProto:
+def slip(model: OnnxModel, scale: float) -> OnnxModel:
     """The graph with the last layer's weights for one class moved."""
-    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == "predictions.weight"]
+    (tensor,) = [tensor for tensor in model.proto.graph.initializer if tensor.name == "predictions.weight"]
     values = numpy_helper.to_array(tensor).copy()
     values[0] += scale
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
@@ -96,7 +96,7 @@ def test_without_onnx_runtime_the_file_is_written_unchecked(
     without(monkeypatch, "onnxruntime")
     result = export(checkpoint, tmp_path / "model.onnx", builder="none")
     assert result.parity is None
-    assert parity_of(read_onnx(tmp_path / "model.onnx")) is None
+    assert read_onnx(tmp_path / "model.onnx").parity is None
 
 
 def test_without_torch_a_checkpoint_is_refused_by_name_of_the_package(
@@ -130,7 +130,7 @@ def test_an_exported_file_in_its_own_precision_is_kept_to_the_byte(
     output = exported if in_place else tmp_path / "copy.onnx"
     result = export(exported, output, builder="none")
     assert output.read_bytes() == before
-    assert result.parity == parity_of(read_onnx(exported))
+    assert result.parity == read_onnx(exported).parity
 
 
 def test_an_engine_is_written_with_its_sidecar(
@@ -260,7 +260,7 @@ def test_an_engine_that_answers_otherwise_is_not_kept(
     pytest.importorskip("onnxruntime")
     other = tmp_path / "other" / "other.onnx"
     other.parent.mkdir()
-    other.write_bytes(slip(read_onnx(exported), 1.0).SerializeToString())
+    other.write_bytes(slip(read_onnx(exported), 1.0).proto.SerializeToString())
 
     def open_other(path: Path, provider: Any) -> Any:
         return open_engine(other, "cpu") if path.suffix == ".engine" else open_engine(path, provider)

@@ -11,17 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
+from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
+from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError, ExportError
-from trt_cls.export.onnx_file import (
-    check,
-    contract_of,
-    onnx_from_module,
-    parity_of,
-    read_onnx,
-    set_metadata,
-    write_onnx,
-)
+from trt_cls.export.onnx_file import check, onnx_from_module
 
 if TYPE_CHECKING:
     from trt_cls.models.network import Network
@@ -63,11 +57,13 @@ def test_weights_keep_the_names_of_the_checkpoint(fp32: onnx.ModelProto, network
     assert weights == {name for name, tensor in network.state_dict().items() if tensor.dim() > 1}
 
 
-def test_carries_its_contract_and_nothing_of_the_machine(fp32: onnx.ModelProto, contract: Contract) -> None:
-    assert [entry.key for entry in fp32.metadata_props] == [METADATA_KEY]
-    assert contract_of(fp32, "") == contract
-    text = onnx.ModelProto()
-    text.CopyFrom(fp32)
+def test_carries_its_contract_and_nothing_of_the_machine(
+    fp32: onnx.ModelProto, contract: Contract, tmp_path: Path
+) -> None:
+    write_onnx(OnnxModel(fp32, contract), tmp_path / "model.onnx")
+    text = onnx.load(tmp_path / "model.onnx")
+    assert [entry.key for entry in text.metadata_props] == [METADATA_KEY]
+    assert read_onnx(tmp_path / "model.onnx").contract == contract
     for tensor in text.graph.initializer:
         tensor.raw_data = b""  # numbers may spell anything
     written = text.SerializeToString()
@@ -79,16 +75,19 @@ def test_carries_its_contract_and_nothing_of_the_machine(fp32: onnx.ModelProto, 
 def test_the_same_weights_give_the_same_bytes(
     network: Network, contract: Contract, fp32: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    for name, model in (("first", fp32), ("second", onnx_from_module(network, contract))):
+    for name, model in (("first", OnnxModel(fp32, contract)), ("second", onnx_from_module(network, contract))):
         write_onnx(model, tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
 @pytest.mark.slow
-def test_another_process_writes_the_same_bytes(checkpoint: Path, fp32: onnx.ModelProto, tmp_path: Path) -> None:
-    write_onnx(fp32, tmp_path / "here")
+def test_another_process_writes_the_same_bytes(
+    checkpoint: Path, fp32: onnx.ModelProto, contract: Contract, tmp_path: Path
+) -> None:
+    write_onnx(OnnxModel(fp32, contract), tmp_path / "here")
     program = (
         "import sys; from pathlib import Path; from trt_cls.export.onnx_file import *;"
+        "from trt_cls.artefacts.onnx_file import *;"
         "from trt_cls.models.checkpoint import load_checkpoint; c = load_checkpoint(Path(sys.argv[1]));"
         "write_onnx(onnx_from_module(c.module, c.contract), Path('there'))"
     )
@@ -124,23 +123,19 @@ def test_a_foreign_file_is_refused(fp32: onnx.ModelProto, tmp_path: Path) -> Non
         read_onnx(tmp_path / "foreign.onnx")
 
 
-def test_a_graph_with_a_dangling_input_is_refused(fp32: onnx.ModelProto) -> None:
+def test_a_graph_with_a_dangling_input_is_refused(fp32: onnx.ModelProto, contract: Contract) -> None:
     broken = onnx.ModelProto()
     broken.CopyFrom(fp32)
     broken.graph.node[3].input[0] = "nowhere"
     with pytest.raises(ExportError, match="nowhere"):
-        check(broken)
+        check(OnnxModel(broken, contract))
 
 
 def test_parity_travels_in_the_file(fp32: onnx.ModelProto, contract: Contract, tmp_path: Path) -> None:
-    from trt_cls.engines.sidecar import Parity
-
-    model = onnx.ModelProto()
-    model.CopyFrom(fp32)
-    assert parity_of(model) is None
+    write_onnx(OnnxModel(fp32, contract), tmp_path / "model.onnx")
+    assert read_onnx(tmp_path / "model.onnx").parity is None
     parity = Parity(12, 1.0, 3e-6, "12 of 12 images of Bilder/größer")
-    set_metadata(model, contract, parity)
-    write_onnx(model, tmp_path / "model.onnx")
-    found = read_onnx(tmp_path / "model.onnx")
-    assert parity_of(found) == parity
-    assert json.loads({entry.key: entry.value for entry in found.metadata_props}["trt_cls.parity"])["images"] == 12
+    write_onnx(OnnxModel(fp32, contract, parity), tmp_path / "model.onnx")
+    assert read_onnx(tmp_path / "model.onnx").parity == parity
+    properties = onnx.load(tmp_path / "model.onnx").metadata_props
+    assert json.loads({entry.key: entry.value for entry in properties}["trt_cls.parity"])["images"] == 12

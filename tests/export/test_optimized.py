@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
 from trt_cls.export.int8.calibration import measure_magnitudes
 from trt_cls.export.int8.qdq import int8_from_fp32, quantizable, with_qdq
@@ -26,11 +27,13 @@ def transformer() -> onnx.ModelProto:
 
     config = ModelConfig(arch="timm/test_vit", input_image_size="3,160,160")
     contract = Contract(config, default_preprocessing_of_tao(config.input_shape), tuple("abcde"))
-    return onnx_from_module(build(config, 5).eval(), contract)
+    return onnx_from_module(build(config, 5).eval(), contract).proto
 
 
 @pytest.mark.parametrize("kind", ["convolutions", pytest.param("transformer", marks=pytest.mark.slow)])
-def test_no_layer_becomes_an_integer_kernel(fp32: onnx.ModelProto, tmp_path: Path, kind: str) -> None:
+def test_no_layer_becomes_an_integer_kernel(
+    fp32: onnx.ModelProto, contract: Contract, tmp_path: Path, kind: str
+) -> None:
     from optimized import integer_kernels, optimized, quantized_layers
 
     model = fp32 if kind == "convolutions" else transformer()
@@ -41,7 +44,7 @@ def test_no_layer_becomes_an_integer_kernel(fp32: onnx.ModelProto, tmp_path: Pat
     ranges = {name: found.largest for name, found in measure_magnitudes(model, tensors, [batch]).items()}
     weighted = sum(node.op_type != "Add" for node in model.graph.node if node.name in layers)
     for name, quantized in (
-        ("file.onnx", int8_from_fp32(model, ranges, layers)),
+        ("file.onnx", int8_from_fp32(OnnxModel(model, contract), ranges, layers).proto),
         ("compared.onnx", with_qdq(model, ranges, layers)),
     ):
         onnx.save(quantized, tmp_path / name)

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
 from trt_cls.errors import ExportError
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.onnx_file import contract_of
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -33,7 +33,7 @@ def test_input_output_and_softmax_stay_float32_between_two_casts(fp16: onnx.Mode
 
 def test_the_new_contract_says_fp16_and_the_source_is_left_alone(fp32: onnx.ModelProto, contract: Contract) -> None:
     before = fp32.SerializeToString()
-    found = contract_of(fp16_from_fp32(fp32), "")
+    found = fp16_from_fp32(OnnxModel(fp32, contract)).contract
     assert found.precision == "fp16"
     assert found.differences(contract) == []
     assert fp32.SerializeToString() == before
@@ -59,39 +59,43 @@ def changed(model: onnx.ModelProto, change: float) -> tuple[onnx.ModelProto, str
 
 
 @pytest.mark.parametrize("value", [65520.0, -1e6, float("inf"), float("nan")])
-def test_a_weight_beyond_float16_is_refused_by_name(fp32: onnx.ModelProto, value: float) -> None:
+def test_a_weight_beyond_float16_is_refused_by_name(fp32: onnx.ModelProto, contract: Contract, value: float) -> None:
     model, name = changed(fp32, value)
     with pytest.raises(ExportError, match=f"{name}.*--fp16"):
-        fp16_from_fp32(model)
+        fp16_from_fp32(OnnxModel(model, contract))
 
 
-def test_the_largest_float16_is_taken(fp32: onnx.ModelProto) -> None:
+def test_the_largest_float16_is_taken(fp32: onnx.ModelProto, contract: Contract) -> None:
     model, name = changed(fp32, 65504.0)
-    (tensor,) = [tensor for tensor in fp16_from_fp32(model).graph.initializer if tensor.name == name]
+    (tensor,) = [
+        tensor for tensor in fp16_from_fp32(OnnxModel(model, contract)).proto.graph.initializer if tensor.name == name
+    ]
     assert numpy_helper.to_array(tensor).flat[0] == 65504.0
 
 
-def test_weights_lost_to_zero_are_reported(fp32: onnx.ModelProto, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_lost_to_zero_are_reported(
+    fp32: onnx.ModelProto, contract: Contract, caplog: pytest.LogCaptureFixture
+) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(fp32)
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e-7), tensor.name))
     with caplog.at_level(logging.WARNING):
-        fp16_from_fp32(model)
+        fp16_from_fp32(OnnxModel(model, contract))
     assert "too small for float16" in caplog.text
 
 
 def test_an_ordinary_network_is_converted_without_a_word(
-    fp32: onnx.ModelProto, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    fp32: onnx.ModelProto, contract: Contract, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fp16_from_fp32(fp32)
+    fp16_from_fp32(OnnxModel(fp32, contract))
     assert (caplog.text, *capsys.readouterr()) == ("", "", "")
 
 
-def test_a_graph_that_does_not_end_in_its_softmax_is_refused(fp32: onnx.ModelProto) -> None:
+def test_a_graph_that_does_not_end_in_its_softmax_is_refused(fp32: onnx.ModelProto, contract: Contract) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(fp32)
     model.graph.node.pop()
     with pytest.raises(ExportError, match="expected the Softmax"):
-        fp16_from_fp32(model)
+        fp16_from_fp32(OnnxModel(model, contract))

@@ -8,13 +8,13 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.contract import Contract
-from trt_cls.engines.engine import open_engine
+from trt_cls.engines import open_engine
 from trt_cls.errors import ExportError
 from trt_cls.export.images import images_for
 from trt_cls.export.int8.calibration import measure_magnitudes
 from trt_cls.export.int8.qdq import ends, int8_from_fp32, quantizable
-from trt_cls.export.onnx_file import contract_of, write_onnx
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -27,8 +27,13 @@ def thresholds(fp32: onnx.ModelProto, contract: Contract, pictures: Path) -> dic
 
 
 @pytest.fixture(scope="module")
-def int8(fp32: onnx.ModelProto, thresholds: dict[str, float]) -> onnx.ModelProto:
-    return int8_from_fp32(fp32, thresholds, quantizable(fp32))
+def int8_model(fp32: onnx.ModelProto, contract: Contract, thresholds: dict[str, float]) -> OnnxModel:
+    return int8_from_fp32(OnnxModel(fp32, contract), thresholds, quantizable(fp32))
+
+
+@pytest.fixture(scope="module")
+def int8(int8_model: OnnxModel) -> onnx.ModelProto:
+    return int8_model.proto
 
 
 def quantizer_of(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
@@ -67,7 +72,8 @@ def test_inputs_and_weights_of_every_layer_and_both_inputs_of_every_addition_are
             np.testing.assert_allclose(scale, np.abs(weights.reshape(len(weights), -1)).max(1) / 127, rtol=2e-3)
 
 
-def test_it_is_symmetric_and_all_else_is_float16(int8: onnx.ModelProto) -> None:
+def test_it_is_symmetric_and_all_else_is_float16(int8_model: OnnxModel) -> None:
+    int8 = int8_model.proto
     values = constants(int8)
     for node in int8.graph.node:
         if node.op_type == "QuantizeLinear":
@@ -77,19 +83,19 @@ def test_it_is_symmetric_and_all_else_is_float16(int8: onnx.ModelProto) -> None:
         TensorProto.FLOAT
     }
     assert [node.op_type for node in int8.graph.node].count("Cast") == 2
-    assert contract_of(int8, "").precision == "int8"
+    assert int8_model.contract.precision == "int8"
     assert int8.producer_name == "trt-cls"
 
 
 @pytest.mark.parametrize("provider", ["cpu", "openvino"])
 def test_the_file_answers_as_the_network_does(
-    int8: onnx.ModelProto, fp32: onnx.ModelProto, contract: Contract, pictures: Path, tmp_path: Path, provider: Any
+    int8_model: OnnxModel, fp32: onnx.ModelProto, contract: Contract, pictures: Path, tmp_path: Path, provider: Any
 ) -> None:
     """8 bits for each of 13 layers: probabilities move by hundredths, and by tenths where a bias overflowed."""
     if provider == "openvino":
         pytest.importorskip("openvino")
-    write_onnx(int8, tmp_path / "int8.onnx")
-    write_onnx(fp32, tmp_path / "fp32.onnx")
+    write_onnx(int8_model, tmp_path / "int8.onnx")
+    write_onnx(OnnxModel(fp32, contract), tmp_path / "fp32.onnx")
     (batch,) = images_for(contract.preprocessing, pictures).batches()
     found, expected = (
         open_engine(tmp_path / name, by).infer(batch) for name, by in (("int8.onnx", provider), ("fp32.onnx", "cpu"))
@@ -111,7 +117,7 @@ def test_biases_beyond_float16_integers_survive_onnx_runtime(
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(40), tensor.name))
     wide = {name: 4 * value + 60 for name, value in thresholds.items()}
     path = tmp_path / "int8.onnx"
-    write_onnx(int8_from_fp32(model, wide, [second.name, "".join(after(model, second))]), path)
+    write_onnx(int8_from_fp32(OnnxModel(model, contract), wide, [second.name, "".join(after(model, second))]), path)
     (batch,) = images_for(contract.preprocessing, pictures).batches()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -127,28 +133,37 @@ def after(model: onnx.ModelProto, node: onnx.NodeProto) -> list[str]:
     return [other.name for other in model.graph.node if other.input[0] == relu.output[0]][:1]
 
 
-def test_ends_that_are_kept_are_not_quantized(fp32: onnx.ModelProto, thresholds: dict[str, float]) -> None:
+def test_ends_that_are_kept_are_not_quantized(
+    fp32: onnx.ModelProto, contract: Contract, thresholds: dict[str, float]
+) -> None:
     kept = ends(fp32, ("first", "last"))
     layers = {node.name: node for node in fp32.graph.node}
     assert [layers[name].op_type for name in sorted(kept, key=list(layers).index)] == ["Conv", "Gemm"]
     assert ends(fp32, ()) == set()
-    mixed = int8_from_fp32(fp32, thresholds, [name for name in quantizable(fp32) if name not in kept])
+    layers_left = [name for name in quantizable(fp32) if name not in kept]
+    mixed = int8_from_fp32(OnnxModel(fp32, contract), thresholds, layers_left).proto
     for node in mixed.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             assert (quantizer_of(mixed, node.input[1]) is None) == (node.name in kept)
 
 
-def test_dead_channels_keep_a_scale_that_float16_can_hold(fp32: onnx.ModelProto, thresholds: dict[str, float]) -> None:
+def test_dead_channels_keep_a_scale_that_float16_can_hold(
+    fp32: onnx.ModelProto, contract: Contract, thresholds: dict[str, float]
+) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(fp32)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("conv_1.weight"))
     values = numpy_helper.to_array(tensor).copy()
     values[0], values[1] = 0, 1e-9
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    scale = constants(int8_from_fp32(model, thresholds, quantizable(model)))[f"{tensor.name}_scale"]
+    scale = constants(int8_from_fp32(OnnxModel(model, contract), thresholds, quantizable(model)).proto)[
+        f"{tensor.name}_scale"
+    ]
     assert (scale >= 2.0**-16).all()
 
 
-def test_nothing_to_quantize_is_an_error(fp32: onnx.ModelProto, thresholds: dict[str, float]) -> None:
+def test_nothing_to_quantize_is_an_error(
+    fp32: onnx.ModelProto, contract: Contract, thresholds: dict[str, float]
+) -> None:
     with pytest.raises(ExportError, match="--fp16"):
-        int8_from_fp32(fp32, thresholds, [])
+        int8_from_fp32(OnnxModel(fp32, contract), thresholds, [])

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
 from trt_cls.data.folder import image_folder
 from trt_cls.engines.onnxruntime import session_of
@@ -58,14 +59,14 @@ class Scripted:
 
 @pytest.mark.parametrize(("loss", "kept"), [(0.2, 0), (0.03, 3), (0.0, 5)])
 def test_the_fewest_layers_stay_that_meet_the_loss(
-    fp32: onnx.ModelProto, measured: Any, loss: float, kept: int
+    fp32: onnx.ModelProto, contract: Contract, measured: Any, loss: float, kept: int
 ) -> None:
     names = [name for name, tensors in quantizable(fp32).items() if "add" not in name][:8]
     ranking = tuple(Layer(name, name, "Conv", float(index)) for index, name in enumerate(names))
     accuracies = {0: 0.71, 1: 0.8, 2: 0.86, 3: 0.87, 4: 0.88, 5: 0.9, 6: 0.9, 7: 0.9}
     said: list[str] = []
     labelled: Any = Scripted(len(names), accuracies)
-    choice = choose(fp32, measured[1], ranking, labelled, loss, said.append)
+    choice = choose(OnnxModel(fp32, contract), measured[1], ranking, labelled, loss, said.append)
     assert (choice.kept, choice.int8) == (kept, names[kept:])
     assert (choice.top1_fp32, choice.top1_all_int8, choice.top1) == (0.9, 0.71, accuracies[kept])
     assert [line.endswith("float16") for line in table(choice)[1:]] == [True] * kept + [False] * (len(names) - kept)
@@ -91,11 +92,12 @@ def test_signal_to_noise_is_that_of_the_files_answers(fp32: onnx.ModelProto, mea
         assert found[method] == pytest.approx(expected, abs=0.01)
 
 
-def test_a_loss_that_no_layer_meets_is_an_error(fp32: onnx.ModelProto, measured: Any) -> None:
+def test_a_loss_that_no_layer_meets_is_an_error(fp32: onnx.ModelProto, contract: Contract, measured: Any) -> None:
     names = [name for name in quantizable(fp32) if "add" not in name][:3]
     labelled: Any = Scripted(3, dict.fromkeys(range(3), 0.5))
+    layers = tuple(Layer(n, n, "Conv", 0) for n in names)
     with pytest.raises(ExportError, match="no layer is left"):
-        choose(fp32, measured[1], tuple(Layer(n, n, "Conv", 0) for n in names), labelled, 0.01, lambda line: None)
+        choose(OnnxModel(fp32, contract), measured[1], layers, labelled, 0.01, lambda line: None)
 
 
 def test_top1_is_that_of_the_labels(fp32: onnx.ModelProto, network: Any, contract: Contract, pictures: Path) -> None:

@@ -17,8 +17,7 @@ from calibration import calibrate  # noqa: E402
 from torch import nn  # noqa: E402
 
 from trt_cls.artefacts.model_file import read_contract  # noqa: E402
-from trt_cls.contract import Contract  # noqa: E402
-from trt_cls.engines.engine import INPUT, OUTPUT  # noqa: E402
+from trt_cls.contract import INPUT, OUTPUT, Contract  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
 from trt_cls.engines.sidecar import read_sidecar  # noqa: E402
 from trt_cls.errors import ExportError, RequestError  # noqa: E402
@@ -74,7 +73,7 @@ def test_each_layer_of_the_training_finds_its_node_and_what_it_reads(arch: str, 
     ranges = trained_ranges(network)
     restore_layers(network)
     pixels = replace(contract.preprocessing, height=size, width=size)
-    graph = onnx_from_module(network, replace(contract, model=model, preprocessing=pixels))
+    graph = onnx_from_module(network, replace(contract, model=model, preprocessing=pixels)).proto
     thresholds, layers = trained_layers(graph, ranges)
     if "/" not in arch:
         assert layers == list(quantizable(graph)), "the same layers as without training"
@@ -95,7 +94,7 @@ def test_the_graph_answers_as_the_network_in_training_did(contract: Contract) ->
     restore_layers(network)
     with torch.inference_mode():
         in_float = torch.softmax(network(images), dim=1).numpy()
-    graph = onnx_from_module(network, contract)
+    graph = onnx_from_module(network, contract).proto
     found = probabilities(with_qdq(graph, *trained_layers(graph, ranges)), images)
     equal, apart = (np.abs(answers - expected).max(axis=1) for answers in (found, in_float))
     # Where two engines' sums differ in the last bit a value may go to the next step, and an untrained network makes
@@ -119,7 +118,7 @@ def trained(contract: Contract, tmp_path: Path) -> Path:
 def test_the_file_has_the_ranges_of_the_training(trained: Path, contract: Contract) -> None:
     network, _ = quantized(contract.model)
     ranges = trained_ranges(network)
-    model = trained_for_int8(network, contract)
+    model = trained_for_int8(network, contract).proto
     assert trained_ranges(network) == {}
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scales = {

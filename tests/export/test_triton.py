@@ -14,11 +14,11 @@ import pytest
 import shared_data
 from PIL import Image
 
+from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.cli import main
 from trt_cls.contract import METADATA_KEY, Contract, Preprocessing, contract_from_json
 from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, read_plan, read_sidecar, write_sidecar
 from trt_cls.errors import RequestError
-from trt_cls.export.onnx_file import set_metadata, write_onnx
 from trt_cls.serving import triton as writer
 from trt_cls.serving.common import Plan, plan_for_servers
 from trt_cls.serving.triton import write_triton
@@ -41,11 +41,9 @@ def silent(line: str) -> None:
 @pytest.fixture(params=["fp32", "fp16"])
 def exported(request: pytest.FixtureRequest, contract: Contract, tmp_path: Path) -> Path:
     """An exported file for photographs, under a name that servers could not take."""
-    model = onnx.ModelProto()
-    model.CopyFrom(request.getfixturevalue(request.param))
-    set_metadata(model, replace(contract, preprocessing=PHOTO_PIXELS, precision=request.param))
+    graph = request.getfixturevalue(request.param)
     path = tmp_path / "größtes netz.onnx"
-    write_onnx(model, path)
+    write_onnx(OnnxModel(graph, replace(contract, preprocessing=PHOTO_PIXELS, precision=request.param)), path)
     return path
 
 
@@ -80,9 +78,9 @@ def test_the_configuration_is_valid_by_tritons_schema_and_true(exported: Path, t
 
 
 def test_a_plan_is_served_in_the_batches_that_it_was_built_for(
-    fp32: onnx.ModelProto, engine: Path, tmp_path: Path
+    fp32: onnx.ModelProto, contract: Contract, engine: Path, tmp_path: Path
 ) -> None:
-    write_onnx(fp32, tmp_path / "model.onnx")
+    write_onnx(OnnxModel(fp32, contract), tmp_path / "model.onnx")
     write_triton(
         tmp_path / "model.onnx", plan_for_servers(engine, "", Profile(1, 8, 32)), tmp_path / "repository", silent
     )
@@ -152,8 +150,7 @@ def test_a_file_with_embedded_preprocessing_is_sent_8_bit_pixels(
         }"""
     model = onnx.parser.parse_model(text)
     pixels = replace(contract.preprocessing, embedded=True, channel_order="rgb", mean=(0.0, 0.0, 0.0))
-    set_metadata(model, replace(contract, preprocessing=pixels, classes=("red", "green", "blue")))
-    write_onnx(model, source)
+    write_onnx(OnnxModel(model, replace(contract, preprocessing=pixels, classes=("red", "green", "blue"))), source)
     write_triton(source, NO_PLAN, tmp_path / "repository", silent)
     with serve(tmp_path / "repository" / "embedded") as (url, _):
         found = run_client(tmp_path / "repository" / "embedded", url, pictures)

@@ -145,7 +145,7 @@ def test_an_engine_answers_as_onnx_runtime_does(plan: Path, images: int) -> None
 def test_the_pipeline_on_the_gpu_answers_as_that_on_the_cpu(plan: Path, tmp_path: Path, batch_size: int) -> None:
     samples = samples_in(tmp_path)
     with closing(TensorRtEngine(plan)) as engine:
-        expected = predict(engine, samples, batch_size=batch_size, workers=2, executor="pillow")
+        expected = predict(engine, samples, batch_size=batch_size, workers=2, executor="cpu")
         found = predict(engine, samples, batch_size=batch_size, workers=2, executor="cuda")
     assert (found.samples, found.skipped) == (expected.samples, expected.skipped)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=KERNELS)

@@ -127,7 +127,7 @@ def test_a_file_of_taos_answers_in_onnx_runtime_as_it_did_there(answered: Answer
     from trt_cls.export.onnx_file import onnx_from_module
 
     imported = import_network(answered.path)
-    graph = onnx_from_module(imported.module, contract(imported)).SerializeToString()
+    graph = onnx_from_module(imported.module, contract(imported)).proto.SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"input_1": answered.pixels})
     np.testing.assert_allclose(found, answered.probabilities, rtol=0, atol=answered.bound)

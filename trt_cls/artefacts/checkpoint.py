@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.contract import METADATA_KEY, Contract
-from trt_cls.errors import ArtefactError
+from trt_cls.errors import ArtefactError, one_line
 
 
 def read_contract(path: Path) -> Contract:
@@ -54,6 +54,6 @@ def contract_of(path: Path, metadata: Mapping[str, str]) -> Contract:
 def unreadable(path: Path, error: Exception) -> ArtefactError:
     """The error for a file in which the library of safetensors met `error`."""
     return ArtefactError(
-        f"{path} can't be read as a safetensors file ({' '.join(str(error).split())}); it is truncated or of another "
+        f"{path} can't be read as a safetensors file ({one_line(error)}); it is truncated or of another "
         "format; copy it again, or train or export it anew"
     )

@@ -1,7 +1,4 @@
-"""The contract of a model file of any kind, read without loading its weights and without any framework.
-
-Names that stand in `trt_cls.artefacts.model_file`, for programs that import them from here.
-"""
+"""The contract of a model file of any kind, read without any framework."""
 
 from __future__ import annotations
 
@@ -12,10 +9,8 @@ from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError, did_you_mean
 
-__all__ = ["SUFFIXES", "check_model_file", "read_contract"]
-
-
-SUFFIXES = (".onnx", ".safetensors", ".engine", ".plan")
+PLANS = (".engine", ".plan")
+SUFFIXES = (".onnx", ".safetensors", *PLANS)
 
 
 def read_contract(path: Path) -> Contract:

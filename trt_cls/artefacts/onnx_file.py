@@ -1,51 +1,80 @@
-"""What an ONNX file says: its metadata, read past the graph without the onnx package, or the whole of it.
+"""ONNX files of this package: a graph, and as its metadata the contract and the parity that was measured.
 
-Does not know: how a graph is made or run.
+Metadata is read and written here alone. Does not know: how a graph is made or run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
 
 from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.sidecar import Parity, parity_from_json
-from trt_cls.contract import METADATA_KEY, Contract
-from trt_cls.errors import ArtefactError
+from trt_cls.contract import INPUT, METADATA_KEY, OUTPUT, Contract
+from trt_cls.errors import ArtefactError, one_line
 from trt_cls.text import printable
 
 if TYPE_CHECKING:
     import onnx
 
 PARITY_KEY = "trt_cls.parity"
+BATCH = "N"
+"""Name of the dynamic dimension."""
+MOST_BYTES = 2**31 - 1
+"""Of a protobuf message."""
 REMEDY = "expected one written by trt-cls export; copy it, or export it again from its .safetensors checkpoint"
 
-# Field numbers of ModelProto and StringStringEntryProto in onnx.proto.
-GRAPH, METADATA_PROPS = 7, 14
-KEY, VALUE = 1, 2
-# Wire types of protobuf.
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
-MOST_FIELDS = 10_000
-"""Of a ModelProto and of an entry of its metadata; exporters write some twenty."""
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A network as an ONNX graph, and what its file says of it."""
+
+    proto: onnx.ModelProto
+    contract: Contract
+    parity: Parity | None = None
+    """None: not measured."""
 
 
 def read_contract(path: Path) -> Contract:
-    """The contract in the ONNX file `path`; the graph is stepped over.
+    """The contract in the ONNX file `path`, read without the onnx package.
 
     Raises:
         ArtefactError: the file is truncated, foreign, or its contract can't be read.
     """
-    try:
-        with path.open("rb") as file:
-            metadata, has_graph = _walk_model(file, path.stat().st_size)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path}: is truncated or no ONNX file ({error}); {REMEDY}") from error
-    if METADATA_KEY not in metadata:
-        found = "carries no contract, so it was not exported by trt-cls" if has_graph else "is no ONNX model"
-        raise _without_contract(str(path), found)
-    return contract_from_json(metadata[METADATA_KEY], str(path))
+    return _contract_in(_parsed(path, _metadata_message()), path)
+
+
+def read_onnx(path: Path) -> OnnxModel:
+    """The model in the ONNX file `path`, which `trt-cls export` wrote.
+
+    Raises:
+        ArtefactError: it is truncated, damaged or foreign, or its graph is not what its contract says.
+    """
+    proto = read_graph(path)
+    text = _properties(proto).get(PARITY_KEY)
+    model = OnnxModel(proto, _contract_in(proto, path), parity_from_json(text, str(path)) if text else None)
+    if fault := fault_of_ends(model):
+        raise ArtefactError(f"{path}: {fault}; export it again from its .safetensors checkpoint")
+    return model
+
+
+def write_onnx(model: OnnxModel, path: Path) -> None:
+    """Writes the graph of `model` with contract and parity as its metadata; equal models give equal bytes."""
+    import onnx
+
+    properties = {METADATA_KEY: model.contract.to_json()}
+    if model.parity is not None:
+        properties[PARITY_KEY] = json.dumps(asdict(model.parity), ensure_ascii=False)
+    onnx.helper.set_model_props(model.proto, properties)
+    path.write_bytes(model.proto.SerializeToString(deterministic=True))
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
@@ -55,20 +84,14 @@ def read_graph(path: Path) -> onnx.ModelProto:
         ArtefactError: it is none, or keeps weights in another file, as trt-cls never does.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise ArtefactError(
-            f"{path}: is no ONNX file, or not a whole one ({path.stat().st_size:,} bytes); {REMEDY}"
-        ) from error
-    external = next((tensor for tensor in _tensors(model.graph) if tensor.data_location or tensor.external_data), None)
+    proto: onnx.ModelProto = _parsed(path, onnx.ModelProto)
+    external = next((tensor for tensor in _tensors(proto.graph) if tensor.data_location or tensor.external_data), None)
     if external is not None:
         raise ArtefactError(f"{path}: keeps the weight {external.name!r} in another file; {REMEDY}")
-    if fault := fault_of(model):
+    if fault := fault_of(proto):
         raise ArtefactError(f"{path}: no sound ONNX file ({fault}); {REMEDY}")
-    return model
+    return proto
 
 
 def fault_of(model: onnx.ModelProto) -> str:
@@ -78,7 +101,7 @@ def fault_of(model: onnx.ModelProto) -> str:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        return printable(" ".join(str(error).split()))
+        return printable(one_line(error))
     return ""
 
 
@@ -94,33 +117,68 @@ def require_own_weights(path: Path) -> None:
         read_graph(path)
 
 
-def contract_of(model: onnx.ModelProto, source: str) -> Contract:
-    """The contract inside `model`.
+def fault_of_ends(model: OnnxModel) -> str:
+    """How the inputs and outputs of the graph differ from the contract; empty where they are the contract's."""
+    import onnx
 
-    Raises:
-        ArtefactError: there is none, or it can't be read; `source` names the file in the message.
-    """
-    properties = _properties(model)
+    contract = model.contract
+    element = onnx.TensorProto.UINT8 if contract.preprocessing.embedded else onnx.TensorProto.FLOAT
+    expected = {
+        INPUT: (element, [BATCH, *contract.preprocessing.input_shape]),
+        OUTPUT: (onnx.TensorProto.FLOAT, [BATCH, len(contract.classes)]),
+    }
+    graph = model.proto.graph
+    found = {info.name: _type_and_shape(info) for info in (*graph.input, *graph.output)}
+    if found == expected:
+        return ""
+    return f"the ONNX graph has inputs and outputs {found}; expected {expected} by its contract"
+
+
+def _type_and_shape(info: onnx.ValueInfoProto) -> tuple[int, list[str | int]]:
+    tensor = info.type.tensor_type
+    return tensor.elem_type, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+
+
+def _parsed(path: Path, kind: Any) -> Any:
+    """The file as a protobuf message of the class `kind`."""
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ArtefactError(f"{path}: has {size:,} bytes, and an ONNX file at most {MOST_BYTES:,}; {REMEDY}")
+    try:
+        return kind.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise ArtefactError(f"{path}: is truncated or no ONNX file ({size:,} bytes); {REMEDY}") from error
+
+
+@cache
+def _metadata_message() -> type[Message]:
+    """ModelProto with its metadata alone, field 14 of onnx.proto: the parser steps over all else."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="trt_cls/metadata.proto", package="trt_cls", syntax="proto3")
+    entry, model = file.message_type.add(name="Entry"), file.message_type.add(name="Model")
+    for number, name in enumerate(("key", "value"), 1):
+        entry.field.add(name=name, number=number, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    model.field.add(
+        name="metadata_props", number=14, type=field.TYPE_MESSAGE, label=field.LABEL_REPEATED,
+        type_name=".trt_cls.Entry",
+    )  # fmt: skip
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("trt_cls.Model"))
+
+
+def _contract_in(message: Any, path: Path) -> Contract:
+    properties = _properties(message)
     if METADATA_KEY not in properties:
-        raise _without_contract(source, "carries no contract, so it was not exported by trt-cls")
-    return contract_from_json(properties[METADATA_KEY], source)
+        raise ArtefactError(
+            f"{path}: carries no contract, so it was not exported by trt-cls; expected a file that says its own "
+            "classes and preprocessing; write it with trt-cls export -m CHECKPOINT -o FILE.onnx"
+        )
+    return contract_from_json(properties[METADATA_KEY], str(path))
 
 
-def parity_of(model: onnx.ModelProto, source: str = "the ONNX graph") -> Parity | None:
-    """The parity measured when `model` was written; see `contract_of`."""
-    text = _properties(model).get(PARITY_KEY)
-    return parity_from_json(text, source) if text else None
-
-
-def _properties(model: onnx.ModelProto) -> Mapping[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
-def _without_contract(source: str, found: str) -> ArtefactError:
-    return ArtefactError(
-        f"{source}: {found}; expected a file that says its own classes and preprocessing; "
-        "write it with trt-cls export -m CHECKPOINT -o FILE.onnx"
-    )
+def _properties(message: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in message.metadata_props}
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -133,50 +191,3 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from (attribute.t, *attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):
                 yield from _tensors(inner)
-
-
-def _walk_model(file: BinaryIO, size: int) -> tuple[dict[str, str], bool]:
-    """The metadata of a ModelProto, and whether it has a graph; the graph's bytes are stepped over."""
-    metadata: dict[str, str] = {}
-    has_graph = False
-    for _ in range(MOST_FIELDS):
-        if file.tell() >= size:
-            return metadata, has_graph
-        field, wire = divmod(_varint(file), 8)
-        if wire == VARINT:
-            _varint(file)
-            continue
-        if wire not in (FIXED64, LENGTH, FIXED32):
-            raise ValueError(f"wire type {wire} at byte {file.tell()}")
-        length = {FIXED64: 8, FIXED32: 4}.get(wire) or _varint(file)
-        if file.tell() + length > size:
-            raise ValueError(f"{size} bytes, at least {file.tell() + length} are needed")
-        if field == METADATA_PROPS:
-            key, value = _entry(file, file.tell() + length)
-            metadata[key] = value
-        else:
-            has_graph = has_graph or field == GRAPH
-            file.seek(length, 1)
-    raise ValueError(f"more than {MOST_FIELDS:,} fields")
-
-
-def _entry(file: BinaryIO, end: int) -> tuple[str, str]:
-    parts = {KEY: "", VALUE: ""}
-    for _ in range(MOST_FIELDS):
-        if file.tell() >= end:
-            return parts[KEY], parts[VALUE]
-        field, length = _varint(file) // 8, _varint(file)
-        parts[field] = file.read(min(length, end - file.tell())).decode("utf-8")
-    raise ValueError(f"more than {MOST_FIELDS:,} fields in an entry of its metadata")
-
-
-def _varint(file: BinaryIO) -> int:
-    value, shift = 0, 0
-    while byte := file.read(1):
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"a number too long at byte {file.tell()}")
-    raise ValueError("the file ends inside a number")

@@ -13,7 +13,7 @@ from trt_cls.cli.options import batch_option, common_options, executor_option, p
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
-    from trt_cls.engines.engine import Provider
+    from trt_cls.engines.backends import Provider
     from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.benchmark import Benchmark, Wanted
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trt_cls.data.folder import Sample
-    from trt_cls.engines.engine import Provider
+    from trt_cls.engines.backends import Provider
     from trt_cls.evaluation.compare import Change, Comparison, Verdict
 
 MOST_CHANGES = 20
@@ -91,7 +91,7 @@ def command(
 
 def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path:
     from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.answers import require_spec_fits
+    from trt_cls.preprocessing.description import require_spec_fits
     from trt_cls.spec import load
 
     if spec is None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trt_cls.contract import Contract
     from trt_cls.data.folder import ImageFolder
     from trt_cls.distributed.processes import Processes
-    from trt_cls.engines.engine import Provider
+    from trt_cls.engines.backends import Provider
     from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Evaluation
     from trt_cls.spec.experiment import EvalConfig
@@ -118,7 +118,8 @@ def _request(
 ) -> tuple[EvalConfig, Path, Contract]:
     """The evaluation that is asked for, the model and its contract, once all of them fit together."""
     from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.answers import require_classmap_fits, require_spec_fits
+    from trt_cls.evaluation.answers import require_classmap_fits
+    from trt_cls.preprocessing.description import require_spec_fits
     from trt_cls.spec import load
 
     experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=dataset is None)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from trt_cls.contract import Contract
     from trt_cls.distributed.processes import Processes
-    from trt_cls.engines.engine import Provider
+    from trt_cls.engines.backends import Provider
     from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Predictions
     from trt_cls.evaluation.results import Format, Labelled
@@ -139,7 +139,8 @@ def _predictions(
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
     """The model's contract, once spec and class map fit it."""
     from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.answers import require_classmap_fits, require_spec_fits
+    from trt_cls.evaluation.answers import require_classmap_fits
+    from trt_cls.preprocessing.description import require_spec_fits
     from trt_cls.spec import load
 
     contract = read_contract(model)

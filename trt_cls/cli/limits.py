@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import resource
 
-from trt_cls.errors import causes
+from trt_cls.errors import causes, one_line
 
 MEMORY = (
     "allocate memory", "failed to map segment", "bad_alloc", "bad allocation", "out of memory", "unable to mmap",
@@ -17,7 +17,7 @@ PROCESSES = ("can't start new thread",)
 def shortage(error: BaseException | None) -> str | None:
     """A line about what `error`, or a cause of it, ran out of; None: it is about something else."""
     for found in causes(error):
-        line = " ".join(str(found).split()) or type(found).__name__
+        line = one_line(found)
         number = getattr(found, "errno", None)
         if isinstance(found, MemoryError) or number == errno.ENOMEM or _speaks_of(line, MEMORY):
             return _line("memory", line, resource.RLIMIT_AS, "-v")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
 
 from trt_cls.cli.options import common_options
-from trt_cls.errors import MissingDependency
+from trt_cls.errors import require
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ HEADER = "arch             n_layers   parameters  GFLOPs  freeze_blocks  options
 @common_options
 def command() -> None:
     """List the architectures: depths, sizes, freeze ids and the options that each one honours."""
-    if find_spec("torch") is None:
-        raise MissingDependency("torch", "Measuring the architectures", "train")
+    require("torch", "Measuring the architectures", "train")
     from trt_cls.models.summary import CLASSES, SIDE, members
     from trt_cls.spec.architectures import LIBRARIES
 

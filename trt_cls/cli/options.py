@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from trt_cls.distributed.processes import is_first
+from trt_cls.engines.backends import BACKENDS, PROVIDERS
 from trt_cls.terminal import echo
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -91,20 +92,29 @@ def _ignore_key(context: click.Context, parameter: click.Parameter, value: str |
 
 def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--provider` as `provider`."""
+    purposes = "; ".join(f"{', '.join(row.devices)}: {row.purpose}" for row in BACKENDS if row.purpose)
     return click.option(
         "--provider",
-        type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
+        type=click.Choice(PROVIDERS),
         default="auto",
         show_default=True,
-        help="What runs the model; auto: the GPU where there is one. openvino: ONNX files on a CPU, fastest for INT8.",
+        help=f"What runs the model; auto: the GPU where there is one. {purposes}.",
     )(function)
+
+
+class _Executors(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """Takes "pillow" too, an older name of "cpu"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        chosen: str = super().convert("cpu" if value == "pillow" else value, param, ctx)
+        return chosen
 
 
 def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--executor` as `executor`."""
     return click.option(
         "--executor",
-        type=click.Choice(["auto", "pillow", "cuda"]),
+        type=_Executors(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
         help="What resizes and normalizes the images, with the same result: the CPU, or the GPU for a TensorRT engine; "

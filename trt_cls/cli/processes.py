@@ -14,18 +14,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from trt_cls.cli.options import Decorator
+from trt_cls.engines.backends import ON_CPU, device_of
 from trt_cls.errors import RequestError
 from trt_cls.isolation import PROGRAM
 
 if TYPE_CHECKING:
     from trt_cls.distributed.processes import Processes
-    from trt_cls.engines.engine import Provider
-
-
-ENGINES = (".engine", ".plan")
-"""Files that run on a GPU whatever the provider."""
-ON_CPUS, ON_GPUS = ("cpu", "openvino"), ("cuda", "tensorrt")
-"""Providers and devices."""
+    from trt_cls.engines.backends import Provider
 
 
 def gpus_option(description: str) -> Decorator:
@@ -46,7 +41,7 @@ def gpus_option(description: str) -> Decorator:
 def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) -> NoReturn:
     """Runs the command that was typed in `gpus` processes, and exits as they do.
 
-    `option` is the one that keeps the command off GPUs by the values ON_CPUS, and `value` what it has.
+    `option` is the one that keeps the command off GPUs by the values ON_CPU, and `value` what it has.
 
     Raises:
         DeviceError: there are not that many GPUs.
@@ -54,7 +49,7 @@ def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) 
         RequestError: a CPU was asked for.
     """
     on_cpus = f"torchrun --nproc-per-node {gpus} -m trt_cls {context.command.name} … {option} cpu"
-    if value in ON_CPUS:
+    if value in ON_CPU:
         raise RequestError(
             f"--gpus {gpus} with {option} {value}; expected one of the two; several processes on CPUs are {on_cpus}"
         )
@@ -72,10 +67,10 @@ def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
     """
     from trt_cls.distributed.launch import take_gpu
 
-    engine = model.suffix in ENGINES
-    if engine or provider not in ON_CPUS:
-        otherwise = "name an ONNX file or checkpoint and --provider cpu" if engine else "use --provider cpu"
-        take_gpu(processes, required=engine or provider in ON_GPUS, otherwise=otherwise)
+    device = device_of(model, provider)
+    if device != "cpu":
+        otherwise = "use --provider cpu, which runs ONNX files and checkpoints"
+        take_gpu(processes, required=device == "gpu", otherwise=otherwise)
 
 
 def watched(

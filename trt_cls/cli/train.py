@@ -12,7 +12,7 @@ from trt_cls import spec as spec_files
 from trt_cls.cli.options import common_options, results_option, spec_options
 from trt_cls.cli.processes import gpus_option, run_on_each_gpu
 from trt_cls.distributed.processes import is_first
-from trt_cls.errors import MissingDependency
+from trt_cls.errors import require
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -84,12 +84,9 @@ def command(
     Writes checkpoints, curves and logs below the results folder. Ctrl-C saves the step reached; --resume goes on there.
     """
     experiment = spec_files.load(spec, overrides=overrides, needs=("train_config",))
-    try:
-        from trt_cls.training.run import train
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependency("torch", "training", "train") from error
+    require("torch", "training", "train")
+    from trt_cls.training.run import train
+
     if gpus > 1:
         run_on_each_gpu(context, gpus, "--device", device)
     result = train(

@@ -21,7 +21,7 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import NOWHERE, Box, Mixing, Plan
-from trt_cls.errors import MissingDependency
+from trt_cls.errors import require
 from trt_cls.preprocessing.cpu import window
 from trt_cls.preprocessing.packing import CHANGE, Bundle, Cut, cut, pack_cuts
 from trt_cls.preprocessing.pillow import Pixels
@@ -96,12 +96,8 @@ def _drawing(*place: object) -> Iterator[None]:
 
 
 def _torchvision() -> ModuleType:
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise MissingDependency("torchvision", "rand_augment, random_erasing and cutmix", "train") from error
-    found: ModuleType = v2
-    return found
+    purpose = "rand_augment, random_erasing and cutmix"
+    return require("torchvision.transforms.v2", purpose, "train", package="torchvision")
 
 
 LARGEST = 4

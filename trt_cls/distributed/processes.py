@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trt_cls.distributed.failure import end_with_launcher, ended_together
-from trt_cls.errors import MissingDependency
+from trt_cls.errors import require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -129,10 +129,4 @@ def torch_for_processes() -> ModuleType:
     Raises:
         MissingDependency: it is not installed.
     """
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependency("torch", "working in several processes", "train") from error
-    return torch
+    return require("torch", "working in several processes", "train")

@@ -5,13 +5,14 @@ What is not known here: how facts are found and findings printed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from packaging.utils import canonicalize_name
 
 from trt_cls.doctor.facts import Facts
+from trt_cls.engines.backends import BACKENDS, Backend
 
 State = Literal["ok", "absent", "broken"]
 OLDEST_PYTHON = (3, 10)
@@ -37,11 +38,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
     return (
         _python(facts),
         _driver(facts),
-        _onnxruntime(facts),
-        _tensorrt(facts),
-        _tensorrt_rtx(facts),
-        _pycuda(facts),
-        _torch(facts),
+        *(finding for backend in BACKENDS for finding in _backend(backend, facts)),
         _images(facts),
         _nvrtc(facts),
         _tool(facts, "g++", "apt-get install g++"),
@@ -70,6 +67,17 @@ def _driver(facts: Facts) -> Finding:
     if facts.gpu is None:
         return Finding("GPU", "absent", f"{cuda}, no GPU visible", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
     return Finding("GPU", "ok", f"{facts.gpu.name}, compute capability {facts.gpu.compute_capability}, {cuda}")
+
+
+def _backend(backend: Backend, facts: Facts) -> list[Finding]:
+    """Its own checks, where it has some below."""
+    if backend.name in CHECKS:
+        return [check(facts) for check in CHECKS[backend.name]]
+    installed = [f"{name} {facts.packages[name]}" for name in backend.packages if name in facts.packages]
+    if installed:
+        return [Finding(backend.name, "ok", ", ".join(installed))]
+    cure = f'pip install "{PRODUCT}[{backend.extra}]"; it runs {backend.purpose}'
+    return [Finding(backend.name, "absent", "not installed", cure)]
 
 
 def _onnxruntime(facts: Facts) -> Finding:
@@ -158,6 +166,14 @@ def _torch(facts: Facts) -> Finding:
         cure = "for the GPU: pip install --force-reinstall torch torchvision"
         return Finding("torch", "ok", found, cure)
     return Finding("torch", "ok", found)
+
+
+CHECKS: dict[str, tuple[Callable[[Facts], Finding], ...]] = {
+    "ONNX Runtime": (_onnxruntime,),
+    "TensorRT": (_tensorrt, _tensorrt_rtx, _pycuda),
+    "torch": (_torch,),
+}
+"""Backend → what is checked of it beyond its presence."""
 
 
 def _images(facts: Facts) -> Finding:

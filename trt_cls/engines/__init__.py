@@ -1,9 +1,7 @@
-"""One small interface, open, infer, close, over ONNX Runtime, TensorRT and torch.
+"""One small interface (open, infer, close) over ONNX Runtime, OpenVINO, TensorRT and torch.
 
-`open_engine` picks the engine by the file's suffix, `contracts.read_contract` reads what a file says of itself,
-`classifier.load_classifier` takes images of any kind. Nothing here imports torch, ONNX Runtime or TensorRT before a
-file of that kind is opened.
+Does not know: where images come from, and what answers are for. Begin with `backends.py`, the table of engines, and
+`engine.py`, what each of them does; `classifier.py` takes images of any kind.
 """
 
-from trt_cls.engines.engine import Engine as Engine
-from trt_cls.engines.engine import open_engine as open_engine
+from trt_cls.engines.backends import open_engine as open_engine

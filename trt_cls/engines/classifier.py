@@ -1,6 +1,6 @@
 """A model file as a classifier: images of any kind in, labels or probabilities out, numpy on both sides.
 
-What is not known here: folders, labels and files of results; those are the evaluation's.
+Does not know: folders, labels and files of results (`evaluation`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trt_cls.contract import Contract
-from trt_cls.engines.engine import PROVIDERS, Engine, open_engine
-from trt_cls.errors import DataError, RequestError
+from trt_cls.engines.backends import Provider, open_engine
+from trt_cls.engines.engine import Engine
+from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
 from trt_cls.preprocessing.images import eight_bit, read
 from trt_cls.preprocessing.pillow import hwc
@@ -88,16 +89,15 @@ class Classifier:
         return preprocess(pixels, preprocessing)
 
 
-def load_classifier(path: str | Path, provider: str = "auto") -> Classifier:
+def load_classifier(path: str | Path, provider: Provider = "auto") -> Classifier:
     """Opens a `.safetensors`, `.onnx`, `.engine` or `.plan` file.
 
     Raises:
         ArtefactError: the file is missing, damaged, or not of trt-cls.
-        DeviceError: `provider` (auto, cpu, cuda or tensorrt) is not available on this machine.
+        DeviceError: `provider` is not available on this machine.
         MissingDependency: the backend is not installed.
+        RequestError: `provider` is unknown, or does not run files of this kind.
     """
-    if provider not in PROVIDERS:
-        raise RequestError(f'provider "{provider}" is not known; expected one of {", ".join(PROVIDERS)}')
     return Classifier(open_engine(Path(path), provider))
 
 

@@ -1,31 +1,27 @@
-"""What every engine does, and which one opens a file.
+"""What every engine does: preprocessed batches in, probabilities out; and the checks that all of them share.
 
-What is not known here: images and files of results; an engine takes preprocessed batches and gives probabilities.
+Does not know: which engine opens a file, see `backends`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.artefacts.model_file import check_model_file
-from trt_cls.contract import Contract, Preprocessing
-from trt_cls.errors import ArtefactError, EngineError, RequestError
+from trt_cls.contract import INPUT, OUTPUT, Contract, Preprocessing
+from trt_cls.errors import ArtefactError, EngineError
 from trt_cls.preprocessing.pillow import normalize
-
-Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
-PROVIDERS: tuple[Provider, ...] = ("auto", "cpu", "cuda", "tensorrt", "openvino")
-
-INPUT, OUTPUT = "input_1", "predictions"
-"""Names of the input and the output in every ONNX file and engine."""
 
 
 class Engine(Protocol):
-    """An opened model; not to be used from two threads at once."""
+    """An opened model; not to be used from two threads at once.
+
+    Its class is called with the file's path, the provider and the number of CPU threads, see `backends.open_engine`.
+    """
 
     contract: Contract
     backend: str
@@ -42,44 +38,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees memory and device; the engine can't be used after it."""
-
-
-def open_engine(path: Path, provider: Provider = "auto", threads: int | None = None) -> Engine:
-    """Opens a `.onnx`, `.safetensors`, `.engine` or `.plan` file.
-
-    `threads` limits the CPU threads of a run; None leaves the choice to the backend.
-
-    Raises:
-        ArtefactError: the file is missing, damaged, or not of trt-cls.
-        DeviceError: `provider` is not available on this machine.
-        MissingDependency: the backend is not installed.
-    """
-    check_model_file(path)
-    if path.suffix == ".onnx" and provider == "openvino":
-        from trt_cls.engines.openvino import OpenVinoEngine
-
-        return OpenVinoEngine(path, threads)
-    if path.suffix == ".onnx":
-        from trt_cls.engines.onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(path, provider, threads)
-    if path.suffix == ".safetensors":
-        from trt_cls.engines.torch import TorchEngine
-
-        if provider in ("tensorrt", "openvino"):
-            raise RequestError(
-                f"{path}: a checkpoint runs on torch alone, and --provider {provider} was given; expected auto, cpu or "
-                "cuda; make another file of it first: trt-cls export -m CHECKPOINT -o FILE.onnx --engine FILE.engine"
-            )
-        return TorchEngine(path, provider, threads)
-    from trt_cls.engines.tensorrt.engine import TensorRtEngine
-
-    if provider in ("cpu", "openvino"):
-        raise RequestError(
-            f"{path}: a TensorRT engine does not run on the CPU; expected --provider auto, cuda or tensorrt; "
-            "name the ONNX file that it was built from to run on the CPU"
-        )
-    return TensorRtEngine(path)
 
 
 def infer_fed(engine: Engine, fed: Preprocessing) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

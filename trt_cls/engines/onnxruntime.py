@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
-from trt_cls.engines.engine import INPUT, OUTPUT, Provider, check_images, check_signature
-from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency
+from trt_cls.contract import INPUT, OUTPUT
+from trt_cls.engines.backends import Provider
+from trt_cls.engines.engine import check_images, check_signature
+from trt_cls.errors import ArtefactError, DeviceError, EngineError, one_line, require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -57,7 +59,7 @@ class OnnxRuntimeEngine:
         try:
             (probabilities,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise EngineError(f"{self.backend}: the run failed: {_one_line(error)}") from error
+            raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
         return np.asarray(probabilities, dtype=np.float32)
 
     def close(self) -> None:
@@ -78,12 +80,7 @@ def session_of(model: onnx.ModelProto) -> Any:
 
 
 def _import_onnxruntime() -> ModuleType:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency("onnxruntime", "running an ONNX file", "cpu") from error
-    module: ModuleType = onnxruntime
-    return module
+    return require("onnxruntime", "running an ONNX file", "cpu")
 
 
 def _choose(provider: Provider, available: list[str]) -> Provider:
@@ -109,7 +106,7 @@ def _open_session(runtime: ModuleType, path: Path, provider: Provider, threads: 
         return runtime.InferenceSession(str(path), options, providers=providers, disabled_optimizers=UNSOUND)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise ArtefactError(
-            f"{path}: ONNX Runtime {runtime.__version__} can't load it ({_one_line(error)}); "
+            f"{path}: ONNX Runtime {runtime.__version__} can't load it ({one_line(error)}); "
             "expected a file written by trt-cls export; copy it or export it again"
         ) from error
 
@@ -139,7 +136,3 @@ def _refuse_or_warn(provider: Provider, wanted: Provider, running: Provider) -> 
 
 def _shapes(values: list[Any]) -> dict[str, list[int]]:
     return {value.name: list(value.shape[1:]) for value in values}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

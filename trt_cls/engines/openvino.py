@@ -6,8 +6,9 @@ not say to be INT8: the answers are then those of the file, float16 files' inclu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
-from trt_cls.engines.engine import INPUT, OUTPUT, check_images, check_signature
-from trt_cls.errors import ArtefactError, EngineError, MissingDependency
+from trt_cls.contract import INPUT, OUTPUT
+from trt_cls.engines.backends import Provider
+from trt_cls.engines.engine import check_images, check_signature
+from trt_cls.errors import ArtefactError, EngineError, one_line, require
 
 DEVICE = "CPU"
-SETTINGS = {
+MOST_SHAPES = 4
+"""Batch sizes that stay compiled: a full batch, the last one, and two for a caller that changes them."""
+SETTINGS: dict[str, Any] = {
     "INFERENCE_PRECISION_HINT": "f32",
     # One batch at a time on all cores. OpenVINO's other hint, THROUGHPUT, gives each of several requests some of the
     # cores: a single batch then ran a quarter slower.
@@ -32,52 +37,70 @@ class OpenVinoEngine:
 
     backend = "openvino-cpu"
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
         self.contract = read_contract(path)
         require_own_weights(path)
-        openvino = _import_openvino()
-        settings: dict[str, Any] = dict(SETTINGS)
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
-        try:
-            model = core.read_model(path)
-            self._compiled = core.compile_model(model, DEVICE, settings)
-        except RuntimeError as error:
-            raise ArtefactError(
-                f"{path}: OpenVINO {openvino.__version__} can't load it ({_one_line(error)}); "
-                "expected a file written by trt-cls export; copy it or export it again"
-            ) from error
-        check_signature(path, self.contract, _shapes(self._compiled.inputs), _shapes(self._compiled.outputs))
-        self._request = self._compiled.create_infer_request()
+        self._path = path
+        self._openvino = require("openvino", f"running an ONNX file with --provider {provider}", "openvino")
+        self._settings = SETTINGS if threads is None else {**SETTINGS, "INFERENCE_NUM_THREADS": threads}
+        self._static = self.contract.precision == "int8" and has_amx()
+        self._core = self._openvino.Core()
+        self._requests: dict[int | None, Any] = {}
+        with self._loading():
+            self._model = self._core.read_model(path)
+        check_signature(path, self.contract, _shapes(self._model.inputs), _shapes(self._model.outputs))
+        if not self._static:
+            self._request(None)
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.infer`."""
         check_images(images, self.contract)
+        request = self._request(len(images) if self._static else None)
         try:
-            answers = self._request.infer({INPUT: np.ascontiguousarray(images)})
+            answers = request.infer({INPUT: np.ascontiguousarray(images)})
         except RuntimeError as error:
-            raise EngineError(f"{self.backend}: the run failed: {_one_line(error)}") from error
+            raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
         return np.array(answers[OUTPUT], dtype=np.float32)  # a copy: the request's own memory is used again
 
     def close(self) -> None:
         """See `Engine.close`."""
-        del self._request, self._compiled
+        del self._requests, self._model
+
+    def _request(self, batch: int | None) -> Any:
+        """What runs batches of this size; None: of any."""
+        if batch not in self._requests:
+            with self._loading():
+                if batch is not None:
+                    self._model.reshape([batch, *self.contract.preprocessing.input_shape])
+                compiled = self._core.compile_model(self._model, DEVICE, self._settings)
+            if len(self._requests) == MOST_SHAPES:
+                del self._requests[next(iter(self._requests))]
+            self._requests[batch] = compiled.create_infer_request()
+        return self._requests[batch]
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise ArtefactError(
+                f"{self._path}: OpenVINO {self._openvino.__version__} can't load it ({one_line(error)}); "
+                "expected a file written by trt-cls export; copy it or export it again"
+            ) from error
 
 
-def _import_openvino() -> ModuleType:
+def has_amx() -> bool:
+    """Whether this processor multiplies 8-bit matrices by AMX.
+
+    INT8 networks are compiled there for one batch size at a time: with a dynamic one the runs of OpenVINO 2026.1 to
+    2026.3 crash (openvino issue 37577).
+    """
     try:
-        import openvino
-    except ImportError as error:
-        raise MissingDependency("openvino", "running an ONNX file with --provider openvino", "openvino") from error
-    module: ModuleType = openvino
-    return module
+        return "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def _shapes(ports: list[Any]) -> dict[str, list[int]]:
     """Shapes without the batch, by name."""
     return {port.any_name: [dimension.get_length() for dimension in list(port.partial_shape)[1:]] for port in ports}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.engines.engine import Provider, check_images
-from trt_cls.errors import DeviceError, EngineError, MissingDependency
+from trt_cls.engines.backends import Provider
+from trt_cls.engines.engine import check_images
+from trt_cls.errors import DeviceError, EngineError, one_line, require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,7 +23,7 @@ class TorchEngine:
     """A checkpoint's network in evaluation mode, in float32 unless `in_float64` made it."""
 
     def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
-        self._torch = _import_torch()
+        self._torch = require("torch", "running a checkpoint", "train")
         device = _choose(self._torch, provider)
         from trt_cls.models.checkpoint import load_checkpoint
 
@@ -50,7 +51,7 @@ class TorchEngine:
                 given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, self._element)
                 logits = self._module(given)
             except RuntimeError as error:
-                raise EngineError(f"{self.backend}: the run failed: {' '.join(str(error).split())}") from error
+                raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
             probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).float().cpu().numpy()
         return probabilities
 
@@ -69,14 +70,6 @@ def _in_float32(torch: ModuleType) -> Iterator[None]:
         yield
     finally:
         convolutions.fp32_precision = before
-
-
-def _import_torch() -> ModuleType:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependency("torch", "running a checkpoint", "train") from error
-    return torch
 
 
 def _choose(torch: ModuleType, provider: Provider) -> str:

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -27,11 +26,9 @@ from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import Answered, answers_on_device
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency, RequestError
 from trt_cls.preprocessing.cuda import CudaPreprocessing
-from trt_cls.preprocessing.description import preprocessing_to_hold_against
-from trt_cls.spec.experiment import Experiment
 from trt_cls.text import told_apart
 
-Executor = Literal["auto", "pillow", "cuda"]
+Executor = Literal["auto", "cpu", "cuda"]
 """What makes the network's input; "auto": the GPU for a TensorRT engine where that can be, the CPU elsewhere."""
 
 _log = logging.getLogger(__name__)
@@ -68,10 +65,10 @@ def open_kernel(engine: Engine, executor: Executor) -> CudaPreprocessing | None:
         if executor == "cuda":
             raise RequestError(
                 f"--executor cuda: the model runs on {engine.backend}, which takes its input from the CPU; expected a "
-                "TensorRT engine; name a .engine file, or use --executor pillow"
+                "TensorRT engine; name a .engine file, or use --executor cpu"
             )
         return None
-    if executor == "pillow":
+    if executor == "cpu":
         return None
     try:
         return CudaPreprocessing(engine.contract.preprocessing)
@@ -100,30 +97,6 @@ def _finite(engine: Engine, answered: Answered) -> Answered:
             "then export that with another precision"
         )
     return answered
-
-
-def require_spec_fits(experiment: Experiment, spec: Path, contract: Contract, model: Path) -> None:
-    """Refuses a spec that asks for other pixels than the model was trained on.
-
-    A spec without train_config, where preprocess_mode stands, does not say what it wants; the contract holds then.
-
-    Raises:
-        ArtefactError: they disagree.
-    """
-    if experiment.train_config is None:
-        return
-    split: Literal["train", "eval"] = "eval" if experiment.eval_config else "train"
-    wanted = preprocessing_to_hold_against(contract.preprocessing, experiment, split)
-    differences = [
-        f"{name} is {asked} in the spec and {trained} in the model"
-        for (name, asked), trained in zip(asdict(wanted).items(), asdict(contract.preprocessing).values(), strict=True)
-        if asked != trained
-    ]
-    if differences:
-        raise ArtefactError(
-            f"{spec} and {model} disagree on the preprocessing: {'; '.join(differences)}; expected the spec that the "
-            "model was trained with; set its fields to the model's, or name another model"
-        )
 
 
 def require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> None:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts import onnx_file
 from trt_cls.artefacts.model_file import read_contract
-from trt_cls.contract import Precision
-from trt_cls.engines.engine import INPUT
-from trt_cls.errors import ArtefactError, EngineError, MissingDependency, RequestError
+from trt_cls.contract import INPUT, Precision
+from trt_cls.errors import ArtefactError, EngineError, RequestError, one_line, require
 
 if TYPE_CHECKING:
     import onnx
@@ -100,10 +99,7 @@ def _activations(
 ) -> dict[str, Floats]:
     import onnx
 
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency("onnxruntime", "comparing layers", "cpu") from error
+    onnxruntime = require("onnxruntime", "comparing layers", "cpu")
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     own = {info.name for info in opened.graph.output}
@@ -115,8 +111,7 @@ def _activations(
         session = onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return dict(zip(names, session.run(list(names), {INPUT: images}), strict=True))
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        reason = " ".join(str(error).split())
-        raise EngineError(f"{path}: ONNX Runtime can't run it layer by layer: {reason}") from error
+        raise EngineError(f"{path}: ONNX Runtime can't run it layer by layer: {one_line(error)}") from error
 
 
 def _distance(a: Floats, b: Floats) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trt_cls.engines.engine import Engine
-from trt_cls.errors import DataError, DeviceError, MissingDependency
+from trt_cls.errors import DataError, DeviceError, require
 from trt_cls.evaluation.metrics import Probabilities
 from trt_cls.preprocessing import cpu, pillow
 from trt_cls.preprocessing.images import eight_bit
@@ -84,9 +84,4 @@ def _nothing(source: Path | int) -> DataError | DeviceError:
 
 
 def _import_opencv() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingDependency("opencv-python-headless", "reading a video", "video") from error
-    module: ModuleType = cv2
-    return module
+    return require("cv2", "reading a video", "video", package="opencv-python-headless")

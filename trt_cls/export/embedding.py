@@ -1,6 +1,6 @@
 """Preprocessing as nodes of the ONNX graph, for servers that can't do it themselves.
 
-What of an image reaches the graph (resize, crop) is not known here.
+Does not know: resize and crop, which stay outside.
 """
 
 from __future__ import annotations
@@ -11,24 +11,22 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from trt_cls.artefacts.onnx_file import contract_of, parity_of
-from trt_cls.contract import Contract, Preprocessing
-from trt_cls.engines.engine import INPUT
-from trt_cls.export.onnx_file import BATCH, check, set_metadata
+from trt_cls.artefacts.onnx_file import BATCH, OnnxModel
+from trt_cls.contract import INPUT, Preprocessing
+from trt_cls.export.onnx_file import check
 
 NORMALIZED = f"{INPUT}_normalized"
 PLANES = f"{INPUT}_planes"
 
 
-def embed_preprocessing(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
-    """The network of `contract` fed with uint8 pixels [N,H,W,C] in RGB order (or grey), as resize and crop leave them.
+def embed_preprocessing(model: OnnxModel) -> OnnxModel:
+    """The network of `model` fed with uint8 pixels [N,H,W,C] in RGB order (or gray), as resize and crop leave them.
 
     Channel order, mean and std are computed in float32 inside, whatever the network computes in. The new contract says
     so, and the engines take such a file as they take others.
     """
-    embedded = onnx.ModelProto()
-    embedded.CopyFrom(model)
-    graph, preprocessing = embedded.graph, contract.preprocessing
+    proto = _copy(model)
+    graph, preprocessing = proto.graph, model.contract.preprocessing
     prepend_normalization(graph, preprocessing)
     steps = [
         helper.make_node("Cast", [INPUT], [f"{INPUT}_float"], name=f"{INPUT}_float", to=onnx.TensorProto.FLOAT),
@@ -46,25 +44,18 @@ def embed_preprocessing(model: onnx.ModelProto, contract: Contract) -> onnx.Mode
     graph.input[0].CopyFrom(
         helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, [BATCH, *fed.input_shape]),
     )
-    set_metadata(embedded, replace(contract, preprocessing=fed), parity_of(model))
-    check(embedded)
-    return embedded
+    return _checked(model, proto, fed)
 
 
-def embed_normalization(model: onnx.ModelProto) -> onnx.ModelProto:
+def embed_normalization(model: OnnxModel) -> OnnxModel:
     """The same network fed with pixels from 0 to 255, float32 [N,C,H,W] in the same order of channels.
 
     Its contract says so: divisor 1, means 0, deviations 1.
     """
-    contract = contract_of(model, "the ONNX graph")
-    channels = contract.preprocessing.channels
-    fed = replace(contract.preprocessing, divisor=1.0, mean=(0.0,) * channels, std=(1.0,) * channels)
-    embedded = onnx.ModelProto()
-    embedded.CopyFrom(model)
-    prepend_normalization(embedded.graph, contract.preprocessing)
-    set_metadata(embedded, replace(contract, preprocessing=fed), parity_of(model))
-    check(embedded)
-    return embedded
+    preprocessing, proto = model.contract.preprocessing, _copy(model)
+    zeros, ones = (0.0,) * preprocessing.channels, (1.0,) * preprocessing.channels
+    prepend_normalization(proto.graph, preprocessing)
+    return _checked(model, proto, replace(preprocessing, divisor=1.0, mean=zeros, std=ones))
 
 
 def prepend_normalization(graph: onnx.GraphProto, preprocessing: Preprocessing) -> None:
@@ -87,3 +78,16 @@ def prepend_normalization(graph: onnx.GraphProto, preprocessing: Preprocessing) 
         graph.initializer.append(numpy_helper.from_array(np.asarray(value), constant))
         graph.node.insert(index, helper.make_node(operator, [source, constant], [target], name=constant))
         source = target
+
+
+def _copy(model: OnnxModel) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model.proto)
+    return copy
+
+
+def _checked(model: OnnxModel, proto: onnx.ModelProto, fed: Preprocessing) -> OnnxModel:
+    """`model` with the graph `proto`, whose input is what `fed` describes."""
+    embedded = replace(model, proto=proto, contract=replace(model.contract, preprocessing=fed))
+    check(embedded)
+    return embedded

@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import onnx
-
-from trt_cls.artefacts.model_file import read_contract
-from trt_cls.artefacts.onnx_file import contract_of, parity_of
+from trt_cls.artefacts.model_file import PLANS, read_contract
+from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, file_sha256
 from trt_cls.contract import Contract, Precision
-from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError
+from trt_cls.engines.sidecar import rebuild_command
+from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError, require
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.images import dataset_of, images_for
 from trt_cls.export.int8 import Int8, calibration_folder, quantize, trained_for_int8
-from trt_cls.export.onnx_file import onnx_from_module, read_onnx, set_metadata, write_onnx
+from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
@@ -33,13 +30,8 @@ from trt_cls.export.tensorrt import (
     write_engine,
 )
 from trt_cls.files import atomic, results_folder
-from trt_cls.preprocessing.description import preprocessing_to_hold_against
+from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
-
-if TYPE_CHECKING:
-    from torch import nn
-
-ENGINES = (".engine", ".plan")
 
 
 @dataclass(frozen=True)
@@ -96,25 +88,25 @@ def export(
     choice, no_engine = choose_builder(builder, required=engine is not None)
     check = Check(model, precision, images_for(target.preprocessing, labelled or calibration))
 
-    def convert(graph: onnx.ModelProto) -> onnx.ModelProto:
+    def convert(network: OnnxModel) -> OnnxModel:
         if precision == "fp16" and contract.precision != "fp16":
-            graph = fp16_from_fp32(graph)
+            network = fp16_from_fp32(network)
         if calibration:
-            graph = quantize(graph, int8, calibration, labelled, say)
-        return embed_preprocessing(graph, contract_of(graph, str(model))) if embed else graph
+            network = quantize(network, int8, calibration, labelled, say)
+        return embed_preprocessing(network) if embed else network
 
     results_folder(output.parent)
     if model.suffix == ".onnx" and contract == target:
         found = _copy_onnx(model, output)
     else:
-        plain = _graph(model, contract)
+        plain = _network(model, contract)
         found = _write_onnx(plain, convert(plain), output, check)
     parity = found.parity if found else None
     say(_written(output, precision, found))
     if choice is None:
         return ExportResult(output, precision, parity, None, None, no_engine)
     engine = engine or output.with_suffix(".engine")
-    engine_parity = _write_engine(output, engine, choice, profile, check, say)
+    engine_parity = _write_engine(output, target, engine, choice, profile, check, say)
     say(_written(engine, precision, Checked(engine_parity) if engine_parity else None))
     return ExportResult(output, precision, parity, engine, engine_parity, no_engine)
 
@@ -125,21 +117,14 @@ def _written(path: Path, precision: Precision, found: Checked | None) -> str:
 
 
 def _contract(model: Path, experiment: Experiment | None) -> Contract:
-    if model.suffix in ENGINES:
+    if model.suffix in PLANS:
         raise ArtefactError(
             f"{model}: is an engine already; expected a .safetensors checkpoint or an .onnx file; "
             "name the one that it was made from"
         )
     contract = read_contract(model)
-    if experiment and experiment.train_config:
-        asked = replace(
-            contract, preprocessing=preprocessing_to_hold_against(contract.preprocessing, experiment, "train")
-        )
-        if differences := contract.differences(asked):
-            raise ArtefactError(
-                f"{model} and the spec disagree (model ≠ spec): {'; '.join(differences)}; "
-                "expected the spec that the model was trained with; name that one, or leave -e out"
-            )
+    if experiment:
+        require_spec_fits(experiment, "the spec", contract, model, "train")
     return contract
 
 
@@ -148,7 +133,7 @@ def _check_request(
 ) -> None:
     if output.suffix != ".onnx":
         raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")
-    if engine is not None and engine.suffix not in ENGINES:
+    if engine is not None and engine.suffix not in PLANS:
         raise RequestError(
             f"--engine {engine}: expected a name that ends in .engine; use --engine {engine.with_suffix('.engine')}"
         )
@@ -182,17 +167,21 @@ def _check_int8(model: Path, contract: Contract, int8: Int8) -> None:
         )
 
 
-def _graph(model: Path, contract: Contract) -> onnx.ModelProto:
+def _network(model: Path, contract: Contract) -> OnnxModel:
+    """The graph of the model file, in its own precision."""
     if model.suffix == ".onnx":
         return read_onnx(model)
-    network = _network(model)
-    return trained_for_int8(network, contract) if contract.precision == "int8" else onnx_from_module(network, contract)
+    require("torch", "Exporting a checkpoint", "train")
+    from trt_cls.models.checkpoint import load_checkpoint
+
+    module = load_checkpoint(model).module
+    return trained_for_int8(module, contract) if contract.precision == "int8" else onnx_from_module(module, contract)
 
 
-def _write_onnx(plain: onnx.ModelProto, graph: onnx.ModelProto, output: Path, check: Check) -> Checked | None:
-    """Writes `graph`, which was made from `plain`."""
+def _write_onnx(plain: OnnxModel, network: OnnxModel, output: Path, check: Check) -> Checked | None:
+    """Writes `network`, which was made from `plain`."""
     with atomic(output) as beside:
-        write_onnx(graph, beside)
+        write_onnx(network, beside)
         try:
             found = check(beside, "cpu")
         except MissingDependency:
@@ -202,34 +191,29 @@ def _write_onnx(plain: onnx.ModelProto, graph: onnx.ModelProto, output: Path, ch
             if explained is refusal:
                 raise
             raise explained from refusal
-        set_metadata(graph, contract_of(graph, str(output)), found.parity)
-        write_onnx(graph, beside)
+        write_onnx(replace(network, parity=found.parity), beside)
     return found
-
-
-def _network(checkpoint: Path) -> nn.Module:
-    if find_spec("torch") is None:
-        raise MissingDependency("torch", "Exporting a checkpoint", "train")
-    from trt_cls.models.checkpoint import load_checkpoint
-
-    return load_checkpoint(checkpoint).module
 
 
 def _copy_onnx(model: Path, output: Path) -> Checked | None:
     """The file as it is: held against itself it would only trade its parity with the network for a perfect one."""
-    graph = read_onnx(model)
+    parity = read_onnx(model).parity
     if not (output.exists() and output.samefile(model)):
         with atomic(output) as beside:
             beside.write_bytes(model.read_bytes())
-    parity = parity_of(graph)
     return Checked(parity) if parity else None
 
 
 def _write_engine(
-    onnx_file: Path, engine: Path, choice: Choice, profile: Profile, check: Check, say: Callable[[str], None]
+    onnx_file: Path,
+    contract: Contract,
+    engine: Path,
+    choice: Choice,
+    profile: Profile,
+    check: Check,
+    say: Callable[[str], None],
 ) -> Parity | None:
     say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
-    contract = read_contract(onnx_file)
     plan = plan_from_onnx(onnx_file, contract, choice, profile)
     sidecar = Sidecar(
         contract=contract,
@@ -241,11 +225,8 @@ def _write_engine(
         profile=profile,
         onnx=onnx_file.name,
         onnx_sha256=file_sha256(onnx_file),
-        command=(
-            f"trt-cls export -m {onnx_file.name} -o {onnx_file.name} --engine {engine.name} --builder {choice.name} "
-            f"--min-batch {profile.minimum} --opt-batch {profile.optimum} --max-batch {profile.maximum}"
-        ),
     )
+    sidecar = replace(sidecar, command=rebuild_command(Path(engine.name), sidecar))
     results_folder(engine.parent)
 
     def parity(draft: Path) -> Parity | None:

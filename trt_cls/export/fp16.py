@@ -1,4 +1,4 @@
-"""Which numbers an ONNX graph computes with. What they do to the answers is measured in `parity`."""
+"""ONNX graphs in float16, made from those in float32. Does not know: what that does to the answers (`parity`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from trt_cls.artefacts.onnx_file import contract_of
-from trt_cls.engines.engine import INPUT, OUTPUT
+from trt_cls.artefacts.onnx_file import OnnxModel
+from trt_cls.contract import INPUT, OUTPUT
 from trt_cls.errors import ExportError
-from trt_cls.export.onnx_file import LOGITS, check, set_metadata
+from trt_cls.export.onnx_file import LOGITS, check
 
 LARGEST = float(np.finfo(np.float16).max)
 FLUSHED_SHARE = 0.01
@@ -22,7 +22,7 @@ FLUSHED_SHARE = 0.01
 log = logging.getLogger(__name__)
 
 
-def fp16_from_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
+def fp16_from_fp32(model: OnnxModel) -> OnnxModel:
     """The same network in float16, strongly typed; input, output and softmax stay float32 and two Casts stand between.
 
     The whole graph between the Casts changes its type, so that no layer is left in float32. Written out here because
@@ -32,9 +32,9 @@ def fp16_from_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: a weight is too large for float16, or the graph is not one that `onnx_from_module` wrote.
     """
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    graph = half.graph
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    graph = proto.graph
     if graph.node[-1].op_type != "Softmax" or list(graph.node[-1].input) != [LOGITS]:
         raise ExportError(f"the graph's last node is {graph.node[-1].op_type}; expected the Softmax of {LOGITS}")
     _halve_tensors(graph)
@@ -42,7 +42,7 @@ def fp16_from_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
         if info.type.tensor_type.elem_type == TensorProto.FLOAT:
             info.type.tensor_type.elem_type = TensorProto.FLOAT16
     _insert_casts(graph)
-    set_metadata(half, replace(contract_of(model, "the ONNX graph"), precision="fp16"))
+    half = replace(model, proto=proto, contract=replace(model.contract, precision="fp16"))
     check(half)
     return half
 

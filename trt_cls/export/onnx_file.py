@@ -1,49 +1,33 @@
-"""ONNX files as this package writes them: one network with softmax, its contract inside, nothing of the machine.
+"""A PyTorch network as an ONNX graph in float32, with a softmax, and nothing of the machine inside.
 
-How the numbers are stored (float16, Q/DQ) is decided in `precision`; whether the answers are right, in `parity`.
+Does not know: other precisions (`fp16`, `int8`), and whether the answers are right (`parity`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from trt_cls.artefacts.onnx_file import PARITY_KEY, contract_of, fault_of, parity_of, read_graph
-from trt_cls.artefacts.sidecar import Parity
-from trt_cls.contract import METADATA_KEY, Contract
-from trt_cls.engines.engine import INPUT, OUTPUT
-from trt_cls.errors import ArtefactError, ExportError, MissingDependency
+from trt_cls.artefacts.onnx_file import BATCH, OnnxModel, fault_of, fault_of_ends
+from trt_cls.contract import INPUT, OUTPUT, Contract
+from trt_cls.errors import ExportError, require
 from trt_cls.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "check",
-    "contract_of",
-    "onnx_from_module",
-    "parity_of",
-    "read_onnx",
-    "set_metadata",
-    "write_onnx",
-]
-
 LOGITS = "logits"
-BATCH = "N"
 OPSET = 20
 """ONNX Runtime needs 19 for Q/DQ in float16; TensorRT-RTX 1.7 reads 20."""
 
 
-def onnx_from_module(module: nn.Module, contract: Contract) -> onnx.ModelProto:
+def onnx_from_module(module: nn.Module, contract: Contract) -> OnnxModel:
     """`module` (which gives logits) and a softmax, in float32, with a dynamic batch; puts `module` into eval mode.
 
     The same weights give the same bytes on one machine, in any folder and on any day.
@@ -51,11 +35,11 @@ def onnx_from_module(module: nn.Module, contract: Contract) -> onnx.ModelProto:
     Raises:
         ExportError: the exporter can't express the network, or what came out is no valid ONNX of the contract's shape.
     """
-    model = _exported(module.eval(), contract.preprocessing.input_shape)
-    _strip(model)
-    _append_softmax(model.graph)
-    model.producer_name, model.producer_version = "trt-cls", __version__
-    set_metadata(model, contract)
+    proto = _exported(module.eval(), contract.preprocessing.input_shape)
+    _strip(proto)
+    _append_softmax(proto.graph)
+    proto.producer_name, proto.producer_version = "trt-cls", __version__
+    model = OnnxModel(proto, contract)
     check(model)
     return model
 
@@ -63,10 +47,7 @@ def onnx_from_module(module: nn.Module, contract: Contract) -> onnx.ModelProto:
 def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
     import torch
 
-    try:
-        import onnxscript  # noqa: F401  the exporter's own dependency
-    except ImportError as error:
-        raise MissingDependency("onnxscript", "Writing ONNX", "train") from error
+    require("onnxscript", "Writing ONNX", "train")  # the exporter's own dependency
     try:
         with _quietly():
             program = torch.onnx.export(
@@ -113,58 +94,16 @@ def _append_softmax(graph: onnx.GraphProto) -> None:
     graph.node.append(onnx.helper.make_node("Softmax", [LOGITS], [OUTPUT], name="softmax", axis=1))
 
 
-def check(model: onnx.ModelProto) -> None:
+def check(model: OnnxModel) -> None:
     """Holds `model` against the ONNX standard, every shape and type inferred, and against its own contract.
 
     Raises:
         ExportError: it fails.
     """
-    if fault := fault_of(model):
+    if fault := fault_of(model.proto):
         raise ExportError(f"the ONNX graph is not valid: {fault}")
-    _check_ends(model, contract_of(model, "the ONNX graph"))
-
-
-def _check_ends(model: onnx.ModelProto, contract: Contract) -> None:
-    element = onnx.TensorProto.UINT8 if contract.preprocessing.embedded else onnx.TensorProto.FLOAT
-    expected = {
-        INPUT: (element, [BATCH, *contract.preprocessing.input_shape]),
-        OUTPUT: (onnx.TensorProto.FLOAT, [BATCH, len(contract.classes)]),
-    }
-    found = {info.name: _type_and_shape(info) for info in (*model.graph.input, *model.graph.output)}
-    if found != expected:
-        raise ExportError(f"the ONNX graph has inputs and outputs {found}; expected {expected} by its contract")
-
-
-def _type_and_shape(info: onnx.ValueInfoProto) -> tuple[int, list[str | int]]:
-    tensor = info.type.tensor_type
-    return tensor.elem_type, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-
-
-def set_metadata(model: onnx.ModelProto, contract: Contract, parity: Parity | None = None) -> None:
-    """Makes `contract` and `parity` the whole metadata of `model`."""
-    properties = {METADATA_KEY: contract.to_json()}
-    if parity is not None:
-        properties[PARITY_KEY] = json.dumps(asdict(parity), ensure_ascii=False)
-    onnx.helper.set_model_props(model, properties)
-
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """An ONNX file that `trt-cls export` wrote.
-
-    Raises:
-        ArtefactError: it is truncated, damaged or foreign.
-    """
-    model = read_graph(path)
-    try:
-        _check_ends(model, contract_of(model, str(path)))
-    except ExportError as error:
-        raise ArtefactError(f"{path}: {error}; export it again from its .safetensors checkpoint") from error
-    return model
-
-
-def write_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Writes `model`; equal models give equal bytes."""
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    if fault := fault_of_ends(model):
+        raise ExportError(fault)
 
 
 @contextmanager

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
+from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.artefacts.sidecar import Parity
-from trt_cls.contract import Precision
-from trt_cls.engines.engine import INPUT, OUTPUT, Provider, infer_fed, open_engine
+from trt_cls.contract import INPUT, OUTPUT, Precision
+from trt_cls.engines.backends import Provider, open_engine
+from trt_cls.engines.engine import infer_fed
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.engines.torch import TorchEngine
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import Images
-from trt_cls.export.onnx_file import contract_of
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Images [n,C,H,W] → probabilities [n,classes]."""
@@ -227,13 +227,13 @@ class Check:
         with closing(open_engine(artefact, provider)) as opened:
             return self._held(opened.infer)
 
-    def explained(self, refusal: ExportError, plain: onnx.ModelProto) -> ExportError:
+    def explained(self, refusal: ExportError, plain: OnnxModel) -> ExportError:
         """`refusal`, or, where `plain` in float32 was converted, what was wrong before with that."""
-        if self.precision == "fp32" or contract_of(plain, "the ONNX graph").precision != "fp32":
+        if self.precision == "fp32" or plain.contract.precision != "fp32":
             return refusal
         described = replace(self.images.preprocessing, embedded=False)
         before = Check(self.model, "fp32", replace(self.images, preprocessing=described))
-        session = session_of(plain)
+        session = session_of(plain.proto)
         try:
             before._held(lambda batch: session.run([OUTPUT], {INPUT: batch})[0])
         except ExportError as earlier:

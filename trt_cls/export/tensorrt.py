@@ -20,8 +20,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from trt_cls.artefacts.sidecar import Builder, Parity, Profile, Sidecar, sidecar_path, write_sidecar
-from trt_cls.contract import Contract
-from trt_cls.engines.engine import INPUT
+from trt_cls.contract import INPUT, Contract
 from trt_cls.engines.tensorrt.api import make_logger
 from trt_cls.errors import DeviceError, ExportError, MissingDependency, RequestError
 from trt_cls.files import atomic

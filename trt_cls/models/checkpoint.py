@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from trt_cls.artefacts.checkpoint import contract_of, read_contract, read_metadata, unreadable
 from trt_cls.contract import METADATA_KEY, Contract
-from trt_cls.errors import ArtefactError, RequestError
+from trt_cls.errors import ArtefactError, RequestError, one_line
 from trt_cls.files import atomic
 from trt_cls.spec.architectures import is_external
 
@@ -66,8 +66,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         module = _outline(contract, tensors, tao_pooling)
     except (RequestError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {reason}") from error
+        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {one_line(error)}") from error
     own = module.state_dict()
     _check_shapes(path, tensors, own)
     if not is_external(contract.model.arch):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trt_cls.errors import MissingDependency, RequestError, TrtClsError, did_you_mean
+from trt_cls.errors import RequestError, TrtClsError, did_you_mean, one_line, require
 from trt_cls.spec.experiment import ModelConfig
 
 Shape = tuple[int, int, int]
@@ -33,7 +33,7 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
     except Exception as error:  # what a library raises for a size that its network can't take is of any kind
         raise RequestError(
             f"{config.arch} can't be built for {num_classes} classes and input_image_size "
-            f'"{config.input_image_size}" ({" ".join(str(error).split())}); expected a size that it takes; '
+            f'"{config.input_image_size}" ({one_line(error)}); expected a size that it takes; '
             "set model_config.input_image_size or choose another arch"
         ) from error
     return module
@@ -53,18 +53,14 @@ def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
     except TrtClsError:
         raise
     except Exception as error:  # a hub's client raises errors of its own when there is no network
-        reason = " ".join(str(error).split())
         raise TrtClsError(
-            f"the weights of {config.arch} can't be had from {library}'s hub ({reason}); expected a network "
+            f"the weights of {config.arch} can't be had from {library}'s hub ({one_line(error)}); expected a network "
             "connection; or download the file elsewhere and name it as train_config.pretrained_model_path"
         ) from error
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise MissingDependency("torchvision", f'arch "torchvision/{name}"', "train") from error
+    models = require("torchvision", f'arch "torchvision/{name}"', "train").models
     tensors: Mapping[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(
         progress=False, check_hash=True
     )
@@ -72,10 +68,7 @@ def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
 
 
 def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingDependency("timm", f'arch "timm/{name}"', "timm") from error
+    timm = require("timm", f'arch "timm/{name}"', "timm")
     if not timm.is_model_pretrained(name):
         raise RequestError(f"timm offers no weights for {name}; expected a file; leave pretrained_model_path out")
     overlay = {"input_size": input_shape}
@@ -85,10 +78,7 @@ def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
 
 
 def _from_torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise MissingDependency("torchvision", f'arch "torchvision/{name}"', "train") from error
+    models = require("torchvision", f'arch "torchvision/{name}"', "train").models
     _require_known("torchvision", name, models.list_models(module=models))
     channels, *size = input_shape
     if channels != 3:
@@ -105,10 +95,7 @@ def _from_torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Mod
 
 
 def _from_timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingDependency("timm", f'arch "timm/{name}"', "timm") from error
+    timm = require("timm", f'arch "timm/{name}"', "timm")
     _require_known("timm", name, timm.list_models())
     # Networks that work at one size alone, as ViT does, take theirs from the overlay.
     overlay = {"input_size": input_shape}

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from trt_cls.errors import one_line
+
 LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 
 
@@ -35,7 +37,7 @@ def require_answers(module: nn.Module, input_shape: tuple[int, int, int], num_cl
         with torch.no_grad():
             answer = module.eval()(torch.zeros(1, *input_shape))
     except RuntimeError as error:
-        raise ValueError(f"its layers do not fit each other: {' '.join(str(error).split())}") from error
+        raise ValueError(f"its layers do not fit each other: {one_line(error)}") from error
     finally:
         module.train(learns)
     if answer.shape != (1, num_classes):

@@ -5,19 +5,22 @@ Knows what each `preprocess_mode` means; nothing about how pixels are computed.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from trt_cls.contract import Preprocessing
-from trt_cls.errors import Problem, SpecError
+from trt_cls.contract import Contract, Preprocessing
+from trt_cls.errors import ArtefactError, Problem, SpecError
 from trt_cls.spec.experiment import EvalConfig, Experiment, TrainConfig
 from trt_cls.spec.rules import CAFFE_MEANS
+
+Split = Literal["train", "eval"]
 
 TAO_TORCH_STD = 0.224
 """What TAO's torch mode divides every channel by; the spec means ImageNet's three."""
 
 
-def preprocessing_from_spec(experiment: Experiment, split: Literal["train", "eval"]) -> Preprocessing:
+def preprocessing_from_spec(experiment: Experiment, split: Split) -> Preprocessing:
     """What the spec asks for, in numbers.
 
     `split` chooses whose `enable_center_crop` holds: "train" is train_config's (validation too), "eval" eval_config's.
@@ -43,7 +46,7 @@ def preprocessing_from_spec(experiment: Experiment, split: Literal["train", "eva
     )
 
 
-def preprocessing_of_tao(experiment: Experiment, split: Literal["train", "eval"]) -> Preprocessing:
+def preprocessing_of_tao(experiment: Experiment, split: Split) -> Preprocessing:
     """What TAO itself makes of the spec, for models that TAO trained."""
     wanted = preprocessing_from_spec(experiment, split)
     torch_mode = experiment.train_config is not None and experiment.train_config.preprocess_mode == "torch"
@@ -66,16 +69,33 @@ def default_preprocessing_of_tao(input_shape: tuple[int, int, int]) -> Preproces
     )
 
 
-def preprocessing_to_hold_against(
-    trained: Preprocessing, experiment: Experiment, split: Literal["train", "eval"]
-) -> Preprocessing:
-    """What the spec asks for, in TAO's numbers where they are those that a model was `trained` on.
+def require_spec_fits(
+    experiment: Experiment, spec: Path | str, contract: Contract, model: Path, split: Split | None = None
+) -> None:
+    """Refuses a spec that asks for other pixels than the model was trained on; names of files are for the message.
 
-    A model imported from TAO thus agrees with its own spec. A spec has no say in what is inside the graph.
+    `split` None: "eval" where the spec has that section. A model imported from TAO agrees with its own spec. A spec
+    without train_config, where preprocess_mode stands, does not say what it wants; the contract holds then.
+
+    Raises:
+        ArtefactError: they disagree.
     """
+    if experiment.train_config is None:
+        return
+    trained = contract.preprocessing
+    split = split or ("eval" if experiment.eval_config else "train")
     of_tao = preprocessing_of_tao(experiment, split)
     wanted = of_tao if trained.std == of_tao.std else preprocessing_from_spec(experiment, split)
-    return replace(wanted, embedded=trained.embedded)
+    differences = [
+        f"{name} is {asked} in the spec and {own} in the model"
+        for (name, asked), own in zip(asdict(wanted).items(), asdict(trained).values(), strict=True)
+        if asked != own and name != "embedded"
+    ]
+    if differences:
+        raise ArtefactError(
+            f"{spec} and {model} disagree on the preprocessing: {'; '.join(differences)}; expected the spec that the "
+            "model was trained with; set its fields to the model's, or name another model"
+        )
 
 
 def _mean_and_std(train: TrainConfig, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
-from trt_cls.errors import TrtClsError
+from trt_cls.errors import TrtClsError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,7 +85,7 @@ def channel_graph(module: nn.Module, input_shape: tuple[int, int, int]) -> Chann
             program = torch.export.export(module, (torch.zeros(2, *input_shape),), strict=False)
     except Exception as error:  # what stops the exporter comes as it is, of any kind
         raise TrtClsError(
-            f"the network can't be followed by torch.export ({' '.join(str(error).split())[:200]}); expected one "
+            f"the network can't be followed by torch.export ({one_line(error)[:200]}); expected one "
             "that can be exported to ONNX; choose another arch"
         ) from error
     return walk(program)

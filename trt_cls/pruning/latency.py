@@ -7,15 +7,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trt_cls.artefacts.onnx_file import write_onnx
 from trt_cls.engines import open_engine
-from trt_cls.errors import MissingDependency
-from trt_cls.export.onnx_file import onnx_from_module, write_onnx
+from trt_cls.errors import require
+from trt_cls.export.onnx_file import onnx_from_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,8 +34,7 @@ def latencies(modules: Sequence[nn.Module], contract: Contract) -> list[float]:
     Raises:
         MissingDependency: ONNX Runtime, or what writes ONNX, is not installed.
     """
-    if find_spec("onnxruntime") is None:  # before the files are written, which takes seconds
-        raise MissingDependency("onnxruntime", "measuring the latency", "cpu")
+    require("onnxruntime", "measuring the latency", "cpu")  # before the files are written, which takes seconds
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.onnx" for number in range(len(modules))]
         for path, module in zip(paths, modules, strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trt_cls.artefacts.model_file import check_model_file
-from trt_cls.errors import ArtefactError, MissingDependency, RequestError
+from trt_cls.errors import ArtefactError, RequestError, require
 from trt_cls.files import results_folder
 from trt_cls.pruning.graph import ChannelGraph, channel_graph
 from trt_cls.pruning.selection import Criteria, Filters, Scored, kept_filters, scored
@@ -77,10 +77,8 @@ def prune(
     """
     criteria = criteria or Criteria()
     _check_request(model, output, criteria.threshold, target)
-    try:
-        from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint
-    except ImportError as error:
-        raise MissingDependency("torch", "pruning", "train") from error
+    require("torch", "pruning", "train")
+    from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(model)
     contract = checkpoint.contract

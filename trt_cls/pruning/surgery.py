@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trt_cls.errors import TrtClsError
+from trt_cls.errors import TrtClsError, one_line
 from trt_cls.pruning.graph import ChannelGraph, Part
 from trt_cls.pruning.selection import Filters, Norms
 
@@ -73,7 +73,7 @@ def require_equal(
             found = pruned(images)
         except RuntimeError as error:
             raise TrtClsError(
-                f"the pruned network does not run ({' '.join(str(error).split())}); its code has widths written in; "
+                f"the pruned network does not run ({one_line(error)}); its code has widths written in; "
                 "exclude the layer with -el, or choose another arch"
             ) from error
     difference = float((found - wanted).abs().max())

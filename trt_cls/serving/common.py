@@ -1,6 +1,6 @@
-"""What the folders for other servers have in common: names, labels, which engine they can load, how they are filled.
+"""What the folders for servers have in common: names, labels, which engine they can load, templates, filling.
 
-What stands in them is known in `deepstream` and `triton`.
+Does not know: what stands in them, see `deepstream` and `triton`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from trt_cls.artefacts.sidecar import Profile, read_sidecar, sidecar_path
 from trt_cls.errors import RequestError
@@ -39,6 +42,19 @@ def plan_for_servers(engine: Path | None, no_engine: str, profile: Profile) -> P
             None, profile, f"{engine.name} is an engine of {sidecar.builder}, which DeepStream and Triton don't load"
         )
     return Plan(engine, sidecar.profile, f"built with TensorRT {sidecar.builder_version}, which must run it")
+
+
+def render(template: str, **content: Any) -> str:
+    """The text of `templates/<template>` filled with `content`."""
+    environment = Environment(
+        loader=PackageLoader("trt_cls.serving"),
+        autoescape=False,  # configuration files and Markdown, not HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**content)
 
 
 def safe_name(stem: str) -> str:

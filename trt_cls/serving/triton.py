@@ -13,10 +13,9 @@ from pathlib import Path
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Profile
-from trt_cls.contract import METADATA_KEY, Contract
-from trt_cls.engines.engine import INPUT, OUTPUT
+from trt_cls.contract import INPUT, METADATA_KEY, OUTPUT, Contract
 from trt_cls.files import write_text
-from trt_cls.serving.common import Plan, check_servable, copy_plan, filled, safe_name
+from trt_cls.serving.common import Plan, check_servable, copy_plan, filled, render, safe_name
 
 CONFIG, LABELS, CLIENT = "config.pbtxt", "labels.txt", "client.py"
 VERSION = "1"
@@ -43,7 +42,7 @@ def write_triton(onnx_file: Path, plan: Plan, folder: Path, say: Callable[[str],
             shutil.copyfile(onnx_file, version / "model.onnx")
         write_text(draft / LABELS, "".join(f"{label}\n" for label in contract.classes))
         shutil.copyfile(Path(__file__).with_name("triton_client.py"), draft / CLIENT)
-        write_text(draft / CONFIG, config_text(name, contract, plan))
+        write_text(draft / CONFIG, _config(name, contract, plan))
     say(f"wrote {folder / name} with the {'engine' if plan.path else f'ONNX file, no engine: {plan.why}'}")
     say(f"  tritonserver --model-repository {folder}, then python {folder / name / CLIENT} IMAGES")
 
@@ -53,43 +52,18 @@ def check_request(contract: Contract, profile: Profile) -> None:
     check_servable(contract.classes, profile, "\n", "Triton")
 
 
-def config_text(name: str, contract: Contract, plan: Plan) -> str:
+def _config(name: str, contract: Contract, plan: Plan) -> str:
     """config.pbtxt, a ModelConfig in protobuf's text format."""
-    dimensions = ", ".join(map(str, contract.preprocessing.input_shape))
-    profile = plan.profile
-    if plan.path:
-        runs = f'backend: "tensorrt"\ndefault_model_filename: "model.plan"  # {plan.why}'
-        preferred = f"\n  preferred_batch_size: [ {profile.optimum} ]  # what the engine is tuned for"
-    else:
-        runs = 'backend: "onnxruntime"\ndefault_model_filename: "model.onnx"'
-        preferred = ""
-    return f"""\
-name: "{name}"
-{runs}
-max_batch_size: {profile.maximum}
-input [
-  {{
-    name: "{INPUT}"
-    data_type: {DATA_TYPES[contract.preprocessing.input_type]}
-    dims: [ {dimensions} ]
-  }}
-]
-output [
-  {{
-    name: "{OUTPUT}"
-    data_type: TYPE_FP32
-    dims: [ {len(contract.classes)} ]
-    label_filename: "{LABELS}"
-  }}
-]
-version_policy {{ latest {{ num_versions: 1 }} }}
-instance_group [ {{ count: 1, kind: {"KIND_GPU" if plan.path else "KIND_AUTO"} }} ]
-dynamic_batching {{{preferred}
-  max_queue_delay_microseconds: {QUEUE_DELAY}
-}}
-# What the network expects and what its answers mean; client.py makes the pixels by it.
-parameters {{
-  key: "{METADATA_KEY}"
-  value {{ string_value: {json.dumps(contract.to_json(), ensure_ascii=False)} }}
-}}
-"""
+    return render(
+        "triton_config.pbtxt.j2",
+        name=name,
+        plan=plan,
+        contract=contract,
+        contract_json=json.dumps(contract.to_json(), ensure_ascii=False),
+        key=METADATA_KEY,
+        input=INPUT,
+        output=OUTPUT,
+        labels=LABELS,
+        data_type=DATA_TYPES[contract.preprocessing.input_type],
+        queue_delay=QUEUE_DELAY,
+    )

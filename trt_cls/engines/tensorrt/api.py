@@ -7,15 +7,14 @@ itself. None of them raises: each return value is checked here. What is not know
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from trt_cls.artefacts.sidecar import Builder, Sidecar
-from trt_cls.engines.engine import INPUT
+from trt_cls.contract import INPUT
 from trt_cls.engines.sidecar import not_for_this_machine
-from trt_cls.errors import EngineError, MissingDependency
+from trt_cls.errors import EngineError, MissingDependency, require
 from trt_cls.gpu import Gpu
 
 RUNTIMES: dict[Builder, tuple[str, str]] = {"tensorrt": ("tensorrt", "gpu"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
@@ -133,10 +132,7 @@ def import_runtime(builder: Builder) -> ModuleType:
         MissingDependency: it is not installed.
     """
     name, extra = RUNTIMES[builder]
-    try:
-        module = import_module(name)
-    except ImportError as error:
-        raise MissingDependency(name, f"running an engine built by {builder}", extra) from error
+    module = require(name, f"running an engine built by {builder}", extra)
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package
         raise MissingDependency(name, f"running an engine built by {builder}", extra)
     return module

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.contract import Contract
-from trt_cls.engines.engine import INPUT, OUTPUT
+from trt_cls.contract import INPUT, OUTPUT, Contract
 from trt_cls.engines.tensorrt.api import Plan
 from trt_cls.errors import EngineError
 from trt_cls.gpu import driver_library

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.artefacts.sidecar import read_sidecar
+from trt_cls.engines.backends import Provider
 from trt_cls.engines.engine import check_images, check_signature
 from trt_cls.engines.sidecar import read_plan, require_architecture, require_version
 from trt_cls.engines.tensorrt.api import Plan, import_runtime
@@ -29,7 +30,9 @@ class TensorRtEngine:
         EngineError: TensorRT can't load the plan.
     """
 
-    def __init__(self, path: Path, *, graphs: bool = True) -> None:
+    def __init__(
+        self, path: Path, provider: Provider = "tensorrt", threads: int | None = None, *, graphs: bool = True
+    ) -> None:
         sidecar = read_sidecar(path)
         data = read_plan(path, sidecar)
         self.contract = sidecar.contract

@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from trt_cls.contract import Contract
+from trt_cls.engines.backends import BACKENDS
 from trt_cls.evaluation.compare import Change, Comparison
 from trt_cls.evaluation.report.selection import thumbnails
 from trt_cls.gpu import visible_gpu
@@ -57,10 +58,7 @@ def shown(path: Path, folder: Path | None = None) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-PACKAGES = (
-    "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "openvino", "pycuda",
-    "torch",
-)  # fmt: skip
+PACKAGES = ("numpy", "pillow", "onnx", *(package for backend in BACKENDS for package in backend.packages))
 """Those that can change an answer or its speed."""
 
 Rows = list[tuple[str, str]]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from trt_cls.artefacts.onnx_file import contract_of
+from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import Sample, evenly_spread, image_folder, list_images
 from trt_cls.errors import DataError, RequestError
@@ -69,30 +69,30 @@ def calibration_folder(asked: Int8, experiment: Experiment | None) -> Path:
 
 
 def quantize(
-    model: onnx.ModelProto, asked: Int8, folder: Path, labelled: Path | None, say: Callable[[str], None]
-) -> onnx.ModelProto:
+    model: OnnxModel, asked: Int8, folder: Path, labelled: Path | None, say: Callable[[str], None]
+) -> OnnxModel:
     """`model` in INT8, calibrated on the images below `folder`; `labelled` is what `max_loss` is measured on.
 
     Raises:
         DataError: a folder is missing, or holds no image that can be decoded, or other classes than the model's.
         ExportError: the network can't be quantized, or not within `max_loss`.
     """
-    contract = contract_of(model, "the ONNX graph")
-    images = calibration_images(contract.preprocessing, folder, asked.batches)
+    graph = model.proto
+    images = calibration_images(model.contract.preprocessing, folder, asked.batches)
     for line in shortcomings(images, asked.batches * BATCH):
         say(line)
-    kept = ends(model, asked.keep)
-    layers = {name: tensors for name, tensors in quantizable(model).items() if name not in kept}
-    measured_on = _labelled(contract, labelled) if asked.max_loss is not None else None
+    kept = ends(graph, asked.keep)
+    layers = {name: tensors for name, tensors in quantizable(graph).items() if name not in kept}
+    measured_on = _labelled(model.contract, labelled) if asked.max_loss is not None else None
     tensors = list(dict.fromkeys(chain.from_iterable(layers.values())))
     first, batches = _peek(images)
-    magnitudes = measure_magnitudes(model, tensors, batches)
-    thresholds, method = _thresholds(model, list(layers), magnitudes, asked.method, first)
+    magnitudes = measure_magnitudes(graph, tensors, batches)
+    thresholds, method = _thresholds(graph, list(layers), magnitudes, asked.method, first)
     say(f"calibrated on {len(images.samples)} of {images.total} images of {folder} ({method})")
     if measured_on is None or asked.max_loss is None:
         return int8_from_fp32(model, thresholds, list(layers))
     say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labelled}")
-    ranking = rank(model, thresholds, list(layers), first)
+    ranking = rank(graph, thresholds, list(layers), first)
     choice = choose(model, thresholds, ranking, measured_on, asked.max_loss / 100, say)
     for line in table(choice):
         say(line)
@@ -103,7 +103,7 @@ def quantize(
     return int8_from_fp32(model, thresholds, choice.int8)
 
 
-def trained_for_int8(network: nn.Module, contract: Contract) -> onnx.ModelProto:
+def trained_for_int8(network: nn.Module, contract: Contract) -> OnnxModel:
     """The graph of a network that was trained as INT8 computes, with the ranges of its training.
 
     Raises:
@@ -114,7 +114,7 @@ def trained_for_int8(network: nn.Module, contract: Contract) -> onnx.ModelProto:
     ranges = trained_ranges(network)
     restore_layers(network)
     model = onnx_from_module(network, replace(contract, precision="fp32"))
-    return int8_from_fp32(model, *trained_layers(model, ranges))
+    return int8_from_fp32(model, *trained_layers(model.proto, ranges))
 
 
 def _thresholds(

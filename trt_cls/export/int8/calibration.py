@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from trt_cls.engines.engine import INPUT
+from trt_cls.contract import INPUT
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError
 from trt_cls.models.int8_ranges import Histogram

@@ -14,10 +14,9 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from trt_cls.artefacts.onnx_file import contract_of
-from trt_cls.errors import ExportError, MissingDependency
+from trt_cls.artefacts.onnx_file import OnnxModel
+from trt_cls.errors import ExportError, require
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.onnx_file import check, set_metadata
 from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE
 from trt_cls.version import __version__
 
@@ -72,7 +71,7 @@ def ends(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
     return {found[name] for name in keep}
 
 
-def int8_from_fp32(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
+def int8_from_fp32(model: OnnxModel, thresholds: Mapping[str, float], layers: Collection[str]) -> OnnxModel:
     """The network with `layers` in INT8 and the rest in float16; input, output and softmax stay float32.
 
     `thresholds` has the largest magnitude kept of each of their activations.
@@ -82,30 +81,24 @@ def int8_from_fp32(model: onnx.ModelProto, thresholds: Mapping[str, float], laye
     """
     if not layers:
         raise ExportError("no layer is left for INT8; expected some; allow a larger loss, or export with --fp16")
-    half = fp16_from_fp32(with_qdq(model, thresholds, layers))
-    set_metadata(half, replace(contract_of(half, "the ONNX graph"), precision="int8"))
-    check(half)
-    return half
+    half = fp16_from_fp32(replace(model, proto=with_qdq(model.proto, thresholds, layers)))
+    return replace(half, contract=replace(half.contract, precision="int8"))
 
 
 def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
     """The network with Q/DQ pairs before the inputs and weights of `layers`, all else float32."""
-    try:
-        from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
-    except ImportError as error:
-        raise MissingDependency("onnxruntime", "Quantizing to INT8", "cpu") from error
-
+    ort = require("onnxruntime.quantization", "Quantizing to INT8", "cpu", package="onnxruntime")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     operators = sorted({node.op_type for node in model.graph.node if node.name in layers})
     ranges = {name: (np.float32(-value), np.float32(value)) for name, value in thresholds.items()}
-    quantizer = QDQQuantizer(
+    quantizer = ort.QDQQuantizer(
         copy,
         per_channel=True,
         reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        weight_qType=ort.QuantType.QInt8,
+        activation_qType=ort.QuantType.QInt8,
+        tensors_range=ort.TensorsData(ort.CalibrationMethod.MinMax, ranges),
         nodes_to_quantize=list(layers),
         nodes_to_exclude=[],
         op_types_to_quantize=operators,
@@ -122,5 +115,4 @@ def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Co
     quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     quantized.producer_name, quantized.producer_version = "trt-cls", __version__
-    onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in model.metadata_props})
     return quantized

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from trt_cls.contract import Preprocessing
+from trt_cls.artefacts.onnx_file import OnnxModel
+from trt_cls.contract import INPUT, OUTPUT, Preprocessing
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import stream
-from trt_cls.engines.engine import INPUT, OUTPUT
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError
 from trt_cls.export.images import BATCH, WORKERS
@@ -126,7 +126,7 @@ def signal_to_noise(
 
 
 def choose(
-    model: onnx.ModelProto,
+    model: OnnxModel,
     thresholds: Mapping[str, float],
     ranking: tuple[Layer, ...],
     labelled: Labelled,
@@ -141,12 +141,12 @@ def choose(
         ExportError: with a single layer in INT8 the loss is still larger.
         DataError: no labelled image can be decoded.
     """
-    reference = labelled.top1(model)
+    reference = labelled.top1(model.proto)
     measured: dict[int, float] = {}
 
     def within(kept: int) -> bool:
         names = [layer.name for layer in ranking[kept:]]
-        measured[kept] = labelled.top1(int8_from_fp32(model, thresholds, names))
+        measured[kept] = labelled.top1(int8_from_fp32(model, thresholds, names).proto)
         loss = reference - measured[kept]
         say(f"  {kept} of {len(ranking)} layers kept in float16: top-1 {measured[kept]:.2%}, loss {100 * loss:+.2f}")
         return loss <= max_loss + 1e-9

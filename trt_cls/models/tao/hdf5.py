@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.errors import ArtefactError, MissingDependency
+from trt_cls.errors import ArtefactError, one_line, require
 from trt_cls.isolation import python
 
 if TYPE_CHECKING:
@@ -107,10 +107,7 @@ def read_keras_model(path: Path) -> KerasModel:
         ArtefactError: it is missing, truncated, or no Keras model with plain arrays of finite numbers.
         MissingDependency: h5py is not installed.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise MissingDependency("h5py", "reading a .hdf5 file", "train") from error
+    h5py = require("h5py", "reading a .hdf5 file", "train")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ArtefactError(f"{path} {what}; expected a Keras model, as TAO writes to RESULTS/weights/")
@@ -118,10 +115,9 @@ def read_keras_model(path: Path) -> KerasModel:
         with h5py.File(path, "r") as file:
             return _Reader(path, file).model()
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, MemoryError) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
         raise ArtefactError(
-            f"{path} can't be read as a Keras model ({why}); expected an unencrypted .hdf5 file as TAO's train and "
-            "prune write it; copy it again, or name another"
+            f"{path} can't be read as a Keras model ({one_line(error)}); expected an unencrypted .hdf5 file as TAO's "
+            "train and prune write it; copy it again, or name another"
         ) from error
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trt_cls.contract import Preprocessing
-from trt_cls.errors import MissingDependency, RequestError, TrtClsError
+from trt_cls.errors import RequestError, TrtClsError, one_line, require
 from trt_cls.files import write_text
 from trt_cls.spec.experiment import Visualizer, WandbConfig
 from trt_cls.training.logs.console import Reporter
@@ -71,7 +71,7 @@ class Loggers:
                 raise
             except Exception as error:  # these libraries raise what they stumble over
                 raise TrtClsError(
-                    f"--logger {name}: no run could be started ({_line(error)}); expected its server or an offline "
+                    f"--logger {name}: no run could be started ({one_line(error)}); expected its server or an offline "
                     "mode; set its environment variables, or train without it"
                 ) from error
         if self._loggers:
@@ -96,7 +96,7 @@ class Loggers:
                 self._leave(name, error)
 
     def _leave(self, name: str, error: Exception) -> None:
-        self._reporter.line(f"--logger {name}: {_line(error)}; the training goes on without it")
+        self._reporter.line(f"--logger {name}: {one_line(error)}; the training goes on without it")
         del self._loggers[name]
 
 
@@ -104,10 +104,7 @@ class Wandb:
     """A run of Weights & Biases, with the options of `config`, if it is given."""
 
     def __init__(self, root: Path, fields: Mapping[str, Any], run_id: str | None, config: WandbConfig | None) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise MissingDependency("wandb", "--logger wandb", "wandb") from error
+        wandb = require("wandb", "--logger wandb", "wandb")
         options: dict[str, Any] = {"dir": str(root)}
         if config is not None:
             if config.key:
@@ -141,11 +138,7 @@ class Mlflow:
     """A run of MLflow, in the experiment MLFLOW_EXPERIMENT_NAME."""
 
     def __init__(self, fields: Mapping[str, Any], run_id: str | None) -> None:
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise MissingDependency("mlflow", "--logger mlflow", "mlflow") from error
-        self._client = MlflowClient()
+        self._client = require("mlflow", "--logger mlflow", "mlflow").MlflowClient()
         if run_id:
             self._client.update_run(run_id, status="RUNNING")
             self.run_id = run_id
@@ -185,10 +178,6 @@ def _known(path: Path) -> dict[str, str]:
 
 def _opened(name: str, root: Path, fields: Mapping[str, Any], run_id: str | None, config: WandbConfig | None) -> Logger:
     return Wandb(root, fields, run_id, config) if name == "wandb" else Mlflow(fields, run_id)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Events:
@@ -231,8 +220,5 @@ def pixels_from_input(images: Tensor, preprocessing: Preprocessing) -> NDArray[n
 
 
 def _summary_writer(folder: Path, first_epoch: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependency("tensorboard", "training", "train") from error
-    return SummaryWriter(str(folder), purge_step=first_epoch)
+    tensorboard = require("torch.utils.tensorboard", "training", "train", package="tensorboard")
+    return tensorboard.SummaryWriter(str(folder), purge_step=first_epoch)
