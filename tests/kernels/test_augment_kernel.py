@@ -17,8 +17,7 @@ from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, Plan, carried_out, plan
 from trt_cls.data.transforms import LARGEST, part
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.pillow import Pixels, hwc, normalize
-from trt_cls.preprocessing.resampling import Axis
+from trt_cls.preprocessing.pillow import Axis, Pixels, hwc, normalize
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
 
 TRAIN = TrainConfig(

@@ -26,8 +26,7 @@ from PIL import Image
 
 from trt_cls.contract import Preprocessing
 from trt_cls.preprocessing.cpu import window
-from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, hwc
-from trt_cls.preprocessing.resampling import Axis, axes
+from trt_cls.preprocessing.pillow import Axis, Floats, Pixels, axes, covering_size, hwc
 from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
 
 if TYPE_CHECKING:

@@ -26,8 +26,7 @@ from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
 from trt_cls.preprocessing.gate import holding
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.pillow import Floats, Pixels
-from trt_cls.preprocessing.resampling import axes, table
+from trt_cls.preprocessing.pillow import Floats, Pixels, axes, table
 
 BATCHES_AHEAD = 2
 """Batches in work beside the one that was handed out last."""

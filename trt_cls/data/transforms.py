@@ -24,8 +24,7 @@ from trt_cls.data.augmentation import NOWHERE, Box, Mixing, Plan
 from trt_cls.errors import MissingDependency
 from trt_cls.preprocessing.cpu import window
 from trt_cls.preprocessing.packing import CHANGE, Bundle, Cut, cut, pack_cuts
-from trt_cls.preprocessing.pillow import Pixels
-from trt_cls.preprocessing.resampling import Axis
+from trt_cls.preprocessing.pillow import Axis, Pixels
 from trt_cls.spec.experiment import Extensions
 
 
