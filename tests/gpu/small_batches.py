@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import Box, carried_out, plan
+from trt_cls.data.augmentation import Box, apply, plan
 from trt_cls.data.transforms import bundle, part
 from trt_cls.errors import TrtClsError
 from trt_cls.preprocessing.cuda import CudaAugmentation, CudaPreprocessing, Staging
@@ -70,7 +70,7 @@ def different_augmented_values(preprocessing: Preprocessing) -> int:
     with closing(CudaAugmentation(preprocessing)) as kernel:
         found = augmented(kernel, bundle(parts, preprocessing), len(images))
     tensors = [
-        normalize(carried_out(drawn, image, preprocessing.filter), preprocessing)
+        normalize(apply(drawn, image, preprocessing.filter), preprocessing)
         for image, drawn in zip(images, plans, strict=True)
     ]
     expected = np.stack(tensors)
