@@ -29,7 +29,7 @@ from trt_cls.evaluation.evaluate import evaluate
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.preprocessing.cpu import executor
 from trt_cls.preprocessing.description import preprocessing_from_spec
-from trt_cls.preprocessing.images import decoder
+from trt_cls.preprocessing.images import simplejpeg
 from trt_cls.spec import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +96,7 @@ def main() -> int:
     folder = image_folder(parser.parse_args().images)
     about = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "executor": f"{executor()}, {decoder()}",
+        "executor": f"{executor()}, {'simplejpeg' if simplejpeg() else 'pillow'}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "pillow", "numpy")),
         "images": len(folder.samples),
         "rounds": ROUNDS,

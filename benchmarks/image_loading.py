@@ -36,7 +36,7 @@ from trt_cls.data.loader import TrainingLoader
 from trt_cls.data.stream import stream
 from trt_cls.preprocessing import pillow
 from trt_cls.preprocessing.cpu import executor
-from trt_cls.preprocessing.images import decode, decoder
+from trt_cls.preprocessing.images import decode, simplejpeg
 from trt_cls.preprocessing.pillow import Pixels
 from trt_cls.spec import load
 
@@ -137,7 +137,7 @@ class Ways:
 
     def plain_pillow_loop(self) -> None:
         for sample in self._folder.samples:
-            pillow.preprocess(decode(sample.path, 3), TORCH)
+            pillow.normalize(pillow.fit(decode(sample.path, 3), TORCH), TORCH)
 
     def torchvision_pillow(self) -> None:
         for _ in self._by_pillow:
@@ -174,7 +174,9 @@ def measure(folder: ImageFolder) -> dict[str, float]:
 def wrong_pixels(folder: ImageFolder) -> dict[str, float]:
     """The share of values that are not those of Pillow's resize, for both ways that do without it."""
     ours = np.concatenate([batch.images for batch in stream(folder.samples, PIXELS, batch_size=BATCH, workers=WORKERS)])
-    exact = np.stack([pillow.preprocess(decode(sample.path, 3), PIXELS) for sample in folder.samples])
+    exact = np.stack(
+        [pillow.normalize(pillow.fit(decode(sample.path, 3), PIXELS), PIXELS) for sample in folder.samples]
+    )
     by_tensors = TensorImages(folder, transforms(PIXELS))
     theirs = np.stack([by_tensors[index][0].numpy() for index in range(len(by_tensors))])
     return {
@@ -192,7 +194,7 @@ def main() -> int:
     figures = measure(folder) | wrong_pixels(folder)
     about = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "executor": f"{executor()}, {decoder()}",
+        "executor": f"{executor()}, {'simplejpeg' if simplejpeg() else 'pillow'}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("pillow", "torch", "torchvision")),
         "images": len(folder.samples),
         "workers": WORKERS,

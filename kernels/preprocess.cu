@@ -2,7 +2,7 @@
 // preprocess_… for evaluation, and augment_… for training, which also changes colors, mirrors and erases.
 //
 // The resized pixels equal Pillow's to the bit. Its 8-bit resize is integer arithmetic: weights of 22 bits, which the
-// host makes in double (trt_cls/preprocessing/resampling.py); a horizontal pass, rounded and clipped to 8 bits; a
+// host makes in double (trt_cls/preprocessing/pillow.py); a horizontal pass, rounded and clipped to 8 bits; a
 // vertical pass over that. Sums of integers don't depend on their order, so they may be split as suits the device.
 // They fit 32 bits: weights add up to 1, with bicubic's negative lobes to 1.27 in size, and 1.27 * 255 * 2^22 < 2^31.
 //

@@ -32,7 +32,7 @@ constexpr int SIDE = 16;     // of the squares in which bytes are turned
 // Only what is inlined into such a function is compiled for each processor.
 #define INLINE inline __attribute__((always_inline))
 
-// One axis of a resize, `have` pixels to `resized`, of which `outputs` from `start` on are wanted: resampling.Axis.
+// One axis of a resize, `have` pixels to `resized`, of which `outputs` from `start` on are wanted: pillow.Axis.
 struct Axis {
     int have, resized, start, outputs;
 };
@@ -50,7 +50,7 @@ static double share(double x, bool cubic) {
     return x < 2.0 ? (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 : 0.0;
 }
 
-// The numbers of resampling.table, by the same operations in the same order, none of them fused.
+// The numbers of pillow.table, by the same operations in the same order, none of them fused.
 static Table table(const Axis& axis, bool cubic) {
     const double scale = static_cast<double>(axis.have) / axis.resized;
     const double stretch = std::max(scale, 1.0);

@@ -41,13 +41,18 @@ def inside(count: int, seed: int) -> None:
     from kernels import host
     from trt_cls.contract import Preprocessing
     from trt_cls.errors import DataError
-    from trt_cls.preprocessing import cpu, native
+    from trt_cls.preprocessing import cpu
+    from trt_cls.preprocessing.pillow import Pixels, axes
 
     source = ROOT / "kernels" / "preprocess_host.cpp"
     library = host.compiled(source, ["-std=c++17", "-ffp-contract=off"])
-    native.shared_library = lambda: library  # type: ignore[assignment]
+    cpu.shared_library = lambda: library  # type: ignore[assignment]
     rng = np.random.default_rng(seed)
     refused = 0
+
+    def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
+        return cpu.window(pixels, axes((pixels.shape[1], pixels.shape[0]), how), how.filter)
+
     for _ in range(count):
         channels = int(rng.choice([1, 3]))
         order = "gray" if channels == 1 else str(rng.choice(["rgb", "bgr"]))
@@ -64,7 +69,7 @@ def inside(count: int, seed: int) -> None:
         pixels = rng.integers(0, 256, (*shape, given), np.uint8)
         if odd and rng.random() < 0.3:
             pixels = np.asfortranarray(pixels)
-        for execute in (cpu.preprocess, cpu.fit, lambda image, how: host.preprocess([image], how)):
+        for execute in (cpu.preprocess, fit, lambda image, how: host.preprocess([image], how)):
             try:
                 execute(pixels, wanted)
             except (DataError, ValueError):

@@ -41,7 +41,7 @@ FAULTS = [
         "kernels/preprocess_host.cpp",
         "ROUNDING = 1 << (PRECISION - 1)",
         "ROUNDING = 1 << (PRECISION - 2)",
-        "preprocessing/test_native.py -k photographs",
+        "preprocessing/test_cpu.py -k photographs",
     ),
     Fault(
         "parameter counts",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from PIL import Image
 
 from trt_cls.contract import Preprocessing
+from trt_cls.preprocessing.pillow import Floats, fit, normalize
 
 COLOR = {
     # mode: channel order, divisor, mean, std
@@ -39,6 +41,11 @@ def preprocessing_of(color: str, filter_name: str, crop: str, size: str, mode: s
         mean=mean,
         std=std,
     )
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Floats:
+    """The network's input [C,H,W] by Pillow and numpy."""
+    return normalize(fit(image, preprocessing), preprocessing)
 
 
 def integer_resize(pixels: np.ndarray, width: int, height: int, filter_name: str) -> np.ndarray:

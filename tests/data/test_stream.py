@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pixel_reference import preprocessing_of
+from pixel_reference import preprocess, preprocessing_of
 
 from trt_cls.data import stream as stream_module
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.preprocessing.images import decode, read
-from trt_cls.preprocessing.pillow import Pixels, preprocess
+from trt_cls.preprocessing.pillow import Pixels
 
 PREPROCESSING = preprocessing_of("rgb", "bilinear", "center", "24x16", "caffe")
 BROKEN = (3, 4, 5, 9)

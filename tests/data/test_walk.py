@@ -1,4 +1,4 @@
-"""Each folder once, and no picture passed over without a word."""
+"""Each folder once, and no picture ignored silently."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_pictures_that_are_not_taken_are_counted_once_a_folder(
     with caplog.at_level(logging.WARNING):
         image_folder(root)
     messages = [record.getMessage() for record in caplog.records]
-    assert [message.partition(" not taken")[0] for message in messages] == [
+    assert [message.partition(" not read")[0] for message in messages] == [
         f"{root}/blue: 2 pictures (1 .bak, 1 no suffix) are",
         f"{root}/red: 3 pictures (2 .heic, 1 .jp2) are",
     ]
@@ -116,14 +116,14 @@ def test_a_class_of_other_pictures_says_so(tmp_path: Path) -> None:
     root = dataset(tmp_path)
     (root / "green").mkdir()
     (root / "green/a.heic").touch()
-    with pytest.raises(DataError, match=r"no images for green; 1 picture \(1 \.heic\) is not taken"):
+    with pytest.raises(DataError, match=r"no images for green; 1 picture \(1 \.heic\) is not read"):
         image_folder(root)
 
 
 def test_a_class_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     root = dataset(tmp_path)
     (root / "\udcff\udcfe").mkdir()
-    with pytest.raises(DataError, match="is no UTF-8"):
+    with pytest.raises(DataError, match="is not UTF-8"):
         image_folder(root)
 
 

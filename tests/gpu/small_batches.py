@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import Box, carried_out, plan
+from trt_cls.data.augmentation import Box, apply, plan
 from trt_cls.data.transforms import bundle, part
 from trt_cls.errors import TrtClsError
 from trt_cls.preprocessing.cuda import CudaAugmentation, CudaPreprocessing, Staging
 from trt_cls.preprocessing.packing import Bundle
-from trt_cls.preprocessing.pillow import Floats, Pixels, hwc, normalize, preprocess
+from trt_cls.preprocessing.pillow import Floats, Pixels, fit, hwc, normalize
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
 
 SIZES = [(1, 1), (1, 90), (90, 1), (3, 2), (33, 17), (64, 65), (7, 300), (500, 375)]
@@ -56,7 +56,7 @@ def different_values(preprocessing: Preprocessing) -> int:
     kernel = CudaPreprocessing(preprocessing)
     found = kernel.preprocess([hwc(image) for image in images])
     kernel.close()
-    expected = np.stack([preprocess(image, preprocessing) for image in images])
+    expected = np.stack([normalize(fit(image, preprocessing), preprocessing) for image in images])
     return int(np.count_nonzero(found.view(np.uint32) != expected.view(np.uint32)))
 
 
@@ -70,7 +70,7 @@ def different_augmented_values(preprocessing: Preprocessing) -> int:
     with closing(CudaAugmentation(preprocessing)) as kernel:
         found = augmented(kernel, bundle(parts, preprocessing), len(images))
     tensors = [
-        normalize(carried_out(drawn, image, preprocessing.filter), preprocessing)
+        normalize(apply(drawn, image, preprocessing.filter), preprocessing)
         for image, drawn in zip(images, plans, strict=True)
     ]
     expected = np.stack(tensors)

@@ -14,11 +14,10 @@ from shared_data import all_photos
 
 from kernels import host
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, Plan, carried_out, plan
-from trt_cls.data.transforms import LARGEST, part
+from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, Plan, apply, plan
+from trt_cls.data.transforms import MOST_SOURCE_PIXELS, part
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.pillow import Pixels, hwc, normalize
-from trt_cls.preprocessing.resampling import Axis
+from trt_cls.preprocessing.pillow import Axis, Pixels, hwc, normalize
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
 
 TRAIN = TrainConfig(
@@ -35,7 +34,7 @@ def different_bits(images: list[Pixels], plans: list[Plan], preprocessing: Prepr
     found = host.augment([part(*both, preprocessing) for both in zip(images, plans, strict=True)], preprocessing)
     tensors = []
     for image, made in zip(images, plans, strict=True):
-        tensors.append(normalize(carried_out(made, image, preprocessing.filter), preprocessing))
+        tensors.append(normalize(apply(made, image, preprocessing.filter), preprocessing))
         left, top, right, bottom = made.erased
         tensors[-1][:, top:bottom, left:right] = 0
     expected = np.stack(tensors)
@@ -113,7 +112,7 @@ def test_a_large_image_crosses_the_bus_in_the_networks_size(sides: int) -> None:
     image = hwc(noise(np.random.default_rng(0), 40 * sides, 24 * sides, 3))
     made = Plan((Axis(40 * sides, 40, 0, 40), Axis(24 * sides, 24, 0, 24)), Colors(9.0, 0.1, -0.1), (0, 0), True)
     pixels = part(image, made, preprocessing).cut.pixels
-    assert pixels.size == image.size if sides**2 <= LARGEST else pixels.shape == (24, 40, 3)
+    assert pixels.size == image.size if sides**2 <= MOST_SOURCE_PIXELS else pixels.shape == (24, 40, 3)
     assert different_bits([image], [made], preprocessing) == 0
 
 

@@ -21,7 +21,7 @@ from kernels import host
 from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
-from trt_cls.data.loader import PackedBatch, TrainingBatch, TrainingLoader
+from trt_cls.data.loader import PackedBatch, TrainingBatch, TrainingLoader, pinned
 from trt_cls.preprocessing.cuda import NON_BLOCKING, CudaAugmentation
 from trt_cls.spec.experiment import (
     PLAIN,
@@ -246,9 +246,9 @@ def test_where_a_gpu_and_its_tools_are_there_the_kernel_is_opened(monkeypatch: p
 def test_pinning_leaves_no_tensor_of_a_packed_batch_behind(
     folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.data_ptr()) or tensor)
+    tensors = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensors.append(tensor.data_ptr()) or tensor)
     batch = next(loader(folder, COLOR, PLAIN, pack=True).epoch(0))
     assert isinstance(batch, PackedBatch)
-    batch.pin_memory()
-    assert set(pinned) == {tensor.data_ptr() for tensor in (batch.bundle, batch.mixing.shares, batch.targets)}
+    pinned(batch)
+    assert set(tensors) == {tensor.data_ptr() for tensor in (batch.bundle, batch.mixing.shares, batch.targets)}

@@ -1,24 +1,19 @@
-"""What training does to an image: random crop or shift, colours, mirroring; and the labels and shares of a batch.
+"""Augmentation of training images (random crop or shift, colors, flip) and of batches (label smoothing, mixup, cutmix).
 
-All that chance decides about an image is drawn first, as a plan. It is carried out here, on the CPU, or by the GPU's
-kernel for what `packed` makes of it. Knows no files and no processes. Every function that draws takes the generator, so
-a seed decides all.
+Everything random about an image is drawn first, as a plan. The plan is applied here, on the CPU, or by the GPU's kernel
+on what `transforms.part` makes of it. Every function that draws takes the generator, so a seed determines all results.
+Mixing takes torch's tensors, on any device, without importing torch. Does not know: files, processes.
 
-Differences from TAO, where it does not do what its documentation says or stops: an image that has the network's size
-already is not cropped, as there, but its colours still change; where rounding leaves the resized image one pixel
-short of the crop, it is resized to the crop's size instead of failing.
-
-
-How the images of a batch are mixed with each other: drawn beforehand, done wherever the images are.
-
-Takes torch's tensors, on any device, and does not import torch.
+Differences from TAO, where it fails or contradicts its documentation: an image that has the network's size already is
+not cropped, as in TAO, but its colors still change; where rounding leaves the resized image one pixel short of the
+crop, it is resized to the crop's size instead of failing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +21,11 @@ from PIL import Image
 
 from trt_cls.contract import Preprocessing
 from trt_cls.preprocessing.cpu import window
-from trt_cls.preprocessing.pillow import Floats, Pixels, covering_size, hwc
-from trt_cls.preprocessing.resampling import Axis, axes
+from trt_cls.preprocessing.pillow import Axis, Filter, Floats, Pixels, axes, covering_size, hwc
 from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-Places = NDArray[np.intp]
 
 SMALLEST_CROP = 0.45
 """A crop's side as a share of the image's, at least, along the tighter axis."""
@@ -48,7 +39,7 @@ def draws_for(seed: int, epoch: int, index: int) -> Random:
 
 
 class Colors(NamedTuple):
-    """A change of colours: of the hue in degrees, of the saturation, and of the contrast's factor."""
+    """A change of colors: of the hue in degrees, of the saturation, and of the contrast's factor."""
 
     hue: float
     saturation: float
@@ -64,20 +55,19 @@ class Box(NamedTuple):
     bottom: int
 
 
-NOWHERE = Box(0, 0, 0, 0)
-"""A rectangle without pixels."""
+EMPTY = Box(0, 0, 0, 0)
 
 
 class Plan(NamedTuple):
-    """What is done to one image, in this order."""
+    """How one image is augmented, in this order."""
 
     both: tuple[Axis, Axis]
-    """Across and down: which part of which resize is taken."""
+    """The resize and the crop, across and down."""
     colors: Colors | None
     shift: tuple[int, int]
-    """How far down and across the part is moved; its mirror image fills the gaps."""
+    """How far down and across the crop is moved; its reflection fills the gaps."""
     mirrored: bool
-    erased: Box = NOWHERE
+    erased: Box = EMPTY
     """Set to zero after normalization, in the mirrored image."""
 
 
@@ -88,9 +78,9 @@ def plan(
     rng: Random,
     extensions: Extensions = NO_EXTENSIONS,
 ) -> Plan:
-    """What is done to an image of `size`, (width, height); nothing is erased yet.
+    """Draws how an image of `size`, (width, height), is augmented, but for what is erased.
 
-    Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colours.
+    Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colors.
 
     Raises:
         DataError: the image is too long and thin for a crop.
@@ -109,7 +99,7 @@ def plan(
 
 
 def _random_crop(size: tuple[int, int], preprocessing: Preprocessing, rng: Random) -> tuple[Axis, Axis]:
-    """A part of the image in the network's size; an image of that size is taken whole."""
+    """A crop in the network's size; an image of that size is not cropped."""
     width, height = target = preprocessing.width, preprocessing.height
     if size == target:
         return Axis(width, width, 0, width), Axis(height, height, 0, height)
@@ -128,18 +118,18 @@ def augment(
     rng: Random,
     extensions: Extensions = NO_EXTENSIONS,
 ) -> Pixels:
-    """One training image, [H,W,C], of a decoded one: plans it and does it.
+    """Plans and augments one decoded image, [H,W,C].
 
     Raises:
         DataError: the image is too long and thin for a crop.
     """
     pixels = hwc(image)
     size = pixels.shape[1], pixels.shape[0]
-    return carried_out(plan(size, preprocessing, train, rng, extensions), pixels, preprocessing.filter)
+    return apply(plan(size, preprocessing, train, rng, extensions), pixels, preprocessing.filter)
 
 
-def carried_out(plan: Plan, pixels: Pixels, filter_name: Literal["bilinear", "bicubic"]) -> Pixels:
-    """What becomes of a decoded image by its plan, but for what is erased, [H,W,C]."""
+def apply(plan: Plan, pixels: Pixels, filter_name: Filter) -> Pixels:
+    """A decoded image augmented by its plan, [H,W,C]; nothing is erased yet."""
     pixels = window(pixels, plan.both, filter_name)
     if plan.colors:
         pixels = change_colors(pixels, *plan.colors)
@@ -149,23 +139,23 @@ def carried_out(plan: Plan, pixels: Pixels, filter_name: Literal["bilinear", "bi
 
 
 def _shifted(pixels: Pixels, down: int, across: int) -> Pixels:
-    """The pixels [H,W,C] moved by less than either side. The pixel at an edge is not repeated."""
+    """The pixels [H,W,C] moved by less than either side and reflected at the edges, whose pixels are not repeated."""
     height, width = pixels.shape[:2]
-    return pixels.take(_mirrored(down, height), axis=0).take(_mirrored(across, width), axis=1)
+    return pixels.take(_reflected(down, height), axis=0).take(_reflected(across, width), axis=1)
 
 
-def _mirrored(start: int, side: int) -> Places:
-    """Where the pixels of a line of `side` come from that begins at `start`."""
+def _reflected(start: int, side: int) -> NDArray[np.intp]:
+    """Source index of each pixel of a line of `side` shifted by `start`, reflected at its ends."""
     inside = np.abs(np.arange(start, start + side))
-    places: Places = side - 1 - np.abs(side - 1 - inside)
+    places: NDArray[np.intp] = side - 1 - np.abs(side - 1 - inside)
     return places
 
 
 def change_colors(pixels: Pixels, hue: float, saturation: float, contrast: float) -> Pixels:
-    """RGB pixels [H,W,3] with the hue turned by degrees, the saturation shifted, the contrast scaled by 1 + `contrast`.
+    """RGB pixels [H,W,3] with the hue rotated by degrees, saturation shifted, and contrast scaled by 1 + `contrast`.
 
     TAO's sequence, two conversions to HSV and back, in the float32 operations of OpenCV's vector loop, to the bit.
-    OpenCV takes the first channel for blue, so the hue turns the other way; TAO hands it RGB all the same.
+    OpenCV takes the first channel as blue, so the hue rotates the other way; TAO passes RGB all the same.
     """
     planes = np.ascontiguousarray(pixels.reshape(-1, 3).T).astype(np.float32)
     planes /= np.float32(255)
@@ -190,7 +180,7 @@ def change_colors(pixels: Pixels, hue: float, saturation: float, contrast: float
 def _hsv(planes: Floats) -> tuple[Floats, Floats, Floats]:
     """Hue in 0..360, saturation and value in 0..1.
 
-    Masks are multiplied in: `np.where` and `np.copyto` branch on every pixel and take ten times as long.
+    Masks are multiplied: `np.where` and `np.copyto` branch on every pixel and take ten times as long.
     """
     blue, green, red = planes
     value = np.maximum(np.maximum(blue, green), red)
@@ -211,7 +201,7 @@ def _hsv(planes: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
-    """The way back. On its sector of the hue each channel lies by 0, 1 or a slope of the saturation below the value."""
+    """The inverse of `_hsv`: each channel is the value less 0, 1 or a slope of the saturation, by sector of the hue."""
     h = hue * np.float32(6 / 360)
     below = (np.maximum(3 - h, h - 5), np.maximum(1 - h, h - 3), np.minimum(h - 1, 5 - h))
     one = np.float32(1)
@@ -226,7 +216,7 @@ def _fused(a: Floats, b: Floats, c: Floats | np.float32) -> Floats:
 
 
 def smoothed_targets(labels: list[int], classes: int, smoothing: float) -> Floats:
-    """One row a label, [n,classes]: the share `smoothing` spread over all classes, the rest on the label's."""
+    """A row for each label, [n,classes]: the share `smoothing` spread over all classes, the rest on the label."""
     one_hot = np.eye(classes, dtype=np.float32)[np.array(labels, np.intp)]
     return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / classes)
 
@@ -234,7 +224,7 @@ def smoothed_targets(labels: list[int], classes: int, smoothing: float) -> Float
 def mixup_shares(images: int, alpha: float, rng: Random) -> Floats:
     """The share that each of `images` keeps when it is mixed with another, [n].
 
-    It is max(b, 1 - b) with b from Beta(alpha, alpha), drawn for each image on its own.
+    It is max(b, 1 - b) with b from Beta(alpha, alpha), drawn for each image separately.
     """
     draws = [rng.betavariate(alpha, alpha) for _ in range(images)]
     return np.array([max(draw, 1 - draw) for draw in draws], np.float32)
@@ -242,18 +232,14 @@ def mixup_shares(images: int, alpha: float, rng: Random) -> Floats:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup where there are `shares`, cutmix where there is a `box`, nothing without both."""
+    """Mixup with `shares`, cutmix with a `box`, nothing without either."""
 
     shares: Tensor | None = None
-    """Of itself that each image keeps, [n]; the rest comes from the one at the mirrored place in the batch."""
+    """What each image keeps of itself, [n]; the rest comes from the image at the mirrored index of the batch."""
     box: Box | None = None
     """What each image takes from the one before it."""
     kept: float = 1.0
-    """The share of an image beside `box`."""
-
-    def pin_memory(self) -> Mixing:
-        """The same in page-locked memory."""
-        return self if self.shares is None else Mixing(self.shares.pin_memory())
+    """The share of an image outside `box`."""
 
     def images(self, images: Tensor) -> Tensor:
         """`images`, [n,C,H,W], mixed; they may be changed in place."""
@@ -274,5 +260,5 @@ class Mixing:
 
 
 def _mixed(rows: Tensor, shares: Tensor) -> Tensor:
-    """In four operations that each round for themselves, so that every device gives the same."""
+    """Four operations that each round separately, so that every device gives the same result."""
     return (rows * shares).add_(rows.flip(0).mul_(1 - shares))

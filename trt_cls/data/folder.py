@@ -1,6 +1,6 @@
-"""Folders of images: which files, of which classes.
+"""Image folders: which files, of which classes.
 
-Knows names and paths only; no file of an image is opened here.
+Does not know: the content of files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trt_cls.data.walk import Walk, is_passed_over
+from trt_cls.data.walk import Walk, is_ignored
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.preprocessing.gate import EXTENSIONS
 from trt_cls.text import has_foreign_bytes
@@ -21,7 +21,7 @@ LAYOUT = "expected one sub-folder of images per class"
 
 @dataclass(frozen=True)
 class Sample:
-    """An image file and the index of its class; -1 without one."""
+    """An image file and the index of its class; -1: unlabeled."""
 
     path: Path
     label: int = -1
@@ -29,7 +29,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A labelled dataset: the images below one sub-folder per class, class after class, sorted by path."""
+    """A labeled dataset: the images below one sub-folder per class, class after class, sorted by path."""
 
     root: Path
     samples: tuple[Sample, ...]
@@ -37,11 +37,10 @@ class ImageFolder:
 
 
 def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_missing: bool = False) -> ImageFolder:
-    """The images below `root`, one sub-folder a class; hidden and system files and folders are passed over.
+    """The images below `root`, one sub-folder per class; hidden and system files and folders are ignored.
 
-    Without `classes` the folders' names in alphabetical order are the classes. With `classes` their order holds, and
-    folder names and classes must be the same, but for classes without a folder, or with an empty one, where
-    `allow_missing` says so.
+    Without `classes` the folders' names in alphabetical order are the classes. With `classes` their order is kept, and
+    folder names and classes must be the same; `allow_missing` permits classes with no folder or an empty one.
 
     Raises:
         DataError: `root` is no such folder, its classes are fewer than two or not the given ones, or one has no image.
@@ -62,12 +61,12 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
         if name in present and not files:
             empty.append(name)
     if not samples:
-        found = f"{LAYOUT}, files ending in {' '.join(EXTENSIONS)}{walk.not_taken_below(root)}"
+        found = f"{LAYOUT}, files ending in {' '.join(EXTENSIONS)}{walk.not_read_below(root)}"
         raise DataError(f"{root}: no images in its class folders; {found}")
     if empty and not allow_missing:
-        found = f"{_names(empty)}{walk.not_taken_below(root / empty[0])}"
+        found = f"{_names(empty)}{walk.not_read_below(root / empty[0])}"
         raise DataError(f"{root}: no images for {found}; add images, or remove the folder and its class")
-    walk.tell()
+    walk.warn()
     return ImageFolder(root, tuple(samples), tuple(classes))
 
 
@@ -78,7 +77,7 @@ def evenly_spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def list_images(path: Path) -> list[Path]:
-    """`path` itself where it is a file, else all image files below it, folder by folder, sorted.
+    """`path` itself if it is a file, else all image files below it, folder by folder, sorted.
 
     Raises:
         DataError: there is no such file or folder, or no image below it.
@@ -90,9 +89,9 @@ def list_images(path: Path) -> list[Path]:
     walk = Walk(path, [path])
     images = list(walk.images(path))
     if not images:
-        found = f"{' '.join(EXTENSIONS)}{walk.not_taken_below(path)}"
+        found = f"{' '.join(EXTENSIONS)}{walk.not_read_below(path)}"
         raise DataError(f"{path}: no images below this folder; expected files ending in {found}")
-    walk.tell()
+    walk.warn()
     return images
 
 
@@ -101,7 +100,7 @@ def _class_folders(root: Path) -> list[str]:
         found = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {found}; expected a folder with one sub-folder of images per class")
     try:
-        folders = sorted(entry.name for entry in root.iterdir() if not is_passed_over(entry.name) and entry.is_dir())
+        folders = sorted(entry.name for entry in root.iterdir() if not is_ignored(entry.name) and entry.is_dir())
     except OSError as error:
         raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
     if not folders:
@@ -109,7 +108,7 @@ def _class_folders(root: Path) -> list[str]:
     for name in folders:
         if has_foreign_bytes(name):
             raise DataError(
-                f"{root}: the name of the class folder {name} is no UTF-8; expected one that model files can hold; "
+                f"{root}: the name of the class folder {name} is not UTF-8; expected one that model files can store; "
                 "rename the folder"
             )
     return folders

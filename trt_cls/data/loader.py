@@ -1,21 +1,22 @@
-"""Training batches for torch, made in worker processes: whole ones, or packed for a GPU that does all but decoding.
+"""Training batches for torch, made in worker processes: complete, or packed for a GPU that does all but decoding.
 
-Knows no network and no device. Every draw comes from a generator seeded with the seed, the epoch and the place in it,
-so batches are the same for any number of workers and for a training that is taken up in the middle.
+Every draw comes from a generator seeded with the seed, the epoch and the place in it, so batches are the same for any
+number of workers and for a training that is resumed in an epoch. Does not know: networks, devices.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import Mixing, Plan, carried_out, draws_for, mixup_shares, plan, smoothed_targets
+from trt_cls.data.augmentation import Mixing, Plan, apply, draws_for, mixup_shares, plan, smoothed_targets
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Part, Transforms, bundle, part
@@ -28,7 +29,7 @@ from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, TrainConfig
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Images float32 [n,C,H,W] and targets float32 [n,classes], smoothed and mixed, and what was skipped.
+    """Images float32 [n,C,H,W], targets float32 [n,classes], smoothed and mixed, and the skipped images.
 
     n is 0 where all images of the batch were skipped.
     """
@@ -37,59 +38,55 @@ class TrainingBatch:
     targets: torch.Tensor
     skipped: tuple[Skipped, ...]
 
-    def pin_memory(self) -> TrainingBatch:
-        """The same in page-locked memory."""
-        return TrainingBatch(self.images.pin_memory(), self.targets.pin_memory(), self.skipped)
-
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """What makes a TrainingBatch: decoded images, and all that was drawn for them."""
+    """What a TrainingBatch is made from: decoded images, and everything that was drawn for them."""
 
     bundle: torch.Tensor
     """A `packing.Bundle`, uint8."""
     starts: tuple[int, ...]
     """Of the bundle."""
     count: int
-    """Images, from 0 on."""
+    """Number of images; may be 0."""
     mixing: Mixing
-    """To be done once the images are made; the targets are mixed."""
+    """For the images once they are made; the targets are mixed already."""
     targets: torch.Tensor
     skipped: tuple[Skipped, ...]
 
-    def pin_memory(self) -> PackedBatch:
-        """The same in page-locked memory."""
-        return replace(
-            self,
-            bundle=self.bundle.pin_memory(),
-            mixing=self.mixing.pin_memory(),
-            targets=self.targets.pin_memory(),
-        )
+
+def pinned(value: Any) -> Any:
+    """A batch with its tensors in page-locked memory."""
+    if isinstance(value, torch.Tensor):
+        return value.pin_memory()
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{field.name: pinned(getattr(value, field.name)) for field in fields(value)})
 
 
 @dataclass(frozen=True)
 class _Order:
-    """One batch to make: everything that a worker must be told."""
+    """One batch to make: what a worker needs to know."""
 
     epoch: int
     step: int
-    """Counts the batches of the epoch, those of all processes."""
+    """Number of the batch in the epoch, over all processes."""
     samples: tuple[tuple[int, Sample], ...]
     """Each with its index in the dataset."""
 
 
 class TrainingLoader:
-    """All images of a folder once an epoch, in an order drawn anew for each.
+    """All images of a folder once an epoch, in an order drawn anew for each epoch.
 
     At most n_workers processes work ahead, and no more than there are processors or batches.
-    The last partial batch is kept; where it would hold a single image, which batch normalisation can't train on, that
+    The last partial batch is kept; where it would hold a single image, which batch normalization can't train on, that
     image joins the batch before.
 
-    Process `rank` of `world_size` that train together gets its share of batches of batch_size_per_gpu · world_size:
-    their shares of a step are together the batch that one process with that batch size would get.
+    Process `rank` of `world_size` that train together gets its share of batches of batch_size_per_gpu · world_size: the
+    shares of a step together are the batch that one process with that batch size would get.
 
-    `pack` leaves the images to the GPU's kernel; not with rand_augment or crop_padding, which it does not do. With a
-    `gpu` batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
+    `pack` leaves the images to the GPU's kernel, which has no rand_augment and no crop_padding. With a `gpu` batches
+    are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
     """
 
     def __init__(
@@ -113,7 +110,7 @@ class TrainingLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Number of batches."""
         return self._orders.steps
 
     def epoch(self, number: int, start_step: int = 0) -> Iterator[TrainingBatch | PackedBatch]:
@@ -124,7 +121,7 @@ class TrainingLoader:
         """
         orders = self._orders.of_epoch(number, start_step)
         if not self._count:
-            return (made if self._gpu is None else made.pin_memory() for made in map(self._make, orders))
+            return (made if self._gpu is None else pinned(made) for made in map(self._make, orders))
         if self._workers is None:
             self._workers = Workers(self._make, self._count, __name__, self._gpu)
         return self._workers.map(orders)
@@ -137,7 +134,7 @@ class TrainingLoader:
 
 
 class _Orders:
-    """Which samples make up each batch of an epoch; lives in the main process, so that workers hold no state."""
+    """The samples of each batch of an epoch; used in the main process, so that workers have no state."""
 
     def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self._samples = samples
@@ -157,13 +154,13 @@ class _Orders:
             yield _Order(epoch, step * self._world_size + self._rank, share)
 
     def _share(self, indices: Sequence[int]) -> Sequence[int]:
-        """This process's part of a batch: evenly, but two images at least, or none."""
+        """This process's share of a batch: an even one, but at least two images, or none."""
         sharers = max(1, min(self._world_size, len(indices) // 2))
         return indices[self._rank :: sharers] if self._rank < sharers else ()
 
 
 class _Batches:
-    """Makes the batch that an order asks for; the part of the loader that travels to the workers."""
+    """Makes the batch of an order; the part of the loader that is sent to the workers."""
 
     def __init__(
         self, preprocessing: Preprocessing, train: TrainConfig, extensions: Extensions, classes: int, *, pack: bool
@@ -187,7 +184,7 @@ class _Batches:
         return TrainingBatch(mixing.images(images), targets, tuple(losses))
 
     def _planned(self, order: _Order, labels: list[int], losses: list[Skipped]) -> Iterator[tuple[int, Pixels, Plan]]:
-        """The images that can be read, each with its index and what is to be done to it; notes labels and losses."""
+        """The readable images, each with its index and its plan; adds to labels and losses."""
         channels, shape = self._preprocessing.channels, self._preprocessing.input_shape
         for index, sample in order.samples:
             rng = draws_for(self._train.random_seed, order.epoch, index)
@@ -202,11 +199,11 @@ class _Batches:
             yield index, pixels, drawn._replace(erased=self._transforms.erased(shape, order.epoch, index))
 
     def _images(self, planned: Iterator[tuple[int, Pixels, Plan]], order: _Order) -> Floats:
-        """Augmented and normalised, [n,C,H,W]."""
+        """Augmented and normalized, [n,C,H,W]."""
         images = np.empty((len(order.samples), *self._preprocessing.input_shape), np.float32)
         count = 0
         for index, pixels, drawn in planned:
-            pixels = carried_out(drawn, pixels, self._preprocessing.filter)
+            pixels = apply(drawn, pixels, self._preprocessing.filter)
             normalize(self._transforms.changed(pixels, order.epoch, index), self._preprocessing, images[count])
             left, top, right, bottom = drawn.erased
             images[count, :, top:bottom, left:right] = 0
@@ -214,7 +211,7 @@ class _Batches:
         return images[:count]
 
     def _bundled(self, parts: Sequence[Part]) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """The bundle of all parts, and where its own parts start."""
+        """The bundle of all parts, and the offsets of its arguments."""
         if not parts:
             return torch.empty(0, dtype=torch.uint8), ()
         made = bundle(parts, self._preprocessing)
@@ -223,13 +220,13 @@ class _Batches:
         return content, made.starts
 
     def _mixing(self, labels: list[int], order: _Order) -> tuple[Mixing, torch.Tensor]:
-        """How the batch is mixed, and its mixed targets."""
+        """How the images are mixed, and the mixed targets."""
         mixing = self._drawn_mixing(len(labels), order) if labels else Mixing()
         targets = smoothed_targets(labels, self._classes, self._train.label_smoothing)
         return mixing, mixing.targets(torch.from_numpy(targets))
 
     def _drawn_mixing(self, images: int, order: _Order) -> Mixing:
-        """By mixup or by cutmix; where both are asked for, a fair coin chooses for each batch."""
+        """Mixup or cutmix; where both are asked for, each batch draws one with equal probability."""
         mixes, cuts = self._train.mixup_alpha > 0, self._extensions.cutmix_alpha > 0
         place = f"{self._train.random_seed}/{order.epoch}"
         if cuts and (not mixes or Random(f"{place}/coin/{order.step}").random() < 0.5):
@@ -241,5 +238,5 @@ class _Batches:
 
 
 def _processors() -> int:
-    """How many processors this process may use; more workers than that only take memory."""
+    """Processors that this process may use; more workers only take memory."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

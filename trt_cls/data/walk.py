@@ -1,6 +1,6 @@
-"""Folders of images from top to bottom, each folder once, whatever links there are.
+"""Finds the images below folders, visiting each folder once, whatever links there are.
 
-Knows names, links and the first bytes of files that are called unlike images; not what a class is.
+Warns of images in formats that are not read. Does not know: classes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SYSTEM_FOLDERS = frozenset(
         "temporary items", "__pycache__", "~snapshot", "found.000",
     ]
 )  # fmt: skip
-"""Folders of NAS and desktop systems, in lower case; those that are hidden (a dot in front) are passed over anyway."""
-OTHER_PICTURES = frozenset(
+"""Folders of NAS and desktop systems, in lower case; hidden ones (a dot in front) are ignored anyway."""
+OTHER_IMAGES = frozenset(
     [
         ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".wdp", ".tga", ".ico",
         ".icns",
@@ -35,35 +35,35 @@ OTHER_PICTURES = frozenset(
         ".qoi", ".fits", ".btf", ".tf8", ".jfi", ".jif", ".jpeg_large", ".jpg_large",
     ]
 )  # fmt: skip
-"""Suffixes of pictures that are not taken."""
-NO_PICTURES = frozenset(
+"""Suffixes of image formats that are not read."""
+NOT_IMAGES = frozenset(
     [
         ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".npy", ".npz", ".py",
         ".db", ".ini",
     ]
 )  # fmt: skip
-"""Suffixes that stand beside images; the first bytes of a file with any other suffix, or none, are looked at."""
-MOST_LOOKED_AT, MOST_FOLDERS = 50, 20
-"""Files of other suffixes in a folder that are opened; folders with pictures that are not taken that are named."""
+"""Suffixes of files that accompany images; of files with any other suffix, or none, the first bytes are read."""
+MOST_OPENED, MOST_FOLDERS = 50, 20
+"""Limits: files of other suffixes that are opened in a folder; folders with unread images that are named."""
 BEGINNINGS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ",
     b"8BPS",
 )  # fmt: skip
-_TAKEN = frozenset(EXTENSIONS)
+_READ = frozenset(EXTENSIONS)
 
 _log = logging.getLogger(__name__)
 
 
-def is_passed_over(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Whether a folder or file of this name is hidden, or belongs to a NAS or desktop system."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 class Walk:
-    """Lists the images below several folders, none of which, and nothing below, is listed twice.
+    """Lists the images below several folders; no folder is listed twice.
 
-    Links to folders are followed, but not to a folder that the walk reaches without them, nor to one that holds
-    `tops`: its images count where they stand.
+    Links to folders are followed, but not to a folder that the walk reaches without them, nor to one that contains
+    `tops`: its images are listed at their own path.
     """
 
     def __init__(self, root: Path, tops: Sequence[Path]) -> None:
@@ -79,10 +79,10 @@ class Walk:
             if owner != top:
                 raise _shared(top, owner)
         above = {_identity(folder) for folder in (root, *root.resolve().parents)}
-        self._passed_over = above - self._owners.keys()
+        self._ignored = above - self._owners.keys()
         self._own: set[_Identity] | None = None
-        self.not_taken: dict[str, Counter[str]] = {}
-        """Folders with pictures that are not taken, and how many there are of which suffix."""
+        self.not_read: dict[str, Counter[str]] = {}
+        """Folders with images that are not read, and how many there are of each suffix."""
 
     def images(self, top: Path) -> Iterator[Path]:
         """The images below `top`, sorted within each folder, files before sub-folders.
@@ -93,32 +93,32 @@ class Walk:
         open_folders = [str(top)]
         while open_folders:
             folder = open_folders.pop()
-            files, folders, links = _entries(folder, self.not_taken)
+            files, folders, links = _entries(folder, self.not_read)
             parent = Path(folder)
             yield from [parent / name for name in files]
             below = [*folders, *(name for name in links if not self._is_reached(os.path.join(folder, name)))]
             paths = [os.path.join(folder, name) for name in sorted(below)]
             open_folders += [path for path in paths if self._is_new(path, top)][::-1]
 
-    def tell(self) -> None:
-        """Warns of the pictures that are not taken, a line a folder, once a process and from the first of several."""
+    def warn(self) -> None:
+        """Warns of images that are not read, a line per folder, once per process and only in the first of several."""
         if not is_first():
             return
-        for folder, kinds in list(self.not_taken.items())[:MOST_FOLDERS]:
+        for folder, kinds in list(self.not_read.items())[:MOST_FOLDERS]:
             expected = f"expected files ending in {' '.join(EXTENSIONS)}"
-            _warn_once(f"{folder}: {_pictures(kinds)} not taken; {expected}; convert or rename them")
-        more = list(self.not_taken.values())[MOST_FOLDERS:]
+            _warn_once(f"{folder}: {_counted(kinds)} not read; {expected}; convert or rename them")
+        more = list(self.not_read.values())[MOST_FOLDERS:]
         if more:
-            _warn_once(f"in {len(more)} more folders: {_pictures(sum(more, Counter[str]()))} not taken")
+            _warn_once(f"in {len(more)} more folders: {_counted(sum(more, Counter[str]()))} not read")
 
-    def not_taken_below(self, top: Path) -> str:
-        """`; 3 pictures there are not taken (3 .heic)`, or nothing."""
-        inside = [kinds for folder, kinds in self.not_taken.items() if Path(folder).is_relative_to(top)]
-        return f"; {_pictures(sum(inside, Counter[str]()))} not taken" if inside else ""
+    def not_read_below(self, top: Path) -> str:
+        """`; 3 pictures there are not read (3 .heic)`, or nothing."""
+        inside = [kinds for folder, kinds in self.not_read.items() if Path(folder).is_relative_to(top)]
+        return f"; {_counted(sum(inside, Counter[str]()))} not read" if inside else ""
 
     def _is_new(self, folder: str, top: Path) -> bool:
         identity = _identity(folder)
-        if identity in self._passed_over:
+        if identity in self._ignored:
             return False
         if identity not in self._owners:
             self._owners[identity] = top
@@ -153,12 +153,12 @@ def _identity(folder: str | Path) -> _Identity:
 def _plain_folders(tops: Iterable[Path]) -> Iterator[str]:
     """All folders below `tops` that are reached without a link."""
     for parent, folders, _ in chain.from_iterable(map(os.walk, tops)):
-        folders[:] = [name for name in folders if not is_passed_over(name)]
+        folders[:] = [name for name in folders if not is_ignored(name)]
         yield from (os.path.join(parent, name) for name in folders if not os.path.islink(os.path.join(parent, name)))
 
 
-def _entries(folder: str, not_taken: dict[str, Counter[str]]) -> tuple[list[str], list[str], list[str]]:
-    """The names of images, sorted, of folders and of links to folders; counts pictures that are not taken."""
+def _entries(folder: str, not_read: dict[str, Counter[str]]) -> tuple[list[str], list[str], list[str]]:
+    """The names of images, sorted, of folders and of links to folders; counts images that are not read."""
     files: list[str] = []
     folders: list[str] = []
     links: list[str] = []
@@ -174,36 +174,36 @@ def _entries(folder: str, not_taken: dict[str, Counter[str]]) -> tuple[list[str]
                 except OSError:  # a link that leads to itself
                     is_folder = False
                 if is_folder:
-                    if not is_passed_over(name):
+                    if not is_ignored(name):
                         (links if entry.is_symlink() else folders).append(name)
-                elif name[name.rfind(".") :].lower() in _TAKEN:
+                elif name[name.rfind(".") :].lower() in _READ:
                     files.append(name)
                 else:
                     others.append(name)
     except OSError as error:
         raise _unreadable(error) from error
-    kinds = _pictures_among(folder, others) if others else None
+    kinds = _images_among(folder, others) if others else None
     if kinds:
-        not_taken[folder] = kinds
+        not_read[folder] = kinds
     return sorted(files), folders, links
 
 
-def _pictures_among(folder: str, names: Iterable[str]) -> Counter[str]:
-    """How many of the files are pictures by suffix or first bytes, by suffix."""
+def _images_among(folder: str, names: Iterable[str]) -> Counter[str]:
+    """How many of the files are images by suffix or first bytes, by suffix."""
     kinds: Counter[str] = Counter()
-    looked_at = 0
+    opened = 0
     for name in names:
         suffix = os.path.splitext(name)[1].lower()
-        if suffix in OTHER_PICTURES:
+        if suffix in OTHER_IMAGES:
             kinds[suffix] += 1
-        elif suffix not in NO_PICTURES and looked_at < MOST_LOOKED_AT:
-            looked_at += 1
-            if _begins_as_a_picture(os.path.join(folder, name)):
+        elif suffix not in NOT_IMAGES and opened < MOST_OPENED:
+            opened += 1
+            if _begins_as_an_image(os.path.join(folder, name)):
                 kinds[suffix or "no suffix"] += 1
     return kinds
 
 
-def _begins_as_a_picture(path: str) -> bool:
+def _begins_as_an_image(path: str) -> bool:
     try:
         with regular_file(path) as (descriptor, size):
             start = read_at_most(descriptor, min(size, 16))
@@ -213,7 +213,7 @@ def _begins_as_a_picture(path: str) -> bool:
     return start.startswith(BEGINNINGS) or box or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
 
 
-def _pictures(kinds: Counter[str]) -> str:
+def _counted(kinds: Counter[str]) -> str:
     count = kinds.total()
     listed = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     return f"{count} pictures ({listed}) are" if count != 1 else f"1 picture ({listed}) is"

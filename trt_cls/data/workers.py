@@ -1,9 +1,9 @@
 """Worker processes that make batches: orders go out and batches come back, over a socket to each of them.
 
-No shared memory is used: a container has 64 MB of it by default, and a batch that does not fit there is lost without a
-word. A socket costs about the same: the main process spends 10 ms on a batch of 19 MB, through /dev/shm 8 ms (AMD Zen
-3, torch 2.14), and what is for a GPU arrives in page-locked memory without another copy. A worker that dies closes its
-socket, which the main process notices at once; when the main process dies, however it does, its workers end. Knows no
+No shared memory is used: a container has 64 MB of it by default, and a batch that does not fit there fails silently. A
+socket costs about the same: the main process spends 10 ms on a batch of 19 MB, through /dev/shm 8 ms (AMD Zen 3, torch
+2.14), and tensors for a GPU arrive in page-locked memory without another copy. A worker that dies closes its socket,
+which the main process notices at once; when the main process dies, however it does, its workers end. Does not know:
 images.
 """
 
@@ -33,7 +33,7 @@ from trt_cls.errors import RequestError, TrtClsError, one_line
 from trt_cls.isolation import start_forkserver
 
 AHEAD = 2
-"""Batches a worker that are in work beside the one that was handed out last."""
+"""Batches in work for each worker, beside the one that was returned last."""
 ADVICE = (
     "expected it to the end of the training; lower train_config.n_workers or batch_size_per_gpu if memory is short, "
     "then go on with --resume"
@@ -45,17 +45,17 @@ class LoaderError(TrtClsError):
 
 
 class Workers:
-    """`count` processes in which `make` turns orders into batches; both travel as pickles, tensors beside them.
+    """`count` processes in which `make` turns orders into batches; both are sent as pickles, tensors beside them.
 
-    `preload` is the module of `make`, which the processes need not import one by one. With a `gpu` tensors arrive in
-    page-locked memory for it.
+    `preload` is the module of `make`, imported once for all processes. With a `gpu` tensors arrive in page-locked
+    memory for it.
 
     Raises:
         LoaderError: they can't be started.
     """
 
     def __init__(self, make: Callable[[Any], Any], count: int, preload: str, gpu: int | None = None) -> None:
-        # forkserver: copies none of this process's threads, as fork does, nor imports torch for each, as spawn does
+        # forkserver: fork would copy this process's threads, spawn would import torch in each process
         context = get_context("forkserver")
         started: list[_Worker] = []
         Finalize(self, _kill, (started,), exitpriority=10)
@@ -75,7 +75,7 @@ class Workers:
             ) from error
 
     def map(self, orders: Iterable[Any]) -> Iterator[Any]:
-        """What becomes of each order, one after the other; some are made ahead.
+        """The batch of each order, in order; some are made ahead.
 
         Raises:
             LoaderError: a process died, or failed in its work.
@@ -94,7 +94,7 @@ class Workers:
                 future.cancel()
 
     def close(self) -> None:
-        """Ends the processes, whatever they are doing."""
+        """Ends the processes at once."""
         _kill(self._started)
         self._threads.shutdown(cancel_futures=True)  # before the sockets that they read from are closed
         for worker in self._started:
@@ -146,7 +146,7 @@ class _Worker:
 
 
 class _Failure:
-    """What a worker raised, as text: not every exception can be pickled."""
+    """A worker's exception as text, because not every exception can be pickled."""
 
     def __init__(self, error: Exception) -> None:
         self._status = error.exit_code if isinstance(error, TrtClsError) else None
@@ -166,15 +166,15 @@ def _kill(workers: list[_Worker]) -> None:
 
 
 def _work(connection: Connection, make: Callable[[Any], Any]) -> None:
-    """The life of a worker process."""
-    # They reach every process of a terminal or a job; the main process answers them and ends its workers.
+    """The main function of a worker process."""
+    # These signals reach every process of a terminal or a job; the main process handles them and ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     terminal.prepare()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if torch := sys.modules.get("torch"):  # `make` has it, or needs none
+    if torch := sys.modules.get("torch"):  # `make` has imported it, or does not need it
         torch.set_num_threads(1)
-    with suppress(EOFError, ConnectionError):  # the main process is through
+    with suppress(EOFError, ConnectionError):  # the main process has ended
         while True:
             order = connection.recv()
             try:
@@ -185,7 +185,7 @@ def _work(connection: Connection, make: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """The parent here is the process that asked for this one, not the fork server; it may die of SIGKILL."""
+    """Ends with the process that asked for this one (not the fork server), which may die of SIGKILL."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -193,7 +193,7 @@ def _end_with_parent() -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Notes tensors and leaves their content out."""
+    """Collects tensors and leaves their content out."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)

@@ -1,6 +1,6 @@
-"""The one gate for image files: which files are opened, of which formats, how large, and how many at a time.
+"""The only place where image files are opened: which formats, how large, and how many at a time.
 
-Knows Pillow's plugins and what memory a picture takes; nothing about pixels.
+Does not know: pixels.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FORMATS = {
     "GIF": ("Gif",),
     "AVIF": ("Avif",),
 }
-"""What is taken, the likeliest first, and the modules of Pillow for it. Never a format that starts a program (EPS) or
-that stands for another file. Of several pictures in a file the first one counts."""
+"""Accepted formats, the most common first, and Pillow's modules for each. Never a format that starts a program (EPS) or
+refers to another file. Of several images in a file the first one is read."""
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif",
     ".avif",
 )  # fmt: skip
-"""What such files are called, in upper or lower case."""
+"""Suffixes of such files, in upper or lower case."""
 MOST_BYTES = 2**29 + 2**20
-"""As many as the largest picture takes as plain 8-bit RGB, and 1 MiB for what stands around it."""
+"""The size of the largest image as plain 8-bit RGB, and 1 MiB for what surrounds it."""
 ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
-"""Larger pictures are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
+"""Larger images are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
 
 _alone = RLock()
 _thread = local()
@@ -48,7 +48,7 @@ _thread = local()
 
 @contextmanager
 def holding() -> Iterator[None]:
-    """A huge picture that this thread opens in the block keeps other huge ones out until the block ends."""
+    """A huge image that this thread opens in the block keeps other huge ones out until the block ends."""
     with ExitStack() as held:
         _thread.held = held
         try:
@@ -61,7 +61,7 @@ def holding() -> Iterator[None]:
 def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     """An image file, or its content, as Pillow opens it, with its content; not decoded yet.
 
-    More pixels than Pillow takes for a decompression bomb (178,956,970) are refused. A huge picture keeps other huge
+    More pixels than Pillow's limit for decompression bombs (178,956,970) are refused. A huge image keeps other huge
     ones out until the block ends, or that of `holding`.
 
     Raises:
@@ -97,12 +97,12 @@ def _content(source: Path | bytes, locks: ExitStack) -> bytes:
             raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
         if size > ALONE_BYTES:
             locks.enter_context(_alone)
-        # of a file that says it is empty nothing is read: those of /proc never end, or wait
+        # nothing is read of a file that reports no size: those of /proc never end, or block
         return read_at_most(descriptor, size)
 
 
 def _give_memory_back() -> None:
-    """Glibc keeps what each thread has freed for that thread: eight threads would keep a huge picture each."""
+    """Returns freed memory: glibc keeps it for each thread, so eight threads would keep a huge image each."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -110,7 +110,7 @@ def _give_memory_back() -> None:
 
 @cache
 def _formats() -> list[str]:
-    """The names of the formats that this Pillow has, once their modules are imported and libtiff is silent."""
+    """The names of the formats that this Pillow supports, once their modules are imported and libtiff is silent."""
     # The handle of Pillow's own library finds the functions of the libtiff that it is linked with, if it is.
     pillow = ctypes.CDLL(str(import_module("PIL._imaging").__file__))
     for silenced in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
@@ -124,7 +124,7 @@ def _formats() -> list[str]:
 
 
 def _is_short_of_memory(size: tuple[int, int]) -> bool:
-    """Whether a picture that failed had no memory to be decoded in; decoders often call that broken data."""
+    """Whether an image failed because memory ran out; decoders often report that as broken data."""
     pixels = size[0] * size[1]
     if pixels < 2**22 or (Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS):
         return False

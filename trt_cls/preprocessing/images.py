@@ -1,16 +1,16 @@
-"""From an image file to 8-bit RGB or grey pixels.
+"""From an image file to 8-bit RGB or gray pixels.
 
-Knows Pillow's modes; nothing about files, sizes or networks. Pillow decides what an image is. simplejpeg, which is
-optional, decodes plain JPEG files faster, with the same library and to the same bits.
+Pillow decides what an image is. simplejpeg, which is optional, decodes plain JPEG files faster, to the same bits. Does
+not know: files, sizes and networks.
 """
 
 from __future__ import annotations
 
 import os
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -18,18 +18,18 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import tiff
+from trt_cls.preprocessing.cpu import SWITCH
 from trt_cls.preprocessing.gate import ALONE_PIXELS, opened
-from trt_cls.preprocessing.native import SWITCH
 from trt_cls.preprocessing.pillow import Pixels, hwc
 
-PLAIN = {("RGB", 3), ("L", 3), ("L", 1)}
-"""Modes of JPEG files, and the channels wanted of them, for which a plain decoder does what Pillow does."""
+SAME_BY_SIMPLEJPEG = {("RGB", 3), ("L", 3), ("L", 1)}
+"""Modes of JPEG files and numbers of channels for which simplejpeg gives the pixels that Pillow gives."""
 
 
 def decode(source: Path | bytes, channels: int) -> Image.Image:
     """The pixels of `source`, an image file or its content, as `eight_bit` returns them.
 
-    The orientation that EXIF, XMP or TIFF name is ignored in every format, as in TAO: pixels come as they are stored.
+    The orientation that EXIF, XMP or TIFF state is ignored in every format, as in TAO: pixels come as they are stored.
 
     Raises:
         DataError: no image, a broken one or one that is refused; where `source` is a path, the message starts with it.
@@ -49,17 +49,12 @@ def read(source: Path | bytes, channels: int) -> Pixels:
         pixels = _pixels_of_jpeg(image, content, channels)
         if pixels is None:
             pixels = _array(eight_bit(loaded(image), channels))
-        image.close()  # Pillow's images stand in cycles: the memory would come back with some later garbage collection
+        image.close()  # Pillow's images are in reference cycles: memory would be freed by a later garbage collection
         return pixels
 
 
-def decoder() -> Literal["simplejpeg", "pillow"]:
-    """What decodes plain JPEG files here."""
-    return "pillow" if _simplejpeg() is None else "simplejpeg"
-
-
 def loaded(image: Image.Image) -> Image.Image:
-    """An image that `gate.opened` gave, decoded, with its pixels as they are stored in the file."""
+    """An image from `gate.opened`, decoded, with its pixels as they are stored in the file."""
     if isinstance(image, TiffImageFile):
         return tiff.loaded(image)
     image.load()
@@ -81,36 +76,35 @@ def _array(image: Image.Image) -> Pixels:
 def _pixels_of_jpeg(image: Image.Image, content: bytes, channels: int) -> Pixels | None:
     """The pixels by simplejpeg; None where Pillow must decode.
 
-    That is: other modes than RGB and grey, a colour image wanted in grey, which Pillow computes from the colours, and
-    whatever makes the decoder complain, even where it could go on: Pillow judges broken files.
+    That is: modes other than RGB and gray, a color image wanted in gray, which Pillow computes from the colors, and any
+    file that makes the decoder fail or warn: Pillow decides which files are broken.
     """
-    simplejpeg = _simplejpeg()
-    if simplejpeg is None or image.format not in ("JPEG", "MPO") or (image.mode, channels) not in PLAIN:
+    library = simplejpeg()
+    if library is None or image.format not in ("JPEG", "MPO") or (image.mode, channels) not in SAME_BY_SIMPLEJPEG:
         return None
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB" if channels == 3 else "GRAY")
+        pixels: Pixels = library.decode_jpeg(content, "RGB" if channels == 3 else "GRAY")
     except ValueError:
         return None
     return pixels
 
 
 @cache
-def _simplejpeg() -> ModuleType | None:
+def simplejpeg() -> ModuleType | None:
+    """The library that decodes plain JPEG files; None where it is not installed or switched off."""
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        import simplejpeg
+        return import_module("simplejpeg")
     except ImportError:
         return None
-    module: ModuleType = simplejpeg
-    return module
 
 
 def eight_bit(image: Image.Image, channels: int) -> Image.Image:
     """`image`, of any mode, as mode RGB (3 channels) or L (1 channel).
 
-    Transparency is dropped without compositing, as in TAO. Of 16-bit grey pixels the high byte counts (`value >> 8`),
-    as Pillow does for 16-bit colour; its conversion of grey would clip most to white.
+    Transparency is dropped without compositing, as in TAO. Of 16-bit gray pixels the high byte is taken (`value >> 8`),
+    as Pillow does for 16-bit color; its own conversion of gray would clip most to white.
 
     Raises:
         DataError: the pixels are floating-point, or wider than 16 bits: their range is not known.
@@ -122,9 +116,7 @@ def eight_bit(image: Image.Image, channels: int) -> Image.Image:
         if values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
             raise DataError("pixels wider than 16 bits have no known range; save the image with 8 or 16 bits a channel")
         image = Image.fromarray((values >> 8).astype(np.uint8))
-    if (
-        "transparency" in image.info
-    ):  # Pillow would convert the transparent colour too, and warn where there are several
+    if "transparency" in image.info:  # Pillow would convert the transparent color too, and warn where there are several
         image = image.copy()
         del image.info["transparency"]
     mode = "L" if channels == 1 else "RGB"

@@ -1,6 +1,6 @@
-"""A batch of images of different sizes as the arguments of `kernels/preprocess.cu`.
+"""A batch of images of different sizes as the arguments of `kernels/preprocess.cu`, and the kernel's grid.
 
-Knows the kernel's arguments and its grid; nothing about devices.
+Does not know: devices.
 """
 
 from __future__ import annotations
@@ -12,61 +12,56 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
-from trt_cls.preprocessing.resampling import Axis, Table, axes, span, table
+from trt_cls.preprocessing.pillow import Axis, Filter, Pixels, Table, axes, normalized_bytes, span, table
 
 SOURCE = np.dtype([("pixels", np.int64), ("across", np.int64), ("down", np.int64), ("width", np.int64)])
-"""One image: where its bytes and the tables of its two axes begin, and its width; `Source` in the kernel."""
+"""One image: the offsets of its bytes and of the tables of its two axes, and its width; `Source` in the kernel."""
 CHANGE = np.dtype(
     [
         ("hue", np.float32), ("saturation", np.float32), ("contrast", np.float32), ("colored", np.int32),
         ("mirrored", np.int32), ("erased", np.int32, 4),
     ]
 )  # fmt: skip
-"""What training does to one image; `Change` in the kernel. The box is left, top, right, bottom."""
+"""How training changes one image; `Change` in the kernel. The erased box is left, top, right, bottom."""
 TILE = (32, 32)
-"""Width and height of the output that one block makes."""
+"""Width and height of one block's output."""
 BLOCK = (32, 8, 1)
 """Threads of a block."""
 MOST_IMAGES = 65_535
-"""Of one launch: a grid has no more blocks along its third axis."""
+"""Images of one launch: a grid has no more blocks along its third axis."""
 ALIGNMENT = 16
 """Bytes: the kernel loads four weights at once."""
 SLACK = 16
 """Bytes behind the last pixel that the kernel may load: it takes pixels by fours, in aligned words."""
-LEVELS = 256
-"""Of a byte."""
-
-Filter = Literal["bilinear", "bicubic"]
 
 
 class Cut(NamedTuple):
-    """What the window of two axes looks at."""
+    """The source pixels that the window of two axes reads."""
 
     pixels: Pixels
     """[height,width,channels], a view of the image."""
     left: int
     top: int
-    """Where it begins in the image."""
+    """Where they begin in the image."""
     both: tuple[Axis, Axis]
-    """The axes across and down, of the whole image."""
+    """The axes across and down, of the full image."""
 
 
 def cut(image: Pixels, both: tuple[Axis, Axis], filter_name: Filter) -> Cut:
-    """The part of `image`, uint8 [height,width,channels], that its window can't do without."""
+    """The smallest part of `image`, uint8 [height,width,channels], that its window can be computed from."""
     (left, right), (top, bottom) = (span(axis, filter_name) for axis in both)
     return Cut(image[top:bottom, left:right], left, top, both)
 
 
 class Packed(NamedTuple):
-    """What the kernel reads of a batch."""
+    """What the kernel reads for a batch."""
 
     sources: npt.NDArray[np.void]
     """[n] of SOURCE."""
     tables: Table
-    """The tables of `resampling.table` that the batch needs, each once, flat."""
+    """The tables of `pillow.table` that the batch needs, each once, flat."""
     pixels: tuple[Pixels, ...]
-    """What the windows look at, [height,width,channels]; the kernel wants them one after the other."""
+    """What the windows read, [height,width,channels]; the kernel needs them one after the other."""
     size: tuple[int, int]
     """Width and height of each window."""
 
@@ -97,7 +92,7 @@ def pack_cuts(cuts: Sequence[Cut], filter_name: Filter) -> Packed:
                 end_of_tables += tables[-1].size
         _check(cuts[index], filter_name, size)
         _, width, channels = pixels.shape
-        # The tables count from the whole image's first pixel: where it would be, were it there.
+        # The tables count from the full image's first pixel, which may not be part of the cut.
         origin = end_of_pixels - (top * width + left) * channels
         sources[index] = (origin, places[both[0]], places[both[1]], width)
         end_of_pixels += pixels.size
@@ -108,7 +103,7 @@ def _check(given: Cut, filter_name: Filter, size: tuple[int, int]) -> None:
     """Refuses what would make the kernel read beyond its pixels or tables.
 
     Raises:
-        ValueError: these are not the pixels that the window looks at, or it is not of `size`.
+        ValueError: these are not the pixels that the window reads, or it is not of `size`.
     """
     pixels, left, top, both = given
     inside = all(axis.start >= 0 and axis.start + axis.outputs <= axis.resized for axis in both)
@@ -121,7 +116,7 @@ def _check(given: Cut, filter_name: Filter, size: tuple[int, int]) -> None:
 
 
 class Bundle:
-    """All that the kernel reads of a batch in one piece of memory, so that one copy brings it to the GPU."""
+    """All that the kernel reads for a batch in one block of memory, so that one copy takes it to the GPU."""
 
     def __init__(
         self, packed: Packed, preprocessing: Preprocessing, changes: npt.NDArray[np.void] | None = None
@@ -131,13 +126,15 @@ class Bundle:
             raise ValueError(f"windows {packed.size} of {channels} channels for {preprocessing}")
         if changes is not None and (changes.dtype != CHANGE or len(changes) != len(packed.sources)):
             raise ValueError(f"{len(changes)} changes of {changes.dtype} for {len(packed.sources)} images")
-        # What must be aligned stands first.
-        heads = [packed.sources, *([] if changes is None else [changes]), packed.tables, normalized(preprocessing)]
+        # What must be aligned comes first.
+        values = normalized_bytes(preprocessing)  # by source channel
+        values = np.ascontiguousarray(values[::-1] if preprocessing.channel_order == "bgr" else values)
+        heads = [packed.sources, *([] if changes is None else [changes]), packed.tables, values]
         self._heads = [head.view(np.uint8).reshape(-1) for head in heads]
         self._pixels = packed.pixels
         *starts, pixels = (int(end) for end in np.cumsum([0, *(_aligned(head.size) for head in self._heads)]))
         self.starts = pixels, *starts
-        """Where the kernel's first arguments begin, in its order: pixels, sources, changes if any, tables, values."""
+        """Offsets of the kernel's first arguments, in its order: pixels, sources, changes if any, tables, values."""
         self.size = pixels + sum(part.size for part in self._pixels) + SLACK
 
     def write(self, out: Pixels) -> None:
@@ -159,7 +156,7 @@ def _aligned(size: int) -> int:
 
 
 def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing) -> int:
-    """What a launch can't do without: each source byte that the output shows read once, each float32 written once.
+    """The least bytes of a launch: each source byte that the output depends on read once, each float32 written once.
 
     `sizes` are (width, height) of the images.
     """
@@ -171,20 +168,13 @@ def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing)
     return read + len(sizes) * channels * height * width * 4
 
 
-def normalized(preprocessing: Preprocessing) -> Floats:
-    """The network's input for each byte of each source channel, float32 [channels,256], as the CPU computes it."""
-    levels = np.arange(LEVELS, dtype=np.uint8).reshape(1, LEVELS, 1)
-    planes = normalize(np.broadcast_to(levels, (1, LEVELS, preprocessing.channels)), preprocessing).reshape(-1, LEVELS)
-    return np.ascontiguousarray(planes[::-1] if preprocessing.channel_order == "bgr" else planes)
-
-
 def scalars(preprocessing: Preprocessing) -> tuple[int, int, int]:
     """The kernel's arguments `reversed`, `height` and `width`."""
     return int(preprocessing.channel_order == "bgr"), preprocessing.height, preprocessing.width
 
 
 def kernel_name(preprocessing: Preprocessing, family: Literal["preprocess", "augment"] = "preprocess") -> str:
-    """The kernel for these channels."""
+    """The kernel for this number of channels."""
     return f"{family}_{'gray' if preprocessing.channels == 1 else 'color'}_float32"
 
 

@@ -1,13 +1,17 @@
-"""The executor on the CPU and the reference for all others: Pillow's resize, then float32 arithmetic.
+"""Pillow's 8-bit resize, which defines the pixels: by Pillow itself, and as weights for the other executors.
 
-Pillow's 8-bit resize is integer arithmetic and always antialiased. Two of its liberties are not taken: `resize(box=…)`
-holds the box in float32, which changes 2 % of the pixels, so crops are cut from the whole resized image; and Pillow 13
-begins with the height where that is cheaper, which changes up to a fifth of them, so `resize` fixes the order.
+Pillow's resize is integer arithmetic and always antialiased. Two of its shortcuts are not used: `resize(box=…)` holds
+the box in float32, which changes 2 % of the pixels, so crops are cut from the resized image; and Pillow 13 begins with
+the height where that is cheaper, which changes up to a fifth of them, so `resize` fixes the order.
+
+The weights follow Pillow's Resample.c in double precision and in its order of operations, because a weight that is
+rounded to 22 bits must come out the same.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import cache, lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,50 +22,53 @@ from trt_cls.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Table = npt.NDArray[np.int32]
+Filter = Literal["bilinear", "bicubic"]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+REACH = {"bilinear": 1.0, "bicubic": 2.0}
+"""Half the width of a filter, in pixels of the larger grid."""
+PRECISION = 22
+"""Fraction bits of a weight: what 32 bits leave beside 8 bits of pixel, sign, and headroom for negative lobes."""
+GROUP = 4
+"""Weights that the GPU loads together."""
 MARGIN = 32
 """A center crop is cut from an image that covers the input with this many pixels to spare."""
 MAX_PIXELS = 2**27
-"""Where the resized image would be larger, a long thin picture is refused instead of filling the memory."""
+"""Where the resized image would be larger, a long thin image is refused instead of filling the memory."""
 
 
-def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Floats:
-    """The network's input [C,H,W] for an image as `images.decode` returns it.
+class Axis(NamedTuple):
+    """One axis of a resize from `have` to `resized` pixels, of which `outputs` are taken, from `start` on."""
 
-    Raises:
-        DataError: the image is too long and thin for a crop.
-    """
-    return normalize(fit(image, preprocessing), preprocessing)
+    have: int
+    resized: int
+    start: int
+    outputs: int
 
 
-def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """The image resized and cropped to the network's size, [H,W,C], in RGB order.
+def axes(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[Axis, Axis]:
+    """How an image of `size`, (width, height), is resized and cropped: the axes across and down.
 
     Raises:
         DataError: the image is too long and thin for a crop.
     """
     target = preprocessing.width, preprocessing.height
     if preprocessing.crop == "none":
-        return hwc(resize(image, target, preprocessing.filter))
-    if image.size == target:
-        return hwc(image)
-    size = covering_size(image.size, (target[0] + MARGIN, target[1] + MARGIN))
-    resized = resize(image, size, preprocessing.filter)
-    left, top = (middle(have, want) for have, want in zip(size, target, strict=True))
-    return hwc(resized.crop((left, top, left + target[0], top + target[1])))
-
-
-def resize(image: Image.Image, size: tuple[int, int], filter_name: Literal["bilinear", "bicubic"]) -> Image.Image:
-    """The image in (width, height): the width first, rounded to 8 bits, then the height."""
-    resample = FILTERS[filter_name]
-    return image.resize((size[0], image.height), resample).resize(size, resample)
+        resized, starts = target, (0, 0)
+    elif size == target:
+        resized, starts = size, (0, 0)
+    else:
+        resized = covering_size(size, (target[0] + MARGIN, target[1] + MARGIN))
+        starts = middle(resized[0], target[0]), middle(resized[1], target[1])
+    return Axis(size[0], resized[0], starts[0], target[0]), Axis(size[1], resized[1], starts[1], target[1])
 
 
 def covering_size(size: tuple[int, int], target: tuple[float, float]) -> tuple[int, int]:
-    """The smallest size with the aspect of `size` that covers `target`, rounded down; (width, height) all three.
+    """The smallest size with the aspect ratio of `size` that covers `target`, rounded down; all are (width, height).
 
-    Rounding can leave it one pixel short of a whole target, as it does in TAO.
+    Rounding can leave it one pixel short of an integer target, as it does in TAO.
 
     Raises:
         DataError: it has more than MAX_PIXELS.
@@ -77,18 +84,46 @@ def covering_size(size: tuple[int, int], target: tuple[float, float]) -> tuple[i
 
 
 def middle(have: int, want: int) -> int:
-    """Where `want` pixels in the middle of `have` begin, rounded as TAO does.
+    """The first of `want` pixels in the middle of `have`, rounded as TAO does.
 
     Half a pixel goes to the even side, twice: round(7 / 2) is 4 and round(5 / 2) is 2.
     """
     return round(have / 2) - round(want / 2)
 
 
+def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """The image resized and cropped to the network's size, [H,W,C], in RGB order.
+
+    Raises:
+        DataError: the image is too long and thin for a crop.
+    """
+    return cropped(image, axes(image.size, preprocessing), preprocessing.filter)
+
+
+def cropped(image: Image.Image, both: tuple[Axis, Axis], filter_name: Filter) -> Pixels:
+    """The part [H,W,C] of the resized image that the axes across and down describe."""
+    across, down = both
+    resized = resize(image, (across.resized, down.resized), filter_name)
+    right, bottom = across.start + across.outputs, down.start + down.outputs
+    return hwc(resized.crop((across.start, down.start, right, bottom)))
+
+
+def resize(image: Image.Image, size: tuple[int, int], filter_name: Filter) -> Image.Image:
+    """The image in (width, height): the width first, rounded to 8 bits, then the height."""
+    resample = FILTERS[filter_name]
+    return image.resize((size[0], image.height), resample).resize(size, resample)
+
+
+def hwc(image: Image.Image | Pixels) -> Pixels:
+    """The pixels of an image of mode RGB or L, [H,W,C]; an array of that shape as it is."""
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
 def normalize(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None = None) -> Floats:
     """`(pixels / divisor - mean) / std` in float32, one operation after the other, from [H,W,C] to [C,H,W].
 
-    `out`, of that shape and contiguous, is filled and returned where it is given. Where the graph does it all, the
-    pixels stay as they are.
+    A contiguous `out` of that shape is filled and returned. Where the graph normalizes, the pixels stay as they are.
     """
     if preprocessing.embedded:
         if out is None:
@@ -107,7 +142,50 @@ def normalize(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None =
     return out
 
 
-def hwc(image: Image.Image | Pixels) -> Pixels:
-    """The pixels of an image of mode RGB or L, [H,W,C]; an array of that shape as it is."""
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+@cache
+def normalized_bytes(preprocessing: Preprocessing) -> Floats:
+    """The network's input for each value of a byte in each of its channels, [C,256]."""
+    values = np.arange(256, dtype=np.uint8)[None, :, None]
+    return normalize(np.repeat(values, preprocessing.channels, axis=2), preprocessing)[:, 0].copy()
+
+
+@lru_cache(maxsize=2048)  # three batches of 256 images that all differ in size, at some 10 KB
+def table(axis: Axis, filter_name: Filter) -> Table:
+    """The windows of n outputs, [n,2], and their weights, [groups,n,GROUP], each flat and padded to full groups.
+
+    A window is the first source pixel and the number of pixels; weights beyond it are 0. Read-only: it is shared.
+    """
+    scale = axis.have / axis.resized
+    stretch = max(scale, 1.0)
+    reach = REACH[filter_name] * stretch
+    center = (np.arange(axis.start, axis.start + axis.outputs) + 0.5) * scale
+    first = np.maximum((center - reach + 0.5).astype(np.int64), 0)
+    count = np.minimum((center + reach + 0.5).astype(np.int64), axis.have) - first
+    tap = np.arange(count.max())[:, None]
+    shares = np.where(tap < count, _kernel((tap + first - center + 0.5) * (1.0 / stretch), filter_name), 0.0)
+    # Added up one after the other as Pillow does; numpy's sum may go by pairs, which moves the last bit.
+    shares /= np.cumsum(shares, axis=0)[-1]
+    weights = np.trunc(shares * (1 << PRECISION) + np.copysign(0.5, shares))
+    windows = np.zeros(-(-2 * axis.outputs // GROUP) * GROUP, np.int32)
+    windows[: 2 * axis.outputs] = np.stack([first, count], axis=1).ravel()
+    groups = np.zeros((-(-len(weights) // GROUP), GROUP, axis.outputs), np.int32)
+    groups.reshape(-1, axis.outputs)[: len(weights)] = weights
+    flat = np.concatenate([windows, groups.transpose(0, 2, 1).ravel()])
+    flat.flags.writeable = False
+    return flat
+
+
+def span(axis: Axis, filter_name: Filter) -> tuple[int, int]:
+    """The first source pixel that an axis reads, and the one after the last."""
+    windows = table(axis, filter_name)[: 2 * axis.outputs].reshape(-1, 2)
+    return int(windows[0, 0]), int(windows[-1].sum())
+
+
+def _kernel(x: Doubles, filter_name: Filter) -> Doubles:
+    """The filter at a distance; bicubic is Keys' with a = -0.5."""
+    x = np.abs(x)
+    if filter_name == "bilinear":
+        return np.maximum(1.0 - x, 0.0)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))

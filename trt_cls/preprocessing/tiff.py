@@ -1,7 +1,7 @@
-"""TIFF files: which ones Pillow decodes rightly, which ones it needs help with, and which ones are refused.
+"""TIFF files: which ones Pillow decodes correctly, which ones are corrected here, and which ones are refused.
 
-Knows tags. Pillow reads the layouts of its table `OPEN_INFO`; those that it reads wrongly were found by writing all
-combinations of bits, samples, planes, compressions and byte orders with tifffile and comparing the pixels.
+Pillow reads the layouts of its table `OPEN_INFO`; those that it reads wrongly were found by writing all combinations of
+bits, samples, planes, compressions and byte orders with tifffile and comparing the pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = {
 }
 SIGNED = 2
 FULL_RANGE = ((0, 255, 128, 255, 128, 255), (0, 255, 0, 255, 0, 255))
-"""ReferenceBlackWhite of YCbCr as JPEG has it, and as several writers say the same."""
+"""ReferenceBlackWhite of YCbCr as in JPEG, and another spelling of it that several writers use."""
 JPEG_COEFFICIENTS = (0.299, 0.587, 0.114)
 
 T = Image.Transpose
@@ -39,11 +39,11 @@ _UNDO = {
     7: T.TRANSVERSE,
     8: T.ROTATE_270,
 }
-"""What turns a picture back that Pillow has turned by its orientation."""
+"""Undoes Pillow's rotation by the orientation."""
 
 
 def loaded(image: TiffImageFile) -> Image.Image:
-    """The picture decoded, as it is stored: Pillow turns TIFF by its orientation as it loads it, and no other format.
+    """The image decoded, as it is stored: of all formats Pillow rotates only TIFF by its orientation as it loads it.
 
     Raises:
         DataError: its pixels would come out wrong.
@@ -60,14 +60,14 @@ def loaded(image: TiffImageFile) -> Image.Image:
         found = Image.fromarray(~np.asarray(image))
     elif bits == (32,) and image.mode == "I":
         _refuse_small_values(image)
-    if colors is not None and max(colors) < 256:  # a map of 8 bits instead of 16: libtiff takes it so too
+    if colors is not None and max(colors) < 256:  # a map of 8 bits instead of 16, as libtiff reads it too
         found.putpalette(np.array(colors, np.uint8).reshape(3, -1).T.tobytes())
     undo = _UNDO.get(orientation)
     return found if undo is None else found.transpose(undo)
 
 
 def _refuse(image: TiffImageFile) -> None:
-    """Refuses what Pillow would decode to other pixels than the tags say."""
+    """Refuses what Pillow would decode to other pixels than the tags state."""
     tags, bits = image.tag_v2, _bits(image)
     photometric = tags.get(Tag.PhotometricInterpretation, 0)
     raw = tags.get(Tag.Compression, UNCOMPRESSED) == UNCOMPRESSED
@@ -77,7 +77,7 @@ def _refuse(image: TiffImageFile) -> None:
         raise _refused("signed integers, whose range is not known")
     reversed_bits = tags.get(Tag.FillOrder, 1) != 1
     if raw and tags.get(Tag.PlanarConfiguration, 1) == SEPARATE:
-        # there Pillow looks at nothing but the number of samples
+        # there Pillow checks only the number of samples
         if set(bits) != {8} or reversed_bits or photometric in (MIN_IS_WHITE, YCBCR):
             raise _refused(f"uncompressed separate planes of {max(bits)} bits of this kind")
     elif reversed_bits and max(bits) > 8:
@@ -91,7 +91,7 @@ def _refuse(image: TiffImageFile) -> None:
 
 
 def _refuse_odd_ycbcr(image: TiffImageFile) -> None:
-    """Pillow takes uncompressed YCbCr for full resolution in the range and by the coefficients of JPEG."""
+    """Refuses other uncompressed YCbCr than Pillow assumes: full resolution, with JPEG's range and coefficients."""
     tags = image.tag_v2
     if len(_bits(image)) == 3 and tags.get(Tag.YCbCrSubSampling, (2, 2)) != (1, 1):
         raise _refused("uncompressed YCbCr with fewer colors than pixels")
@@ -102,7 +102,7 @@ def _refuse_odd_ycbcr(image: TiffImageFile) -> None:
 
 
 def _refuse_small_values(image: Image.Image) -> None:
-    """The tag does not say which of 32 bits are used; only values that fill 16 bits are taken for such."""
+    """Refuses 32-bit values that may use fewer than 16 bits: the tag does not state how many are used."""
     values = np.asarray(image)
     smallest, largest = int(values.min(initial=0)), int(values.max(initial=0))
     if smallest >= 0 and largest < 0x8000:

@@ -18,15 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_strategies import CROPS, FILTERS, Case, cases, lengths, noise, plain, reachable
 from PIL import Image
-from pixel_reference import COLOR, GRAY, preprocessing_of
+from pixel_reference import COLOR, GRAY, preprocess, preprocessing_of
 from shared_data import all_photos, odd_images
 
 from kernels import host
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError
-from trt_cls.preprocessing import cpu, native, pillow
+from trt_cls.preprocessing import cpu, pillow
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.resampling import Axis, axes
+from trt_cls.preprocessing.pillow import Axis, Pixels, axes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "kernels" / "preprocess_host.cpp"
@@ -36,7 +36,7 @@ SOURCE = ROOT / "kernels" / "preprocess_host.cpp"
 def library(monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     """The library of the source that stands here, whatever is installed."""
     compiled = build()
-    monkeypatch.setattr(native, "shared_library", lambda: compiled)
+    monkeypatch.setattr(cpu, "shared_library", lambda: compiled)
     return compiled
 
 
@@ -46,6 +46,11 @@ def build() -> ctypes.CDLL:
     return host.compiled(SOURCE, [*module["extra-compile-args"], "-Wall", "-Wextra", "-Werror"])
 
 
+def fit(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """What `pillow.fit` does, by the executor on the CPU."""
+    return cpu.window(pixels, axes((pixels.shape[1], pixels.shape[0]), preprocessing), preprocessing.filter)
+
+
 def check(image: Image.Image, preprocessing: Preprocessing) -> None:
     """Pixels and tensor are Pillow's, or both refuse the image."""
     pixels = pillow.hwc(image)
@@ -53,9 +58,9 @@ def check(image: Image.Image, preprocessing: Preprocessing) -> None:
         expected = pillow.fit(image, preprocessing)
     except DataError as error:
         with pytest.raises(DataError, match=re.escape(str(error))):
-            cpu.fit(pixels, preprocessing)
+            fit(pixels, preprocessing)
         return
-    np.testing.assert_array_equal(cpu.fit(pixels, preprocessing), expected)
+    np.testing.assert_array_equal(fit(pixels, preprocessing), expected)
     np.testing.assert_array_equal(cpu.preprocess(pixels, preprocessing), expected.transpose(2, 0, 1))
 
 
@@ -146,7 +151,7 @@ def test_normalized_values_are_numpys_bit_for_bit(preprocessing: Preprocessing) 
     image = noise(np.random.default_rng(0), 24, 40, preprocessing.channels)
     batch = np.full((3, *preprocessing.input_shape), np.nan, np.float32)
     returned = cpu.preprocess(pillow.hwc(image), preprocessing, batch[1])
-    np.testing.assert_array_equal(batch[1].view(np.uint32), pillow.preprocess(image, preprocessing).view(np.uint32))
+    np.testing.assert_array_equal(batch[1].view(np.uint32), preprocess(image, preprocessing).view(np.uint32))
     assert np.shares_memory(returned, batch)
     assert np.isnan(batch[[0, 2]]).all()
 
@@ -155,7 +160,7 @@ def test_threads_do_not_disturb_each_other() -> None:
     preprocessing = plain(3, 64, 48, "center", "bicubic")
     images = [noise(np.random.default_rng(seed), 90 + seed, 140 - seed, 3) for seed in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda image: cpu.fit(pillow.hwc(image), preprocessing), images))
+        found = list(pool.map(lambda image: fit(pillow.hwc(image), preprocessing), images))
     for pixels, image in zip(found, images, strict=True):
         np.testing.assert_array_equal(pixels, pillow.fit(image, preprocessing))
 
@@ -188,34 +193,34 @@ def test_too_little_memory_is_told(library: ctypes.CDLL) -> None:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert outputs(64) == 0
     with pytest.raises(MemoryError, match="not enough memory to resize an image"):
-        native._done(1)
+        cpu._check(1)
 
 
 @pytest.mark.parametrize("filter_name", FILTERS)
 def test_without_the_library_pillow_gives_the_same(monkeypatch: pytest.MonkeyPatch, filter_name: str) -> None:
     preprocessing = preprocessing_of("rgb", filter_name, "center", "48x40", "torch")
     pixels = pillow.hwc(noise(np.random.default_rng(3), 120, 90, 3))
-    by_library = cpu.fit(pixels, preprocessing), cpu.preprocess(pixels, preprocessing)
+    by_library = fit(pixels, preprocessing), cpu.preprocess(pixels, preprocessing)
     assert cpu.executor() == "native"
-    monkeypatch.setattr(native, "shared_library", lambda: None)
+    monkeypatch.setattr(cpu, "shared_library", lambda: None)
     assert cpu.executor() == "pillow"
-    np.testing.assert_array_equal(cpu.fit(pixels, preprocessing), by_library[0])
+    np.testing.assert_array_equal(fit(pixels, preprocessing), by_library[0])
     np.testing.assert_array_equal(cpu.preprocess(pixels, preprocessing), by_library[1])
 
 
 def test_a_library_that_does_not_load_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
-    assert native.shared_library.__wrapped__() is None
-    (tmp_path / f"_host{native.EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
-    assert native.shared_library.__wrapped__() is None
+    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
+    assert cpu.shared_library.__wrapped__() is None
+    (tmp_path / f"_host{cpu.EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
+    assert cpu.shared_library.__wrapped__() is None
 
 
 def test_the_switch_leaves_all_to_pillow() -> None:
-    code = "from trt_cls.preprocessing import cpu, images; print(cpu.executor(), images.decoder())"
-    environment = os.environ | {native.SWITCH: "0"}
+    code = "from trt_cls.preprocessing import cpu, images; print(cpu.executor(), images.simplejpeg())"
+    environment = os.environ | {cpu.SWITCH: "0"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["pillow", "pillow"]
+    assert done.stdout.split() == ["pillow", "None"]
 
 
 @pytest.mark.slow
@@ -251,7 +256,7 @@ def test_the_package_is_built_with_and_without_a_compiler(tmp_path: Path, compil
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.startswith("trt_cls/preprocessing/_host") for name in names) == compiler
-    assert "trt_cls/preprocessing/native.py" in names
+    assert "trt_cls/preprocessing/cpu.py" in names
 
 
 def test_what_the_library_reads_lives_as_long_as_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,10 +278,12 @@ def test_what_the_library_reads_lives_as_long_as_the_call(monkeypatch: pytest.Mo
             self.alive = made[0]() is not None
             return 0
 
-    monkeypatch.setattr(native, "_values", values)
+    monkeypatch.setattr(cpu, "normalized_bytes", values)
     library, described = Library(), preprocessing_of("rgb", "bilinear", "center", "32x32")
     both = axes((40, 50), described)
-    native.preprocess(library, np.zeros((50, 40, 3), np.uint8), both, described, np.empty((3, 32, 32), np.float32))
+    cpu.preprocess_natively(
+        library, np.zeros((50, 40, 3), np.uint8), both, described, np.empty((3, 32, 32), np.float32)
+    )
     assert library.alive
 
 
@@ -305,19 +312,19 @@ def test_what_does_not_fit_the_pixels_never_reaches_the_library(
     pixels: np.ndarray, both: tuple[Axis, Axis], library: ctypes.CDLL
 ) -> None:
     with pytest.raises(ValueError, match="expected"):
-        native.resample(library, pixels, both, "bilinear")
+        cpu.resample_natively(library, pixels, both, "bilinear")
 
 
 @pytest.mark.parametrize("out", [np.zeros((3, 16, 16), np.float64), np.zeros((1, 16, 16), np.float32)])
 def test_an_output_of_another_size_never_reaches_the_library(out: np.ndarray, library: ctypes.CDLL) -> None:
     with pytest.raises(ValueError, match="expected float32"):
-        native.preprocess(library, PIXELS, BOTH, plain(3, 16, 16, "none", "bilinear"), out)
+        cpu.preprocess_natively(library, PIXELS, BOTH, plain(3, 16, 16, "none", "bilinear"), out)
 
 
 def test_a_side_beyond_32_bits_of_bytes_is_resized_by_pillow() -> None:
-    wide = np.zeros((1, native.LONGEST + 1, 1), np.uint8)
-    assert native.loaded_for(axes((wide.shape[1], 1), plain(1, 4, 4, "none", "bilinear"))) is None
-    assert cpu.fit(wide, plain(1, 4, 4, "none", "bilinear")).shape == (4, 4, 1)
+    wide = np.zeros((1, cpu.LONGEST + 1, 1), np.uint8)
+    assert cpu.library_for(axes((wide.shape[1], 1), plain(1, 4, 4, "none", "bilinear"))) is None
+    assert fit(wide, plain(1, 4, 4, "none", "bilinear")).shape == (4, 4, 1)
 
 
 @pytest.mark.slow
