@@ -46,6 +46,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/size.py circles
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -55,6 +56,7 @@ format: $(READY)
 proto: $(READY)
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. trt_cls/spec/experiment.proto
 
+# Lines that hold a token, modules, and what is above its limit.
 size: $(READY)
 	@$(BIN)/python tests/size.py
 
