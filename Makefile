@@ -46,11 +46,13 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/size.py circles
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Lines that hold a token, modules, and what is above its limit.
 size: $(READY)
 	@$(BIN)/python tests/size.py
 

@@ -25,8 +25,7 @@ from trt_cls.evaluation.evaluate import evaluate
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.models.network import count_parameters
-from trt_cls.pruning.latency import latencies_of_files
-from trt_cls.pruning.prune import prune
+from trt_cls.pruning.prune import latencies_of_files, prune
 from trt_cls.spec import load
 from trt_cls.spec.experiment import CosineLr, Experiment, LrConfig
 from trt_cls.training import train

@@ -59,11 +59,11 @@ def test_says_what_went_where_and_what_comes_next(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("trt_cls.pruning.latency.SECONDS", 0.1)
+    monkeypatch.setattr("trt_cls.pruning.prune.SECONDS", 0.1)
     output = tmp_path / "pruned.safetensors"
     lines = run(capsys, "-m", checkpoint, "-o", output, "-pth", "0.5", "-k", "key")
     assert row(lines, "conv1") == ["conv1", "64", "→", "40"]
-    assert row(lines, "predictions") == ["predictions", "2", "→", "2", "tells the classes"]
+    assert row(lines, "predictions") == ["predictions", "2", "→", "2", "computes the logits"]
     assert any(line.startswith("parameters     4,916,930 → 1,8") for line in lines)
     assert any(line.startswith("multiply-adds") and line.endswith("%)") for line in lines)
     assert any(line.startswith("latency") and line.endswith("×; ONNX Runtime, CPU, one image)") for line in lines)

@@ -14,9 +14,10 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from trt_cls.models import build
-from trt_cls.pruning.graph import ChannelGraph, channel_graph
+from trt_cls.pruning.graph import ChannelGraph
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, multiply_adds, pruned_network, require_equal, zeroed_tensors
+from trt_cls.pruning.trace import channel_graph
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import ModelConfig
 
@@ -209,8 +210,8 @@ def test_layers_whose_channels_meet_are_pruned_together_and_whole_where_they_are
     module.eval()
     scatter_statistics(module)
     graph = channel_graph(module, (3, 6, 6))
-    assert [set(group.layers) for group in graph.groups if not group.whole] == expected
-    assert all(group.whole == "tells the classes" for group in graph.groups if "last" in group.layers)
+    assert [set(group.layers) for group in graph.groups if not group.unprunable] == expected
+    assert all(group.unprunable == "computes the logits" for group in graph.groups if "last" in group.layers)
     kept = half(module, graph)
     require_equal(pruned_network(module, graph, kept), module, graph, kept, (3, 6, 6))
     assert_answers_as_zeroed(module, graph, kept, (3, 6, 6))

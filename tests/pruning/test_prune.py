@@ -116,7 +116,7 @@ def test_a_threshold_that_is_none_is_refused(checkpoint: Path, value: float) -> 
         ("model.hdf5", "b.safetensors", "trt-cls import-tao"),
         ("model.onnx", "b.safetensors", r"expected a \.safetensors checkpoint"),
         ("whole.safetensors", "pruned.hdf5", r"use -o .*pruned\.safetensors"),
-        ("whole.safetensors", "whole.safetensors", "would replace"),
+        ("whole.safetensors", "whole.safetensors", "would overwrite"),
     ],
 )
 def test_wrong_files_are_refused(tmp_path: Path, checkpoint: Path, model: str, output: str, message: str) -> None:
@@ -133,7 +133,7 @@ def test_wrong_files_are_refused(tmp_path: Path, checkpoint: Path, model: str, o
 def test_a_network_that_was_trained_for_int8_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     loaded = load_checkpoint(checkpoint)
     save_checkpoint(tmp_path / "int8.safetensors", loaded.module, replace(loaded.contract, precision="int8"))
-    with pytest.raises(ArtefactError, match="was trained for INT8, with ranges for all of its channels"):
+    with pytest.raises(ArtefactError, match="was trained for INT8, with activation ranges of all its channels"):
         prune(tmp_path / "int8.safetensors", tmp_path / "out.safetensors", HALF)
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -156,7 +156,7 @@ def test_widths_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
 
 def test_latency_is_measured_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("trt_cls.pruning.latency.SECONDS", 0.3)
+    monkeypatch.setattr("trt_cls.pruning.prune.SECONDS", 0.3)
     source = saved(tmp_path / "whole.safetensors", replace(RESNET, input_image_size="3,64,64"))
     latency = prune(source, None, Criteria(threshold=2, min_filters=8), latency=True).latency
     assert latency is not None
@@ -174,7 +174,7 @@ class WidthWrittenIn(torch.nn.Module):
 
 
 def test_code_with_a_width_written_in_is_told() -> None:
-    with pytest.raises(TrtClsError, match=r"does not run .* widths written in"):
+    with pytest.raises(TrtClsError, match=r"does not run .* fixed widths"):
         prune_network(WidthWrittenIn().eval(), (3, 8, 8), Criteria(threshold=2))
 
 

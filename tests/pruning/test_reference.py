@@ -17,9 +17,10 @@ from torch import nn
 
 from trt_cls.models import build
 from trt_cls.models.network import count_parameters
-from trt_cls.pruning.graph import ChannelGraph, channel_graph
+from trt_cls.pruning.graph import ChannelGraph
 from trt_cls.pruning.selection import Criteria, Scored, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, pruned_network
+from trt_cls.pruning.trace import channel_graph
 
 RECORDS = tao_records("prune_reference.json")
 QUICK = {"resnet10", "mobilenet_v2", "squeezenet", "cspdarknet_tiny", "efficientnet_b0"}

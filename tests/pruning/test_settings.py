@@ -24,10 +24,11 @@ from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint, widths
 from trt_cls.models.network import Network
-from trt_cls.pruning.graph import ChannelGraph, Group, Layer, channel_graph
+from trt_cls.pruning.graph import ChannelGraph, Group, Layer
 from trt_cls.pruning.prune import prune_network
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, multiply_adds, pruned_network
+from trt_cls.pruning.trace import channel_graph
 from trt_cls.spec.experiment import ModelConfig
 
 SHAPE = (3, 32, 32)
@@ -51,7 +52,7 @@ def drawn(arch: str, number: int) -> Criteria:
     """Settings that differ from run to run; one layer of the network, the first of a group, is excluded at times."""
     rng = np.random.default_rng([number, *arch.encode()])
     _, graph = network(arch)
-    prunable = [group.layers[0] for group in graph.groups if not group.whole]
+    prunable = [group.layers[0] for group in graph.groups if not group.unprunable]
     return Criteria(
         threshold=float(rng.choice([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])),
         granularity=int(rng.choice([1, 3, 8, 32])),
@@ -81,7 +82,7 @@ def test_settings_are_kept_to(arch: str, number: int) -> None:
         assert np.array_equal(np.unique(filters), filters)
         assert count == depth or count % criteria.granularity == 0
         assert count >= min(criteria.min_filters, depth)
-        if group.whole or set(criteria.excluded) & set(group.layers):
+        if group.unprunable or set(criteria.excluded) & set(group.layers):
             assert count == depth
     pruned = pruned_network(module, graph, kept)
     assert widths(pruned.state_dict()) == {name: len(filters) for name, filters in kept.items()}
@@ -106,7 +107,7 @@ def test_a_higher_threshold_never_keeps_more(arch: str, equalization: Any, norma
         if threshold == 0:
             assert after == before, "no filter of these networks is all zeros"
         before = after
-    assert all(len(before[name]) == 1 for group in graph.groups if not group.whole for name in group.layers)
+    assert all(len(before[name]) == 1 for group in graph.groups if not group.unprunable for name in group.layers)
 
 
 @pytest.mark.parametrize("target", [0.9, 0.5, 0.25])

@@ -19,7 +19,7 @@ from trt_cls.data.stream import stream
 from trt_cls.distributed.processes import ALONE
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import (
-    PLAIN,
+    NO_EXTENSIONS,
     CosineLr,
     Experiment,
     Extensions,
@@ -68,7 +68,9 @@ def test_processes_extend_a_training_as_one_with_the_whole_batch_does(experiment
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extensions", [PLAIN, Extensions(ema_decay=0.8, average_checkpoints=1)], ids=["off", "on"])
+@pytest.mark.parametrize(
+    "extensions", [NO_EXTENSIONS, Extensions(ema_decay=0.8, average_checkpoints=1)], ids=["off", "on"]
+)
 def test_processes_validate_the_network_that_is_saved(extensions: Extensions, experiment: Make, tmp_path: Path) -> None:
     request = experiment(batch_size_per_gpu=4, extensions=extensions)
     weights = trained_by(2, request, tmp_path / "run")

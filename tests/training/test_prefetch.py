@@ -24,7 +24,7 @@ from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import PackedBatch, TrainingBatch, TrainingLoader, pinned
 from trt_cls.preprocessing.cuda import NON_BLOCKING, CudaAugmentation
 from trt_cls.spec.experiment import (
-    PLAIN,
+    NO_EXTENSIONS,
     Experiment,
     Extensions,
     LrConfig,
@@ -68,7 +68,7 @@ def check_same(found: list[TrainingBatch], expected: list[TrainingBatch]) -> Non
 
 
 EXTENSIONS = {
-    "plain": PLAIN,
+    "plain": NO_EXTENSIONS,
     "erasing": Extensions(random_erasing=0.5),
     "cutmix": Extensions(cutmix_alpha=1.0, random_erasing=0.3),
 }
@@ -89,7 +89,7 @@ def test_an_epoch_of_packed_batches_is_that_of_whole_ones(
 
 
 def test_packed_batches_come_whole_out_of_other_processes(folder: ImageFolder) -> None:
-    alone, two = (list(loader(folder, COLOR, PLAIN, pack=True, n_workers=n).epoch(0)) for n in (0, 2))
+    alone, two = (list(loader(folder, COLOR, NO_EXTENSIONS, pack=True, n_workers=n).epoch(0)) for n in (0, 2))
     for one, other in zip(two, alone, strict=True):
         assert torch.equal(one.bundle, other.bundle)
         assert torch.equal(one.mixing.shares, other.mixing.shares)
@@ -98,7 +98,7 @@ def test_packed_batches_come_whole_out_of_other_processes(folder: ImageFolder) -
 
 def test_a_bundle_is_smaller_than_the_tensor_that_it_becomes(folder: ImageFolder) -> None:
     preprocessing = preprocessing_of("rgb", "bilinear", "center", "224x224", "torch")
-    packed = list(loader(folder, preprocessing, PLAIN, pack=True).epoch(0))
+    packed = list(loader(folder, preprocessing, NO_EXTENSIONS, pack=True).epoch(0))
     tensors = sum(batch.count for batch in packed) * 3 * 224 * 224 * 4
     assert sum(batch.bundle.nbytes for batch in packed) < 0.5 * tensors
 
@@ -108,8 +108,8 @@ def test_broken_images_are_left_out_and_a_batch_of_them_is_empty(folder: ImageFo
     kernel, compute = host.Augmentation(COLOR), choose_compute("cpu", "fp32")
     for chosen in (samples[:8], [*samples[:3], *folder.samples[:5]]):
         broken = ImageFolder(folder.root, tuple(chosen), folder.classes)
-        found = list(prefetched(loader(broken, COLOR, PLAIN, pack=True).epoch(0), compute, kernel))
-        check_same(found, list(loader(broken, COLOR, PLAIN, pack=False).epoch(0)))
+        found = list(prefetched(loader(broken, COLOR, NO_EXTENSIONS, pack=True).epoch(0), compute, kernel))
+        check_same(found, list(loader(broken, COLOR, NO_EXTENSIONS, pack=False).epoch(0)))
     assert kernel.batches == [5]
 
 
@@ -180,8 +180,8 @@ def test_a_batch_is_ready_when_it_is_handed_over_and_the_next_is_under_way(
     kernel = CudaAugmentation(COLOR, 0)
     _, stream = stand_in.streams.values()
     assert stream.flags == NON_BLOCKING, "else every launch waits for the step, which is on the default stream"
-    expected = list(loader(folder, COLOR, PLAIN, pack=False, mixup_alpha=0.0).epoch(0))
-    batches = loader(folder, COLOR, PLAIN, pack=True, mixup_alpha=0.0).epoch(0)
+    expected = list(loader(folder, COLOR, NO_EXTENSIONS, pack=False, mixup_alpha=0.0).epoch(0))
+    batches = loader(folder, COLOR, NO_EXTENSIONS, pack=True, mixup_alpha=0.0).epoch(0)
     for number, batch in enumerate(prefetched(batches, lazily, kernel)):
         check_same([batch], [expected[number]])
         assert lazily.recorded[-2:][0] is batch.images
@@ -211,14 +211,14 @@ def test_a_training_with_packed_batches_ends_as_one_without(
 
 
 def test_on_a_cpu_nothing_is_packed_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    assert open_augmentation(choose_compute("cpu", "fp32"), COLOR, PLAIN) is None
+    assert open_augmentation(choose_compute("cpu", "fp32"), COLOR, NO_EXTENSIONS) is None
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
     ("extensions", "told"),
     [
-        (PLAIN, "on the CPU, with the same result: preprocessing on the GPU needs the package pycuda"),
+        (NO_EXTENSIONS, "on the CPU, with the same result: preprocessing on the GPU needs the package pycuda"),
         (Extensions(rand_augment=RandAugment()), "on the CPU: the GPU's kernel has no rand_augment"),
         (Extensions(crop_padding=4), "on the CPU: the GPU's kernel has no crop_padding"),
     ],
@@ -236,7 +236,7 @@ def test_one_line_says_why_a_gpu_does_not_augment(
 def test_where_a_gpu_and_its_tools_are_there_the_kernel_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = StandIn((1, 1))
     stand_in.install(monkeypatch)
-    kernel = open_augmentation(ON_GPU, COLOR, PLAIN)
+    kernel = open_augmentation(ON_GPU, COLOR, NO_EXTENSIONS)
     assert kernel is not None
     assert kernel.shape == (3, 48, 64)
     kernel.close()
@@ -248,7 +248,7 @@ def test_pinning_leaves_no_tensor_of_a_packed_batch_behind(
 ) -> None:
     tensors = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensors.append(tensor.data_ptr()) or tensor)
-    batch = next(loader(folder, COLOR, PLAIN, pack=True).epoch(0))
+    batch = next(loader(folder, COLOR, NO_EXTENSIONS, pack=True).epoch(0))
     assert isinstance(batch, PackedBatch)
     pinned(batch)
     assert set(tensors) == {tensor.data_ptr() for tensor in (batch.bundle, batch.mixing.shares, batch.targets)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,60 +14,47 @@ from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.pruning.prune import Pruned
-    from trt_cls.pruning.selection import Equalization, Normalizer
 
 COUNT = click.IntRange(min=1)
+EQUALIZATIONS = ("union", "intersection", "arithmetic_mean", "geometric_mean")
 
 
-@click.command(name="prune")
+@click.command(name="prune", context_settings={"show_default": True})
 @model_option(required=True, description="Checkpoint (.safetensors).")
-@click.option("-o", "--output", "--output_file", "output", type=click.Path(path_type=Path), help="Checkpoint to write.")
+@click.option("-o", "--output", "--output_file", type=click.Path(path_type=Path), help="Checkpoint to write.")
 @click.option(
     "-pth",
     "--threshold",
     "--pruning_threshold",
-    "threshold",
     type=float,
-    help="Filters whose normalised norm is at most this go.  [default: 0.1]",
+    help="Remove filters whose normalized norm is at most this.  [default: 0.1]",
 )
 @click.option("--target-flops", "target", type=float, help="Share of multiply-adds to leave, instead of a threshold.")
 @click.option(
     "-eq",
     "--equalization",
     "--equalization_criterion",
-    "equalization",
-    type=click.Choice(["union", "intersection", "arithmetic_mean", "geometric_mean"]),
+    type=click.Choice(EQUALIZATIONS),
     default="union",
-    show_default=True,
-    help="How the norms of layers that keep the same filters become one.",
+    help="How to merge the norms of layers that keep the same filters.",
 )
 @click.option(
     "-pg",
     "--granularity",
     "--pruning_granularity",
-    "granularity",
     type=COUNT,
     default=8,
-    show_default=True,
-    help="The filters that stay are a multiple of this.",
+    help="Round the number of filters that stay up to a multiple of this.",
 )
 @click.option(
-    "-nf",
-    "--min-filters",
-    "--min_num_filters",
-    "min_filters",
-    type=COUNT,
-    default=16,
-    show_default=True,
-    help="So many filters stay in each layer.",
+    "-nf", "--min-filters", "--min_num_filters", type=COUNT, default=16, help="Minimum number of filters per layer."
 )
 @click.option(
     "-n",
     "--normalizer",
     type=click.Choice(["max", "L2"]),
     default="max",
-    show_default=True,
-    help="Norms relative to the layer's largest, or to the root of their sum of squares over their number.",
+    help="Divide norms by the layer's largest, or by the root of their sum of squares over their number.",
 )
 @click.option(
     "-el",
@@ -90,32 +77,28 @@ def command(
     output: Path | None,
     threshold: float | None,
     target: float | None,
-    equalization: Equalization,
-    granularity: int,
-    min_filters: int,
-    normalizer: Normalizer,
     excluded: tuple[str, ...],
     more_layers: tuple[str, ...],
     dry_run: bool,
     latency: bool | None,
     results: Path | None,
+    **rules: Any,
 ) -> None:
     """Remove the weakest filters of a network, by TAO's rules.
 
-    What is left learns on with train: name it as train_config.pretrained_model_path.
+    Retrain the result with train: name it as train_config.pretrained_model_path.
     """
-    _check(output, threshold, target, excluded, more_layers, dry_run=dry_run)
+    if output is None and not dry_run:
+        raise click.UsageError("no -o FILE to write to; name one, or use --dry-run")
+    if threshold is not None and target is not None:
+        raise click.UsageError("-pth and --target-flops both decide how much is removed; leave one of them out")
+    if more_layers and not excluded:
+        raise click.UsageError(f'"{more_layers[0]}" belongs to no flag; name layers to exclude after -el')
     from trt_cls.pruning.prune import prune
     from trt_cls.pruning.selection import Criteria
 
-    criteria = Criteria(
-        threshold=0.1 if threshold is None else threshold,
-        granularity=granularity,
-        min_filters=min_filters,
-        normalizer=normalizer,
-        equalization=equalization,
-        excluded=tuple(name for given in (*excluded, *more_layers) for name in given.split(",") if name),
-    )
+    names = tuple(name for given in (*excluded, *more_layers) for name in given.split(",") if name)
+    criteria = Criteria(threshold=0.1 if threshold is None else threshold, excluded=names, **rules)
     measure = latency if latency is not None else not dry_run and _can_measure()
     pruned = prune(model, None if dry_run else output, criteria, target=target, latency=measure)
     _print(pruned)
@@ -124,23 +107,6 @@ def command(
     if output is not None and not dry_run:
         echo(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
         echo(f'next: trt-cls train -e SPEC -r DIR --set train_config.pretrained_model_path="{output}"')
-
-
-def _check(
-    output: Path | None,
-    threshold: float | None,
-    target: float | None,
-    excluded: tuple[str, ...],
-    more_layers: tuple[str, ...],
-    *,
-    dry_run: bool,
-) -> None:
-    if output is None and not dry_run:
-        raise click.UsageError("no -o FILE to write to; name one, or use --dry-run")
-    if threshold is not None and target is not None:
-        raise click.UsageError("-pth and --target-flops both decide how much goes; leave one of them out")
-    if more_layers and not excluded:
-        raise click.UsageError(f'"{more_layers[0]}" belongs to no flag; name layers to exclude after -el')
 
 
 def _can_measure() -> bool:
@@ -156,7 +122,7 @@ def _print(pruned: Pruned) -> None:
     width = max(len(name) for name in pruned.filters)
     echo(f"{'layer':{width}}  filters")
     for name, (before, after) in pruned.filters.items():
-        echo(f"{name:{width}}  {before:5} → {after:5}  {pruned.whole.get(name, '')}".rstrip())
+        echo(f"{name:{width}}  {before:5} → {after:5}  {pruned.unprunable.get(name, '')}".rstrip())
     weights, work = pruned.parameters, pruned.multiply_adds
     echo(f"\nthreshold      {pruned.threshold:g}")
     echo(f"parameters     {weights.before:,.0f} → {weights.after:,.0f} ({weights.ratio:.1%})")
@@ -165,7 +131,7 @@ def _print(pruned: Pruned) -> None:
         slow, fast = (seconds * 1e3 for seconds in pruned.latency)
         echo(f"latency        {slow:.2f} ms → {fast:.2f} ms ({slow / fast:.2f}×; ONNX Runtime, CPU, one image)")
     if weights.ratio == 1:
-        echo("nothing was removed: no filter is below the threshold, or all layers must stay whole")
+        echo("nothing was removed: no filter is below the threshold, or no layer may lose filters")
 
 
 def _write(results: Path, pruned: Pruned) -> None:
@@ -178,6 +144,6 @@ def _write(results: Path, pruned: Pruned) -> None:
         "multiply_adds": pruned.multiply_adds,
         "latency_seconds": pruned.latency,
         "filters": pruned.filters,
-        "whole": dict(pruned.whole),
+        "whole": dict(pruned.unprunable),
     }
     write_text(results_folder(results) / "pruning.json", json.dumps(content, indent=1, ensure_ascii=False))

@@ -159,11 +159,9 @@ class Builder:
         Raises:
             MapTooSmallError: the map has fewer pixels than the window.
         """
-        padding = (kernel - 1) // 2
         name = name or self._numbered("max_pooling2d")
-        return self._pool(
-            x, name, nn.MaxPool2d(kernel, stride, padding), (kernel, kernel), (stride, stride), (padding, padding)
-        )
+        window, step, padding = (kernel, kernel), (stride, stride), ((kernel - 1) // 2,) * 2
+        return self._pool(x, name, nn.MaxPool2d(window, step, padding), window, step, padding)
 
     def average_pool(
         self, x: Value, kernel: Pair, stride: Pair, padding: Pair = (0, 0), name: str | None = None

@@ -1,4 +1,5 @@
-"""Structured channel pruning: which filters go, by TAO's rules, and the smaller network without them.
+"""Structured channel pruning by TAO's rules: removes filters and gives a smaller network that still can be trained.
 
-`graph` says which filters stay or go together, `selection` which go, `surgery` cuts, `prune` goes from file to file.
+Does not know: architectures, training. `trace` finds which filters stay or go together, `selection` chooses, `surgery`
+cuts; begin with `prune`, which goes from checkpoint to checkpoint.
 """

@@ -1,15 +1,6 @@
-"""Which filters of a network stay or go together, read off the operators that torch.export writes down.
+"""The channel graph: where the channels that each layer of a network reads come from, and which filters stay together.
 
-Nothing here is about families: whatever can be exported to ONNX is followed by its operators.
-
-Torch-Pruning 1.6 was tried instead: it prunes by ratios, without TAO's threshold, granularity and equalization, takes a
-slice of channels for an element-wise operator (CSPDarkNet-tiny then fails on sizes that do not fit), and fails at
-ShuffleNet.
-
-
-Where the channels of a value in a network come from, and how that changes on the value's way.
-
-It knows shapes and numbers, no operators and no framework.
+Data and arithmetic on shapes. Does not know: operators, weights, torch.
 """
 
 from __future__ import annotations
@@ -17,12 +8,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from trt_cls.errors import TrtClsError, one_line
+Shape = tuple[int, ...]
 
-if TYPE_CHECKING:
-    from torch import nn
+
+class Part(NamedTuple):
+    """The channels that one layer's filters became, side by side."""
+
+    layer: str | None
+    """None: channels of another origin, never removed."""
+    filters: int
+    repeat: int = 1
+    """Channels per filter: more than one after a map was flattened."""
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return self.filters * self.repeat
+
+
+class Channels(NamedTuple):
+    """The channels of one value: their axis, and the parts they consist of."""
+
+    axis: int
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return sum(part.size for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -32,18 +47,18 @@ class Layer:
     name: str
     filters: int
     inputs: tuple[Part, ...]
-    """What its weights read; empty where those channels are never removed, and for a depthwise convolution."""
+    """The channels that it reads; empty where they are never removed, and for a depthwise convolution."""
     fan_in: int
     """Channels that a filter reads."""
     kernel: int
-    """Weights for each of them."""
+    """Weights per channel."""
     positions: int
-    """Of the output, for one image."""
+    """Output positions of one image."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch normalisation."""
+    """A batch normalization."""
 
     name: str
     channels: tuple[Part, ...]
@@ -51,78 +66,27 @@ class Norm:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that keep the same filters."""
+    """Layers that must keep the same filters."""
 
     layers: tuple[str, ...]
-    whole: str
-    """Why none can be removed; empty where they can."""
+    unprunable: str
+    """Why no filter can be removed; empty where filters can."""
 
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """All that pruning needs to know of a network beside its weights."""
+    """What pruning needs to know about a network, besides its weights."""
 
     layers: Mapping[str, Layer]
     norms: tuple[Norm, ...]
     groups: tuple[Group, ...]
-    """Each layer is in one."""
+    """Each layer is in exactly one."""
     other_multiply_adds: int
-    """Of convolutions and dense layers whose weights are computed, for one image."""
-
-
-def channel_graph(module: nn.Module, input_shape: tuple[int, int, int]) -> ChannelGraph:
-    """The graph of a network in eval mode for images of `input_shape`.
-
-    Raises:
-        TrtClsError: torch.export can't follow the network.
-    """
-    import torch
-
-    from trt_cls.pruning.trace import walk
-
-    try:
-        with torch.no_grad():
-            program = torch.export.export(module, (torch.zeros(2, *input_shape),), strict=False)
-    except Exception as error:  # what stops the exporter comes as it is, of any kind
-        raise TrtClsError(
-            f"the network can't be followed by torch.export ({one_line(error)[:200]}); expected one "
-            "that can be exported to ONNX; choose another arch"
-        ) from error
-    return walk(program)
-
-
-Shape = tuple[int, ...]
-
-
-class Part(NamedTuple):
-    """All filters of one layer, side by side."""
-
-    layer: str | None
-    """None: channels of another origin, which are never removed."""
-    filters: int
-    repeat: int = 1
-    """How many neighbours each filter has become, as flattening a map makes them."""
-
-    @property
-    def size(self) -> int:
-        """Channels."""
-        return self.filters * self.repeat
-
-
-class Channels(NamedTuple):
-    """The channels of one value: along which axis they lie, and what they consist of."""
-
-    axis: int
-    parts: tuple[Part, ...]
-
-    @property
-    def size(self) -> int:
-        """How many they are."""
-        return sum(part.size for part in self.parts)
+    """Those of layers whose weights are computed, for one image."""
 
 
 def reshaped(channels: Channels, before: Shape, after: Shape) -> Channels | None:
-    """The channels after a change of shape that keeps the order of the numbers; None where it takes them apart."""
+    """The channels after a reshape; None where it splits channels up."""
     lead, size = prod(before[: channels.axis]), before[channels.axis]
     for axis, extent in enumerate(after):
         if prod(after[:axis]) != lead:
@@ -135,22 +99,22 @@ def reshaped(channels: Channels, before: Shape, after: Shape) -> Channels | None
 
 
 def moved(channels: Channels, order: Sequence[int]) -> Channels:
-    """The channels after the axes of their value are put in another order."""
+    """The channels after a permutation of the axes."""
     return Channels(list(order).index(channels.axis), channels.parts)
 
 
 def reduced(channels: Channels, axes: Sequence[int], *, kept: bool) -> Channels | None:
-    """The channels after `axes` are summed up (and `kept`, with extent 1); None where theirs is among them."""
+    """The channels after a reduction over `axes` (`kept` with size 1); None where their own axis is reduced."""
     if channels.axis in axes:
         return None
     return channels if kept else Channels(channels.axis - sum(axis < channels.axis for axis in axes), channels.parts)
 
 
 def aligned(values: Sequence[Channels | None], shapes: Sequence[Shape], rank: int) -> list[Channels] | None:
-    """The channels of values that meet element by element, as those of a result of `rank` axes.
+    """The channels of values that are combined element by element, on the axes of a result of `rank` axes.
 
-    A value without channels (None) has as many of another origin as it is wide there. None where the channels lie along
-    different axes or consist of parts of other sizes; a single channel, which meets all others, is no obstacle.
+    A value without channels (None) has channels of another origin there. None where the channels lie along different
+    axes or consist of parts of other sizes; a single channel, which is broadcast, fits all.
     """
     along = {value.axis - len(shape) for value, shape in zip(values, shapes, strict=True) if value and value.size > 1}
     if len(along) != 1:

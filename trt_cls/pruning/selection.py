@@ -1,6 +1,6 @@
-"""Which filters stay, by the rules of TAO's prune: norms of filters, made comparable, against one threshold.
+"""Which filters stay, by the rules of TAO's prune: the normalized L2 norm of each filter against one threshold.
 
-The rules hold for a group of layers that keep the same filters, found elsewhere; here are only numbers.
+Does not know: how the groups of layers that keep the same filters are found, nor torch.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ Normalizer = Literal["max", "L2"]
 Equalization = Literal["union", "intersection", "arithmetic_mean", "geometric_mean"]
 
 Norms = NDArray[np.float32]
-"""One for each filter."""
+"""One per filter."""
 Filters = NDArray[np.int64]
-"""Indices of filters, rising."""
+"""Indices of filters, ascending."""
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """What decides; the defaults are TAO's."""
+    """The rules of the selection; the defaults are TAO's."""
 
     threshold: float = 0.1
-    """Filters whose score is at most this go."""
+    """Filters whose score is at most this are removed."""
     granularity: int = 8
     """The number of filters that stay is rounded up to a multiple of this."""
     min_filters: int = 16
-    """So many stay in any case."""
+    """Minimum number of filters per layer."""
     normalizer: Normalizer = "max"
     equalization: Equalization = "union"
     """How the scores of several layers that keep the same filters become one."""
     excluded: tuple[str, ...] = ()
-    """Layers that keep all filters, and with them all of their group."""
+    """Layers that keep all filters, as do the others of their group."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A group of layers with one score for each of their filters."""
+    """A group of layers with one score per filter."""
 
     group: Group
     scores: Norms
 
 
 def scored(graph: ChannelGraph, norms: Mapping[str, Norms], criteria: Criteria) -> list[Scored]:
-    """The groups from which filters can be removed; `norms` are those of the filters of each layer.
+    """The groups from which filters can be removed; `norms` are those of each layer's filters.
 
     Raises:
         RequestError: an excluded layer does not exist.
@@ -66,13 +66,18 @@ def scored(graph: ChannelGraph, norms: Mapping[str, Norms], criteria: Criteria) 
     return [
         Scored(group, _merged([_normalized(name, norms[name], criteria) for name in group.layers], criteria))
         for group in graph.groups
-        if not group.whole and not set(criteria.excluded).intersection(group.layers)
+        if not group.unprunable and not set(criteria.excluded).intersection(group.layers)
     ]
+
+
+def all_filters(graph: ChannelGraph) -> dict[str, Filters]:
+    """The filters of each layer before pruning."""
+    return {name: np.arange(layer.filters) for name, layer in graph.layers.items()}
 
 
 def kept_filters(graph: ChannelGraph, groups: Sequence[Scored], criteria: Criteria) -> dict[str, Filters]:
     """The filters of each layer that stay."""
-    kept = {name: np.arange(layer.filters) for name, layer in graph.layers.items()}
+    kept = all_filters(graph)
     for group in groups:
         filters = _kept(group.scores, criteria)
         kept.update(dict.fromkeys(group.group.layers, filters))

@@ -1,7 +1,6 @@
-"""Cuts filters out of a network: the tensors that are left, the network they make, and what it costs.
+"""Removes filters from a network: cuts its tensors, builds the smaller network, counts its multiply-adds.
 
-A removed filter is gone as if its channel were zero wherever a layer reads it; `require_equal` holds that against the
-network itself.
+Removing a filter is the same as setting its channel to zero wherever a layer reads it; `require_equal` checks that.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_cls.errors import TrtClsError, one_line
-from trt_cls.pruning.graph import ChannelGraph, Part
+from trt_cls.pruning.graph import ChannelGraph, Layer, Part
 from trt_cls.pruning.selection import Filters, Norms
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOLERANCE = 1e-3
-"""Of the largest logit: sums over fewer channels round otherwise, by 1e-5 at most in a deep network; a wrong channel
-changes logits by their own size."""
+"""As a share of the largest logit: sums over fewer channels round differently, by at most 1e-5 in a deep network; a
+wrong channel changes logits by their own size."""
 
 
 def filter_norms(module: nn.Module, graph: ChannelGraph) -> dict[str, Norms]:
@@ -33,15 +32,14 @@ def filter_norms(module: nn.Module, graph: ChannelGraph) -> dict[str, Norms]:
 
 
 def multiply_adds(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
-    """Of one image's way through the convolutions and dense layers."""
+    """Those of convolutions and dense layers for one image, with the filters that are kept."""
     return graph.other_multiply_adds + sum(
-        layer.positions * layer.kernel * len(kept[name]) * _fan_in(layer.inputs, layer.fan_in, kept)
-        for name, layer in graph.layers.items()
+        layer.positions * layer.kernel * len(kept[name]) * _fan_in(layer, kept) for name, layer in graph.layers.items()
     )
 
 
 def pruned_network(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> nn.Module:
-    """A network of the filters that are kept, with their weights; `module` stays as it is."""
+    """A copy of `module` with only the filters that are kept."""
     from trt_cls.models.widths import resize
 
     tensors = module.state_dict()
@@ -62,7 +60,7 @@ def require_equal(
     """The largest difference between the logits of `pruned` and of `module` with the removed channels zeroed.
 
     Raises:
-        TrtClsError: they differ, so that `pruned` is not the network it should be.
+        TrtClsError: the two differ, or `pruned` does not run.
     """
     import torch
 
@@ -73,20 +71,20 @@ def require_equal(
             found = pruned(images)
         except RuntimeError as error:
             raise TrtClsError(
-                f"the pruned network does not run ({one_line(error)}); its code has widths written in; "
+                f"the pruned network does not run ({one_line(error)}); its code has fixed widths; "
                 "exclude the layer with -el, or choose another arch"
             ) from error
     difference = float((found - wanted).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
         raise TrtClsError(
-            f"the pruned network answers otherwise than the network with the same channels zeroed, by {difference:.3g};"
-            " its code depends on widths; exclude layers with -el, or choose another arch"
+            "the pruned network's logits differ from those of the network with the same channels zeroed by "
+            f"{difference:.3g}; its code depends on widths; exclude layers with -el, or choose another arch"
         )
     return difference
 
 
 def zeroed_tensors(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> dict[str, Tensor]:
-    """Weights of `module` with zeros for all that they read of removed channels."""
+    """The weights of `module`, with zeros where they read removed channels."""
     zeroed = {}
     for name, layer in graph.layers.items():
         if layer.inputs:
@@ -113,7 +111,7 @@ def _cut_tensors(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filt
 
 
 def _indices(parts: Sequence[Part], kept: Mapping[str, Filters]) -> Filters:
-    """The channels that are left of `parts`."""
+    """Indices of the channels that are left of `parts`."""
     found, offset = [], 0
     for part in parts:
         filters = np.arange(part.filters) if part.layer is None else kept[part.layer]
@@ -122,7 +120,7 @@ def _indices(parts: Sequence[Part], kept: Mapping[str, Filters]) -> Filters:
     return np.concatenate(found)
 
 
-def _fan_in(inputs: Sequence[Part], whole: int, kept: Mapping[str, Filters]) -> int:
-    if not inputs:
-        return whole
-    return sum(part.repeat * (part.filters if part.layer is None else len(kept[part.layer])) for part in inputs)
+def _fan_in(layer: Layer, kept: Mapping[str, Filters]) -> int:
+    if not layer.inputs:
+        return layer.fan_in
+    return sum(part.repeat * (part.filters if part.layer is None else len(kept[part.layer])) for part in layer.inputs)

@@ -1,7 +1,11 @@
-"""Follows filters through the operators of an exported network.
+"""Finds which filters of a network stay or go together, from the operators that torch.export records.
 
 Filters are followed as long as every operator treats channels one by one. Where one does not (it splits them,
-normalises across them, or is not known here), the layers that feed it are kept whole, and the reason is noted.
+normalizes across them, or is not in the tables below), nothing is removed from the layers that feed it, and the reason
+is recorded. Does not know: architectures; any network that can be exported is followed by its operators.
+
+Torch-Pruning 1.6 is not used: it prunes by ratios, without TAO's threshold, granularity and equalization; it treats a
+slice of channels as an element-wise operator (CSPDarkNet-tiny then fails on sizes that do not fit); ShuffleNet fails.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from trt_cls.errors import TrtClsError, one_line
 from trt_cls.pruning.graph import (
     ChannelGraph,
     Channels,
@@ -25,6 +30,7 @@ from trt_cls.pruning.graph import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.export import ExportedProgram
     from torch.fx import Node
 
@@ -38,7 +44,7 @@ SPATIAL = (
     "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d",
     "upsample_bilinear2d", "upsample_bicubic2d", "pad",
 )
-"""On [N, C, H, W], each channel by itself."""
+"""On [N, C, H, W], each channel separately."""
 # fmt: on
 RESHAPING = ("view", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze")
 ELEMENTWISE = ("add", "sub", "mul", "div", "maximum", "minimum")
@@ -47,13 +53,27 @@ REDUCING = ("mean", "sum", "amax")
 Step = Callable[["Node"], Channels | None]
 
 
-def walk(program: ExportedProgram) -> ChannelGraph:
-    """The channel graph of an exported network, whose output are the classes."""
-    return _Walk(program).graph()
+def channel_graph(module: nn.Module, input_shape: tuple[int, int, int]) -> ChannelGraph:
+    """The channel graph of a network in eval mode for images of `input_shape`.
+
+    Raises:
+        TrtClsError: torch.export can't trace the network.
+    """
+    import torch
+
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, (torch.zeros(2, *input_shape),), strict=False)
+    except Exception as error:  # the exporter raises errors of any kind
+        raise TrtClsError(
+            f"torch.export can't trace the network ({one_line(error)[:200]}); expected one that can be "
+            "exported to ONNX; choose another arch"
+        ) from error
+    return _Trace(program).graph()
 
 
-class _Walk:
-    """One pass over the operators, in the order in which they run."""
+class _Trace:
+    """One pass over the operators, in execution order."""
 
     def __init__(self, program: ExportedProgram) -> None:
         signature = program.graph_signature
@@ -63,13 +83,26 @@ class _Walk:
         self._layers: dict[str, Layer] = {}
         self._norms: dict[str, Norm] = {}
         self._leaders: dict[str, str] = {}
-        self._whole: dict[str, str] = {}
+        self._unprunable: dict[str, str] = {}
         self._other_multiply_adds = 0
+        self._steps: dict[str, Step] = {
+            **dict.fromkeys(POINTWISE, self._same),
+            **dict.fromkeys(SPATIAL, self._spatial),
+            **dict.fromkeys(RESHAPING, self._reshape),
+            **dict.fromkeys(ELEMENTWISE, self._combine),
+            **dict.fromkeys(REDUCING, self._reduce),
+            "batch_norm": self._norm,
+            "cat": self._concatenate,
+            "permute": self._permute,
+            "transpose": self._permute,
+            "select": self._select,
+            "slice": self._slice,
+        }
 
     def graph(self) -> ChannelGraph:
         for node in self._nodes:
             if node.op == "output":
-                self._keep_sources(node, "tells the classes")
+                self._keep_sources(node, "computes the logits")
             elif node.op == "call_function" and (channels := self._follow(node)):
                 self._channels[node] = channels
         return ChannelGraph(self._layers, tuple(self._norms.values()), tuple(self._groups()), self._other_multiply_adds)
@@ -79,40 +112,20 @@ class _Walk:
         for name in self._layers:
             members.setdefault(self._leader(name), []).append(name)
         for names in members.values():
-            yield Group(tuple(names), next((self._whole[name] for name in names if name in self._whole), ""))
+            yield Group(tuple(names), next((self._unprunable[name] for name in names if name in self._unprunable), ""))
 
     def _follow(self, node: Node) -> Channels | None:
-        """The channels of what an operator puts out; None where none of them can be removed."""
+        """The channels of an operator's output; None where none of them can be removed."""
         kind = _kind(node)
         if kind in ("conv2d", "linear"):
             return self._layer(node)
         if not any(source in self._channels for source in node.all_input_nodes):
             return None
-        step = self._step(kind)
+        step = self._steps.get(kind)
         channels = step(node) if step else None
         if channels is None:
             self._keep_sources(node, f"feeds {kind}")
         return channels
-
-    def _step(self, kind: str) -> Step | None:
-        for kinds, step in (
-            (POINTWISE, self._same),
-            (SPATIAL, self._spatial),
-            (RESHAPING, self._reshape),
-            (ELEMENTWISE, self._combine),
-            (REDUCING, self._reduce),
-        ):
-            if kind in kinds:
-                return step
-        named: dict[str, Step] = {
-            "batch_norm": self._norm,
-            "cat": self._concatenate,
-            "permute": self._permute,
-            "transpose": self._permute,
-            "select": self._select,
-            "slice": self._slice,
-        }
-        return named.get(kind)
 
     def _layer(self, node: Node) -> Channels | None:
         """A convolution or dense layer: its filters are channels that may be removed."""
@@ -143,16 +156,19 @@ class _Walk:
             self._couple(name, parts[0].layer)
             return
         self._keep_sources(node, "feeds a convolution in groups")
-        self._whole[name] = "works on channels that stay" if depthwise else "works in groups"
+        self._unprunable[name] = "works on channels that stay" if depthwise else "works in groups"
 
     def _layer_name(self, node: Node, given: Mapping[str, Any]) -> str | None:
-        """The module whose weights an operator uses; None, and all stays, where they are computed or used before."""
+        """The module whose weights an operator uses; None where they are computed, or used by an earlier operator.
+
+        Then nothing is removed from what it reads.
+        """
         name, bias = self._owner(given["weight"], "weight"), given.get("bias")
         if name is None or (bias is not None and self._owner(bias, "bias") != name):
             self._keep_sources(node, "feeds computed weights")
             return None
         if name in self._layers:
-            self._whole[name] = "is used twice"
+            self._unprunable[name] = "is used twice"
             self._keep(self._layers[name].inputs, "feeds a layer that is used twice")
             self._keep_sources(node, "feeds a layer that is used twice")
             return None
@@ -240,7 +256,7 @@ class _Walk:
         if one is not None and other is not None:
             self._leaders[self._leader(one)] = self._leader(other)
         elif name := one or other:
-            self._whole.setdefault(name, "meets channels that stay")
+            self._unprunable.setdefault(name, "meets channels that stay")
 
     def _leader(self, name: str) -> str:
         while self._leaders.get(name, name) != name:
@@ -255,11 +271,11 @@ class _Walk:
     def _keep(self, parts: Iterable[Part], reason: str) -> None:
         for part in parts:
             if part.layer is not None:
-                self._whole.setdefault(part.layer, reason)
+                self._unprunable.setdefault(part.layer, reason)
 
 
 def _kind(node: Node) -> str:
-    """The operator's name, without namespace, overload and the mark of working in place."""
+    """The operator's name, without namespace, overload and the suffix of in-place operators."""
     return str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
 
 

@@ -1,128 +1,86 @@
-"""Whether a Keras model of TAO's is a network of ours: both written as operations, layer by layer.
+"""Whether a Keras model of TAO's is a network of ours: compared layer by layer, as PyTorch modules.
 
-It knows what NVIDIA's patched Keras means by its layers. Dropout leaves no trace.
+Knows what NVIDIA's patched Keras means by its layers. Layers that compute nothing (dropout, flattening a map of one
+pixel) are skipped, and padding that stands by itself belongs to the convolution that reads it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from trt_cls.errors import ArtefactError
+from trt_cls.models.builder import ACTIVATIONS, Pair
 from trt_cls.models.network import INPUT, Add, Concatenate, GlobalAverage, Multiply, Network, SampleDropout, SecondHalf
 from trt_cls.models.tao.hdf5 import KerasLayer, KerasModel
-from trt_cls.models.tao.operations import NONE, Operations, Pads
 
 LEAK = 0.1
-LINEAR = "linear"
+SOFTMAX = "softmax"
+FUNCTIONS: Mapping[str, Callable[[], nn.Module]] = {
+    **ACTIVATIONS,
+    "linear": nn.Identity,
+    SOFTMAX: partial(nn.Softmax, 1),
+}
 FUSED = ("Conv2D", "DepthwiseConv2D", "Dense")
 """Layers that may have an activation inside them."""
+COMPUTES_NOTHING = (nn.Identity, nn.Dropout, SampleDropout)
+
+Shape = tuple[int, int, int]
+"""Channels, height, width; flat values have 1×1."""
+
+
+class Operation(NamedTuple):
+    """What a layer computes; layers with equal operations have equal outputs."""
+
+    module: str
+    """The module and its settings, as PyTorch prints it."""
+    inputs: tuple[str, ...]
+    """Names of the layers of our network that it reads."""
+    layer: str
+    """Its own name, if it has weights."""
+
+    def __str__(self) -> str:
+        return f"{self.module} of {' and '.join(self.inputs)}"
 
 
 def require_same_network(model: KerasModel, network: Network, title: str) -> None:
-    """Refuses a model that computes something else than `network`, whose name for messages is `title`.
+    """Refuses a model that computes something else than `network`, which is on the meta device.
+
+    `title` names the network in messages.
 
     Raises:
-        ArtefactError: names the first layer with weights that does not fit.
+        ArtefactError: names the first layer that does not fit.
     """
-    operations = Operations()
-    theirs, answer = _trace_keras(model, operations)
-    ours = _trace_network(network, operations)
-    for layer in model.layers:
-        if layer.tensors and theirs[layer.name] != ours.get(layer.name):
-            wanted = operations.tell(ours[layer.name]) if layer.name in ours else "no such layer"
-            _refuse(model, title, f"layer {layer.name!r}", operations.tell(theirs[layer.name]), wanted)
-    wanted_answer = operations.same_shape("softmax", ours[network.steps[-1].name])
-    if answer != wanted_answer:
-        _refuse(model, title, "its output", operations.tell(answer), operations.tell(wanted_answer))
-
-
-def _refuse(model: KerasModel, title: str, what: str, found: str, wanted: str) -> None:
-    raise ArtefactError(
-        f"{model.path} looks like {title}, but {what} does not fit: found {found}, expected {wanted}; "
-        "only the networks of TAO's classification can be imported"
-    )
-
-
-def _trace_keras(model: KerasModel, operations: Operations) -> tuple[dict[str, int], int]:
-    """The operation of each layer of a Keras model, without the activation inside it, and that of the output."""
-    own: dict[str, int] = {}
-    outputs: dict[str, int] = {}
+    shapes = _shapes(network)
+    ours = _operations(network, shapes)
+    layers: dict[str, str] = {}  # for each of theirs, ours with the same output
+    pads: dict[str, Pair] = {}
     for layer in model.layers:
         try:
-            own[layer.name] = _keras_operation(operations, layer, [outputs[name] for name in layer.inputs])
-            fused = layer.config["activation"] if layer.kind in FUSED else LINEAR
-            outputs[layer.name] = _activated(operations, own[layer.name], fused)
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            inputs = tuple(layers[name] for name in layer.inputs) or (INPUT,)
+            padding = pads.get(layer.inputs[0], (0, 0)) if layer.inputs else (0, 0)
+            for module in _modules(layer, shapes[inputs[0]], padding):
+                if _computes_nothing(module, shapes[inputs[0]]):
+                    continue
+                if isinstance(module, nn.ZeroPad2d) and module.padding[::2] == module.padding[1::2]:
+                    pads[layer.name] = (module.padding[2], module.padding[0])
+                    continue
+                found = _operation(layer.name, module, inputs, shapes)
+                if found not in ours:
+                    _refuse(model, title, f"layer {layer.name!r}", str(found), _expected(found, ours))
+                inputs = (ours[found],)
+            layers[layer.name] = inputs[0]
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
             raise ArtefactError(
                 f"{model.path}: layer {layer.name!r} ({layer.kind}) can't be understood ({error}); "
                 "only the networks of TAO's classification can be imported"
             ) from error
-    return own, outputs[model.output]
-
-
-def _keras_operation(operations: Operations, layer: KerasLayer, inputs: list[int]) -> int:
-    config = layer.config
-    if config.get("data_format", "channels_first") != "channels_first":
-        raise ValueError(f"data_format {config['data_format']!r}; expected 'channels_first'")
-    if layer.kind == "InputLayer":
-        _, channels, height, width = config["batch_input_shape"]
-        return operations.add(INPUT, (channels, height, width))
-    x = inputs[0]
-    match layer.kind:
-        case "Conv2D" | "DepthwiseConv2D":
-            return _keras_conv(operations, layer, x)
-        case "BatchNormalization":
-            return _keras_batch_norm(operations, layer, x)
-        case "MaxPooling2D" | "AveragePooling2D":
-            kind = "max pooling" if layer.kind == "MaxPooling2D" else "average pooling"
-            kernel = config["pool_size"]
-            return operations.pool(kind, x, kernel, config["strides"], _pads(config, [(k - 1) // 2 for k in kernel]))
-        case "GlobalAveragePooling2D":
-            return operations.mean(x)
-        case "Dense":
-            return operations.dense(x, layer.name, config["units"], bias=config["use_bias"])
-        case "Activation" | "ReLU" | "LeakyReLU":
-            return _activated(operations, x, activation_of(layer))
-        case "ZeroPadding2D":
-            (top, bottom), (left, right) = config["padding"]
-            return operations.pad(x, (top, bottom, left, right))
-        case "Add" | "Multiply":
-            return operations.combine("sum" if layer.kind == "Add" else "product", *inputs)
-        case "Concatenate" if config["axis"] == 1:
-            return operations.concatenate(*inputs)
-        case "Split" if (config["groups"], config["group_id"]) == (2, 1):
-            return operations.second_half(x)
-        case "Flatten":
-            return operations.flatten(x)
-        case "Reshape" if config["target_shape"] == [-1, 1, 1] and operations[x].shape[1:] == (1, 1):
-            return x
-        case "Dropout":
-            return x
-    raise ValueError("no network of TAO's has such a layer")
-
-
-def _keras_conv(operations: Operations, layer: KerasLayer, x: int) -> int:
-    config = layer.config
-    kernel, stride = config["kernel_size"], config["strides"]
-    depthwise = layer.kind == "DepthwiseConv2D"
-    if config["dilation_rate"] != [1, 1] or (depthwise and config["depth_multiplier"] != 1):
-        raise ValueError("dilation or depth multiplier other than 1")
-    if depthwise and config["padding"] == "same" and stride != [1, 1]:
-        raise ValueError("padding 'same' with a stride")  # TensorFlow's own, which TAO's networks avoid
-    filters = 0 if depthwise else config["filters"]
-    pads = _pads(config, [k // 2 for k in kernel])
-    return operations.conv(x, layer.name, filters, kernel, stride, pads, bias=config["use_bias"])
-
-
-def _keras_batch_norm(operations: Operations, layer: KerasLayer, x: int) -> int:
-    config = layer.config
-    if (config["axis"], config["center"], config["scale"]) != (1, True, True):
-        raise ValueError("not over the channels, or without gamma or beta")
-    return operations.same_shape(
-        "batch normalisation", x, name=layer.name, settings=(("epsilon", float(config["epsilon"])),)
-    )
+    if layers[model.output] != SOFTMAX:
+        _refuse(model, title, "its output", layers[model.output], f"Softmax of {network.steps[-1].name}")
 
 
 def activation_of(layer: KerasLayer) -> str:
@@ -136,70 +94,148 @@ def activation_of(layer: KerasLayer) -> str:
     return str(config["activation"])
 
 
-def _activated(operations: Operations, x: int, function: str) -> int:
-    return x if function == LINEAR else operations.same_shape(function, x)
+def _expected(found: Operation, ours: Iterable[Operation]) -> str:
+    """The operation of our layer of the same name, or those that read the same layers."""
+    near = [str(own) for own in ours if (own.layer == found.layer if found.layer else {*own.inputs} & {*found.inputs})]
+    return " or ".join(near) or "no such layer"
 
 
-def _pads(config: Any, same: list[int]) -> Pads:
+def _refuse(model: KerasModel, title: str, what: str, found: str, expected: str) -> None:
+    raise ArtefactError(
+        f"{model.path} looks like {title}, but {what} does not fit: found {found}, expected {expected}; "
+        "only the networks of TAO's classification can be imported"
+    )
+
+
+def _modules(layer: KerasLayer, shape: Shape, padding: Pair) -> Sequence[nn.Module]:
+    """A Keras layer as modules: its own, and an activation inside it. It reads `shape`, with zeros as in `padding`."""
+    config = layer.config
+    if config.get("data_format", "channels_first") != "channels_first":
+        raise ValueError(f"data_format {config['data_format']!r}; expected 'channels_first'")
+    if padding != (0, 0) and layer.kind not in FUSED:
+        raise ValueError("it reads a padded map, and is no convolution")
+    with torch.device("meta"):
+        module = _module(layer, shape, padding)
+    function = activation_of(layer) if layer.kind in FUSED else "linear"
+    return module, _function(function)
+
+
+def _module(layer: KerasLayer, shape: Shape, padding: Pair) -> nn.Module:
+    config = layer.config
+    match layer.kind:
+        case "InputLayer" | "Dropout":
+            return nn.Identity()
+        case "Conv2D" | "DepthwiseConv2D":
+            return _conv(layer, shape[0], padding)
+        case "BatchNormalization":
+            if (config["axis"], config["center"], config["scale"]) != (1, True, True):
+                raise ValueError("not over the channels, or without gamma or beta")
+            return nn.BatchNorm2d(shape[0], eps=float(config["epsilon"]), momentum=1 - float(config["momentum"]))
+        case "MaxPooling2D" | "AveragePooling2D":
+            pool = nn.MaxPool2d if layer.kind == "MaxPooling2D" else nn.AvgPool2d
+            kernel = tuple(config["pool_size"])
+            return pool(kernel, tuple(config["strides"]), _padding(config, [(k - 1) // 2 for k in kernel]))
+        case "GlobalAveragePooling2D":
+            return GlobalAverage()
+        case "Dense":
+            return nn.Linear(shape[0], config["units"], bias=config["use_bias"])
+        case "Activation" | "ReLU" | "LeakyReLU":
+            return _function(activation_of(layer))
+        case "ZeroPadding2D":
+            vertical, horizontal = config["padding"]
+            return nn.ZeroPad2d((*horizontal, *vertical))
+        case "Add":
+            return Add()
+        case "Multiply":
+            return Multiply()
+        case "Concatenate" if config["axis"] == 1:
+            return Concatenate()
+        case "Split" if (config["groups"], config["group_id"]) == (2, 1):
+            return SecondHalf()
+        case "Flatten":
+            return nn.Flatten()
+        case "Reshape" if config["target_shape"] == [-1, 1, 1] and shape[1:] == (1, 1):
+            return nn.Identity()
+    raise ValueError("no network of TAO's has such a layer")
+
+
+def _conv(layer: KerasLayer, channels: int, padding: Pair) -> nn.Module:
+    config = layer.config
+    kernel, stride = config["kernel_size"], config["strides"]
+    depthwise = layer.kind == "DepthwiseConv2D"
+    if depthwise and (config["depth_multiplier"] != 1 or (config["padding"] == "same" and stride != [1, 1])):
+        raise ValueError(
+            "a depth multiplier, or TensorFlow's padding 'same' with a stride"
+        )  # TAO's networks avoid both
+    own = _padding(config, [k // 2 for k in kernel])
+    if (0, 0) not in (own, padding):
+        raise ValueError("it pads a map that is padded already")
+    return nn.Conv2d(
+        channels,
+        channels if depthwise else config["filters"],
+        kernel,
+        stride,
+        padding if own == (0, 0) else own,
+        config["dilation_rate"],
+        groups=channels if depthwise else 1,
+        bias=config["use_bias"],
+    )
+
+
+def _padding(config: Mapping[str, Any], same: Sequence[int]) -> Pair:
     """NVIDIA pads "same" by as many zeros on every side, whatever the stride."""
-    if config["padding"] == "valid":
-        return NONE
-    if config["padding"] != "same":
+    if config["padding"] not in ("valid", "same"):
         raise ValueError(f"padding {config['padding']!r}")
     vertical, horizontal = same
-    return vertical, vertical, horizontal, horizontal
+    return (vertical, horizontal) if config["padding"] == "same" else (0, 0)
 
 
-MODULE_ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.SiLU: "swish",
-    nn.Mish: "mish",
-    nn.Sigmoid: "sigmoid",
-}
+def _function(name: str) -> nn.Module:
+    if name not in FUNCTIONS:
+        raise ValueError(f"no network of TAO's has the function {name}")
+    return FUNCTIONS[name]()
 
 
-def _trace_network(network: Network, operations: Operations) -> dict[str, int]:
-    """The operation of each layer of a network."""
-    done = {INPUT: operations.add(INPUT, network.input_shape)}
+def _shapes(network: Network) -> dict[str, Shape]:
+    """The shape of each layer's output."""
+    shapes = {INPUT: network.input_shape}
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        channels, height, width = (*output.shape[1:], 1, 1)[:3]
+        shapes[name] = (channels, height, width)
+
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in network.named_children()]
+    network.eval()(torch.zeros(1, *network.input_shape, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    shapes[SOFTMAX] = shapes[network.steps[-1].name]
+    return shapes
+
+
+def _operations(network: Network, shapes: Mapping[str, Shape]) -> dict[Operation, str]:
+    """The operations of a network, each with the layer that does it, and the softmax over the logits."""
+    layers = {INPUT: INPUT}
+    names: dict[Operation, str] = {}
     for step in network.steps:
-        module = getattr(network, step.name)
-        done[step.name] = _module_operation(operations, step.name, module, [done[name] for name in step.inputs])
-    return done
+        module, inputs = getattr(network, step.name), tuple(layers[name] for name in step.inputs)
+        if _computes_nothing(module, shapes[inputs[0]]):
+            layers[step.name] = inputs[0]
+        else:
+            layers[step.name] = names.setdefault(_operation(step.name, module, inputs, shapes), step.name)
+    names[_operation("", nn.Softmax(1), (layers[network.steps[-1].name],), shapes)] = SOFTMAX
+    return names
 
 
-def _module_operation(operations: Operations, name: str, module: nn.Module, inputs: list[int]) -> int:
-    x = inputs[0]
-    match module:
-        case nn.Conv2d(kernel_size=kernel, stride=stride, padding=(vertical, horizontal)):
-            filters = module.out_channels if module.groups == 1 else 0
-            pads = (vertical, vertical, horizontal, horizontal)
-            return operations.conv(x, name, filters, kernel, stride, pads, bias=module.bias is not None)
-        case nn.BatchNorm2d():
-            return operations.same_shape("batch normalisation", x, name=name, settings=(("epsilon", module.eps),))
-        case nn.MaxPool2d() | nn.AvgPool2d():
-            kind = "max pooling" if isinstance(module, nn.MaxPool2d) else "average pooling"
-            vertical, horizontal = _pair(module.padding)
-            pads = (vertical, vertical, horizontal, horizontal)
-            return operations.pool(kind, x, _pair(module.kernel_size), _pair(module.stride), pads)
-        case GlobalAverage():
-            return operations.mean(x)
-        case nn.Linear():
-            return operations.dense(x, name, module.out_features, bias=module.bias is not None)
-        case nn.ZeroPad2d(padding=(left, right, top, bottom)):
-            return operations.pad(x, (top, bottom, left, right))
-        case Add() | Multiply():
-            return operations.combine("sum" if isinstance(module, Add) else "product", *inputs)
-        case Concatenate():
-            return operations.concatenate(*inputs)
-        case SecondHalf():
-            return operations.second_half(x)
-        case nn.Flatten():
-            return operations.flatten(x)
-        case nn.Dropout() | SampleDropout():
-            return x
-    return operations.same_shape(MODULE_ACTIVATIONS[type(module)], x)
+def _computes_nothing(module: nn.Module, shape: Shape) -> bool:
+    return isinstance(module, COMPUTES_NOTHING) or (isinstance(module, nn.Flatten) and shape[1:] == (1, 1))
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
+def _operation(name: str, module: nn.Module, inputs: tuple[str, ...], shapes: Mapping[str, Shape]) -> Operation:
+    if isinstance(module, nn.AvgPool2d) and module.padding == (0, 0) and isinstance(module.kernel_size, tuple):
+        _, height, width = shapes[inputs[0]]
+        if module.kernel_size[0] >= height and module.kernel_size[1] >= width:
+            module = GlobalAverage()
+    if isinstance(module, (Add, Multiply)):
+        inputs = tuple(sorted(inputs))
+    has_weights = isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))
+    return Operation(str(module), inputs, name if has_weights else "")

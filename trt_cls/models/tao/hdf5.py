@@ -1,7 +1,7 @@
 """Keras models as TAO saves them (`.hdf5`), read with h5py alone: layers, what feeds each, weights.
 
 A file is data: nothing in it is executed, no link is followed out of it, and no array is read that is larger than the
-file. What the layers mean stands in `tao_graph.py`.
+file. Does not know: what the layers compute; `graph.py` does.
 """
 
 from __future__ import annotations
