@@ -1,4 +1,4 @@
-"""`trt-cls prune`."""
+"""`trt-cls prune`: removes the filters with the smallest norms."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ COUNT = click.IntRange(min=1)
     "--pruning_threshold",
     "threshold",
     type=float,
-    help="Filters whose normalised norm is at most this go.  [default: 0.1]",
+    help="Remove filters whose normalized norm is at most this.  [default: 0.1]",
 )
-@click.option("--target-flops", "target", type=float, help="Share of multiply-adds to leave, instead of a threshold.")
+@click.option("--target-flops", "target", type=float, help="Share of multiply-adds to keep, instead of a threshold.")
 @click.option(
     "-eq",
     "--equalization",
@@ -39,7 +39,7 @@ COUNT = click.IntRange(min=1)
     type=click.Choice(["union", "intersection", "arithmetic_mean", "geometric_mean"]),
     default="union",
     show_default=True,
-    help="How the norms of layers that keep the same filters become one.",
+    help="How to combine the norms of layers that must keep the same filters.",
 )
 @click.option(
     "-pg",
@@ -49,7 +49,7 @@ COUNT = click.IntRange(min=1)
     type=COUNT,
     default=8,
     show_default=True,
-    help="The filters that stay are a multiple of this.",
+    help="Keep a multiple of this number of filters.",
 )
 @click.option(
     "-nf",
@@ -59,7 +59,7 @@ COUNT = click.IntRange(min=1)
     type=COUNT,
     default=16,
     show_default=True,
-    help="So many filters stay in each layer.",
+    help="Minimum number of filters per layer.",
 )
 @click.option(
     "-n",
@@ -67,7 +67,7 @@ COUNT = click.IntRange(min=1)
     type=click.Choice(["max", "L2"]),
     default="max",
     show_default=True,
-    help="Norms relative to the layer's largest, or to the root of their sum of squares over their number.",
+    help="Divide norms by the layer's largest (max), or by their root mean square (L2).",
 )
 @click.option(
     "-el",
@@ -76,12 +76,14 @@ COUNT = click.IntRange(min=1)
     "excluded",
     multiple=True,
     metavar="LAYERS",
-    help="Layers that keep all filters, separated by spaces or commas. Repeatable.",
+    help="Layers to leave unpruned, separated by spaces or commas. Repeatable.",
 )
 @click.argument("more_layers", nargs=-1, metavar="")
-@click.option("--dry-run", is_flag=True, help="Write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; write nothing.")
 @click.option(
-    "--latency/--no-latency", default=None, help="Measure ONNX Runtime on this CPU.  [default: unless --dry-run]"
+    "--latency/--no-latency",
+    default=None,
+    help="Measure ONNX Runtime's latency on this CPU.  [default: unless --dry-run]",
 )
 @results_option(required=False)
 @common_options
@@ -102,7 +104,7 @@ def command(
 ) -> None:
     """Remove the weakest filters of a network, by TAO's rules.
 
-    What is left learns on with train: name it as train_config.pretrained_model_path.
+    Retrain the result with train: name it as train_config.pretrained_model_path.
     """
     _check(output, threshold, target, excluded, more_layers, dry_run=dry_run)
     from trt_cls.pruning.prune import prune
@@ -138,7 +140,7 @@ def _check(
     if output is None and not dry_run:
         raise click.UsageError("no -o FILE to write to; name one, or use --dry-run")
     if threshold is not None and target is not None:
-        raise click.UsageError("-pth and --target-flops both decide how much goes; leave one of them out")
+        raise click.UsageError("-pth and --target-flops both decide how much is removed; leave one of them out")
     if more_layers and not excluded:
         raise click.UsageError(f'"{more_layers[0]}" belongs to no flag; name layers to exclude after -el')
 

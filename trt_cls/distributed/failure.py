@@ -30,13 +30,13 @@ class _ToldToEnd(BaseException):
 
 
 @contextmanager
-def ended_together(store: Any, rank: int, size: int, cure: str) -> Iterator[None]:
+def ended_together(store: Any, rank: int, size: int, advice: str) -> Iterator[None]:
     """Leaves the word to the first process that fails in the block; `store` is what all of them share.
 
     The process that has it raises its error, the others exit with its status.
 
     Raises:
-        TrtClsError: another process has ended without a word; `cure` says what to do then.
+        TrtClsError: another process has ended without a word; `advice` says what to do then.
     """
     before = _on_sigterm(_raise)
     try:
@@ -51,7 +51,7 @@ def ended_together(store: Any, rank: int, size: int, cure: str) -> Iterator[None
             raise
         raise TrtClsError(
             f"process {rank} of {size}: another one ended without a word (killed, or out of memory?), or all were told "
-            f"to end; expected all of them to the end; {cure}"
+            f"to end; expected all of them to the end; {advice}"
         ) from error
     if before is not None:
         _on_sigterm(before)

@@ -94,11 +94,11 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
+def joined(*, advice: str, backend: str = "gloo") -> Iterator[Processes]:
     """Joins the processes that torchrun's environment variables name, for as long as the block and torchrun run.
 
     The block ends in all of them or in none: an error in one ends all, is raised there, and the others exit without a
-    word and with its exit status. `backend` is that of torch's own exchange of tensors, `cure` what to do when a
+    word and with its exit status. `backend` is that of torch's own exchange of tensors, `advice` what to do when a
     process is killed.
 
     Raises:
@@ -116,7 +116,7 @@ def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     control = distributed.new_group(backend="gloo", timeout=PATIENCE)
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    with ended_together(store, rank, size, cure):
+    with ended_together(store, rank, size, advice):
         processes = Processes(rank, size, per_machine, int(os.environ.get("LOCAL_RANK", rank)), control)
         yield processes
         processes.wait()

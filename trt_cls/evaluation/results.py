@@ -90,7 +90,7 @@ Format = Literal["csv", "jsonl"]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """One image or frame, and its likeliest classes."""
 
     source: str | int
@@ -99,10 +99,10 @@ class Labelled:
     """Classes with their probabilities, the likeliest first."""
 
 
-def labels_of(predictions: Predictions, classes: Sequence[str], top_k: int) -> Iterator[Labelled]:
+def labels_of(predictions: Predictions, classes: Sequence[str], top_k: int) -> Iterator[Labeled]:
     """Each image with its `top_k` likeliest classes."""
     for sample, row in zip(predictions.samples, predictions.probabilities, strict=True):
-        yield Labelled(str(sample.path), likeliest(row, classes, top_k))
+        yield Labeled(str(sample.path), likeliest(row, classes, top_k))
 
 
 def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[tuple[str, float], ...]:
@@ -111,15 +111,15 @@ def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], top_k:
     return tuple((classes[index], float(probabilities[index])) for index in order)
 
 
-def line(labelled: Labelled, form: Format) -> str:
+def line(labeled: Labeled, form: Format) -> str:
     """One line without its end: path,label,confidence as TAO does, or a JSON object with all of the ranking."""
-    label, confidence = labelled.ranking[0]
+    label, confidence = labeled.ranking[0]
     if form == "csv":
-        source = Path(labelled.source) if isinstance(labelled.source, str) else labelled.source
+        source = Path(labeled.source) if isinstance(labeled.source, str) else labeled.source
         return csv_row((source, label, f"{confidence:.6f}")).removesuffix("\n")
-    where = "path" if isinstance(labelled.source, str) else "frame"
-    top = [{"label": name, "confidence": round(share, 6)} for name, share in labelled.ranking]
-    return json.dumps({where: labelled.source, **top[0], "top": top})
+    where = "path" if isinstance(labeled.source, str) else "frame"
+    top = [{"label": name, "confidence": round(share, 6)} for name, share in labeled.ranking]
+    return json.dumps({where: labeled.source, **top[0], "top": top})
 
 
 def write_labels(lines: Iterable[str], path: Path) -> int:
