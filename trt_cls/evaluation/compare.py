@@ -119,7 +119,9 @@ def _to_one_input(a: Engine, b: Engine, samples: Sequence[Sample]) -> Iterator[_
 
 def _each_by_its_contract(a: Engine, b: Engine, samples: Sequence[Sample]) -> Iterator[_Answers]:
     """An image that one of the two refuses is skipped for both."""
-    streams = [stream(samples, engine.contract.preprocessing, batch_size=BATCH_SIZE, workers=WORKERS) for engine in (a, b)]
+    streams = [
+        stream(samples, engine.contract.preprocessing, batch_size=BATCH_SIZE, workers=WORKERS) for engine in (a, b)
+    ]
     for of_a, of_b in zip(*streams, strict=True):
         skipped = {image.path: image for image in (*of_a.skipped, *of_b.skipped)}
         kept_a, kept_b = (
@@ -162,10 +164,10 @@ def require_same_meaning(a: Contract, b: Contract, *, own_preprocessing: bool) -
         return
     found = f"the two models do not mean the same: {'; '.join(differences)} (the first model's value ≠ the second's)"
     found += told_apart(a.classes, b.classes)
-    cure = "compare files that were exported from one checkpoint"
+    advice = "compare files that were exported from one checkpoint"
     if a.classes == b.classes:
-        cure += ", or let each have the images by its own contract with --own-preprocessing"
-    raise ArtefactError(f"{found}; expected the same classes and preprocessing; {cure}")
+        advice += ", or let each have the images by its own contract with --own-preprocessing"
+    raise ArtefactError(f"{found}; expected the same classes and preprocessing; {advice}")
 
 
 def _comparison(
