@@ -1,6 +1,6 @@
-"""How a process of ours speaks to a terminal: nothing that a file or a name holds moves the cursor or ends the run.
+"""Output to the terminal: streams, log and `echo`, with everything that is not printable escaped.
 
-What commands print.
+No text of a file or name can move the cursor or end the run.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from trt_cls.text import printable
 
 
 def prepare() -> None:
-    """Sets up the streams, log and warnings of this process; to be called once, when it starts.
+    """Sets up streams, log and warnings; call it once per process.
 
-    A character that the terminal's encoding lacks is written as an escape. Warnings of the image decoders about damaged
-    files are dropped: such a file is refused with a reason, or its pixels are all there.
+    Characters that the terminal can't encode are escaped. Pillow's warnings about damaged files are dropped: such a
+    file is refused with a reason, or all of its pixels are there.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -38,5 +38,5 @@ class _OneLine(logging.Formatter):
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Prints lines, with what is not printable escaped. A name that may hold a line break is `printable` before."""
+    """Prints lines, with everything that is not printable escaped. Pass names with line breaks through `printable`."""
     click.echo("\n".join(printable(line) for line in text.split("\n")), err=err, nl=nl)

@@ -39,7 +39,7 @@ def test_broken_parts_end_with_status_1_and_the_cure(
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert "→ pip uninstall one" in out
-    assert err.startswith("error: not all that is installed fits together: ONNX Runtime;")
+    assert err.startswith("error: some installed packages do not work together: ONNX Runtime;")
 
 
 def test_json_holds_every_finding(machine: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:

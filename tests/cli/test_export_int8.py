@@ -50,7 +50,7 @@ def test_flags_of_tao_and_the_defaults(asked: dict[str, Any]) -> None:
         (["--int8", "--data_type", "fp16"], "--int8 and --data_type fp16 contradict"),
         (["--calibration-images", "photos"], "belong to --int8"),
         (["--fp16", "--int8-auto", "1"], "belong to --int8"),
-        (["--int8", "--int8-keep", "middle"], '"middle" is not known; expected first or last'),
+        (["--int8", "--int8-keep", "middle"], '"middle" is unknown; expected first or last'),
         (["--int8", "--int8-auto", "-1"], "-1"),
         (["--int8", "--calibration-batches", "0"], "0"),
     ],

@@ -69,7 +69,7 @@ def test_broken_images_are_skipped_counted_and_listed(
     (images / "broken.jpg").write_text("text")
     assert main(["infer", "-m", str(model), "-i", str(images)]) == 0
     out, err = capsys.readouterr()
-    assert out == f"3 images labelled, 1 skipped; written: {images / 'result.csv'}\n"
+    assert out == f"3 images labeled, 1 skipped; written: {images / 'result.csv'}\n"
     assert err.startswith(f"skipped: {images / 'broken.jpg'}: ")
     assert len(rows(images / "result.csv")) == 3
 
@@ -146,7 +146,7 @@ def test_an_empty_list_is_an_error(
 def test_json_lines_hold_the_ranking(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = write_images(tmp_path / "images", 2)
     assert main(["infer", "-m", str(model), "-i", str(images), "--format", "jsonl", "--top-k", "2"]) == 0
-    assert "6 images labelled" in capsys.readouterr().out
+    assert "6 images labeled" in capsys.readouterr().out
     found = [json.loads(line) for line in (images / "result.jsonl").read_text().splitlines()]
     assert [Path(entry["path"]).parent.name for entry in found] == [entry["label"] for entry in found]
     red = found[-1]
@@ -181,7 +181,7 @@ def test_a_video_is_labelled_frame_by_frame(
     # JPEG moves the colours by a few levels
     assert float(lines[0][2]) == pytest.approx(max(probabilities(COLORS["red"])), abs=0.01)
     assert main(["infer", "-m", str(model), "-i", str(video), "--format", "jsonl", "-r", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"35 images labelled; written: {tmp_path / 'result.jsonl'}\n"
+    assert capsys.readouterr().out == f"35 images labeled; written: {tmp_path / 'result.jsonl'}\n"
     assert json.loads((tmp_path / "result.jsonl").read_text().splitlines()[12])["frame"] == 12
 
 
@@ -190,7 +190,7 @@ def test_a_video_is_labelled_frame_by_frame(
     [
         ("absent.mp4", 2, "no such file; expected a video"),
         ("text.mp4", 2, "no frame can be decoded"),
-        ("camera:one", 2, "is no number of a camera"),
+        ("camera:one", 2, "is not a number; expected one"),
         ("camera:97", 1, "camera 97 gives no picture"),
     ],
 )

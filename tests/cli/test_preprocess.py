@@ -122,6 +122,6 @@ def test_the_gpus_tensors_are_what_its_executor_returns_for_the_decoded_images(
 
     assert run(*images, "-e", spec, "-o", tmp_path / "cpu.npy") == 0
     monkeypatch.setattr("trt_cls.preprocessing.cuda.CudaPreprocessing", OnTheCpu)
-    monkeypatch.setattr("trt_cls.cli.preprocess.BATCH", 2)
+    monkeypatch.setattr("trt_cls.cli.preprocess.GPU_BATCH", 2)
     assert run(*images, "-e", spec, "-o", tmp_path / "gpu.npy", "--executor", "cuda") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "gpu.npy"), np.load(tmp_path / "cpu.npy"))

@@ -58,7 +58,7 @@ def test_a_key_is_ignored_with_a_line_and_verbose_adds_the_traceback(capsys: pyt
     arguments = ["infer", "-m", "absent.onnx", "-i", "absent.png", "-k", "secret"]
     assert main(arguments) == 2
     plain = capsys.readouterr().err
-    assert plain.splitlines()[0] == "-k/--key is ignored: models are not encrypted here"
+    assert plain.splitlines()[0] == "-k/--key is ignored: models are not encrypted"
     assert "Traceback" not in plain
     assert main([*arguments, "-v"]) == 2
     assert "Traceback" in capsys.readouterr().err

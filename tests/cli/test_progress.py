@@ -32,4 +32,4 @@ def test_a_terminal_sees_how_far_it_is_and_stdout_stays_clean(tmp_path: Path) ->
     os.close(ours)
     assert "/91" in shown
     assert "91/91" in shown
-    assert done.stdout.decode().startswith("90 images labelled, 1 skipped")
+    assert done.stdout.decode().startswith("90 images labeled, 1 skipped")

@@ -42,7 +42,7 @@ def test_a_process_alone_has_it_all_and_waits_for_nobody() -> None:
 
 def test_one_process_of_torchrun_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with joined(cure="") as processes:
+    with joined(advice="") as processes:
         assert processes == ALONE
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
-from trt_cls.doctor.checks import Finding, findings
+from trt_cls.doctor.checks import OPTIONAL, Finding, findings
 from trt_cls.doctor.facts import Facts
 from trt_cls.gpu import Gpu
+
+ROOT = Path(__file__).parents[2]
 
 CPU = Facts(
     python="3.11.7",
@@ -30,7 +33,8 @@ GPU = replace(
     CPU,
     packages={
         **CPU.packages, **TENSORRT, "onnxruntime-gpu": "1.31.1", "pycuda": "2026.1", "tensorrt-rtx-cu13": "1.7.1.116",
-        "simplejpeg": "1.9.0", "openvino": "2026.4.1",
+        "simplejpeg": "1.9.0", "openvino": "2026.4.1", "timm": "1.0.22", "tensorboard": "2.20.0", "wandb": "0.22.0",
+        "mlflow": "3.5.0", "opencv-python-headless": "4.12.0",
     },
     modules=frozenset({"onnxruntime", "tensorrt", "tensorrt_rtx"}),
     providers=("CUDA", "TENSORRT"),
@@ -54,7 +58,7 @@ def of(facts: Facts, name: str) -> Finding:
     return next(finding for finding in findings(facts) if finding.name == name)
 
 
-def test_a_whole_machine_has_nothing_to_mend() -> None:
+def test_a_complete_machine_has_nothing_to_fix() -> None:
     assert {finding.state for finding in findings(GPU)} == {"ok"}
     assert not any(finding.cure for finding in findings(GPU))
     assert of(GPU, "GPU").found == "NVIDIA L4, compute capability 8.9, driver for CUDA 13.0"
@@ -65,7 +69,7 @@ def test_a_machine_without_gpu_lacks_things_but_is_not_broken() -> None:
     found = {finding.name: finding.state for finding in findings(CPU)}
     assert set(found.values()) == {"ok", "absent"}
     assert {name for name, state in found.items() if state == "absent"} == {
-        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "OpenVINO", "images", "NVRTC",
+        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "OpenVINO", "images", "NVRTC", *(row[0] for row in OPTIONAL),
     }  # fmt: skip
     assert all(finding.cure for finding in findings(CPU) if finding.state == "absent")
 
@@ -78,22 +82,22 @@ def test_a_machine_without_gpu_lacks_things_but_is_not_broken() -> None:
         (
             but(CPU, onnxruntime_gpu="1.31.1"),
             "ONNX Runtime",
-            "both own",
+            "both install",
             'pip uninstall -y onnxruntime onnxruntime-gpu; pip install "trt-cls[cpu]"',
         ),
-        (but(GPU, onnxruntime="1.31.1"), "ONNX Runtime", "both own", 'pip install "trt-cls[gpu]"'),
-        (replace(CPU, modules=frozenset()), "ONNX Runtime", "module is gone", "--force-reinstall onnxruntime"),
+        (but(GPU, onnxruntime="1.31.1"), "ONNX Runtime", "both install", 'pip install "trt-cls[gpu]"'),
+        (replace(CPU, modules=frozenset()), "ONNX Runtime", "module is missing", "--force-reinstall onnxruntime"),
         (but(GPU, tensorrt_cu12_libs="11.4.0"), "TensorRT", "parts of different", "pip install tensorrt-cu13"),
         (but(GPU, tensorrt_cu13_libs="11.3.0"), "TensorRT", "parts of different", "pip uninstall -y tensorrt "),
         (replace(GPU, driver_cuda=(12, 8)), "TensorRT", "CUDA up to 12.8", "pip install tensorrt-cu12"),
-        (replace(GPU, modules=frozenset({"onnxruntime"})), "TensorRT", "module is gone", "tensorrt-cu13"),
-        (replace(GPU, modules=frozenset({"onnxruntime"})), "TensorRT-RTX", "module is gone", "trt-cls[rtx]"),
+        (replace(GPU, modules=frozenset({"onnxruntime"})), "TensorRT", "module is missing", "tensorrt-cu13"),
+        (replace(GPU, modules=frozenset({"onnxruntime"})), "TensorRT-RTX", "module is missing", "trt-cls[rtx]"),
         (replace(GPU, driver_cuda=(12, 8)), "torch", "CUDA up to 12.8", "/whl/cu128"),
         (but(CPU, torch="2.14.1+cpu"), "torch", "torchvision 0.29.1 is another build", "/whl/cpu"),
         (
             but(CPU, **{"opencv_python": "5.0", "opencv_python_headless": "5.0"}),
             "OpenCV",
-            "all own the module cv2",
+            "all of them install the same module",
             "pip uninstall -y opencv-python opencv-python-headless",
         ),
         (but(CPU, numpy="1.20"), "trt-cls", "requires numpy>=1.26, found 1.20", 'pip install "numpy>=1.26"'),
@@ -132,3 +136,14 @@ def test_jetpacks_tensorrt_needs_no_package() -> None:
     jetson = replace(GPU, packages={"trt-cls": "1.0"}, requirements={}, modules=frozenset({"tensorrt"}))
     assert of(jetson, "TensorRT").state == "ok"
     assert "JetPack" in of(jetson, "TensorRT").found
+
+
+@pytest.mark.parametrize(("name", "packages", "purpose", "extra"), OPTIONAL)
+def test_an_absent_optional_package_is_named_with_the_extra_that_installs_it(
+    name: str, packages: tuple[str, ...], purpose: str, extra: str
+) -> None:
+    finding = of(CPU, name)
+    assert (finding.state, finding.cure) == ("absent", f'pip install "trt-cls[{extra}]"')
+    assert purpose in finding.found
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(packages) & {Requirement(text).name for text in project["optional-dependencies"][extra]}

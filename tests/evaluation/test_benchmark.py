@@ -91,7 +91,7 @@ def test_the_share_is_taken_round_by_round() -> None:
     def nothing() -> int:
         return 0
 
-    parts = [Stage(name, nothing, nothing, limits=name in "ab") for name in ("a", "b", "c", "all")]
+    parts = [Stage(name, nothing, [], [], limits=name in "ab") for name in ("a", "b", "c", "all")]
     rounds = [
         {"a": 100.0, "b": 200.0, "c": 1.0, "all": 90.0},
         {"a": 50.0, "b": 40.0, "c": 1.0, "all": 38.0},

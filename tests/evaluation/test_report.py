@@ -187,7 +187,7 @@ def test_says_everything_but_the_cells_images_without_javascript(browser: Browse
         text = unescape(browser.run("document.body.innerText"))
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
-    for part in ("Confusion matrix", "Surest mistakes", "Least sure", "waiting for data", "Normalisation", "Python"):
+    for part in ("Confusion matrix", "Surest mistakes", "Least sure", "waiting for data", "Normalization", "Python"):
         assert part in text
     assert "Click" not in text
 

@@ -160,7 +160,7 @@ def test_a_killed_process_ends_all_with_one_line(odd_images: Path, experiment: M
     assert started.returncode != 0
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(told) == 1
-    assert "another one ended without a word" in told[0]
+    assert "another one ended without an error" in told[0]
 
 
 @pytest.mark.slow

@@ -14,27 +14,29 @@ from trt_cls.version import __version__
 
 COMMANDS = {
     "train": "Train a network from a spec file.",
-    "import-tao": "Turn a TAO .hdf5 model into a checkpoint.",
-    "evaluate": "Measure a model on a labelled folder: top-k, confusion matrix, per-class report.",
+    "import-tao": "Convert a TAO .hdf5 model to a checkpoint.",
+    "evaluate": "Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report.",
     "infer": "Label images: a file, a folder, a list, a video, a camera.",
     "prune": "Remove the weakest filters of a network, by TAO's rules.",
     "export": "Write a checked ONNX file and a TensorRT engine from a checkpoint.",
-    "compare": "Hold two artefacts against each other on the same images.",
-    "benchmark": "Measure the speed of each stage from image files to answers, and which one limits.",
+    "compare": "Compare two model files on the same images.",
+    "benchmark": "Measure the speed of each stage from image files to predictions, and name the bottleneck.",
     "inspect": "Show contract, layers, precision, size and multiply-adds of a model file.",
-    "preprocess": "Write the exact tensor that the network sees.",
+    "preprocess": "Write the exact input tensor of the network.",
     "spec": "Check and print spec files, list all fields.",
     "models": "List the architectures: depths, sizes, freeze ids, options.",
-    "doctor": "Check what this machine can run, and say how to mend and get the rest.",
+    "doctor": "Check what this machine can run, and how to install or fix the rest.",
     "demo": "Train, export and evaluate real handwritten digits in a few minutes on a CPU.",
 }
-"""Name of a command (and of its module here, with _ for -) → its line in --help."""
+"""Command (its module is in this folder, with _ for -) → its line in --help."""
 
 
 @dataclass
 class State:
-    """What one call of the program knows beside its arguments."""
+    """State of one call of the program."""
 
+    arguments: list[str]
+    """The command line after the program's name."""
     verbose: bool = False
 
 
@@ -62,31 +64,32 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="trt-cls")
 def program() -> None:
-    """From one spec file to a TensorRT engine that is proved to answer as the trained network does."""
+    """From one spec file to a TensorRT engine, checked against the trained network."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    state = State()
+    state = State(sys.argv[1:] if arguments is None else arguments)
     try:
         program.main(arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
     except SpecError as error:
         return _fail([str(problem) for problem in error.problems], error.exit_code, state)
     except TrtClsError as error:
-        told = _shortage(error.__cause__) if isinstance(error, RequestError) else None  # no fault of the request
-        return _fail([told or str(error)], 1 if told else error.exit_code, state)
+        # a lack of memory is no fault of the request
+        lacking = _shortage(error.__cause__) if isinstance(error, RequestError) else None
+        return _fail([lacking or str(error)], 1 if lacking else error.exit_code, state)
     except click.ClickException as error:
         from trt_cls.distributed.processes import is_first
 
-        # several processes are called alike, and make the same mistake
+        # all processes of one call have the same arguments, and the same mistake in them
         return _fail([" ".join(error.format_message().split())] if is_first() else [], error.exit_code, state)
     except (KeyboardInterrupt, click.Abort):
         return _fail(["interrupted"], 130, state)
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if told := _shortage(error):
-            return _fail([told], 1, state)
+        if lacking := _shortage(error):
+            return _fail([lacking], 1, state)
         if isinstance(error, OSError):
             return _fail([f"{error.filename or 'file system'}: {error.strerror or error}"], 1, state)
         raise

@@ -1,4 +1,4 @@
-"""`trt-cls compare`: parity of two model files on the same images."""
+"""`trt-cls compare`: how far the predictions of two model files differ on the same images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trt_cls.evaluation.compare import Change, Comparison, Verdict
 
 MOST_CHANGES = 20
-"""Images with other labels that are printed."""
+"""Images with different labels that are printed."""
 SIGNIFICANT = 0.05
 LAYER_IMAGES = 4
 """Images for the layers: all tensors of both networks are in memory at once, 0.2 GB an image for resnet50."""
@@ -34,12 +34,12 @@ LAYER_IMAGES = 4
     "--images", type=click.Path(path_type=Path), help="Folder of images; default: eval_config.eval_dataset_path."
 )
 @spec_options(required=False)
-@click.option("--max-diff", type=click.FloatRange(min=0), help="Fail where a probability differs by more.")
+@click.option("--max-diff", type=click.FloatRange(min=0), help="Fail if a probability differs by more.")
 @click.option(
-    "--min-agreement", type=click.FloatRange(0, 1), help="Fail where a smaller share of images keeps its label."
+    "--min-agreement", type=click.FloatRange(0, 1), help="Fail if a smaller share of images has the same label."
 )
 @click.option(
-    "--own-preprocessing", is_flag=True, help="Give each model the images by its own contract, where the two differ."
+    "--own-preprocessing", is_flag=True, help="Preprocess the images by each model's own contract, if the two differ."
 )
 @click.option("--layers", is_flag=True, help="Find the first layer that differs between two ONNX files.")
 @results_option(required=False)
@@ -58,9 +58,9 @@ def command(
     min_agreement: float | None,
     provider: Provider,
 ) -> Comparison:
-    """Hold two artefacts against each other on the same images.
+    """Compare two model files on the same images.
 
-    Where the images stand in folders named as the classes, it is tested which of the two is better.
+    If the images are in folders named as the classes, McNemar's test says whether one of the two is better.
     """
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.engines import open_engine
@@ -71,7 +71,7 @@ def command(
     contract, other = read_contract(a), read_contract(b)
     require_same_meaning(contract, other, own_preprocessing=own_preprocessing)
     if layers and contract.differences(other):
-        raise RequestError("--layers: the two models take different input; expected one input for both; leave it out")
+        raise RequestError("--layers: the two models have different inputs; expected the same one; leave --layers out")
     samples = samples_of(_images(images, spec, overrides, a), contract.classes)
     if results:
         results_folder(results)
@@ -85,7 +85,7 @@ def command(
         _print_layers(a, b, samples)
     if results:
         echo("written: " + ", ".join(str(path) for path in write_comparison(comparison, a, b, results)))
-    _hold_bounds(comparison, max_diff, min_agreement)
+    _check_bounds(comparison, max_diff, min_agreement)
     return comparison
 
 
@@ -113,7 +113,9 @@ def _print(comparison: Comparison) -> None:
     if comparison.verdict:
         echo(_verdict(comparison.verdict))
     for change in comparison.changed[:MOST_CHANGES]:
-        echo(f"  {printable(change.path)}: A {printable(change.label_a)}, B {printable(change.label_b)}{_is(change)}")
+        echo(
+            f"  {printable(change.path)}: A {printable(change.label_a)}, B {printable(change.label_b)}{_truth(change)}"
+        )
     if len(comparison.changed) > MOST_CHANGES:
         echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
     echo(skipped_lines(comparison.skipped), err=True, nl=False)
@@ -128,7 +130,7 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
-def _is(change: Change) -> str:
+def _truth(change: Change) -> str:
     return "" if change.truth is None else f", is {printable(change.truth)}"
 
 
@@ -155,8 +157,8 @@ def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
             echo(f"  other weights in {layer.node} ({layer.operation}): {', '.join(layer.weights)}")
 
 
-def _hold_bounds(comparison: Comparison, max_diff: float | None, min_agreement: float | None) -> None:
-    # Written so that NaN is out of bounds.
+def _check_bounds(comparison: Comparison, max_diff: float | None, min_agreement: float | None) -> None:
+    # `not <=`, so that NaN is out of bounds
     if max_diff is not None and not comparison.max_abs_difference <= max_diff:
         raise EngineError(
             f"max |Δprobability| is {comparison.max_abs_difference:.3g}; expected at most {max_diff:g} (--max-diff); "

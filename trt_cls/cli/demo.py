@@ -1,4 +1,4 @@
-"""`trt-cls demo`: the whole product on real handwritten digits, command by command."""
+"""`trt-cls demo`: train, export and evaluate real handwritten digits, command by command."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PRECISIONS = ("fp32", "fp16")
     type=click.Path(path_type=Path),
     default=Path("runs/demo"),
     show_default=True,
-    help="Folder for everything that is made.",
+    help="Folder for everything that the demo writes.",
 )
 @common_options
 def command(results: Path) -> None:
     """Train, export and evaluate real handwritten digits in a few minutes on a CPU.
 
-    Each step is a command of its own, printed before it runs. A second call goes on where the first one stopped.
+    Each step is a command of its own, printed before it runs. A second call continues where the first one stopped.
     """
     from trt_cls.demo.digits import write_digits
     from trt_cls.files import results_folder
@@ -56,18 +56,18 @@ def command(results: Path) -> None:
             )
         )
     _print_table(rows, results, images=len(evaluation.predictions.samples))
-    echo(f"All of it took {time.perf_counter() - start:.0f} s.")
+    echo(f"The demo took {time.perf_counter() - start:.0f} s.")
 
 
 def _train(results: Path) -> Path:
-    """The best checkpoint; a training that is there is used as it is, or resumed where it was interrupted."""
+    """The best checkpoint; a finished training is used again, an interrupted one is resumed."""
     from trt_cls.spec import load
 
     folder = results / "training"
     checkpoint = folder / "weights" / "best.safetensors"
     config = load(SPEC, needs=("train_config",), paths=False).train_config
     if config and (folder / "weights" / f"resnet_{config.n_epochs:03}.safetensors").exists():
-        echo(f"{folder} holds the finished training; to train anew, remove {results}")
+        echo(f"{folder} holds the finished training; to train again, remove {results}")
         return checkpoint
     resume = ("--resume",) if (folder / "train_state.pt").exists() else ()
     _run("train", *_spec(results), "-r", folder, *resume)
@@ -91,7 +91,7 @@ def _test(results: Path) -> Path:
 
 
 def _spec(results: Path) -> tuple[str | Path, ...]:
-    """The flags that name the spec, and where the folders are not those written there, the folders."""
+    """The flags that name the spec and the folders of images."""
     flags: list[str | Path] = ["-e", min(str(SPEC), os.path.relpath(SPEC), key=len)]
     for field, split in (
         ("train_config.train_dataset_path", "train"),

@@ -1,4 +1,4 @@
-"""`trt-cls doctor`: what this machine can run, and how to mend or get the rest."""
+"""`trt-cls doctor`: what this machine can run, and how to install or fix the rest."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from trt_cls.text import printable
 
 MARKS = {"ok": click.style("ok", fg="green"), "absent": "–", "broken": click.style("broken", fg="red")}
 WIDTH = 6
-"""Of the longest mark."""
+"""Length of the longest mark."""
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @common_options
 def command(as_json: bool) -> None:
-    """Check what this machine can run, and say how to mend and get the rest.
+    """Check what this machine can run, and how to install or fix the rest.
 
-    Exit status 0: all that is installed fits together; 1: something is broken. What is merely absent is no fault.
+    Exit status 0: everything that is installed works together; 1: something is broken. What is absent is not an error.
     """
     from trt_cls.doctor.checks import findings
     from trt_cls.doctor.facts import find_out
@@ -41,5 +41,5 @@ def command(as_json: bool) -> None:
     broken = [finding.name for finding in found if finding.state == "broken"]
     if broken:
         raise TrtClsError(
-            f"not all that is installed fits together: {', '.join(broken)}; run the commands after the arrows"
+            f"some installed packages do not work together: {', '.join(broken)}; run the commands after the arrows"
         )

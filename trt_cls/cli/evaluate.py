@@ -1,4 +1,4 @@
-"""`trt-cls evaluate`: top-k, confusion matrix and report by class of a model on a labelled folder."""
+"""`trt-cls evaluate`: top-k accuracy, confusion matrix and per-class report of a model on a labeled folder."""
 
 from __future__ import annotations
 
@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import (
-    batch_option,
-    classmap_option,
-    common_options,
-    executor_option,
-    model_option,
-    provider_option,
-    results_option,
-    spec_options,
-    top_k_option,
-)
-from trt_cls.cli.processes import gpus_option, run_on_each_gpu, take_gpu_for, watched
+from trt_cls.cli.options import RunOptions, common_options, model_option, results_option, run_options, spec_options
+from trt_cls.cli.processes import run_on_each_gpu, take_gpu_for, watched
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
@@ -29,13 +19,11 @@ if TYPE_CHECKING:
     from trt_cls.contract import Contract
     from trt_cls.data.folder import ImageFolder
     from trt_cls.distributed.processes import Processes
-    from trt_cls.engines.backends import Provider
-    from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Evaluation
     from trt_cls.spec.experiment import EvalConfig
 
 MOST_NAMES = 5
-"""Of classes, in a line."""
+"""Classes that a line names."""
 
 
 @click.command("evaluate")
@@ -43,15 +31,10 @@ MOST_NAMES = 5
 @model_option(required=False, description="Model file (.engine, .onnx, .safetensors); default: eval_config.model_path.")
 @results_option(required=False)
 @click.option(
-    "--dataset", type=click.Path(path_type=Path), help="Labelled folder in place of eval_config.eval_dataset_path."
+    "--dataset", type=click.Path(path_type=Path), help="Labeled folder, instead of eval_config.eval_dataset_path."
 )
-@batch_option
-@top_k_option
-@provider_option
-@executor_option
-@click.option("--strict", is_flag=True, help="An image that can't be decoded is an error.")
-@classmap_option
-@gpus_option("evaluate on, a process on each, which share the images.")
+@run_options("evaluate on; one process on each, which share the images.")
+@click.option("--strict", is_flag=True, help="Fail if an image can't be decoded.")
 @common_options
 @click.pass_context
 def command(
@@ -61,30 +44,25 @@ def command(
     model: Path | None,
     results: Path | None,
     dataset: Path | None,
-    batch_size: int | None,
-    top_k: int | None,
-    provider: Provider,
-    executor: Executor,
     strict: bool,
-    classmap: Path | None,
-    gpus: int,
+    run: RunOptions,
 ) -> Evaluation:
-    """Measure a model on a labelled folder: top-k, confusion matrix, per-class report."""
+    """Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report."""
     from trt_cls.data.folder import image_folder
     from trt_cls.distributed.processes import joined
 
-    if gpus > 1:
-        run_on_each_gpu(context, gpus, "--provider", provider)
-    with joined(cure="start it again") as processes:
-        config, model, contract = _request(spec, overrides, model, dataset, classmap)
-        take_gpu_for(processes, model, provider)
+    if run.gpus > 1:
+        run_on_each_gpu(context, run.gpus, "--provider", run.provider)
+    with joined(advice="start it again") as processes:
+        config, model, contract = _request(spec, overrides, model, dataset, run.classmap)
+        take_gpu_for(processes, model, run.provider)
         root = dataset or Path(config.eval_dataset_path)
         folder = processes.from_first(lambda: image_folder(root, contract.classes, allow_missing=True))
         if results and processes.first:
             results_folder(results)
-        k = _top_k(top_k or config.top_k, contract, processes)
-        config = replace(config, batch_size=batch_size or config.batch_size, top_k=k)
-        evaluation = _evaluated(model, folder, config, provider, executor, processes)
+        k = _top_k(run.top_k or config.top_k, contract, processes)
+        config = replace(config, batch_size=run.batch_size or config.batch_size, top_k=k)
+        evaluation = _evaluated(model, folder, config, run, processes)
         if processes.first:
             _report_missing(folder)
             _report(evaluation, model, results, strict)
@@ -92,13 +70,13 @@ def command(
 
 
 def _evaluated(
-    model: Path, folder: ImageFolder, config: EvalConfig, provider: Provider, executor: Executor, processes: Processes
+    model: Path, folder: ImageFolder, config: EvalConfig, run: RunOptions, processes: Processes
 ) -> Evaluation:
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.evaluate import evaluate
 
     with (
-        closing(open_engine(model, provider, processes.threads)) as engine,
+        closing(open_engine(model, run.provider, processes.threads)) as engine,
         watched(processes, folder.samples, config.batch_size) as done,
     ):
         return evaluate(
@@ -107,7 +85,7 @@ def _evaluated(
             batch_size=config.batch_size,
             workers=config.n_workers,
             top_k=config.top_k,
-            executor=executor,
+            executor=run.executor,
             progress=done,
             processes=processes,
         )
@@ -116,7 +94,7 @@ def _evaluated(
 def _request(
     spec: Path, overrides: tuple[str, ...], model: Path | None, dataset: Path | None, classmap: Path | None
 ) -> tuple[EvalConfig, Path, Contract]:
-    """The evaluation that is asked for, the model and its contract, once all of them fit together."""
+    """The eval_config, the model and its contract, after the check that spec, class map and model agree."""
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.evaluation.answers import require_classmap_fits
     from trt_cls.preprocessing.description import require_spec_fits
@@ -125,7 +103,7 @@ def _request(
     experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=dataset is None)
     config = experiment.eval_config
     if config is None:
-        raise RequestError(f"{spec}: has no eval_config; expected one; add the section")
+        raise RequestError(f"{spec}: no eval_config found; expected one; add the section")
     if model is None and not config.model_path:
         raise RequestError(
             f"{spec}: eval_config.model_path is not set; expected a model file; set it, or name one with -m"

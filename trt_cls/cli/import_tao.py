@@ -1,4 +1,4 @@
-"""`trt-cls import-tao`: a model that TAO trained becomes a checkpoint of ours, with a contract."""
+"""`trt-cls import-tao`: converts a model that TAO trained to a checkpoint with a contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CLASSMAP = "classmap.json"
 FILE = click.Path(path_type=Path)
-TOLD_CLASSES = 5
+SHOWN_CLASSES = 5
 OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "retain_head", "freeze_bn")
 
 
@@ -31,16 +31,16 @@ OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "reta
     "-cm",
     "--classmap",
     type=FILE,
-    help="TAO's classmap.json. Left out: the one beside MODEL or one folder up, else the classes are numbered.",
+    help="TAO's classmap.json.  [default: the one beside MODEL or one folder up, else the classes are numbered]",
 )
 @common_options
 def command(
     model: Path, output: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None
 ) -> Contract:
-    """Turn a TAO .hdf5 model into a checkpoint.
+    """Convert a TAO .hdf5 model to a checkpoint.
 
-    MODEL is a file that TAO's train or prune wrote, not encrypted. It does not say how its images were prepared: name
-    the spec that it was trained with.
+    MODEL is a file that TAO's train or prune wrote, not encrypted. It does not hold the preprocessing of its images:
+    name the spec that it was trained with.
     """
     if overrides and spec is None:
         raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
@@ -110,8 +110,8 @@ def _preprocessing(config: ModelConfig, experiment: Experiment | None) -> Prepro
         split: Literal["train", "eval"] = "eval" if experiment.eval_config else "train"
         return preprocessing_of_tao(experiment, split)
     echo(
-        "the file does not say how its images were prepared: caffe mode with ImageNet's means, center crop and bilinear"
-        " are taken; if it was trained otherwise, name its spec with -e, and change single fields with --set",
+        "the file does not hold the preprocessing of its images: caffe mode with ImageNet's means, center crop and "
+        "bilinear are used; if it was trained otherwise, name its spec with -e, and change single fields with --set",
         err=True,
     )
     return default_preprocessing_of_tao(config.input_shape)
@@ -155,14 +155,14 @@ def _summary(imported: Imported, contract: Contract, model: Path, output: Path) 
     from trt_cls.models.network import count_parameters
 
     total = count_parameters(imported.module).total
-    names = ", ".join(contract.classes[:TOLD_CLASSES]) + (" …" if len(contract.classes) > TOLD_CLASSES else "")
+    names = ", ".join(contract.classes[:SHOWN_CLASSES]) + (" …" if len(contract.classes) > SHOWN_CLASSES else "")
     return [
         f"imported {model}",
         f"network:       {_network(imported)}",
         f"parameters:    {total:,}{', pruned' if imported.pruned else ''}",
         f"classes:       {len(contract.classes)}: {names}",
         f"preprocessing: {_pixels(contract.preprocessing)}",
-        f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); loaded again, it gives the same answers",
+        f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); loaded again, it gives the same predictions",
         f"next: {shlex.join(['trt-cls', 'export', '-m', str(output), '-o', str(output.with_suffix('.onnx'))])}",
     ]
 
@@ -172,15 +172,15 @@ def _network(imported: Imported) -> str:
 
     config = imported.config
     depth = f"-{config.n_layers}" if ARCHITECTURES[config.arch].depths else ""
-    told = [f"{config.arch}{depth}", "×".join(map(str, config.input_shape))]
-    told += [name for name in OPTIONS if getattr(config, name)]
+    parts = [f"{config.arch}{depth}", "×".join(map(str, config.input_shape))]
+    parts += [name for name in OPTIONS if getattr(config, name)]
     if config.activation:
-        told.append(f"activation {config.activation.activation_type}")
+        parts.append(f"activation {config.activation.activation_type}")
     if config.freeze_blocks:
-        told.append(f"freeze_blocks {', '.join(map(str, config.freeze_blocks))}")
+        parts.append(f"freeze_blocks {', '.join(map(str, config.freeze_blocks))}")
     if config.dropout:
-        told.append(f"dropout {config.dropout:g}")
-    return ", ".join(told)
+        parts.append(f"dropout {config.dropout:g}")
+    return ", ".join(parts)
 
 
 def _pixels(preprocessing: Preprocessing) -> str:

@@ -1,4 +1,4 @@
-"""`trt-cls infer`: labels for images, wherever they come from."""
+"""`trt-cls infer`: labels for images, a video or a camera."""
 
 from __future__ import annotations
 
@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import (
-    batch_option,
-    classmap_option,
-    common_options,
-    executor_option,
-    model_option,
-    provider_option,
-    results_option,
-    spec_options,
-    top_k_option,
-)
-from trt_cls.cli.processes import gpus_option, progress, run_on_each_gpu, take_gpu_for, watched
+from trt_cls.cli.options import RunOptions, common_options, model_option, results_option, run_options, spec_options
+from trt_cls.cli.processes import progress, run_on_each_gpu, take_gpu_for, watched
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
@@ -33,15 +23,13 @@ if TYPE_CHECKING:
 
     from trt_cls.contract import Contract
     from trt_cls.distributed.processes import Processes
-    from trt_cls.engines.backends import Provider
-    from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.evaluate import Predictions
-    from trt_cls.evaluation.results import Format, Labelled
+    from trt_cls.evaluation.results import Format, Labeled
 
 BATCH_SIZE, WORKERS, TOP_K = 32, 8, 5
 STDIN = "-"
 MOST_LIST = 2**30
-"""Bytes of a list of paths: ten million paths of a hundred."""
+"""Bytes of a list of paths on stdin: ten million paths of a hundred bytes."""
 CAMERA = "camera:"
 
 
@@ -55,22 +43,17 @@ CAMERA = "camera:"
     "--image_dir",
     "source",
     required=True,
-    help="An image, a folder of images, - for paths on stdin (one a line), a video, or camera:NUMBER.",
+    help="An image, a folder of images, - for paths on stdin (one per line), a video, or camera:NUMBER.",
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(["csv", "jsonl"]),
-    help="path,label,confidence (the default), or a JSON object a line with the --top-k likeliest labels.",
+    help="csv: path,label,confidence (the default); jsonl: a JSON object per line with the --top-k likeliest labels.",
 )
 @spec_options(required=False)
 @results_option(required=False)
-@batch_option
-@top_k_option
-@provider_option
-@executor_option
-@classmap_option
-@gpus_option("work on, a process on each, which share the images.")
+@run_options("run on; one process on each, which share the images.")
 @common_options
 @click.pass_context
 def command(
@@ -81,63 +64,57 @@ def command(
     spec: Path | None,
     overrides: tuple[str, ...],
     results: Path | None,
-    batch_size: int | None,
-    top_k: int | None,
-    provider: Provider,
-    executor: Executor,
-    classmap: Path | None,
-    gpus: int,
+    run: RunOptions,
 ) -> None:
     """Label images: a file, a folder, a list, a video, a camera.
 
-    The labels of a folder go to result.csv (or .jsonl) in the results' folder or else in the images'. Those of a list,
-    a video or a camera go there only with -r, and to stdout without it; frames are numbered from 0.
+    The labels of a folder are written to result.csv (or .jsonl) in the results folder, or in the folder of images.
+    Those of a list, a video or a camera are printed, or written there with -r; frames are numbered from 0.
     """
     from trt_cls.distributed.processes import joined
 
-    if gpus > 1:
-        run_on_each_gpu(context, gpus, "--provider", provider)
-    with joined(cure="start it again") as processes:
-        contract = _checked_contract(model, spec, overrides, classmap)
-        take_gpu_for(processes, model, provider)
+    if run.gpus > 1:
+        run_on_each_gpu(context, run.gpus, "--provider", run.provider)
+    with joined(advice="start it again") as processes:
+        contract = _checked_contract(model, spec, overrides, run.classmap)
+        take_gpu_for(processes, model, run.provider)
         if _is_video(source):
             _require_one(processes, source)
-            labels = _video_labels(model, provider, source, batch_size, top_k or TOP_K)
-            _write(labels, form, results and results_folder(results))
+            _write(_video_labels(model, source, run), form, results and results_folder(results))
             return
         images = processes.from_first(lambda: _images(source))
         folder = results or (Path(source) if source != STDIN and Path(source).is_dir() else None)
         if folder and processes.first:
             results_folder(folder)
-        predictions = _predictions(model, images, batch_size or BATCH_SIZE, provider, executor, processes)
+        predictions = _predictions(model, images, run, processes)
         if processes.first:
             single = source != STDIN and Path(source).is_file()
-            _report(predictions, contract, top_k or TOP_K, form, folder, single=single)
+            _report(predictions, contract, run.top_k or TOP_K, form, folder, single=single)
 
 
-def _predictions(
-    model: Path, images: list[Path], batch_size: int, provider: Provider, executor: Executor, processes: Processes
-) -> Predictions:
+def _predictions(model: Path, images: list[Path], run: RunOptions, processes: Processes) -> Predictions:
+    from trt_cls.data.folder import Sample
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.evaluate import infer
+    from trt_cls.evaluation.evaluate import predict
 
+    batch_size = run.batch_size or BATCH_SIZE
     with (
-        closing(open_engine(model, provider, processes.threads)) as engine,
+        closing(open_engine(model, run.provider, processes.threads)) as engine,
         watched(processes, images, batch_size) as done,
     ):
-        return infer(
+        return predict(
             engine,
-            images,
+            [Sample(path) for path in images],
             batch_size=batch_size,
             workers=WORKERS,
-            executor=executor,
+            executor=run.executor,
             progress=done,
             processes=processes,
         )
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
-    """The model's contract, once spec and class map fit it."""
+    """The model's contract, after the check that spec and class map agree with it."""
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.evaluation.answers import require_classmap_fits
     from trt_cls.preprocessing.description import require_spec_fits
@@ -164,18 +141,18 @@ def _images(source: str) -> list[Path]:
         return list_images(Path(source))
     content = sys.stdin.buffer.read(MOST_LIST + 1).removeprefix(BOM_UTF8)
     if len(content) > MOST_LIST:
-        raise DataError(f"more than {MOST_LIST:,} bytes on stdin; expected paths, one a line")
+        raise DataError(f"more than {MOST_LIST:,} bytes on stdin; expected paths, one per line")
     lines = (line.removesuffix(b"\r") for line in content.split(b"\n"))
     paths = [Path(os.fsdecode(line)) for line in lines if line.strip()]
     if not paths:
-        raise DataError("no path on stdin; expected one a line, as from find DIR -name '*.jpg'")
+        raise DataError("no path on stdin; expected one per line, as from find DIR -name '*.jpg'")
     return paths
 
 
 def _report(
     predictions: Predictions, contract: Contract, top_k: int, form: Format | None, folder: Path | None, *, single: bool
 ) -> None:
-    """The labels of the images that could be decoded; the others are told on stderr."""
+    """Prints or writes the labels; lists the images that can't be decoded on stderr."""
     from trt_cls.evaluation.results import labels_of, skipped_lines
 
     echo(skipped_lines(predictions.skipped), err=True, nl=False)
@@ -189,49 +166,47 @@ def _report(
 def _require_one(processes: Processes, source: str) -> None:
     if processes.size > 1:
         raise RequestError(
-            f"-i {source}: frames come one after the other, and {processes.size} processes were started; expected one; "
+            f"-i {source}: frames can't be shared, and {processes.size} processes were started; expected one; "
             "leave out --gpus and torchrun"
         )
 
 
-def _video_labels(
-    model: Path, provider: Provider, source: str, batch_size: int | None, top_k: int
-) -> Iterator[Labelled]:
-    """Frame by frame; a camera goes on until it is interrupted, which is its proper end."""
+def _video_labels(model: Path, source: str, run: RunOptions) -> Iterator[Labeled]:
+    """The label of each frame; a camera runs until Ctrl-C, which is not an error."""
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.results import Labelled, likeliest
+    from trt_cls.evaluation.results import Labeled, likeliest
     from trt_cls.evaluation.video import count_frames, frames, infer_frames
 
     camera = source.removeprefix(CAMERA) if source.startswith(CAMERA) else None
     if camera is not None and not camera.isdecimal():
-        raise RequestError(f'-i {source}: "{camera}" is no number of a camera; expected one such as {CAMERA}0')
+        raise RequestError(f'-i {source}: "{camera}" is not a number; expected one, such as {CAMERA}0')
     taken = frames(int(camera) if camera is not None else Path(source))
-    size = batch_size or (1 if camera is not None else BATCH_SIZE)
+    size = run.batch_size or (1 if camera is not None else BATCH_SIZE)
     number = 0
     with (
-        closing(open_engine(model, provider)) as engine,
+        closing(open_engine(model, run.provider)) as engine,
         progress(None if camera is not None else count_frames(Path(source)) or None) as done,
         suppress(KeyboardInterrupt),
     ):
         for batch in infer_frames(engine, taken, size):
             for row in batch:
-                yield Labelled(number, likeliest(row, engine.contract.classes, top_k))
+                yield Labeled(number, likeliest(row, engine.contract.classes, run.top_k or TOP_K))
                 number += 1
             done(len(batch))
 
 
-def _print_ranking(labelled: Labelled) -> None:
-    ranking = [(printable(name), confidence) for name, confidence in labelled.ranking]
+def _print_ranking(labeled: Labeled) -> None:
+    ranking = [(printable(name), confidence) for name, confidence in labeled.ranking]
     width = max(len(name) for name, confidence in ranking)
     for name, confidence in ranking:
         echo(f"{name:{width}}  {confidence:.4f}")
 
 
-def _write(labels: Iterable[Labelled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
-    """To result.csv or result.jsonl in `folder`, or else to stdout, each line as soon as it is there."""
+def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
+    """Writes result.csv or result.jsonl in `folder`, or prints each line at once."""
     from trt_cls.evaluation.results import line, write_labels
 
-    lines = (line(labelled, form or "csv") for labelled in labels)
+    lines = (line(labeled, form or "csv") for labeled in labels)
     if folder is None:
         for text in lines:
             if sys.stdout.isatty():
@@ -241,4 +216,4 @@ def _write(labels: Iterable[Labelled], form: Format | None, folder: Path | None,
         return
     path = folder / f"result.{form or 'csv'}"
     count = write_labels(lines, path)
-    echo(f"{count} images labelled{skipped}; written: {path}")
+    echo(f"{count} images labeled{skipped}; written: {path}")

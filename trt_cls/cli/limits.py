@@ -1,4 +1,4 @@
-"""What a machine, or a limit of the shell, has too little of, found out from the error that some library raised."""
+"""Lack of memory, open files or processes, recognized in the error of any library."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ PROCESSES = ("can't start new thread",)
 
 
 def shortage(error: BaseException | None) -> str | None:
-    """A line about what `error`, or a cause of it, ran out of; None: it is about something else."""
+    """The message if `error` or one of its causes is a lack of some resource, else None."""
     for found in causes(error):
         line = one_line(found)
         number = getattr(found, "errno", None)
-        if isinstance(found, MemoryError) or number == errno.ENOMEM or _speaks_of(line, MEMORY):
+        if isinstance(found, MemoryError) or number == errno.ENOMEM or _mentions(line, MEMORY):
             return _line("memory", line, resource.RLIMIT_AS, "-v")
-        if number in (errno.EMFILE, errno.ENFILE) or _speaks_of(line, FILES):
+        if number in (errno.EMFILE, errno.ENFILE) or _mentions(line, FILES):
             return _line("open files", line, resource.RLIMIT_NOFILE, "-n")
-        if _speaks_of(line, PROCESSES):
+        if _mentions(line, PROCESSES):
             return _line("memory or processes", line, resource.RLIMIT_AS, "-v and -u")
         if isinstance(found, SystemError) and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-            return _line("memory", line, resource.RLIMIT_AS, "-v")  # an extension that lost its MemoryError
+            return _line("memory", line, resource.RLIMIT_AS, "-v")  # an extension module that lost its MemoryError
     return None
 
 
-def _speaks_of(line: str, words: tuple[str, ...]) -> bool:
+def _mentions(line: str, words: tuple[str, ...]) -> bool:
     return any(word in line.lower() for word in words)
 
 

@@ -19,12 +19,12 @@ HEADER = "arch             n_layers   parameters  GFLOPs  freeze_blocks  options
 @click.command("models")
 @common_options
 def command() -> None:
-    """List the architectures: depths, sizes, freeze ids and the options that each one honours."""
+    """List the architectures: depths, sizes, freeze ids and the options of each one."""
     require("torch", "Measuring the architectures", "train")
     from trt_cls.models.summary import CLASSES, SIDE, members
     from trt_cls.spec.architectures import LIBRARIES
 
-    echo(f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; GFLOPs: 10⁹ multiply-adds an image\n")
+    echo(f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; GFLOPs: 10⁹ multiply-adds per image\n")
     click.secho(HEADER, bold=True)
     previous = None
     for member in members():

@@ -1,22 +1,22 @@
-"""Flags that several commands share.
-
-Flags of the commands that run a model.
-
-Flags of `trt-cls export` that say how INT8 is reached.
-"""
+"""Flags that several commands share: spec, model and results, how a model is run, INT8."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trt_cls.distributed.processes import is_first
 from trt_cls.engines.backends import BACKENDS, PROVIDERS
 from trt_cls.terminal import echo
+
+if TYPE_CHECKING:
+    from trt_cls.engines.backends import Provider
+    from trt_cls.evaluation.answers import Executor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -71,9 +71,9 @@ def results_option(*, required: bool) -> Decorator:
 
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`-v` and TAO's `-k KEY`; neither reaches the function."""
+    """`-v` and TAO's `-k KEY`; neither is passed to the function."""
     function = click.option(
-        "-v", "--verbose", is_flag=True, expose_value=False, callback=_set_verbose, help="Tracebacks."
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_set_verbose, help="Show tracebacks."
     )(function)
     return click.option(
         "-k", "--key", expose_value=False, callback=_ignore_key, help="Ignored: models are not encrypted."
@@ -87,7 +87,47 @@ def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool
 
 def _ignore_key(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None and is_first():
-        echo("-k/--key is ignored: models are not encrypted here", err=True)
+        echo("-k/--key is ignored: models are not encrypted", err=True)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How `evaluate` and `infer` run a model."""
+
+    provider: Provider
+    executor: Executor
+    batch_size: int | None
+    top_k: int | None
+    classmap: Path | None
+    gpus: int
+
+
+def run_options(gpus: str) -> Decorator:
+    """The flags of `RunOptions` as `run`; `gpus` completes the help "GPUs of this machine to …"."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def gathered(*arguments: Any, **given: Any) -> Any:
+            run = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
+            return function(*arguments, run=run, **given)
+
+        options = (batch_option, top_k_option, provider_option, executor_option, classmap_option, gpus_option(gpus))
+        for option in reversed(options):
+            option(gathered)
+        return gathered
+
+    return decorate
+
+
+def gpus_option(description: str) -> Decorator:
+    """`--gpus N` as `gpus`."""
+    return click.option(
+        "--gpus",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help=f"GPUs of this machine to {description}",
+    )
 
 
 def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +138,7 @@ def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(PROVIDERS),
         default="auto",
         show_default=True,
-        help=f"What runs the model; auto: the GPU where there is one. {purposes}.",
+        help=f"What runs the model. auto: the GPU if there is one. {purposes}.",
     )(function)
 
 
@@ -117,38 +157,35 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
         type=_Executors(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
-        help="What resizes and normalizes the images, with the same result: the CPU, or the GPU for a TensorRT engine; "
-        "auto: the GPU where that can be.",
+        help="What resizes and normalizes the images, with the same result: the CPU, or the GPU for a TensorRT engine. "
+        "auto: the GPU if possible.",
     )(function)
 
 
 def batch_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`-b N` as `batch_size` (None where it is not given)."""
-    return click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Images a batch.")(
-        function
-    )
+    """`-b N` as `batch_size`, or None."""
+    return click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Batch size.")(function)
 
 
 def top_k_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--top-k K` as `top_k` (None where it is not given)."""
-    return click.option(
-        "--top-k", "--top_k", type=click.IntRange(min=1), help="How many of the likeliest labels count."
-    )(function)
+    """`--top-k K` as `top_k`, or None."""
+    return click.option("--top-k", "--top_k", type=click.IntRange(min=1), help="k of top-k.")(function)
 
 
 def classmap_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """TAO's `-cm FILE` as `classmap`."""
     return click.option(
         "-cm", "--classmap", type=click.Path(path_type=Path),
-        help="Class map to hold against the model, which carries its own classes.",
+        help="Class map to check against the model's own classes.",
     )(function)  # fmt: skip
 
 
 KEEP = ("first", "last")
+"""Layers that `--int8-keep` can name."""
 
 
 def int8_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--int8` as `int8`, and the flags beside it as `quantization`, an `Int8`."""
+    """`--int8` as `int8`, and the other INT8 flags as `quantization`, an `Int8`."""
 
     @wraps(function)
     def gathered(
@@ -182,7 +219,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     names = tuple(name.strip() for name in value.split(",")) if value else ()
     for name in names:
         if name not in KEEP:
-            raise click.BadParameter(f'"{name}" is not known; expected {" or ".join(KEEP)}, or both with a comma')
+            raise click.BadParameter(f'"{name}" is unknown; expected {" or ".join(KEEP)}, or both with a comma')
     return names
 
 
@@ -190,7 +227,7 @@ _OPTIONS = (
     click.option(
         "--int8",
         is_flag=True,
-        help="Compute in INT8 (explicit Q/DQ, symmetric, weights by channel), the rest as with --fp16.",
+        help="Compute in INT8 (explicit Q/DQ, symmetric, per-channel weights), the rest as with --fp16.",
     ),
     click.option(
         "--calibration-images",
@@ -198,32 +235,32 @@ _OPTIONS = (
         "calibration_images",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Images to measure INT8's ranges on. Left out: the spec's training dataset.",
+        help="Calibration images for INT8.  [default: the spec's training dataset]",
     ),
     click.option(
         "--calibration-batches",
         "--batches",
         "calibration_batches",
         type=click.IntRange(min=1),
-        help="How many batches of 16 of them, from all over the folder.  [default: 32, 512 images]",
+        help="Number of calibration batches of 16 images, spread over the folder.  [default: 32]",
     ),
     click.option(
         "--calibration-method",
         type=click.Choice(["auto", "entropy", "percentile", "minmax"]),
-        help="What is cut of a range: what loses least information, all above 99.99 %, nothing, or that of the three "
-        "which changes the answers least.  [default: auto]",
+        help="How activation ranges are clipped: entropy (minimum KL divergence), percentile (99.99 %), minmax (not at "
+        "all), auto (whichever of these changes the logits least).  [default: auto]",
     ),
     click.option(
         "--int8-keep",
         callback=_names,
         metavar="first,last",
-        help="Leave the first convolution, the classifier or both in float16.",
+        help="Keep the first convolution, the classifier or both in float16.",
     ),
     click.option(
         "--int8-auto",
         type=click.FloatRange(min=0),
         metavar="LOSS",
-        help="Leave in float16 the layers that cost most, until top-1 on --images (one sub-folder per class) is within "
-        "LOSS points of float32.",
+        help="Keep the layers that lose most accuracy in float16, until top-1 on --images (one sub-folder per class) is"
+        " within LOSS points of float32.",
     ),
 )

@@ -1,4 +1,4 @@
-"""`trt-cls preprocess`: the exact tensor that the network sees, as a file."""
+"""`trt-cls preprocess`: the exact input tensor of the network, as a file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from trt_cls.spec.experiment import TrainConfig
 
 EPOCH = 1
-"""The epoch whose draws `--split train` shows."""
-BATCH = 32
-"""Images on the GPU at a time."""
+"""The epoch whose random numbers `--split train` uses."""
+GPU_BATCH = 32
 
 
 @click.command("preprocess")
@@ -33,14 +32,14 @@ BATCH = 32
     type=click.Choice(["val", "train"]),
     default="val",
     show_default=True,
-    help="train: with random crop, colours and mirroring as the spec has them, drawn from its random_seed.",
+    help="train: with the random augmentation of the spec, from its random_seed.",
 )
 @click.option(
     "--executor",
     type=click.Choice(["pillow", "cuda"]),
     default="pillow",
     show_default=True,
-    help="What computes the pixels: the CPU, or an NVIDIA GPU with the same result.",
+    help="What computes the pixels, with the same result: Pillow on the CPU, or an NVIDIA GPU.",
 )
 @common_options
 def command(
@@ -52,7 +51,7 @@ def command(
     split: str,
     executor: str,
 ) -> None:
-    """Write the exact tensor that the network sees, float32 [N,C,H,W]; a folder stands for the images in it."""
+    """Write the exact input tensor of the network, float32 [N,C,H,W], for images and folders of images."""
     import numpy as np
 
     from trt_cls.data.folder import list_images
@@ -64,7 +63,7 @@ def command(
     if train and executor == "cuda":
         raise RequestError("--executor cuda does not augment; expected --split val with it; or use --executor pillow")
     paths = [path for image in images for path in list_images(image)]
-    tensor = _tensor_of_gpu(paths, preprocessing) if executor == "cuda" else _tensor(paths, preprocessing, train)
+    tensor = _gpu_tensor(paths, preprocessing) if executor == "cuda" else _cpu_tensor(paths, preprocessing, train)
     results_folder(output.parent)
     with atomic(output) as beside:
         np.save(beside, tensor)
@@ -74,7 +73,7 @@ def command(
 def _request(
     spec: Path | None, overrides: tuple[str, ...], model: Path | None, split: str
 ) -> tuple[Preprocessing, TrainConfig | None]:
-    """How to preprocess; and for the training split, how to augment."""
+    """The preprocessing; and for the training split, the train_config with its augmentation."""
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.preprocessing.description import preprocessing_from_spec
     from trt_cls.spec import load
@@ -83,13 +82,13 @@ def _request(
         experiment = load(spec, overrides=overrides, needs=("train_config",), paths=False)
         return preprocessing_from_spec(experiment, "train"), experiment.train_config if split == "train" else None
     if spec or not model:
-        raise RequestError("expected either a spec or a model; name one of them with -e SPEC or -m MODEL")
+        raise RequestError("expected either a spec or a model; name one with -e SPEC or -m MODEL")
     if split == "train":
         raise RequestError("--split train: a model file does not say how to augment; name a spec with -e SPEC")
     return read_contract(model).preprocessing, None
 
 
-def _tensor_of_gpu(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
+def _gpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
     from contextlib import closing
 
     import numpy as np
@@ -98,13 +97,13 @@ def _tensor_of_gpu(paths: Sequence[Path], preprocessing: Preprocessing) -> Float
     from trt_cls.preprocessing.images import read
 
     with closing(CudaPreprocessing(preprocessing)) as gpu:
-        batches = (paths[start : start + BATCH] for start in range(0, len(paths), BATCH))
+        batches = (paths[start : start + GPU_BATCH] for start in range(0, len(paths), GPU_BATCH))
         return np.concatenate(
             [gpu.preprocess([read(path, preprocessing.channels) for path in batch]) for batch in batches]
         )
 
 
-def _tensor(paths: Sequence[Path], preprocessing: Preprocessing, train: TrainConfig | None) -> Floats:
+def _cpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing, train: TrainConfig | None) -> Floats:
     import numpy as np
 
     from trt_cls.data.augmentation import augment, draws_for

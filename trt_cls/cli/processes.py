@@ -1,7 +1,4 @@
-"""Commands that several processes run together: one started for each GPU, one that speaks for all.
-
-A bar on the terminal for work that takes a while; nothing where nobody looks on.
-"""
+"""Commands that run in several processes, one for each GPU, and the progress bar of the first one."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from trt_cls.cli.options import Decorator
 from trt_cls.engines.backends import ON_CPU, device_of
 from trt_cls.errors import RequestError
 from trt_cls.isolation import PROGRAM
@@ -23,25 +19,10 @@ if TYPE_CHECKING:
     from trt_cls.engines.backends import Provider
 
 
-def gpus_option(description: str) -> Decorator:
-    """`--gpus N` as `gpus`."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        return click.option(
-            "--gpus",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            help=f"GPUs of this machine to {description}",
-        )(function)
-
-    return decorate
-
-
 def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) -> NoReturn:
-    """Runs the command that was typed in `gpus` processes, and exits as they do.
+    """Runs this command line in `gpus` processes, and exits with their status.
 
-    `option` is the one that keeps the command off GPUs by the values ON_CPU, and `value` what it has.
+    `option` is the flag that selects the device or provider, `value` its value.
 
     Raises:
         DeviceError: there are not that many GPUs.
@@ -55,12 +36,13 @@ def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) 
         )
     from trt_cls.distributed.launch import require_gpus, run_in_processes
 
+    arguments = _arguments_of_each(context.find_root().obj.arguments)
     require_gpus(gpus, f"work in processes on the CPU: {on_cpus}")
-    raise SystemExit(run_in_processes(gpus, _arguments_of_each(context)))
+    raise SystemExit(run_in_processes(gpus, ["-c", PROGRAM, *arguments]))
 
 
 def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
-    """Leaves this process one GPU if its model may run on one; before anything of CUDA is initialised.
+    """Assigns one GPU to this process if the model may run on one; call it before CUDA is initialized.
 
     Raises:
         DeviceError: there are more processes on this machine than GPUs.
@@ -76,32 +58,29 @@ def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
 def watched(
     processes: Processes, images: Sequence[Any], batch_size: int
 ) -> AbstractContextManager[Callable[[int], None]]:
-    """The progress of the first process's share, which is as large as any; nothing in the others."""
+    """The progress bar of the first process's share of the images; no bar in the other processes."""
     if not processes.first:
         return nullcontext(lambda images: None)
     return progress(len(processes.share(images, batch_size)))
 
 
-def _arguments_of_each(context: click.Context) -> list[str]:
-    """The call as it was typed, for Python to run it in one of its processes."""
-    arguments = ["-c", PROGRAM, str(context.command.name)]
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name == "gpus" or value is None or value is False:
-            continue
-        flag = max(parameter.opts, key=len)
-        if value is True:
-            arguments.append(flag)
-        else:
-            arguments += [f"{flag}={each}" for each in (value if parameter.multiple else [value])]
-    return [*arguments, "-v"] if context.find_root().obj.verbose else arguments
+def _arguments_of_each(arguments: Sequence[str]) -> list[str]:
+    """The arguments as typed, without `--gpus N` and the ignored `-k KEY`."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if flag not in ("--gpus", "-k", "--key"):
+            kept.append(word)
+        elif not equals:
+            next(words, "")
+    return kept
 
 
 @contextmanager
 def progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """Yields what is told how many images were done since it was last told; `total` None: nobody knows.
+    """A progress bar on stderr if that is a terminal; yields a function that takes the number of images just done.
 
-    The bar stands on stderr, where that is a terminal, and goes when the work is done.
+    `total` is None if it is unknown.
     """
     if not sys.stderr.isatty():
         yield lambda images: None

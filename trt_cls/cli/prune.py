@@ -1,4 +1,4 @@
-"""`trt-cls prune`."""
+"""`trt-cls prune`: removes the filters with the smallest norms."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ EQUALIZATIONS = ("union", "intersection", "arithmetic_mean", "geometric_mean")
     type=float,
     help="Remove filters whose normalized norm is at most this.  [default: 0.1]",
 )
-@click.option("--target-flops", "target", type=float, help="Share of multiply-adds to leave, instead of a threshold.")
+@click.option("--target-flops", "target", type=float, help="Share of multiply-adds to keep, instead of a threshold.")
 @click.option(
     "-eq",
     "--equalization",
     "--equalization_criterion",
     type=click.Choice(EQUALIZATIONS),
     default="union",
-    help="How to merge the norms of layers that keep the same filters.",
+    help="How to combine the norms of layers that must keep the same filters.",
 )
 @click.option(
     "-pg",
@@ -44,17 +44,22 @@ EQUALIZATIONS = ("union", "intersection", "arithmetic_mean", "geometric_mean")
     "--pruning_granularity",
     type=COUNT,
     default=8,
-    help="Round the number of filters that stay up to a multiple of this.",
+    help="Keep a multiple of this number of filters.",
 )
 @click.option(
-    "-nf", "--min-filters", "--min_num_filters", type=COUNT, default=16, help="Minimum number of filters per layer."
+    "-nf",
+    "--min-filters",
+    "--min_num_filters",
+    type=COUNT,
+    default=16,
+    help="Minimum number of filters per layer.",
 )
 @click.option(
     "-n",
     "--normalizer",
     type=click.Choice(["max", "L2"]),
     default="max",
-    help="Divide norms by the layer's largest, or by the root of their sum of squares over their number.",
+    help="Divide norms by the layer's largest (max), or by their root mean square (L2).",
 )
 @click.option(
     "-el",
@@ -63,12 +68,14 @@ EQUALIZATIONS = ("union", "intersection", "arithmetic_mean", "geometric_mean")
     "excluded",
     multiple=True,
     metavar="LAYERS",
-    help="Layers that keep all filters, separated by spaces or commas. Repeatable.",
+    help="Layers to leave unpruned, separated by spaces or commas. Repeatable.",
 )
 @click.argument("more_layers", nargs=-1, metavar="")
-@click.option("--dry-run", is_flag=True, help="Write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; write nothing.")
 @click.option(
-    "--latency/--no-latency", default=None, help="Measure ONNX Runtime on this CPU.  [default: unless --dry-run]"
+    "--latency/--no-latency",
+    default=None,
+    help="Measure ONNX Runtime's latency on this CPU.  [default: unless --dry-run]",
 )
 @results_option(required=False)
 @common_options

@@ -1,4 +1,4 @@
-"""`trt-cls spec`: check a spec file, print it with every field written out, list all fields."""
+"""`trt-cls spec`: checks a spec file, prints it with all fields, lists all fields."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _spec_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command.command("check")
 @_spec_argument
-@click.option("--no-paths", is_flag=True, help="Do not look whether the folders and files are there.")
+@click.option("--no-paths", is_flag=True, help="Do not check that the folders and files exist.")
 @common_options
 def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
-    """Validate SPEC; every mistake is a line with its place."""
+    """Validate SPEC; print each problem with its line."""
     from trt_cls.spec.loader import experiment_from_text, read_text
 
     experiment = experiment_from_text(
@@ -45,7 +45,7 @@ def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
 @click.option("--secrets", is_flag=True, help="Show API keys too.")
 @common_options
 def show(spec: Path, overrides: tuple[str, ...], secrets: bool) -> None:
-    """Print SPEC with the defaults of all fields that it leaves out."""
+    """Print SPEC with all fields, defaults included."""
     from trt_cls.spec import load
     from trt_cls.spec import show as text_of
 

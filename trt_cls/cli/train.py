@@ -1,4 +1,4 @@
-"""`trt-cls train`."""
+"""`trt-cls train`: trains a network from a spec file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls import spec as spec_files
-from trt_cls.cli.options import common_options, results_option, spec_options
-from trt_cls.cli.processes import gpus_option, run_on_each_gpu
+from trt_cls.cli.options import common_options, gpus_option, results_option, spec_options
+from trt_cls.cli.processes import run_on_each_gpu
 from trt_cls.distributed.processes import is_first
 from trt_cls.errors import require
 from trt_cls.terminal import echo
@@ -23,36 +23,41 @@ if TYPE_CHECKING:
 @spec_options(required=True)
 @results_option(required=True)
 @click.option(
-    "-c", "--classmap", type=click.Path(path_type=Path), help="JSON of class names and indices; left out: alphabetical."
+    "-c",
+    "--classmap",
+    type=click.Path(path_type=Path),
+    help="JSON of class names and indices.  [default: alphabetical]",
 )
-@click.option("--resume", is_flag=True, help="Go on exactly where the training in the results folder stopped.")
+@click.option("--resume", is_flag=True, help="Continue exactly where the training in the results folder stopped.")
 @click.option(
     "--save-every",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="Save what --resume needs that often, and after each epoch. Left out: every 5 minutes.",
+    help="Save the state for --resume every STEPS steps, and after each epoch.  [default: every 5 minutes]",
 )
-@gpus_option("train on, a process on each; batch_size_per_gpu images a step and process.")
+@gpus_option("train on; one process on each, with batch_size_per_gpu images per step.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Of forward and backward passes; weights are float32. auto: bf16 where the GPU has it, else fp16 there; "
-    "fp32 on a CPU.",
+    help="Precision of forward and backward passes; weights are float32. auto: bf16 if the GPU has it, else fp16; fp32 "
+    "on a CPU.",
 )
+@click.option("--compile", "compile_network", is_flag=True, help="Use torch.compile: slow to start, then faster.")
 @click.option(
-    "--compile", "compile_network", is_flag=True, help="Let torch.compile make the kernels: slow to start, then faster."
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train.",
 )
 @click.option(
     "--logger",
     "loggers",
     type=click.Choice(["wandb", "mlflow"]),
     multiple=True,
-    help="Send curves, configuration and final files there too. Repeatable.",
+    help="Also log curves, configuration and final files to this tracker. Repeatable.",
 )
 @click.option(
     "--init-epoch",
@@ -60,7 +65,7 @@ if TYPE_CHECKING:
     type=int,
     default=1,
     show_default=True,
-    help="Count epochs from here, with pretrained_model_path as the model of the epoch before.",
+    help="Number of the first epoch; pretrained_model_path is the model of the epoch before.",
 )
 @common_options
 @click.pass_context
@@ -81,7 +86,7 @@ def command(
 ) -> None:
     """Train a network from a spec file.
 
-    Writes checkpoints, curves and logs below the results folder. Ctrl-C saves the step reached; --resume goes on there.
+    Writes checkpoints, curves and logs to the results folder. Ctrl-C saves the state; --resume continues from there.
     """
     experiment = spec_files.load(spec, overrides=overrides, needs=("train_config",))
     require("torch", "training", "train")

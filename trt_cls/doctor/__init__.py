@@ -1,1 +1,4 @@
-"""What of trt-cls can run on this machine, and what to do about the rest."""
+"""Checks of the machine: `facts.py` collects what is installed, `checks.py` says whether it works together.
+
+Does not know: the command line. Begin with `checks.findings`.
+"""

@@ -1,11 +1,11 @@
-"""What the facts of a machine mean: what works, what could be added, what does not fit together.
+"""Checks of the facts of a machine: what works, what is absent, what is broken, and how to install or fix it.
 
-What is not known here: how facts are found and findings printed.
+Does not know: how facts are collected and findings printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,14 @@ State = Literal["ok", "absent", "broken"]
 OLDEST_PYTHON = (3, 10)
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+OPTIONAL = (
+    ("timm", ("timm",), "networks of timm", "timm"),
+    ("TensorBoard", ("tensorboard",), "curves of a training", "train"),
+    ("W&B", ("wandb",), "train --logger wandb", "wandb"),
+    ("MLflow", ("mlflow",), "train --logger mlflow", "mlflow"),
+    ("OpenCV", OPENCVS, "videos and cameras in infer", "video"),
+)
+"""Name, the packages of which one is enough, what it is for, and the extra that installs it."""
 PRODUCT = "trt-cls"
 
 
@@ -27,14 +35,14 @@ class Finding:
 
     name: str
     state: State
-    """"absent" is no fault: nothing that is installed needs it."""
+    """"absent" is not an error: nothing that is installed needs it."""
     found: str
     cure: str = ""
-    """What mends it or brings it, most often a command; empty where nothing is to be done."""
+    """How to fix or install it, usually a command; empty if nothing is to be done."""
 
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
-    """A finding for each part, from the ground up."""
+    """A finding for each part of the machine."""
     return (
         _python(facts),
         _driver(facts),
@@ -42,7 +50,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
         _images(facts),
         _nvrtc(facts),
         _tool(facts, "g++", "apt-get install g++"),
-        *_shared_modules(facts),
+        *(_optional(facts, *row) for row in OPTIONAL),
         *_requirements(facts),
     )
 
@@ -86,12 +94,12 @@ def _onnxruntime(facts: Facts) -> Finding:
     wanted = "gpu" if facts.gpu else "cpu"
     if len(installed) > 1:
         cure = f'pip uninstall -y {" ".join(ONNX_RUNTIMES)}; pip install "{PRODUCT}[{wanted}]"'
-        return Finding(name, "broken", f"{found}: both own the module onnxruntime, one overwrote the other", cure)
+        return Finding(name, "broken", f"{found}: both install the module onnxruntime, one overwrote the other", cure)
     if not installed:
         return Finding(name, "absent", "not installed", f'pip install "{PRODUCT}[{wanted}]"')
     if "onnxruntime" not in facts.modules:
         cure = f"pip install --force-reinstall {installed[0].split()[0]}"
-        return Finding(name, "broken", f"{found}, but its module is gone", cure)
+        return Finding(name, "broken", f"{found}, but its module is missing", cure)
     if facts.gpu and "onnxruntime" in facts.packages:
         cure = f'for the GPU: pip uninstall -y onnxruntime; pip install "{PRODUCT}[gpu]"'
         return Finding(name, "ok", f"{found}, provider CPU alone", cure)
@@ -109,10 +117,10 @@ def _tensorrt(facts: Facts) -> Finding:
         newest = _dotted(facts.driver_cuda)
         return Finding("TensorRT", "broken", f"{found}, but the driver runs CUDA up to {newest}", again)
     if "tensorrt" in facts.modules:
-        return Finding("TensorRT", "ok", found or "the system's own, as JetPack brings it")
+        return Finding("TensorRT", "ok", found or "installed by the system, as on JetPack")
     if parts:
-        return Finding("TensorRT", "broken", f"{found}, but its module is gone", again)
-    cure = f'pip install "{PRODUCT}[gpu]"; on a Jetson, JetPack brings it' if facts.gpu else "needs a GPU first"
+        return Finding("TensorRT", "broken", f"{found}, but its module is missing", again)
+    cure = f'pip install "{PRODUCT}[gpu]"; on a Jetson, JetPack includes it' if facts.gpu else "needs a GPU first"
     return Finding("TensorRT", "absent", "not installed", cure)
 
 
@@ -125,7 +133,7 @@ def _tensorrt_rtx(facts: Facts) -> Finding:
         )
     if "tensorrt_rtx" not in facts.modules:
         cure = f'pip install --force-reinstall "{PRODUCT}[rtx]"'
-        return Finding(name, "broken", f"{version}, but its module is gone", cure)
+        return Finding(name, "broken", f"{version}, but its module is missing", cure)
     return Finding(name, "ok", f"{version}, builds engines{'' if facts.gpu else '; running them takes a GPU'}")
 
 
@@ -133,7 +141,7 @@ def _pycuda(facts: Facts) -> Finding:
     if version := facts.packages.get("pycuda"):
         return Finding("pycuda", "ok", version)
     if facts.gpu is None:
-        return Finding("pycuda", "absent", "not installed", "of no use without a GPU")
+        return Finding("pycuda", "absent", "not installed", "needs a GPU first")
     first = "" if "nvcc" in facts.tools else "install the CUDA Toolkit, then "
     return Finding(
         "pycuda", "absent", "not installed: no engine runs without it",
@@ -177,7 +185,7 @@ CHECKS: dict[str, tuple[Callable[[Facts], Finding], ...]] = {
 
 
 def _images(facts: Facts) -> Finding:
-    """Without either part images take longer and their pixels are the same."""
+    """Without simplejpeg or the C++ library, images take longer; their pixels are the same."""
     resize = "resized by the C++ library" if facts.has_native_library else "resized by Pillow"
     decode = "decoded by simplejpeg" if "simplejpeg" in facts.packages else "decoded by Pillow"
     cures = []
@@ -194,15 +202,19 @@ def _tool(facts: Facts, name: str, cure: str) -> Finding:
     return Finding(name, "absent", "not on the PATH: pycuda can't be built here", cure)
 
 
-def _shared_modules(facts: Facts) -> Iterator[Finding]:
-    several = [name for name in OPENCVS if name in facts.packages]
-    if len(several) > 1:
-        cure = f'pip uninstall -y {" ".join(several)}; pip install "{PRODUCT}[video]"'
-        yield Finding("OpenCV", "broken", f"{', '.join(several)}: all own the module cv2", cure)
+def _optional(facts: Facts, name: str, packages: Sequence[str], purpose: str, extra: str) -> Finding:
+    installed = [package for package in packages if package in facts.packages]
+    install = f'pip install "{PRODUCT}[{extra}]"'
+    if not installed:
+        return Finding(name, "absent", f"not installed: needed for {purpose}", install)
+    if len(installed) > 1:
+        found = f"{', '.join(installed)}: all of them install the same module"
+        return Finding(name, "broken", found, f"pip uninstall -y {' '.join(installed)}; {install}")
+    return Finding(name, "ok", f"{facts.packages[installed[0]]}, for {purpose}")
 
 
 def _requirements(facts: Facts) -> Iterator[Finding]:
-    """What trt-cls, or a package that it leads to, requires and does not find."""
+    """Requirements of trt-cls, and of the packages that it requires, that are not met."""
     seen: set[str] = set()
     waiting = [PRODUCT]
     while waiting:
@@ -212,7 +224,7 @@ def _requirements(facts: Facts) -> Iterator[Finding]:
         seen.add(package)
         for requirement in facts.requirements.get(package, ()):
             needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if not needed and package != PRODUCT:  # its extras count as far as they are installed
+            if not needed and package != PRODUCT:  # extras of trt-cls are checked if installed
                 continue
             name = canonicalize_name(requirement.name)
             waiting.append(name)
@@ -227,7 +239,7 @@ def _requirements(facts: Facts) -> Iterator[Finding]:
 
 
 def _cuda_major(facts: Facts, installed: list[int]) -> int:
-    """The CUDA that a new TensorRT should be for."""
+    """The CUDA version that a new TensorRT should be for."""
     return facts.driver_cuda[0] if facts.driver_cuda else max(installed, default=13)
 
 

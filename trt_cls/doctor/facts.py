@@ -1,6 +1,6 @@
-"""What is installed here, found out without importing any of it.
+"""What is installed on this machine, collected without importing it.
 
-What is not known here: whether it fits together, see `checks`.
+Does not know: whether it works together, see `checks`.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Facts:
-    """One machine."""
+    """The facts of one machine."""
 
     python: str
     machine: str
     packages: Mapping[str, str]
-    """Canonical name → version of every package that Python sees."""
+    """Canonical name → version of every installed package."""
     requirements: Mapping[str, tuple[Requirement, ...]]
-    """Canonical name → what the package requires."""
+    """Canonical name → requirements of the package."""
     modules: frozenset[str]
-    """Of the modules that can stand here without a package, those that do: JetPack brings its own TensorRT."""
+    """Which of tensorrt, tensorrt_rtx and onnxruntime can be imported; JetPack installs TensorRT without a package."""
     providers: tuple[str, ...]
-    """Of ONNX Runtime, in capitals, beside the CPU."""
+    """ONNX Runtime's execution providers, in capitals, without the CPU."""
     has_nvidia_device: bool
-    """The kernel module of the driver is loaded."""
+    """Whether the driver's kernel module is loaded."""
     driver_cuda: Version | None
-    """The newest CUDA that the driver runs; None without a driver."""
+    """The newest CUDA version that the driver supports; None without a driver."""
     gpu: Gpu | None
     torch_cuda: Version | None
-    """The CUDA that torch was built for; None: for the CPU, or no torch."""
+    """The CUDA version that torch was built for; None: for the CPU, or no torch."""
     nvrtc: str | None
-    """The version of the compiler of CUDA kernels."""
+    """The version of NVRTC, the compiler of CUDA kernels."""
     tools: Mapping[str, str]
     """Compiler → version, of those on the PATH."""
     has_native_library: bool
-    """The images' executor in C++ was built."""
+    """Whether the C++ library for images was built."""
 
 
 def find_out() -> Facts:
@@ -81,13 +81,13 @@ def find_out() -> Facts:
 
 
 def _modules(names: Iterable[str]) -> list[str]:
-    """Those that can be imported; a folder without __init__.py, left by an uninstalled package, does not count."""
+    """Those that can be imported; an empty folder that an uninstalled package left behind does not count."""
     specs = ((name, find_spec(name)) for name in names)
     return [name for name, spec in specs if spec is not None and spec.origin is not None]
 
 
 def _providers() -> tuple[str, ...]:
-    """By the libraries that lie beside ONNX Runtime."""
+    """Known from the libraries beside ONNX Runtime."""
     spec = find_spec("onnxruntime")
     if spec is None or spec.origin is None:
         return ()

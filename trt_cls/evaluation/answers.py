@@ -1,9 +1,6 @@
-"""The answers of any engine for image files, with the images prepared on the CPU or on the GPU.
+"""Runs any engine on image files, preprocessed on the CPU or the GPU; checks that spec, class map and model agree.
 
-What is not known here: labels' truth and files of results.
-
-
-Whether a spec, a class map and a model speak of the same network.
+Does not know: true labels and result files.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.text import told_apart
 
 Executor = Literal["auto", "cpu", "cuda"]
-"""What makes the network's input; "auto": the GPU for a TensorRT engine where that can be, the CPU elsewhere."""
+"""What preprocesses the images; "auto": the GPU for a TensorRT engine if possible, else the CPU."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +34,12 @@ _log = logging.getLogger(__name__)
 def answers(
     engine: Engine, samples: Sequence[Sample], *, batch_size: int, workers: int, executor: Executor = "auto"
 ) -> Generator[Answered]:
-    """The answers for all `samples` in batches, in order; close it where it is not read to its end.
+    """The probabilities of all `samples` in batches, in order; close it if it is not read to its end.
 
     Raises:
-        DeviceError, MissingDependency: "cuda" was asked for, and can't be.
-        EngineError: the run failed, or its answers are no numbers.
-        RequestError: "cuda" was asked for with another engine than TensorRT's.
+        DeviceError, MissingDependency: `executor` is "cuda", which is not possible.
+        EngineError: the run failed, or a probability is NaN or infinite.
+        RequestError: `executor` is "cuda" and `engine` is not a TensorRT engine.
     """
     kernel = open_kernel(engine, executor)
     if kernel is None or not isinstance(engine, TensorRtEngine):
@@ -56,7 +53,7 @@ def answers(
 
 
 def open_kernel(engine: Engine, executor: Executor) -> CudaPreprocessing | None:
-    """The kernel that prepares images for `engine`, to be closed; None where the CPU does.
+    """The kernel that preprocesses images for `engine`, to be closed; None: the CPU does.
 
     Raises:
         DeviceError, MissingDependency, RequestError: as `answers`.
@@ -100,7 +97,7 @@ def _finite(engine: Engine, answered: Answered) -> Answered:
 
 
 def require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> None:
-    """Refuses a class map that orders or names the classes other than the model.
+    """Refuses a class map with other names or another order of classes than the model's.
 
     Raises:
         ArtefactError: they disagree.

@@ -1,6 +1,6 @@
-"""How fast each stage between image files and answers is, which one limits, and how much of it the whole reaches.
+"""The speed of each stage from image files to predictions, the bottleneck, and how much of its speed the whole reaches.
 
-What a stage does stands in `stages`. What is not known here: tables for people.
+The stages themselves are in `stages.py`.
 """
 
 from __future__ import annotations
@@ -23,46 +23,47 @@ from trt_cls.preprocessing import cpu
 Wanted = Literal["all", "decode", "preprocess", "engine"]
 
 BATCHES = 8
-"""A pass over the images has at least so many batches."""
+"""Minimum number of batches of a pass over the images."""
 ROUNDS = 5
-LEAST = 3
-"""Batches by themselves that are timed however long they take."""
+MIN_BATCHES = 3
+"""Minimum number of batches for the percentiles."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One stage, measured."""
+    """The speed of one stage."""
 
     stage: str
     images_per_second: float
-    """Batch after batch."""
+    """Throughput: batch after batch."""
     p50_ms: float
-    """Of one batch by itself."""
+    """Latency of a single batch."""
     p99_ms: float
     batches: int
-    """That the percentiles were taken from."""
+    """Number of batches behind the percentiles."""
     limits: bool
+    """See `Stage.limits`."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured, with what."""
+    """The result of a benchmark."""
 
     backend: str
     precision: str
     executor: str
-    """What prepared the images: cuda, native or pillow."""
+    """What preprocessed the images: cuda, native or pillow."""
     batch_size: int
     workers: int
     stages: tuple[Figures, ...]
     kernel: Bandwidth | None
-    """Of the preprocessing kernel; None where the CPU prepares."""
+    """Bandwidth of the preprocessing kernel; None: the CPU preprocesses."""
     share_of_limit: float | None
-    """The speed of the whole as a share of that of its slowest stage alone; None where not all were measured."""
+    """The speed of the whole as a share of its slowest stage's; None: not all stages were measured."""
 
     @property
     def limit(self) -> Figures | None:
-        """The slowest of the stages that work side by side; None where not all were measured."""
+        """The slowest of the stages that run in parallel; None: not all stages were measured."""
         if self.share_of_limit is None:
             return None
         return min((stage for stage in self.stages if stage.limits), key=lambda stage: stage.images_per_second)
@@ -85,7 +86,7 @@ def benchmark(
     executor: Executor = "auto",
     seconds: float = 2.0,
 ) -> Benchmark:
-    """Measures the stages that `wanted` names, each for about `seconds` batch after batch and as long batch by batch.
+    """Measures the stages that `wanted` names, each for about `seconds` of throughput and `seconds` of latency.
 
     Raises:
         DataError: none of `samples` can be decoded.
@@ -115,14 +116,14 @@ def benchmark(
 
 
 def measured_rounds(stages: Sequence[Stage], seconds: float) -> list[dict[str, float]]:
-    """Images/s of each stage, round by round, all stages in turn: a machine whose speed drifts does so for all."""
+    """Images/s of each stage in each round; the stages take turns, so that a drift of the machine affects all."""
     for stage in stages:
         stage.one()  # warms up
     return [{stage.name: _speed(stage, seconds) for stage in stages} for _ in range(ROUNDS)]
 
 
 def share_of_slowest(stages: Sequence[Stage], rounds: Sequence[dict[str, float]]) -> float:
-    """The speed of the whole as a share of that of the slowest stage alone in the same round; median of the rounds."""
+    """The speed of the whole as a share of the slowest stage's in the same round; median of the rounds."""
     limiting = [stage.name for stage in stages if stage.limits]
     return float(np.median([speeds["all"] / min(speeds[name] for name in limiting) for speeds in rounds]))
 
@@ -137,7 +138,7 @@ def _speed(stage: Stage, seconds: float) -> float:
 def _figures(stage: Stage, rounds: Sequence[dict[str, float]], seconds: float) -> Figures:
     times: list[float] = []
     start = time.perf_counter()
-    while len(times) < LEAST or time.perf_counter() - start < seconds:
+    while len(times) < MIN_BATCHES or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         stage.one()
         times.append((time.perf_counter() - before) * 1e3)

@@ -1,6 +1,6 @@
-"""Two models held against each other on the same images.
+"""Comparison of two models on the same images.
 
-What is not known here: where in the network a difference begins, see `layers`.
+Does not know: in which layer a difference begins, see `layers.py`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from trt_cls.evaluation.metrics import Probabilities, mcnemar
 from trt_cls.preprocessing.pillow import Floats
 from trt_cls.text import told_apart
 
-BATCH = 32
+BATCH_SIZE = 32
 WORKERS = 4
 TOP_K = 5
 
 
 @dataclass(frozen=True)
 class Change:
-    """An image that the two models label differently, and how sure each of them is."""
+    """An image with different labels from the two models, and their confidence."""
 
     path: Path
     label_a: str
@@ -37,12 +37,12 @@ class Change:
     confidence_a: float
     confidence_b: float
     truth: str | None
-    """None: not known."""
+    """The true class; None: unknown."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which of two models is better on images whose classes are known."""
+    """Which of two models is better on labeled images."""
 
     images: int
     right_a: int
@@ -58,27 +58,27 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far two models are apart."""
+    """How far the predictions of two models differ."""
 
     images: int
     top1_agreement: float
-    """Share of images with the same likeliest class, 0 to 1."""
+    """Share of images with the same top-1 class, 0 to 1."""
     top_k: int
-    """5, or the number of classes where that is less."""
+    """5, or the number of classes if that is less."""
     top_k_agreement: float
-    """Share of images with the same `top_k` likeliest classes, in any order."""
+    """Share of images with the same top-k classes, in any order."""
     max_abs_difference: float
     """Largest difference of two probabilities."""
     p99: float
-    """99 % of the images stay at or below this largest difference."""
+    """The 99th percentile of the images' largest differences."""
     changed: tuple[Change, ...]
     skipped: tuple[Skipped, ...]
     verdict: Verdict | None
-    """None: the images' classes are not known."""
+    """None: the images have no labels."""
 
 
 class _Answers(NamedTuple):
-    """What both models say to some images."""
+    """The probabilities of both models for a batch."""
 
     samples: tuple[Sample, ...]
     a: Probabilities
@@ -87,9 +87,9 @@ class _Answers(NamedTuple):
 
 
 def compare(a: Engine, b: Engine, samples: Sequence[Sample], *, own_preprocessing: bool = False) -> Comparison:
-    """The differences of `a` and `b` on `samples`, all of them labelled or none.
+    """The differences of `a` and `b` on `samples`, all of them labeled or none.
 
-    With `own_preprocessing` each of them gets the images by its own contract.
+    With `own_preprocessing` the images are preprocessed by each model's own contract.
 
     Raises:
         ArtefactError: their contracts have other classes, or other preprocessing without `own_preprocessing`.
@@ -110,16 +110,18 @@ def compare(a: Engine, b: Engine, samples: Sequence[Sample], *, own_preprocessin
 
 
 def _to_one_input(a: Engine, b: Engine, samples: Sequence[Sample]) -> Iterator[_Answers]:
-    # Where one of them normalizes its pixels itself, both begin with pixels.
+    # If one of the models normalizes pixels itself, both begin with pixels.
     fed = max(a.contract.preprocessing, b.contract.preprocessing, key=lambda described: described.embedded)
     infer_a, infer_b = infer_fed(a, fed), infer_fed(b, fed)
-    for batch in stream(samples, fed, batch_size=BATCH, workers=WORKERS):
+    for batch in stream(samples, fed, batch_size=BATCH_SIZE, workers=WORKERS):
         yield _Answers(batch.samples, _asked(a, infer_a, batch), _asked(b, infer_b, batch), batch.skipped)
 
 
 def _each_by_its_contract(a: Engine, b: Engine, samples: Sequence[Sample]) -> Iterator[_Answers]:
-    """An image that one of the two can't take is skipped for both."""
-    streams = [stream(samples, engine.contract.preprocessing, batch_size=BATCH, workers=WORKERS) for engine in (a, b)]
+    """An image that one of the two refuses is skipped for both."""
+    streams = [
+        stream(samples, engine.contract.preprocessing, batch_size=BATCH_SIZE, workers=WORKERS) for engine in (a, b)
+    ]
     for of_a, of_b in zip(*streams, strict=True):
         skipped = {image.path: image for image in (*of_a.skipped, *of_b.skipped)}
         kept_a, kept_b = (
@@ -138,7 +140,7 @@ def _asked(engine: Engine, infer: Callable[[Floats], Floats], batch: Batch) -> P
 
 
 def samples_of(source: Path, classes: Sequence[str]) -> list[Sample]:
-    """The images of a file or folder; labelled where all of them stand in folders that are named as classes.
+    """The images of a file or folder; labeled if all of them are in folders named as classes.
 
     Raises:
         DataError: there is no image.
@@ -162,10 +164,10 @@ def require_same_meaning(a: Contract, b: Contract, *, own_preprocessing: bool) -
         return
     found = f"the two models do not mean the same: {'; '.join(differences)} (the first model's value ≠ the second's)"
     found += told_apart(a.classes, b.classes)
-    cure = "compare files that were exported from one checkpoint"
+    advice = "compare files that were exported from one checkpoint"
     if a.classes == b.classes:
-        cure += ", or let each have the images by its own contract with --own-preprocessing"
-    raise ArtefactError(f"{found}; expected the same classes and preprocessing; {cure}")
+        advice += ", or let each have the images by its own contract with --own-preprocessing"
+    raise ArtefactError(f"{found}; expected the same classes and preprocessing; {advice}")
 
 
 def _comparison(

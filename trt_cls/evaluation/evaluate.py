@@ -1,9 +1,6 @@
-"""An engine measured on a labelled folder, every image in it, the last and smaller batch too.
+"""The predictions of an engine for images, and its metrics on a labeled folder.
 
-What is not known here: files of results and tables, see `results` and `tables`.
-
-
-Labels for images that have none.
+Does not know: result files and tables, see `results.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, Sample
@@ -26,19 +23,19 @@ from trt_cls.evaluation.answers import Executor, answers
 from trt_cls.evaluation.metrics import Metrics, Probabilities, measure
 
 Progress = Callable[[int], None]
-"""Told how many images of this process are done since it was last told, skipped ones too."""
+"""Called with the number of images that this process has just done, skipped ones included."""
 
 
-def unwatched(images: int) -> None:
-    """The progress of work that nobody looks on."""
+def no_progress(images: int) -> None:
+    """No progress report."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time went."""
+    """Where the time was spent."""
 
     waiting_for_data: float
-    """Nothing could be started because no batch was ready; in several processes their mean."""
+    """Time in which no batch was ready; the mean of several processes."""
     inference: float
     """The rest."""
     total: float
@@ -46,30 +43,35 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers for a list of images."""
+    """The probabilities of a list of images."""
 
     samples: tuple[Sample, ...]
-    """Those that were decoded, in the order of the folder."""
+    """The images that were decoded, in order."""
     probabilities: Probabilities
     """[samples, classes]"""
     skipped: tuple[Skipped, ...]
     seconds: Seconds
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[samples], the true classes."""
+        return np.array([sample.label for sample in self.samples], dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found, on what, with what."""
+    """The result of an evaluation."""
 
     contract: Contract
     backend: str
     predictions: Predictions
     top_k: int
-    """Never more than the classes."""
+    """At most the number of classes."""
     metrics: Metrics
 
     @property
     def images_per_second(self) -> float:
-        """From file to probabilities."""
+        """Speed from files to probabilities."""
         return len(self.predictions.samples) / self.predictions.seconds.total
 
 
@@ -81,14 +83,14 @@ def evaluate(
     workers: int,
     top_k: int,
     executor: Executor = "auto",
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
     processes: Processes = ALONE,
 ) -> Evaluation:
-    """Measures `engine` on `folder`; `processes`, each with an engine, share the images and all know the result.
+    """Evaluates `engine` on `folder`; `processes`, each with an engine, share the images and all return the result.
 
     Raises:
-        DataError: nothing of the folder, or of one class, can be decoded.
-        EngineError: the run failed, or its answers are no numbers.
+        DataError: no image of the folder, or of one class, can be decoded.
+        EngineError: the run failed, or a probability is NaN or infinite.
         RequestError: the folder was read with other classes than the model's.
     """
     classes = engine.contract.classes
@@ -107,9 +109,8 @@ def evaluate(
         processes=processes,
     )
     _refuse_lost_class(folder, predictions)
-    labels = np.array([sample.label for sample in predictions.samples], dtype=np.int64)
     counted = min(top_k, len(classes))
-    metrics = measure(predictions.probabilities, labels, counted)
+    metrics = measure(predictions.probabilities, predictions.labels, counted)
     return Evaluation(engine.contract, engine.backend, predictions, counted, metrics)
 
 
@@ -120,19 +121,19 @@ def predict(
     batch_size: int,
     workers: int,
     executor: Executor = "auto",
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
     processes: Processes = ALONE,
 ) -> Predictions:
-    """The answers of `engine` for `samples`; images that can't be decoded are listed, not counted.
+    """The probabilities of `samples`; images that can't be decoded are listed as skipped.
 
-    `processes`, each with an engine, share `samples`; all of them get the answers for all, and the same as one would.
+    `processes`, each with an engine, share `samples`; each returns the predictions for all, the same as one process's.
 
     Raises:
         DataError: no image can be decoded.
-        DeviceError, MissingDependency, RequestError: `executor` "cuda" can't be.
-        EngineError: the run failed, or its answers are no numbers.
+        DeviceError, MissingDependency, RequestError: `executor` "cuda" is not possible.
+        EngineError: the run failed, or a probability is NaN or infinite.
     """
-    processes.wait()  # the time that some take longer to open their engine is not counted
+    processes.wait()  # the time until the last process has opened its engine is not counted
     start = time.perf_counter()
     share = processes.share(samples, batch_size)
     with closing(answers(engine, share, batch_size=batch_size, workers=workers, executor=executor)) as batches:
@@ -165,34 +166,3 @@ def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
                 f'{folder.root}: no image of class "{folder.classes[sample.label]}" can be decoded, the first is '
                 f"{sample.path}: {reason}; expected at least one; replace the files"
             )
-
-
-def infer(
-    engine: Engine,
-    images: Sequence[Path],
-    *,
-    batch_size: int,
-    workers: int,
-    executor: Executor = "auto",
-    progress: Progress = unwatched,
-    processes: Processes = ALONE,
-) -> Predictions:
-    """The answers of `engine` for `images`; those that can't be decoded are listed, not answered.
-
-    `processes`, each with an engine, share `images`; all of them get the answers for all.
-
-    Raises:
-        DataError: no image can be decoded.
-        DeviceError, MissingDependency, RequestError: `executor` "cuda" can't be.
-        EngineError: the run failed, or its answers are no numbers.
-    """
-    samples = [Sample(path) for path in images]
-    return predict(
-        engine,
-        samples,
-        batch_size=batch_size,
-        workers=workers,
-        executor=executor,
-        progress=progress,
-        processes=processes,
-    )

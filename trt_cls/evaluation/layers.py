@@ -1,7 +1,6 @@
-"""Where two ONNX files of one network begin to differ: every tensor between input and output, in order.
+"""The first layer in which two ONNX files of one network differ: every tensor between input and output, in order.
 
-Both graphs run in ONNX Runtime without optimisation, so that each tensor is computed as the file says. What is not
-known here: whether the answers differ enough to matter, see `compare`.
+Both graphs run in ONNX Runtime without optimization, so that each tensor is computed as the file says.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ class LayerDifference:
 
     tensor: str
     node: str
-    """The one that gives the tensor."""
+    """The node that computes the tensor."""
     operation: str
     largest: float
-    """Absolute value in the first network's tensor."""
+    """Largest absolute value in the first network's tensor."""
     difference: float
     """Largest absolute difference as a share of `largest`."""
     weights: tuple[str, ...]
-    """Weights of the node that differ, as the first network names them."""
+    """Weights of the node that differ, by the first network's names."""
 
 
 def compare_layers(a: Path, b: Path, images: NDArray[np.float32]) -> tuple[LayerDifference, ...]:
-    """The tensors that both graphs name, in the order in which the first computes them.
+    """The tensors with the same name in both graphs, in the order of the first.
 
     Raises:
         ArtefactError: the graphs share no names.
@@ -78,12 +77,12 @@ def compare_layers(a: Path, b: Path, images: NDArray[np.float32]) -> tuple[Layer
 
 
 def bound(a: Precision, b: Precision) -> float:
-    """How far tensors of files in these precisions may be apart."""
+    """The largest relative difference to expect between tensors of files in these precisions."""
     return max(BOUNDS[a], BOUNDS[b])
 
 
 def first_beyond(differences: Sequence[LayerDifference], limit: float) -> LayerDifference | None:
-    """The first tensor that is further off than `limit`, or not a number in one network alone."""
+    """The first tensor that differs by more than `limit`, or is NaN in only one network."""
     return next((layer for layer in differences if not layer.difference <= limit), None)
 
 

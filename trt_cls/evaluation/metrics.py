@@ -1,10 +1,6 @@
-"""What probabilities and labels say about a classifier, in plain numpy.
+"""Metrics of a classifier, and McNemar's test of two, in plain numpy: scikit-learn is too heavy for a Jetson.
 
-Everywhere `probabilities` is float32 [n, classes] and `labels` int64 [n], with n ≥ 1. What is not known here: images,
-models and files.
-
-
-Whether one of two classifiers is better, by the images that only one of them gets right.
+`probabilities` is float32 [n, classes] and `labels` int64 [n], with n ≥ 1. Does not know: images, models and files.
 """
 
 from __future__ import annotations
@@ -19,26 +15,26 @@ Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 EPSILON = 1e-7
-"""Lowest probability in the loss, as in Keras, so that one sure mistake does not make the mean infinite."""
+"""Lowest probability in the loss, as in Keras: a probability of 0 would make the mean infinite."""
 BINS = 15
 Z_95 = 1.959963984540054
-"""Standard deviations to either side that hold 95 % of a normal distribution."""
+"""The 97.5 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class's scores; a score without any image to count is 0."""
+    """The scores of one class; 0 if there is no image to count."""
 
     precision: float
     recall: float
     f1: float
     support: int
-    """Images that are of the class."""
+    """Number of images of the class."""
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The images whose highest probability lies in (low, high]."""
+    """The images whose highest probability is in (low, high]."""
 
     low: float
     high: float
@@ -51,12 +47,12 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Metrics:
-    """All that is measured of one evaluation."""
+    """The metrics of an evaluation."""
 
     top_1_accuracy: float
     top_k_accuracy: float
     loss: float
-    """Mean cross-entropy, natural logarithm; without the penalties of the training."""
+    """Mean cross-entropy, natural logarithm; without weight penalty and label smoothing."""
     confusion_matrix: NDArray[np.int64]
     """[truth, prediction]: numbers of images."""
     per_class: tuple[ClassScores, ...]
@@ -65,7 +61,7 @@ class Metrics:
 
 
 def measure(probabilities: Probabilities, labels: Labels, top_k: int) -> Metrics:
-    """Every metric at once."""
+    """All metrics."""
     matrix = confusion_matrix(probabilities, labels)
     return Metrics(
         top_1_accuracy=top_k_accuracy(probabilities, labels, 1),
@@ -78,7 +74,7 @@ def measure(probabilities: Probabilities, labels: Labels, top_k: int) -> Metrics
 
 
 def top_k_accuracy(probabilities: Probabilities, labels: Labels, k: int) -> float:
-    """Share of images whose label is among the k likeliest classes; of equal classes the lower index is likelier."""
+    """Top-k accuracy; ties are resolved in favor of the lower class index."""
     of_label = probabilities[np.arange(len(labels)), labels][:, None]
     lower_index = np.arange(probabilities.shape[1]) < labels[:, None]
     likelier = (probabilities > of_label) | ((probabilities == of_label) & lower_index)
@@ -92,7 +88,7 @@ def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
 
 
 def confusion_matrix(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
-    """Numbers of images [truth, prediction]."""
+    """Counts of images [truth, prediction]."""
     classes = probabilities.shape[1]
     cells = labels * classes + probabilities.argmax(axis=1)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
@@ -113,7 +109,7 @@ def class_scores(matrix: NDArray[np.int64]) -> tuple[ClassScores, ...]:
 
 
 def calibration_bins(probabilities: Probabilities, labels: Labels) -> tuple[CalibrationBin, ...]:
-    """Confidence against accuracy in 15 bins of equal width."""
+    """Confidence and accuracy in 15 bins of equal width."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
@@ -146,7 +142,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The two-sided p-value of McNemar's exact test: a fair coin for each image that only one of the two gets right."""
+    """The two-sided p-value of McNemar's exact test, for numbers of images that only one of two models gets right."""
     flips, fewer = only_a + only_b, min(only_a, only_b)
     ways = total = 1
     for heads in range(fewer):

@@ -1,18 +1,10 @@
-"""The files that `evaluate` and `compare` leave behind.
-
-Labels as lines of text, for other programs to read.
-
-What is not known here: where images come from.
-
-
-Results as text for the terminal, in the form that TAO prints.
-"""
+"""Results as files and text: results.json, CSV tables, labels as CSV or JSON lines, TAO's tables for the terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +48,7 @@ def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple
     """Writes results.json, predictions.csv (path,label,predicted,confidence) and report.html; returns their paths."""
     results, table, report = folder / "results.json", folder / "predictions.csv", folder / "report.html"
     predictions, classes = evaluation.predictions, evaluation.contract.classes
-    # ASCII, because a path that is no valid UTF-8 could not be written otherwise.
+    # ASCII, because a path may not be valid UTF-8
     write_text(results, json.dumps(results_dict(evaluation, model), indent=2, allow_nan=False) + "\n")
     best = predictions.probabilities.argmax(axis=1)
     rows = (
@@ -69,7 +61,7 @@ def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple
 
 
 def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> tuple[Path, Path]:
-    """Writes changed.csv, a row for each image with another label, and comparison.html; returns their paths."""
+    """Writes changed.csv, a row for each image with different labels, and comparison.html; returns their paths."""
     table, report = folder / "changed.csv", folder / "comparison.html"
     header = ("path", "label_a", "confidence_a", "label_b", "confidence_b", "truth")
     rows = (
@@ -90,40 +82,40 @@ Format = Literal["csv", "jsonl"]
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One image or frame, and its likeliest classes."""
+class Labeled:
+    """One image or frame with its top-k classes."""
 
     source: str | int
-    """Path of the image, or number of the frame."""
+    """Path of the image or number of the frame."""
     ranking: tuple[tuple[str, float], ...]
-    """Classes with their probabilities, the likeliest first."""
+    """Classes with their probabilities, highest first."""
 
 
-def labels_of(predictions: Predictions, classes: Sequence[str], top_k: int) -> Iterator[Labelled]:
-    """Each image with its `top_k` likeliest classes."""
+def labels_of(predictions: Predictions, classes: Sequence[str], top_k: int) -> Iterator[Labeled]:
+    """Each image with its top-k classes."""
     for sample, row in zip(predictions.samples, predictions.probabilities, strict=True):
-        yield Labelled(str(sample.path), likeliest(row, classes, top_k))
+        yield Labeled(str(sample.path), likeliest(row, classes, top_k))
 
 
 def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[tuple[str, float], ...]:
-    """The `top_k` likeliest classes of one image (all, where there are fewer) with their probabilities, best first."""
+    """The top-k classes of one image (at most all) with their probabilities, highest first."""
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple((classes[index], float(probabilities[index])) for index in order)
 
 
-def line(labelled: Labelled, form: Format) -> str:
-    """One line without its end: path,label,confidence as TAO does, or a JSON object with all of the ranking."""
-    label, confidence = labelled.ranking[0]
+def line(labeled: Labeled, form: Format) -> str:
+    """One line without its newline: path,label,confidence as in TAO, or a JSON object with the ranking."""
+    label, confidence = labeled.ranking[0]
     if form == "csv":
-        source = Path(labelled.source) if isinstance(labelled.source, str) else labelled.source
+        source = Path(labeled.source) if isinstance(labeled.source, str) else labeled.source
         return csv_row((source, label, f"{confidence:.6f}")).removesuffix("\n")
-    where = "path" if isinstance(labelled.source, str) else "frame"
-    top = [{"label": name, "confidence": round(share, 6)} for name, share in labelled.ranking]
-    return json.dumps({where: labelled.source, **top[0], "top": top})
+    where = "path" if isinstance(labeled.source, str) else "frame"
+    top = [{"label": name, "confidence": round(share, 6)} for name, share in labeled.ranking]
+    return json.dumps({where: labeled.source, **top[0], "top": top})
 
 
 def write_labels(lines: Iterable[str], path: Path) -> int:
-    """Writes the lines, whole or not at all, and returns their number."""
+    """Writes the lines to a file that appears only when complete; returns their number."""
     count = 0
     with atomic(path) as beside, beside.open("w", encoding="utf-8", errors=FOREIGN, newline="") as file:
         for text in lines:
@@ -133,11 +125,11 @@ def write_labels(lines: Iterable[str], path: Path) -> int:
 
 
 MOST_CLASSES = 20
-"""A larger confusion matrix is unreadable in a terminal; results.json holds it."""
+"""A larger confusion matrix is not printed; results.json holds it."""
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
-    """The figures, the confusion matrix of a few classes, and the report by class."""
+    """The metrics, the confusion matrix if it is small, and the per-class report."""
     metrics, predictions = evaluation.metrics, evaluation.predictions
     classes = [printable(name) for name in evaluation.contract.classes]
     figures = [
@@ -166,7 +158,7 @@ def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> 
 
 
 def report_table(scores: Sequence[ClassScores], classes: Sequence[str], accuracy: float) -> str:
-    """Precision, recall, F1 and support by class, laid out as scikit-learn's classification_report."""
+    """Precision, recall, F1 and support per class, in the layout of scikit-learn's classification_report."""
     width = max(len("weighted avg"), *(len(name) for name in classes))
     images = sum(score.support for score in scores)
     lines = [f"{'':>{width}} " + "".join(f" {name:>9}" for name in ("precision", "recall", "f1-score", "support")), ""]
@@ -181,7 +173,7 @@ def report_table(scores: Sequence[ClassScores], classes: Sequence[str], accuracy
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> str:
-    """A line for each image that was left out, with the reason; nothing where there is none."""
+    """A line with the reason for each skipped image."""
     return "".join(f"skipped: {printable(image.path)}: {printable(image.reason)}\n" for image in skipped)
 
 
@@ -193,9 +185,6 @@ def _mean(scores: Sequence[ClassScores], weights: Sequence[int]) -> ClassScores:
     def mean(values: list[float]) -> float:
         return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
-    return ClassScores(
-        precision=mean([score.precision for score in scores]),
-        recall=mean([score.recall for score in scores]),
-        f1=mean([score.f1 for score in scores]),
-        support=sum(score.support for score in scores),
-    )
+    names = [field.name for field in fields(ClassScores) if field.name != "support"]
+    means = {name: mean([getattr(score, name) for score in scores]) for name in names}
+    return ClassScores(**means, support=sum(score.support for score in scores))

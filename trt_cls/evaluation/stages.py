@@ -1,16 +1,6 @@
-"""The stages between image files and answers, each as work that can be done alone.
+"""The stages between image files and predictions, each as work that can be timed alone; the kernel's bandwidth.
 
-What is not known here: clocks.
-
-
-How near the preprocessing kernel comes to its floor: each byte in once and each byte out once, at a copy's speed.
-
-What is not known here: the other stages.
-
-
-Pictures to measure speed on, where nobody names any.
-
-What is not known here: what is measured.
+Does not know: clocks of the host.
 """
 
 from __future__ import annotations
@@ -38,23 +28,33 @@ from trt_cls.evaluation.evaluate import predict
 from trt_cls.preprocessing import cpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.packing import bytes_needed
-from trt_cls.preprocessing.pillow import Pixels
+from trt_cls.preprocessing.pillow import Floats, Pixels
 
 KEPT = 4
-"""Batches that stages after the decoder take their input from, held in memory."""
+"""Decoded batches held in memory as the input of the stages after the decoder."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the way; `all` is the whole of it."""
+    """One stage; the stage `all` is the whole way from files to predictions."""
 
     name: str
-    through: Callable[[], int]
-    """Does many batches, overlapping as far as the stage can, and tells how many images that were."""
-    one: Callable[[], object]
-    """Does one batch by itself, from beginning to end."""
+    work: Callable[[Any], int]
+    """Processes a sequence of batches (or of samples), overlapping as far as possible; returns the number of images."""
+    items: Sequence[Any]
+    """The input of a run for throughput."""
+    batch: Sequence[Any]
+    """The input of a run for latency: one batch."""
     limits: bool
-    """Runs beside the others, so that the whole can't be faster than it."""
+    """Whether it runs in parallel to the others, so that the whole can't be faster."""
+
+    def through(self) -> int:
+        """Processes many batches; returns the number of images."""
+        return self.work(self.items)
+
+    def one(self) -> int:
+        """Processes a single batch."""
+        return self.work(self.batch)
 
 
 @dataclass(frozen=True)
@@ -70,53 +70,68 @@ class Job:
         """Decoded images, batch by batch.
 
         Raises:
-            DataError: none can be decoded.
+            DataError: no image can be decoded.
         """
-        batches = self.decoded(self.samples[: KEPT * self.batch_size])
+        batches = self._decoded(self.samples[: KEPT * self.batch_size])
         images = [batch.images for batch in batches if batch.images]
         if not images:
             raise DataError(f"none of {len(self.samples)} images can be decoded; expected image files; name a folder")
         return images
 
-    def decoded(self, samples: Sequence[Sample]) -> Iterator[Any]:
-        """Batches as the pipeline on the GPU gets them."""
+    def decode(self, samples: Sequence[Sample]) -> int:
+        """Decodes the images as the pipeline on the GPU does."""
+        return sum(len(batch.samples) for batch in self._decoded(samples))
+
+    def of_files(self, name: str, work: Callable[[Sequence[Sample]], int], *, limits: bool) -> Stage:
+        """A stage that begins with image files."""
+        return Stage(name, work, self.samples, self.samples[: self.batch_size], limits)
+
+    def whole(self, executor: Executor) -> Stage:
+        """The stage `all`."""
+
+        def work(samples: Sequence[Sample]) -> int:
+            size, workers = self.batch_size, self.workers
+            return len(predict(self.engine, samples, batch_size=size, workers=workers, executor=executor).samples)
+
+        return self.of_files("all", work, limits=False)
+
+    def _decoded(self, samples: Sequence[Sample]) -> Iterator[Any]:
         preprocessing = self.engine.contract.preprocessing
         return decoded(samples, preprocessing, batch_size=self.batch_size, workers=self.workers)
 
 
 @contextmanager
 def host_stages(job: Job, executor: Executor) -> Iterator[list[Stage]]:
-    """Where the CPU prepares images: the same threads decode and resize, so these two share their time."""
+    """The stages if the CPU preprocesses: the same threads decode and resize, so these two share their time."""
     images, preprocessing = job.first_batches(), job.engine.contract.preprocessing
     with ThreadPoolExecutor(max(job.workers, 1)) as pool:
 
-        def prepare(batch: Sequence[Pixels]) -> int:
-            tensor = np.empty((len(batch), *preprocessing.input_shape), np.float32)
-            list(pool.map(lambda pixels, out: cpu.preprocess(pixels, preprocessing, out), batch, tensor))
-            return len(batch)
+        def prepare(batches: Sequence[Sequence[Pixels]]) -> int:
+            for batch in batches:
+                tensor = np.empty((len(batch), *preprocessing.input_shape), np.float32)
+                list(pool.map(lambda pixels, out: cpu.preprocess(pixels, preprocessing, out), batch, tensor))
+            return sum(map(len, batches))
 
-        def both(samples: Sequence[Sample]) -> int:
-            size, workers = job.batch_size, job.workers
-            return sum(len(b.samples) for b in stream(samples, preprocessing, batch_size=size, workers=workers))
+        def decode_and_prepare(samples: Sequence[Sample]) -> int:
+            batches = stream(samples, preprocessing, batch_size=job.batch_size, workers=job.workers)
+            return sum(len(batch.samples) for batch in batches)
+
+        def infer(batches: Sequence[Floats]) -> int:
+            return sum(len(job.engine.infer(batch)) for batch in batches)
 
         tensors = [np.stack([cpu.preprocess(pixels, preprocessing) for pixels in batch]) for batch in images]
         yield [
-            _decode_stage(job, limits=False),
-            Stage("preprocess", lambda: sum(map(prepare, images)), lambda: prepare(images[0]), False),
-            Stage("decode+preprocess", lambda: both(job.samples), lambda: both(job.samples[: job.batch_size]), True),
-            Stage(
-                "engine",
-                lambda: sum(len(job.engine.infer(tensor)) for tensor in tensors),
-                lambda: job.engine.infer(tensors[0]),
-                True,
-            ),
-            _whole(job, executor),
+            job.of_files("decode", job.decode, limits=False),
+            Stage("preprocess", prepare, images, images[:1], limits=False),
+            job.of_files("decode+preprocess", decode_and_prepare, limits=True),
+            Stage("engine", infer, tensors, tensors[:1], limits=True),
+            job.whole(executor),
         ]
 
 
 @contextmanager
 def device_stages(job: Job, engine: TensorRtEngine, kernel: CudaPreprocessing) -> Iterator[list[Stage]]:
-    """Where the GPU prepares images: threads decode beside it, and two batches are on it at once."""
+    """The stages if the GPU preprocesses: threads decode in parallel, and two batches are on the GPU at once."""
     images = job.first_batches()
     with ExitStack() as stack:
         lanes: list[Lane] = []
@@ -131,7 +146,7 @@ def device_stages(job: Job, engine: TensorRtEngine, kernel: CudaPreprocessing) -
             for _ in range(LANES):
                 lanes.append(Lane(engine, kernel))
 
-        def through(prepare: bool, run: bool, batches: Sequence[tuple[Pixels, ...]]) -> int:
+        def through(batches: Sequence[tuple[Pixels, ...]], *, prepare: bool = False, run: bool = False) -> int:
             with engine.current():
                 for number, batch in enumerate(batches):
                     lane = lanes[number % LANES]
@@ -144,56 +159,40 @@ def device_stages(job: Job, engine: TensorRtEngine, kernel: CudaPreprocessing) -
                     lane.finish()
             return sum(map(len, batches))
 
-        # So that the network alone has images of every size to run on.
-        through(True, True, [images[0]] * LANES)
-        same = [images[0]] * len(images)
+        # fills the lanes, so that the network alone has images to run on
+        through([images[0]] * LANES, prepare=True, run=True)
         yield [
-            _decode_stage(job),
-            Stage("preprocess", partial(through, True, False, images), partial(through, True, False, images[:1]), True),
-            Stage("engine", partial(through, False, True, same), partial(through, False, True, images[:1]), True),
-            _whole(job, "cuda"),
+            job.of_files("decode", job.decode, limits=True),
+            Stage("preprocess", partial(through, prepare=True), images, images[:1], limits=True),
+            Stage("engine", partial(through, run=True), [images[0]] * len(images), images[:1], limits=True),
+            job.whole("cuda"),
         ]
-
-
-def _decode_stage(job: Job, *, limits: bool = True) -> Stage:
-    def decode(samples: Sequence[Sample]) -> int:
-        return sum(len(batch.samples) for batch in job.decoded(samples))
-
-    return Stage("decode", lambda: decode(job.samples), lambda: decode(job.samples[: job.batch_size]), limits)
-
-
-def _whole(job: Job, executor: Executor) -> Stage:
-    def whole(samples: Sequence[Sample]) -> int:
-        size, workers = job.batch_size, job.workers
-        return len(predict(job.engine, samples, batch_size=size, workers=workers, executor=executor).samples)
-
-    return Stage("all", lambda: whole(job.samples), lambda: whole(job.samples[: job.batch_size]), False)
 
 
 REPEATS, ROUNDS = 20, 5
 COPIED = 256 << 20
-"""Bytes of the copy that counts as the device's bandwidth: more than any cache holds."""
+"""Bytes of the copy that measures the device's bandwidth: more than any cache holds."""
 GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Bytes a second, in GB."""
+    """GB/s of the preprocessing kernel, against a copy."""
 
     kernel: float
-    """What the output needs, read once and written once, through the time of a launch."""
+    """The bytes that must be read and written once, divided by the time of a launch."""
     copy: float
-    """A copy within the GPU's memory, bytes read and bytes written."""
+    """A copy within the GPU's memory, bytes read plus bytes written."""
     launch_ms: float
 
     @property
     def share(self) -> float:
-        """Of the copy's, 0 to 1."""
+        """Share of the copy's bandwidth, 0 to 1."""
         return self.kernel / self.copy
 
 
 def bandwidth(kernel: CudaPreprocessing, preprocessing: Preprocessing, images: Sequence[Pixels]) -> Bandwidth:
-    """Measured on one batch that lies on the GPU already; kernel and copy in turn, medians.
+    """Bandwidth on one batch that is already on the GPU; medians, kernel and copy in turn.
 
     Raises:
         DeviceError: the GPU failed, or has not enough memory.
@@ -216,7 +215,7 @@ def bandwidth(kernel: CudaPreprocessing, preprocessing: Preprocessing, images: S
 
 
 def _seconds(cuda: Any, stream: Any, work: Callable[[], object]) -> float:
-    """Of one of REPEATS runs, by the GPU's own clock."""
+    """Mean of REPEATS runs, by the GPU's clock."""
     start, end = cuda.Event(), cuda.Event()
     start.record(stream)
     for _ in range(REPEATS):
@@ -227,11 +226,11 @@ def _seconds(cuda: Any, stream: Any, work: Callable[[], object]) -> float:
 
 
 GENERATED, GENERATED_SIZE, QUALITY = 64, (500, 375), 90
-"""Pictures that are made where none are given: a common size of photographs on the web."""
+"""Number, size (common for photographs on the web) and JPEG quality of generated pictures."""
 
 
 def write_pictures(folder: Path) -> list[Path]:
-    """JPEG files that take a decoder about as long as photographs of their size: smooth shapes, and noise on them."""
+    """Writes JPEG files that take a decoder about as long as photographs of their size: smooth shapes with noise."""
     random = np.random.default_rng(0)
     width, height = GENERATED_SIZE
     paths = []

@@ -1,7 +1,4 @@
-"""The answers for the frames of a video or a camera, one after the other.
-
-What is not known here: what is done with the answers.
-"""
+"""Predictions for the frames of a video or a camera, in order."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from trt_cls.preprocessing import cpu, pillow
 from trt_cls.preprocessing.images import eight_bit
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
-"""What counts as a video, in lower case."""
+"""Suffixes of videos, in lower case."""
 
 Frame = NDArray[np.uint8]
 """RGB pixels [H,W,3]."""
@@ -68,7 +65,7 @@ def frames(source: Path | int) -> Iterator[Frame]:
 
 
 def count_frames(path: Path) -> int:
-    """How many frames a video file says that it has; 0 where it does not say."""
+    """The number of frames in the header of a video file; 0 if unknown."""
     cv2 = _import_opencv()
     capture = cv2.VideoCapture(str(path))
     try:
@@ -79,7 +76,7 @@ def count_frames(path: Path) -> int:
 
 def _nothing(source: Path | int) -> DataError | DeviceError:
     if isinstance(source, int):
-        return DeviceError(f"camera {source} gives no picture; expected one that is free; name another: camera:NUMBER")
+        return DeviceError(f"camera {source} gives no image; expected one that is free; name another: camera:NUMBER")
     return DataError(f"{source}: no frame can be decoded; expected a video that OpenCV reads; convert it to H.264 MP4")
 
 

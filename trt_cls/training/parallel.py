@@ -37,7 +37,7 @@ def joined_to_train(device: str, stages: int = 1) -> Iterator[Processes]:
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     backend = "nccl" if several and _claim_gpu(device, stages) else "gloo"
-    with joined(backend=backend, cure="go on from the last saved step with --resume") as processes:
+    with joined(backend=backend, advice="go on from the last saved step with --resume") as processes:
         yield processes
 
 

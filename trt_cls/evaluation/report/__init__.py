@@ -1,1 +1,1 @@
-"""HTML reports: one file each that needs no network, for people who look at them on any screen."""
+"""HTML reports of evaluations and comparisons: one self-contained file each, without network access."""

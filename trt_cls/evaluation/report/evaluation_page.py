@@ -1,6 +1,6 @@
-"""The page of an evaluation: how good the model is, where it errs, how sure it is, how fast, and what it is.
+"""The report of an evaluation: accuracy, per-class scores, confusions, calibration, speed and the contract.
 
-Everything but sorting and the images behind the confusion matrix is there without JavaScript.
+Only sorting and the images of the confusion matrix need JavaScript.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from trt_cls.evaluation.report.page import common_folder, contract_rows, page, s
 from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select, thumbnails
 
 MATRIX = 40
-"""Classes of the confusion matrix; of more, those confused most often. Larger ones can't be read or clicked."""
+"""Most classes in the confusion matrix; of more, those that are confused most often."""
 PAIRS = 30
-"""Most frequent confusions in the list."""
+"""Length of the list of confusions."""
 SKIPPED = 100
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it stands in a page."""
+    """An image in the report."""
 
     path: str
     truth: str
     prediction: str
     confidence: float
     thumbnail: str
-    """Empty where the image can't be read any more."""
+    """A data URI; empty if the image can't be read any more."""
 
 
 def evaluation_page(evaluation: Evaluation, model: Path) -> str:
-    """The whole page as HTML."""
+    """The report as HTML."""
     predictions, classes = evaluation.predictions, evaluation.contract.classes
     folder = common_folder(sample.path for sample in predictions.samples)
     selection = select(predictions)
@@ -61,7 +61,7 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         classes=_class_rows(evaluation, confused),
         matrix=_matrix(evaluation, confused),
         pairs=[(cell, classes[cell.truth], classes[cell.prediction]) for cell in confused[:PAIRS]],
-        bins=calibration_bins(predictions.probabilities, _labels(evaluation)),
+        bins=calibration_bins(predictions.probabilities, predictions.labels),
         worst=pictures(selection.worst),
         least_sure=pictures(selection.least_sure),
         stages=_stages(evaluation),
@@ -75,10 +75,6 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
 def _pictured(selection: Selection) -> list[Path]:
     of_cells = (answer for cell in selection.cells for answer in cell.answers[: cell.pictured])
     return [answer.path for answer in (*selection.worst, *selection.least_sure, *of_cells)]
-
-
-def _labels(evaluation: Evaluation) -> Any:
-    return np.array([sample.label for sample in evaluation.predictions.samples], dtype=np.int64)
 
 
 def _headline(evaluation: Evaluation) -> list[tuple[str, float, tuple[float, float]]]:
@@ -108,7 +104,7 @@ def _class_rows(evaluation: Evaluation, confused: Sequence[Cell]) -> list[dict[s
 
 
 def _matrix(evaluation: Evaluation, confused: Sequence[Cell]) -> dict[str, Any]:
-    """The confusion matrix, of all classes or of those that are confused most often, in their order."""
+    """The confusion matrix of all classes, or of those that are confused most often, in the classes' order."""
     names, counts = evaluation.contract.classes, evaluation.metrics.confusion_matrix
     kept: Sequence[int] = range(len(names))
     if len(names) > MATRIX:
@@ -127,7 +123,7 @@ def _matrix(evaluation: Evaluation, confused: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _stages(evaluation: Evaluation) -> list[tuple[str, float]]:
-    """Name of each stage and its seconds; they add up to the total."""
+    """Name and seconds of each stage; the sum is the total."""
     stages: dict[str, float] = asdict(evaluation.predictions.seconds)
     total = stages.pop("total")
     rest = total - sum(stages.values())
@@ -137,7 +133,7 @@ def _stages(evaluation: Evaluation) -> list[tuple[str, float]]:
 def _data(
     cells: Iterable[Cell], classes: tuple[str, ...], folder: Path, thumbs: dict[Path, str]
 ) -> dict[str, list[Any]]:
-    """What the script shows on a click: of each cell truth, prediction, count and images; names of the classes."""
+    """The data of report.js: names of the classes; truth, prediction, count and images of each cell."""
     return {
         "classes": list(classes),
         "cells": [

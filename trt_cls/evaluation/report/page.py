@@ -1,12 +1,4 @@
-"""Pages from templates: style and script go inside, and everything that is put in is escaped.
-
-What is not known here: what a page says.
-
-
-What stands small at the end of a page: the contract in words, and what ran where.
-
-The page of a comparison: how far two models are apart, and the images that they label differently.
-"""
+"""Rendering of the HTML templates, the tables of contract and versions, and the report of a comparison."""
 
 from __future__ import annotations
 
@@ -53,19 +45,19 @@ def common_folder(paths: Iterable[Path]) -> Path:
 
 
 def shown(path: Path, folder: Path | None = None) -> str:
-    """`path`, below `folder` where one is given, as text that can be written as UTF-8 whatever the file is called."""
+    """`path`, relative to `folder` if one is given, as text that can be written as UTF-8."""
     text = os.path.relpath(path, folder) if folder else str(path)
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 PACKAGES = ("numpy", "pillow", "onnx", *(package for backend in BACKENDS for package in backend.packages))
-"""Those that can change an answer or its speed."""
+"""Packages that can change predictions or their speed."""
 
 Rows = list[tuple[str, str]]
 
 
 def contract_rows(contract: Contract) -> Rows:
-    """What the network is and which pixels it gets."""
+    """The network and its preprocessing, as a table."""
     model, pixels = contract.model, contract.preprocessing
     has_depths = model.arch in ARCHITECTURES and bool(ARCHITECTURES[model.arch].depths)
     resize = {"center": "cover, then cut out the middle", "none": "stretch"}[pixels.crop]
@@ -74,7 +66,7 @@ def contract_rows(contract: Contract) -> Rows:
         ("Precision", contract.precision),
         ("Input", f"{pixels.channels} × {pixels.height} × {pixels.width}, {pixels.channel_order}"),
         ("Resize", f"{resize}, {pixels.filter}"),
-        ("Normalisation", f"(pixel / {pixels.divisor:g} − mean) / std"),
+        ("Normalization", f"(pixel / {pixels.divisor:g} − mean) / std"),
         ("Mean", ", ".join(f"{value:g}" for value in pixels.mean)),
         ("Std", ", ".join(f"{value:g}" for value in pixels.std)),
         ("Classes", f"{len(contract.classes):,}"),
@@ -83,7 +75,7 @@ def contract_rows(contract: Contract) -> Rows:
 
 
 def version_rows() -> Rows:
-    """The software, the machine and the time."""
+    """Software, machine and time, as a table."""
     gpu = visible_gpu()
     return [
         ("Report by", PRODUCER),
@@ -106,7 +98,7 @@ LISTED = 2000
 
 
 def comparison_page(comparison: Comparison, a: Path, b: Path) -> str:
-    """The whole page as HTML; the images on which the two are surest of different classes come first."""
+    """The report of a comparison as HTML; changed images with the highest confidence of both models first."""
     changes = sorted(comparison.changed, key=lambda change: -min(change.confidence_a, change.confidence_b))
     folder = common_folder(change.path for change in changes) if changes else Path()
     thumbs = thumbnails(change.path for change in changes[:PICTURED])

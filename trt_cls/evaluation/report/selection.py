@@ -1,10 +1,4 @@
-"""Which images of an evaluation are worth looking at, and how many of them a page can hold.
-
-What is not known here: how images are shown.
-
-
-Small copies of images, as text that stands in a page.
-"""
+"""The images of a report: worst mistakes, least sure images, examples of each confusion; thumbnails as data URIs."""
 
 from __future__ import annotations
 
@@ -24,17 +18,17 @@ from trt_cls.preprocessing.gate import opened
 from trt_cls.preprocessing.images import eight_bit, loaded
 
 GALLERY = 24
-"""Worst mistakes, and as many of the least sure images."""
+"""Number of worst mistakes, and of least sure images."""
 LISTED = 10_000
-"""Images of the confusion matrix's cells that are named."""
+"""Most images of the confusion matrix with a name."""
 PICTURED = 500
-"""Those of them with a thumbnail: 2.5 MB of photographs, 7 MB of pure noise."""
+"""Most of them with a thumbnail: 2.5 MB of photographs, 7 MB of noise."""
 PER_CELL = 24
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One image, its class and what it was taken for, as indices of classes."""
+    """One image with its true and predicted class, as indices."""
 
     path: Path
     truth: int
@@ -45,33 +39,32 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cell:
-    """All images of one class that were taken for one class."""
+    """A cell of the confusion matrix."""
 
     truth: int
     prediction: int
     count: int
     answers: tuple[Answer, ...]
-    """Those that are listed: the surest mistakes, or the least sure right answers."""
+    """The images that are listed: mistakes with the highest, right answers with the lowest confidence first."""
     pictured: int
-    """How many of those have a thumbnail."""
+    """How many of them, from the first, have a thumbnail."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a page shows of an evaluation."""
+    """The images of a report."""
 
     worst: tuple[Answer, ...]
-    """Mistakes, the surest first."""
+    """Mistakes, highest confidence first."""
     least_sure: tuple[Answer, ...]
-    """Lowest confidence first, whether right or wrong."""
+    """All images, lowest confidence first."""
     cells: tuple[Cell, ...]
-    """Those of the confusion matrix that are not empty, row by row."""
+    """Cells that are not empty, row by row."""
 
 
 def select(predictions: Predictions) -> Selection:
-    """The images worth a look."""
-    probabilities = predictions.probabilities
-    labels = np.array([sample.label for sample in predictions.samples], dtype=np.int64)
+    """The images to show of an evaluation."""
+    probabilities, labels = predictions.probabilities, predictions.labels
     best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 
     def answers(indices: Sequence[int] | NDArray[np.int64]) -> tuple[Answer, ...]:
@@ -101,7 +94,7 @@ def select(predictions: Predictions) -> Selection:
 def _members(
     cells: NDArray[np.int64], rising: NDArray[np.int64], right: NDArray[np.bool_]
 ) -> dict[int, NDArray[np.int64]]:
-    """Cell → its images: of mistakes the surest come first, of right answers the least sure."""
+    """Cell → its images: of mistakes those with the highest confidence first, of right answers the lowest."""
     order = np.concatenate([rising[::-1][~right[rising[::-1]]], rising[right[rising]]])
     order = order[np.argsort(cells[order], kind="stable")]
     found, starts = np.unique(cells[order], return_index=True)
@@ -109,7 +102,7 @@ def _members(
 
 
 def _dealt(sizes: dict[int, int], limit: int) -> dict[int, int]:
-    """How many of each cell's images are taken: one of each, then a second one of each and so on up to `limit`."""
+    """How many images to take of each cell: one of each, then a second one of each and so on, up to `limit`."""
     dealt = dict.fromkeys(sizes, 0)
     for rank in range(PER_CELL):
         for cell, size in sizes.items():
@@ -120,15 +113,15 @@ def _dealt(sizes: dict[int, int], limit: int) -> dict[int, int]:
 
 
 SIDE = 128
-"""Pixels of the longer side; at quality 75 a photograph takes 4 kB, pure noise 10 kB."""
+"""Longer side of a thumbnail; at quality 75 a photograph takes 4 kB, noise 10 kB."""
 QUALITY = 75
 ICON = 64
-"""Images up to this side are kept without loss: artefacts of JPEG would hide what they show."""
+"""Thumbnails up to this side are PNG: JPEG artifacts would hide what they show."""
 WORKERS = 4
 
 
 def thumbnails(paths: Iterable[Path]) -> dict[Path, str]:
-    """A `data:` URI for each of `paths`; none for those that can't be read any more."""
+    """A data URI for each of `paths` that can still be read."""
     distinct = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(WORKERS) as pool:
         made = zip(distinct, pool.map(_thumbnail, distinct), strict=True)
