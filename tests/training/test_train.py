@@ -32,7 +32,8 @@ from trt_cls.spec.experiment import (
     StepLr,
     Visualizer,
 )
-from trt_cls.training import TrainingResult, train
+from trt_cls.training.loop import TrainingResult
+from trt_cls.training.run import train
 
 Make = Callable[..., Experiment]
 

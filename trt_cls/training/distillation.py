@@ -1,4 +1,4 @@
-"""A teacher: another model's answers as a part of the loss."""
+"""Knowledge distillation: another model's probabilities as a part of the loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Teacher:
     """The model that `config` names, opened for batches that `contract` describes.
 
     Raises:
-        ArtefactError: it is no model file, or its classes or preprocessing are others.
+        ArtefactError: it is no model file, or its classes or preprocessing differ.
     """
 
     def __init__(self, config: Distillation, contract: Contract, compute: Compute) -> None:
@@ -32,18 +32,20 @@ class Teacher:
         if different:
             raise ArtefactError(
                 f"extensions.distillation.teacher: {config.teacher}: {'; '.join(different)}; expected the classes and "
-                "the preprocessing of the network that learns (before the ≠); name another teacher, or train with its"
+                "the preprocessing of the trained network (before the ≠); name another teacher, or train with its"
             )
 
     def blended(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-        """The share 1 - weight of `loss`, and for the rest temperature² · KL divergence of the softened answers.
+        """(1 - weight) · `loss` + weight · temperature² · KL divergence of the softened probabilities.
 
-        Every engine gives probabilities, whose logarithms are the teacher's logits but for a constant that a softmax
-        does not see: softening them is exact.
+        Engines give probabilities, whose logarithms are the teacher's logits but for a constant that has no effect in a
+        softmax: softening them is exact.
         """
-        answers = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy()))).to(logits.device)
-        # what a teacher rounds to zero is as unlikely as float32 can say
-        known = answers.clamp_min(torch.finfo(torch.float32).tiny).log()
+        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy()))).to(
+            logits.device
+        )
+        # a probability that is rounded to zero counts as the smallest of float32
+        known = torch.from_numpy(probabilities).to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
         softened = functional.softmax(known / self._temperature, dim=1)
         own = functional.log_softmax(logits / self._temperature, dim=1)
         divergence = functional.kl_div(own, softened, reduction="batchmean")
