@@ -32,12 +32,9 @@ ROUNDING = 1e-9
 
 # Fused, SGD takes a fourth and Adam a ninth of the time on a CPU (12 million weights); RMSprop has no fused form.
 OPTIMIZERS: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
-    "sgd": (torch.optim.SGD, lambda sgd: {"momentum": sgd.momentum, "nesterov": sgd.nesterov, "fused": True}),
-    "adam": (
-        torch.optim.Adam,
-        lambda adam: {"betas": (adam.beta_1, adam.beta_2), "eps": adam.epsilon, "fused": True},
-    ),
-    "rmsprop": (torch.optim.RMSprop, lambda rmsprop: {"alpha": rmsprop.rho, "eps": rmsprop.epsilon}),
+    "sgd": (torch.optim.SGD, lambda c: {"momentum": c.momentum, "nesterov": c.nesterov, "fused": True}),
+    "adam": (torch.optim.Adam, lambda c: {"betas": (c.beta_1, c.beta_2), "eps": c.epsilon, "fused": True}),
+    "rmsprop": (torch.optim.RMSprop, lambda c: {"alpha": c.rho, "eps": c.epsilon}),
 }
 """By the field of the spec's `Optimizer`: the class, and its options from the field's value, which has an `lr` too."""
 

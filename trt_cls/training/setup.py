@@ -67,7 +67,11 @@ def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> Train
             f"train_config.model_parallelism: {len(config.model_parallelism)} shares, but {arch} can't be split; "
             "expected one share at most for a network of another library; leave the field out"
         )
-    _refuse_trackers(config)
+    if config.visualizer.enabled and config.visualizer.clearml_config is not None:
+        raise RequestError(
+            "train_config.visualizer.clearml_config: not supported; expected it left out; "
+            "TensorBoard's events and training.csv are written in any case, see also --logger"
+        )
     if not 1 <= init_epoch <= config.n_epochs:
         raise RequestError(
             f"--init-epoch {init_epoch}: expected 1 to train_config.n_epochs, which is {config.n_epochs}"
@@ -118,12 +122,3 @@ def _pretrained(model: nn.Module, config: ModelConfig, path: str) -> Report:
     from trt_cls.models.external import hub_weights
 
     return take(model, hub_weights(config), f"{config.arch} from its hub")
-
-
-def _refuse_trackers(config: TrainConfig) -> None:
-    visualizer = config.visualizer
-    if visualizer.enabled and visualizer.clearml_config is not None:
-        raise RequestError(
-            "train_config.visualizer.clearml_config: not supported; expected it left out; "
-            "TensorBoard's events and training.csv are written in any case, see also --logger"
-        )

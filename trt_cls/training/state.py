@@ -131,23 +131,19 @@ class _Foreign(ValueError):
 def _state_from_content(content: Any) -> TrainState:
     """Checks the type and range of every part; torch checks the tensors and the optimizer's numbers."""
     _require(isinstance(content, dict) and content.get("format") == FORMAT, "format")
-    _require(isinstance(content.get("request"), str), "request")
-    request = json.loads(content["request"])
-    _require(isinstance(request, dict), "request")
-    _require(request.get("--precision") in PRECISIONS and isinstance(request.get("--compile"), bool), "request")
-    epoch, step = content.get("epoch"), content.get("step")
+    parts = ("request", "epoch", "step", "rows", "learner", "broken_train", "broken_val")
+    request, epoch, step, rows, learner, *broken = (content.get(part) for part in parts)
+    _require(isinstance(request, str), "request")
+    request = json.loads(request)
+    _require(isinstance(request, dict) and request.get("--precision") in PRECISIONS, "request")
+    _require(isinstance(request.get("--compile"), bool), "request")
     _require(type(epoch) is int and 1 <= epoch <= MOST and type(step) is int and 0 <= step <= MOST, "epoch or step")
-    rows = content.get("rows")
     _require(isinstance(rows, list) and all(_is_row(row) for row in rows), "rows")
-    broken = [content.get("broken_train"), content.get("broken_val")]
     for names in broken:
-        _require(
-            isinstance(names, dict) and all(type(text) is str for pair in names.items() for text in pair), "broken"
-        )
-    learner = content.get("learner")
-    _require(
-        isinstance(learner, dict) and all(isinstance(learner.get(n), kind) for n, kind in LEARNER.items()), "learner"
-    )
+        _require(isinstance(names, dict), "broken")
+        _require(all(type(text) is str for pair in names.items() for text in pair), "broken")
+    _require(isinstance(learner, dict), "learner")
+    _require(all(isinstance(learner.get(name), kind) for name, kind in LEARNER.items()), "learner")
     model = learner["model"].items()
     _require(all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in model), "model")
     learner.setdefault("lone", [None] * len(learner["sums"]))
