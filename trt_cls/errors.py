@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
 
 
 class TrtClsError(Exception):
@@ -55,10 +57,8 @@ class DeviceError(TrtClsError):
 class MissingDependency(TrtClsError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, purpose: str, extra: str) -> None:
-        super().__init__(
-            f'{purpose} needs the package {package}, which is not installed: pip install "trt-cls[{extra}]"'
-        )
+    def __init__(self, package: str, purpose: str, extra: str, fault: str = "is not installed") -> None:
+        super().__init__(f'{purpose} needs the package {package}, which {fault}: pip install "trt-cls[{extra}]"')
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,25 @@ class SpecError(RequestError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def require(module: str, purpose: str, extra: str, package: str = "") -> ModuleType:
+    """The optional `module`, imported; `extra` installs it, and `package` is its name on PyPI where that is another.
+
+    Raises:
+        MissingDependency: it can't be imported; the message says what it is needed for, `purpose`.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingDependency(package or module, purpose, extra) from error
+    except ImportError as error:
+        raise MissingDependency(package or module, purpose, extra, f"can't be imported ({one_line(error)})") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of `error` on one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -26,7 +26,7 @@ from trt_cls.spec.experiment import (
 )
 from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
-from trt_cls.training.distillation import Teacher
+from trt_cls.training.learner import Teacher
 from trt_cls.training.run import train
 
 Make = Callable[..., Experiment]

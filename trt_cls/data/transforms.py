@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import EMPTY, Box, Mixing, Plan
-from trt_cls.errors import MissingDependency
+from trt_cls.errors import require
 from trt_cls.preprocessing.cpu import window
 from trt_cls.preprocessing.packing import CHANGE, Bundle, Cut, cut, pack_cuts
 from trt_cls.preprocessing.pillow import Axis, Pixels
@@ -29,8 +30,7 @@ class Transforms:
     """The transforms that `extensions` ask for."""
 
     def __init__(self, extensions: Extensions, seed: int) -> None:
-        self._extensions = extensions
-        self._seed = seed
+        self._extensions, self._seed = extensions, seed
 
     def changed(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
         """Image number `index` of the dataset, [H,W,C], changed by RandAugment."""
@@ -81,12 +81,9 @@ def _seeded(*place: object) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
-def _torchvision() -> Any:
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise MissingDependency("torchvision", "rand_augment, random_erasing and cutmix", "train") from error
-    return v2
+def _torchvision() -> ModuleType:
+    purpose = "rand_augment, random_erasing and cutmix"
+    return require("torchvision.transforms.v2", purpose, "train", package="torchvision")
 
 
 class Part(NamedTuple):

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from trt_cls import terminal
-from trt_cls.errors import RequestError, TrtClsError
+from trt_cls.errors import RequestError, TrtClsError, one_line
 from trt_cls.isolation import start_forkserver
 
 AHEAD = 2
@@ -70,7 +70,7 @@ class Workers:
         except (OSError, EOFError, RuntimeError) as error:
             _kill(started)
             raise LoaderError(
-                f"loader process {len(started) + 1} of {count} can't be started ({_line(error)}); expected room for "
+                f"loader process {len(started) + 1} of {count} can't be started ({one_line(error)}); expected room for "
                 "it; lower train_config.n_workers, or raise the limit of open files, processes or memory (ulimit -a)"
             ) from error
 
@@ -150,7 +150,7 @@ class _Failure:
 
     def __init__(self, error: Exception) -> None:
         self._status = error.exit_code if isinstance(error, TrtClsError) else None
-        self._text = str(error) if self._status else _line(error)
+        self._text = str(error) if self._status else one_line(error)
         self._trace = traceback.format_exc()
 
     def raise_it(self) -> None:
@@ -254,7 +254,3 @@ def _receive(connection: Connection, gpu: int | None) -> Any:
 
 def _bytes(tensor: Any) -> memoryview:
     return memoryview(tensor.contiguous().numpy().reshape(-1).view(np.uint8))
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,7 @@ from threading import RLock, local
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trt_cls.errors import DataError, TrtClsError
+from trt_cls.errors import DataError, TrtClsError, one_line
 from trt_cls.files import read_at_most, regular_file
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF")
@@ -148,4 +148,4 @@ def _reason(error: Exception) -> str:
         case OSError(strerror=str(strerror)):
             return strerror
         case _:
-            return f"broken image ({' '.join(str(error).split()) or type(error).__name__})"
+            return f"broken image ({one_line(error)})"

@@ -6,6 +6,7 @@ Where several processes train, each has a learner with the same weights. Does no
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trt_cls.contract import Contract
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.distributed.processes import ALONE, Processes
-from trt_cls.errors import RequestError
+from trt_cls.engines import open_engine
+from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.models.network import Network
-from trt_cls.spec.experiment import PLAIN, Extensions, TrainConfig
+from trt_cls.spec.experiment import PLAIN, Distillation, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
-from trt_cls.training.distillation import Teacher
 from trt_cls.training.optimization import optimizer, penalty
 from trt_cls.training.parallel import Pipelined, replicated, spread
 from trt_cls.training.validation import evaluating
@@ -118,12 +120,13 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, except its batch and number; all processes must call it."""
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "sums": self._processes.gather(self._sums.tolist()),
-            "group": {"images": self._images_of_group, "gradients": self._gradients()},
+            "group": {"images": self._images_of_group, "gradients": gradients if self._images_of_group else {}},
             "mean": self._mean.state() if self._mean else {},
             "lone": self._processes.gather(self._lone and (self._lone.images.cpu(), self._lone.targets.cpu())),
         }
@@ -155,12 +158,6 @@ class Learner:
         if 0 < len(batch.images) < self._images_needed:
             self._lone, batch = batch, TrainingBatch(batch.images[:0], batch.targets[:0], batch.skipped)
         return batch
-
-    def _gradients(self) -> dict[str, Tensor]:
-        """The gradients of a group that has begun; the same in all processes."""
-        if not self._images_of_group:
-            return {}
-        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
 
     def _loss(self, batch: TrainingBatch) -> Tensor:
         """The mean over the batch without the penalty; the running sums include it."""
@@ -226,3 +223,39 @@ def dropout_seed(seed: int, step: int, process: int = 0) -> int:
     So neither other draws (a loader makes some when it starts) nor an interruption change the masks of later steps.
     """
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
+
+
+class Teacher:
+    """The model that `config` names, opened for batches that `contract` describes.
+
+    Raises:
+        ArtefactError: it is no model file, or its classes or preprocessing differ.
+    """
+
+    def __init__(self, config: Distillation, contract: Contract, compute: Compute) -> None:
+        self._engine = open_engine(Path(config.teacher), "cpu" if compute.device.type == "cpu" else "auto")
+        self._temperature, self._weight = config.temperature, config.weight
+        different = contract.differences(self._engine.contract)
+        if self._engine.contract.preprocessing.embedded:
+            different.append("preprocessing: before the network ≠ inside the file")
+        if different:
+            raise ArtefactError(
+                f"extensions.distillation.teacher: {config.teacher}: {'; '.join(different)}; expected the classes and "
+                "the preprocessing of the trained network (before the ≠); name another teacher, or train with its"
+            )
+
+    def blended(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """(1 - weight) · `loss` + weight · temperature² · KL divergence of the softened probabilities.
+
+        Engines give probabilities, whose logarithms are the teacher's logits but for a constant that has no effect in a
+        softmax: softening them is exact.
+        """
+        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy()))).to(
+            logits.device
+        )
+        # a probability that is rounded to zero counts as the smallest of float32
+        known = torch.from_numpy(probabilities).to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
+        softened = functional.softmax(known / self._temperature, dim=1)
+        own = functional.log_softmax(logits / self._temperature, dim=1)
+        divergence = functional.kl_div(own, softened, reduction="batchmean")
+        return (1 - self._weight) * loss + self._weight * self._temperature**2 * divergence

@@ -31,7 +31,7 @@ ROUNDING = 1e-9
 """0.29 · 100 / 29 is 0.9999999999999999 in floating point, and is meant to be one full drop."""
 
 # Fused, SGD takes a fourth and Adam a ninth of the time on a CPU (12 million weights); RMSprop has no fused form.
-OPTIMIZERS: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Callable[[Any], dict[str, Any]]]] = {
     "sgd": (torch.optim.SGD, lambda c: {"momentum": c.momentum, "nesterov": c.nesterov, "fused": True}),
     "adam": (torch.optim.Adam, lambda c: {"betas": (c.beta_1, c.beta_2), "eps": c.epsilon, "fused": True}),
     "rmsprop": (torch.optim.RMSprop, lambda c: {"alpha": c.rho, "eps": c.epsilon}),
@@ -43,8 +43,7 @@ def optimizer(config: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Op
     """The optimizer that is set in `config` over parameter groups as `Penalty.parameter_groups` makes them."""
     name, chosen = _the_one_set(config)
     kind, options = OPTIMIZERS[name]
-    made: torch.optim.Optimizer = kind(groups, lr=chosen.lr, **options(chosen))
-    return made
+    return kind(groups, lr=chosen.lr, **options(chosen))
 
 
 def schedule(config: LrConfig, world_size: int = 1) -> Schedule:

@@ -18,8 +18,7 @@ from trt_cls.models.int8_layers import quantize_like
 from trt_cls.models.widths import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
 from trt_cls.training.compute import choose_compute, compiler_failures_reported, repeatable
-from trt_cls.training.distillation import Teacher
-from trt_cls.training.learner import Learner
+from trt_cls.training.learner import Learner, Teacher
 from trt_cls.training.logs import Log
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.logs.files import Checkpoints, Curve, StatusFile

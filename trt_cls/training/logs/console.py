@@ -72,11 +72,10 @@ class Reporter(Log):
     def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
         """See `Log.epoch_done`."""
         row = rows[-1]
-        remaining = seconds * (self._n_epochs - row.epoch)
         self.line(
             f"{self._title}  loss {row.loss:.4f}  acc {row.acc:.4f}  val_loss {row.val_loss:.4f}  "
             f"val_acc {row.val_acc:.4f}{' (best)' if best else ''}  lr {row.lr:.3g}  {seconds:.1f} s, "
-            f"{timedelta(seconds=round(remaining))} left"
+            f"{timedelta(seconds=round(seconds * (self._n_epochs - row.epoch)))} left"
         )
 
     def averaged(self, averaged: Averaged, model: nn.Module) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trt_cls.contract import Preprocessing
-from trt_cls.errors import MissingDependency, RequestError, TrtClsError
+from trt_cls.errors import RequestError, TrtClsError, one_line, require
 from trt_cls.files import write_text
 from trt_cls.spec.experiment import Experiment, Visualizer, WandbConfig
 from trt_cls.training.checkpointing import room_for
@@ -40,12 +40,9 @@ class TensorBoard(Log):
     """TensorBoard's event files; events of `first_epoch` and later ones of an earlier run are superseded."""
 
     def __init__(self, folder: Path, visualizer: Visualizer, preprocessing: Preprocessing, first_epoch: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingDependency("tensorboard", "training", "train") from error
+        tensorboard = require("torch.utils.tensorboard", "training", "train", package="tensorboard")
         self._folder, self._visualizer, self._preprocessing = folder, visualizer, preprocessing
-        self._writer: Any = SummaryWriter(str(folder), purge_step=first_epoch)
+        self._writer = tensorboard.SummaryWriter(str(folder), purge_step=first_epoch)
 
     def first_batch(self, epoch: int, images: Tensor) -> None:
         """Adds its first images, as the network sees them."""
@@ -99,7 +96,7 @@ class Trackers(Log):
                 raise
             except Exception as error:  # these libraries raise anything
                 raise TrtClsError(
-                    f"--logger {name}: no run could be started ({_line(error)}); expected its server or an offline "
+                    f"--logger {name}: no run could be started ({one_line(error)}); expected its server or an offline "
                     "mode; set its environment variables, or train without it"
                 ) from error
         if self._runs:
@@ -123,7 +120,7 @@ class Trackers(Log):
             try:
                 act(run)
             except Exception as error:
-                self._reporter.line(f"--logger {name}: {_line(error)}; the training goes on without it")
+                self._reporter.line(f"--logger {name}: {one_line(error)}; the training goes on without it")
                 del self._runs[name]
 
 
@@ -131,10 +128,7 @@ class Wandb:
     """A run of Weights & Biases, with the options of `config`."""
 
     def __init__(self, root: Path, fields: Mapping[str, Any], run_id: str | None, config: WandbConfig | None) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise MissingDependency("wandb", "--logger wandb", "wandb") from error
+        wandb = require("wandb", "--logger wandb", "wandb")
         options: dict[str, Any] = {"dir": str(root)}
         if config is not None:
             if config.key:
@@ -168,11 +162,7 @@ class Mlflow:
     """A run of MLflow, in the experiment MLFLOW_EXPERIMENT_NAME."""
 
     def __init__(self, fields: Mapping[str, Any], run_id: str | None) -> None:
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise MissingDependency("mlflow", "--logger mlflow", "mlflow") from error
-        self._client = MlflowClient()
+        self._client = require("mlflow", "--logger mlflow", "mlflow").MlflowClient()
         if run_id:
             self._client.update_run(run_id, status="RUNNING")
             self.run_id = run_id
@@ -212,10 +202,6 @@ def _known(path: Path) -> dict[str, str]:
 
 def _values(row: EpochRow) -> dict[str, float]:
     return {name: value for name, value in asdict(row).items() if name != "epoch"}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def pixels_from_input(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
