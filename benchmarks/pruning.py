@@ -28,7 +28,7 @@ from trt_cls.models.network import count_parameters
 from trt_cls.pruning.prune import latencies_of_files, prune
 from trt_cls.spec import load
 from trt_cls.spec.experiment import CosineLr, Experiment, LrConfig
-from trt_cls.training import train
+from trt_cls.training.run import train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "pruning.csv"
 

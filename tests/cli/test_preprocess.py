@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pixel_reference import preprocess
 from spec_texts import spec_text
 from tiny_models import RGB, write_onnx
 
@@ -15,7 +16,7 @@ from trt_cls.data.augmentation import augment, draws_for
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.preprocessing.images import decode
-from trt_cls.preprocessing.pillow import Floats, Pixels, normalize, preprocess
+from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
 from trt_cls.spec import loads
 
 TEXT = spec_text('input_image_size: "3,24,32"', "random_seed: 7")

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pixel_reference import preprocess
 
 from trt_cls.contract import Contract, Precision
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import Images, dataset_of, evenly_spread, images_for
 from trt_cls.export.parity import Infer, checked, measure
 from trt_cls.preprocessing.images import decode
-from trt_cls.preprocessing.pillow import preprocess
 from trt_cls.spec.experiment import EvalConfig, Experiment, ModelConfig
 
 Array = np.ndarray

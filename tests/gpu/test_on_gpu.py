@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pixel_reference import preprocess
 from shared_data import all_photos, odd_images
 from tiny_models import CONTRACT, SIZE, write_images, write_onnx
 
@@ -28,7 +29,7 @@ from trt_cls.export.tensorrt import RTX_CAPABILITIES
 from trt_cls.gpu import visible_gpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.images import decode
-from trt_cls.preprocessing.pillow import hwc, preprocess
+from trt_cls.preprocessing.pillow import hwc
 
 if visible_gpu() is None or find_spec("pycuda") is None:
     pytest.skip("no NVIDIA GPU, or no pycuda", allow_module_level=True)  # one line of the report

@@ -32,12 +32,12 @@ from trt_cls.spec.experiment import (
     RandAugment,
     StepLr,
 )
-from trt_cls.training import train
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
 from trt_cls.training.learner import Learner
-from trt_cls.training.logs.files import EpochRow, epochs_without_gain
+from trt_cls.training.logs import EpochRow, epochs_without_gain
+from trt_cls.training.run import train
 
 Make = Callable[..., Experiment]
 NO_NORM = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_bias=True)

@@ -9,7 +9,7 @@ import torch
 
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import Experiment, ModelConfig
-from trt_cls.training import train
+from trt_cls.training.run import train
 
 
 def test_a_network_of_another_library_trains_from_its_own_weights(

@@ -16,7 +16,7 @@ import torch
 from trt_cls.errors import TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import Experiment, ModelConfig
-from trt_cls.training import train
+from trt_cls.training.run import train
 
 Make = Callable[..., Experiment]
 MODEL = ModelConfig(arch="squeezenet", input_image_size="3,32,32")

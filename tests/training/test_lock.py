@@ -15,7 +15,7 @@ import pytest
 
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Experiment
-from trt_cls.training import train
+from trt_cls.training.run import train
 from trt_cls.training.run_folder import only_writer
 
 

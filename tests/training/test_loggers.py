@@ -12,7 +12,7 @@ import pytest
 
 from trt_cls.errors import MissingDependency, TrtClsError
 from trt_cls.spec.experiment import Experiment, Extensions, Visualizer, WandbConfig
-from trt_cls.training import train
+from trt_cls.training.run import train
 
 Make = Callable[..., Experiment]
 

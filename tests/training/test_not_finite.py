@@ -12,7 +12,8 @@ import torch
 
 from trt_cls.errors import TrtClsError
 from trt_cls.spec.experiment import CosineLr, Experiment, Extensions, LrConfig
-from trt_cls.training import loop, train
+from trt_cls.training import loop
+from trt_cls.training.run import train
 
 Make = Callable[..., Experiment]
 

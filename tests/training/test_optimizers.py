@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
-from trt_cls.spec.experiment import Adam, Optimizer, Rmsprop, Sgd
-from trt_cls.training.optimization import optimizer
+from trt_cls.spec.experiment import Adam, LrConfig, Optimizer, Rmsprop, Sgd
+from trt_cls.training.optimization import OPTIMIZERS, SCHEDULES, optimizer
 
 
 def after_two_steps(config: Optimizer, gradients: tuple[float, float]) -> float:
@@ -43,3 +45,8 @@ def test_rmsprop() -> None:
     assert after_two_steps(Optimizer(rmsprop=Rmsprop(lr=0.1, rho=0.75, epsilon=0.01)), (1, 2)) == pytest.approx(
         expected
     )
+
+
+def test_each_optimizer_and_schedule_of_the_spec_has_its_row() -> None:
+    assert list(OPTIMIZERS) == [field.name for field in fields(Optimizer)]
+    assert list(SCHEDULES) == [field.name for field in fields(LrConfig)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 
+import torch
+
 from trt_cls.training.learner import Metrics
+from trt_cls.training.logs import EpochRow
 from trt_cls.training.logs.console import Reporter
-from trt_cls.training.logs.files import EpochRow
 
 ROW = EpochRow(epoch=1, acc=0.5, loss=1.25, lr=0.01, val_acc=0.75, val_loss=0.5)
 
@@ -21,7 +23,7 @@ def run(stream: io.StringIO) -> str:
     reporter.epoch_started(1, 3, steps=2, done=0)
     reporter.step_done(1, 8, lambda: Metrics(1.5, 0.25, 8))
     reporter.epoch_stopped()
-    reporter.epoch_done(ROW, seconds=2.0, remaining=4.0, best=True)
+    reporter.epoch_done([ROW], torch.nn.Identity(), seconds=2.0, best=True)
     return stream.getvalue()
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from trt_cls.models import build
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig
-from trt_cls.training import train
 from trt_cls.training.parallel import Pipelined, split, spread
+from trt_cls.training.run import train
 
 
 @pytest.mark.parametrize(

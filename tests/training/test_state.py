@@ -14,8 +14,8 @@ import torch
 
 from trt_cls.errors import ArtefactError
 from trt_cls.spec.experiment import Experiment
-from trt_cls.training import train
 from trt_cls.training.checkpointing import Interrupted
+from trt_cls.training.run import train
 from trt_cls.training.state import read_state
 
 Make = Callable[..., Experiment]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from pixel_reference import preprocess
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -20,7 +21,6 @@ from trt_cls.data.folder import image_folder
 from trt_cls.errors import ArtefactError, DataError, DeviceError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.preprocessing.images import decode
-from trt_cls.preprocessing.pillow import preprocess
 from trt_cls.spec.experiment import (
     ClearmlConfig,
     CosineLr,
@@ -32,7 +32,8 @@ from trt_cls.spec.experiment import (
     StepLr,
     Visualizer,
 )
-from trt_cls.training import TrainingResult, train
+from trt_cls.training.loop import TrainingResult
+from trt_cls.training.run import train
 
 Make = Callable[..., Experiment]
 

@@ -16,7 +16,7 @@ from trt_cls.errors import require
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
-    from trt_cls.training import TrainingResult
+    from trt_cls.training.loop import TrainingResult
 
 
 @click.command("train")

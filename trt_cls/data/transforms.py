@@ -30,8 +30,7 @@ class Transforms:
     """The transforms that `extensions` ask for."""
 
     def __init__(self, extensions: Extensions, seed: int) -> None:
-        self._extensions = extensions
-        self._seed = seed
+        self._extensions, self._seed = extensions, seed
 
     def changed(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
         """Image number `index` of the dataset, [H,W,C], changed by RandAugment."""

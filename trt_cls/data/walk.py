@@ -18,30 +18,23 @@ from trt_cls.errors import DataError
 from trt_cls.files import read_at_most, regular_file
 from trt_cls.preprocessing.gate import EXTENSIONS
 
-SYSTEM_FOLDERS = frozenset(
-    [
-        "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot", "lost+found",
-        "$recycle.bin", "recycler", "recycled", "system volume information", "__macosx", "network trash folder",
-        "temporary items", "__pycache__", "~snapshot", "found.000",
-    ]
-)  # fmt: skip
+SYSTEM_FOLDERS = frozenset((
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot", "lost+found",
+    "$recycle.bin", "recycler", "recycled", "system volume information", "__macosx", "network trash folder",
+    "temporary items", "__pycache__", "~snapshot", "found.000",
+))  # fmt: skip
 """Folders of NAS and desktop systems, in lower case; hidden ones (a dot in front) are ignored anyway."""
-OTHER_IMAGES = frozenset(
-    [
-        ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".wdp", ".tga", ".ico",
-        ".icns",
-        ".psd", ".psb", ".xcf", ".svg", ".eps", ".pcx", ".dds", ".exr", ".hdr", ".sgi", ".pfm", ".pam", ".dib", ".apng",
-        ".jps", ".mpo", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw",
-        ".qoi", ".fits", ".btf", ".tf8", ".jfi", ".jif", ".jpeg_large", ".jpg_large",
-    ]
-)  # fmt: skip
+OTHER_IMAGES = frozenset((
+    ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".wdp", ".tga", ".ico", ".icns",
+    ".psd", ".psb", ".xcf", ".svg", ".eps", ".pcx", ".dds", ".exr", ".hdr", ".sgi", ".pfm", ".pam", ".dib", ".apng",
+    ".jps", ".mpo", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw",
+    ".qoi", ".fits", ".btf", ".tf8", ".jfi", ".jif", ".jpeg_large", ".jpg_large",
+))  # fmt: skip
 """Suffixes of image formats that are not read."""
-NOT_IMAGES = frozenset(
-    [
-        ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".npy", ".npz", ".py",
-        ".db", ".ini",
-    ]
-)  # fmt: skip
+NOT_IMAGES = frozenset((
+    ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".yaml", ".yml", ".npy", ".npz", ".py", ".db",
+    ".ini",
+))  # fmt: skip
 """Suffixes of files that accompany images; of files with any other suffix, or none, the first bytes are read."""
 MOST_OPENED, MOST_FOLDERS = 50, 20
 """Limits: files of other suffixes that are opened in a folder; folders with unread images that are named."""
@@ -49,6 +42,7 @@ BEGINNINGS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ",
     b"8BPS",
 )  # fmt: skip
+"""First bytes of image files."""
 _READ = frozenset(EXTENSIONS)
 
 _log = logging.getLogger(__name__)

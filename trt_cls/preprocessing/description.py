@@ -1,6 +1,6 @@
-"""From a spec's fields to the numbers of a preprocessing description.
+"""From a spec's fields to the numbers of a preprocessing description: what each `preprocess_mode` means.
 
-Knows what each `preprocess_mode` means; nothing about how pixels are computed.
+Does not know: how pixels are computed.
 """
 
 from __future__ import annotations
@@ -55,18 +55,9 @@ def preprocessing_of_tao(experiment: Experiment, split: Split) -> Preprocessing:
 
 def default_preprocessing_of_tao(input_shape: tuple[int, int, int]) -> Preprocessing:
     """TAO's defaults: caffe mode with ImageNet's means, center crop, bilinear."""
-    channels, height, width = input_shape
-    return Preprocessing(
-        channels=channels,
-        height=height,
-        width=width,
-        crop="center",
-        filter="bilinear",
-        channel_order="gray" if channels == 1 else "bgr",
-        divisor=1.0,
-        mean=tuple(CAFFE_MEANS[channels].values()),
-        std=(1.0,) * channels,
-    )
+    channels = input_shape[0]
+    means, ones = tuple(CAFFE_MEANS[channels].values()), (1.0,) * channels
+    return Preprocessing(*input_shape, "center", "bilinear", "gray" if channels == 1 else "bgr", 1.0, means, ones)
 
 
 def require_spec_fits(

@@ -20,17 +20,9 @@ from PIL import Image, UnidentifiedImageError
 from trt_cls.errors import DataError, TrtClsError, one_line
 from trt_cls.files import read_at_most, regular_file
 
-FORMATS = {
-    "JPEG": ("Jpeg", "Mpo"),
-    "PNG": ("Png",),
-    "BMP": ("Bmp",),
-    "TIFF": ("Tiff",),
-    "WEBP": ("WebP",),
-    "PPM": ("Ppm",),
-    "GIF": ("Gif",),
-    "AVIF": ("Avif",),
-}
-"""Accepted formats, the most common first, and Pillow's modules for each. Never a format that starts a program (EPS) or
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF")
+PLUGINS = ("Jpeg", "Mpo", "Png", "Bmp", "Tiff", "WebP", "Ppm", "Gif", "Avif")
+"""Accepted formats, the most common first, and Pillow's modules for them. Never a format that starts a program (EPS) or
 refers to another file. Of several images in a file the first one is read."""
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif",
@@ -116,10 +108,9 @@ def _formats() -> list[str]:
     for silenced in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
         if hasattr(pillow, silenced):
             getattr(pillow, silenced)(None)
-    for modules in FORMATS.values():
-        for module in modules:
-            with suppress(ImportError):  # an older Pillow without AVIF
-                import_module(f"PIL.{module}ImagePlugin")
+    for plugin in PLUGINS:
+        with suppress(ImportError):  # an older Pillow without AVIF
+            import_module(f"PIL.{plugin}ImagePlugin")
     return [name for name in FORMATS if name in Image.OPEN]
 
 

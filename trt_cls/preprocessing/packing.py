@@ -132,7 +132,8 @@ class Bundle:
         heads = [packed.sources, *([] if changes is None else [changes]), packed.tables, values]
         self._heads = [head.view(np.uint8).reshape(-1) for head in heads]
         self._pixels = packed.pixels
-        *starts, pixels = (int(end) for end in np.cumsum([0, *(_aligned(head.size) for head in self._heads)]))
+        sizes = [-(-head.size // ALIGNMENT) * ALIGNMENT for head in self._heads]
+        *starts, pixels = (int(end) for end in np.cumsum([0, *sizes]))
         self.starts = pixels, *starts
         """Offsets of the kernel's first arguments, in its order: pixels, sources, changes if any, tables, values."""
         self.size = pixels + sum(part.size for part in self._pixels) + SLACK
@@ -149,10 +150,6 @@ class Bundle:
             out[end : end + part.size].reshape(part.shape)[...] = part
             end += part.size
         out[end:] = 0
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def bytes_needed(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing) -> int:

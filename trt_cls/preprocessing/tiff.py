@@ -16,14 +16,9 @@ from trt_cls.errors import DataError
 UNCOMPRESSED, SEPARATE = 1, 2
 MIN_IS_WHITE, PALETTE, CMYK, YCBCR = 0, 3, 5, 6
 KINDS = {
-    8: "CIELAB",
-    9: "ICC Lab",
-    10: "ITU Lab",
-    32803: "raw camera data",
-    32844: "LogL",
-    32845: "LogLuv",
-    34892: "raw",
-}
+    8: "CIELAB", 9: "ICC Lab", 10: "ITU Lab", 32803: "raw camera data", 32844: "LogL", 32845: "LogLuv", 34892: "raw",
+}  # fmt: skip
+"""Values of PhotometricInterpretation that are refused."""
 SIGNED = 2
 FULL_RANGE = ((0, 255, 128, 255, 128, 255), (0, 255, 0, 255, 0, 255))
 """ReferenceBlackWhite of YCbCr as in JPEG, and another spelling of it that several writers use."""
@@ -31,14 +26,9 @@ JPEG_COEFFICIENTS = (0.299, 0.587, 0.114)
 
 T = Image.Transpose
 _UNDO = {
-    2: T.FLIP_LEFT_RIGHT,
-    3: T.ROTATE_180,
-    4: T.FLIP_TOP_BOTTOM,
-    5: T.TRANSPOSE,
-    6: T.ROTATE_90,
-    7: T.TRANSVERSE,
+    2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE,
     8: T.ROTATE_270,
-}
+}  # fmt: skip
 """Undoes Pillow's rotation by the orientation."""
 
 

@@ -1,22 +1,5 @@
-"""Training: from a spec and two folders of images to checkpoints; `train` is the whole of it.
+"""Training: from a spec and two folders of images to checkpoints, curves and logs.
 
-PyTorch is imported with the first use of `train`.
+Knows PyTorch, the optimizers, several processes and resuming. Does not know: other formats of models. Begin with
+`run.train`, then `loop`; a step is in `learner`.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from trt_cls.training.loop import TrainingResult
-    from trt_cls.training.run import train
-
-__all__ = ["TrainingResult", "train"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(name)
-    from trt_cls.training import run
-
-    return getattr(run, name)

@@ -1,6 +1,8 @@
-"""Means of a network's weights: a running one over the steps, and the plain one of several checkpoints.
+"""Means of a network's weights: an exponential moving average over the steps, and the mean of several checkpoints.
 
-Means of floating-point tensors; counts of batches are taken from the last network. Knows no files.
+Floating-point tensors are averaged; counts of batches are those of the last network. Not torch.optim.swa_utils: its
+first update copies the network instead of averaging it, its count on the device costs a synchronization per step, and
+its update_bn neither knows several processes nor frozen layers. Does not know: files.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from trt_cls.training.validation import evaluating
 
 
 class RunningMean:
-    """An exponential mean of weights and batch normalisation's statistics, `model`, that begins as the network is."""
+    """An exponential moving average, `model`, of weights and batch normalization's statistics."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.model = deepcopy(network).requires_grad_(False)
@@ -33,10 +35,10 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the network as it is now.
+        """Adds the network as it is now.
 
-        The share (1 + n) / (10 + n) of the mean is kept at its n-th update, from 0, until that exceeds the decay: the
-        first weights, which were drawn, are soon forgotten.
+        The mean keeps the share (1 + n) / (10 + n) at its n-th update, from 0, until that exceeds the decay, so that
+        the first weights, which are random, are soon forgotten.
         """
         kept = min(self._decay, (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_([mean for mean, _ in self._floats], [live for _, live in self._floats], 1 - kept)
@@ -45,7 +47,7 @@ class RunningMean:
         self._updates += 1
 
     def state(self) -> dict[str, Any]:
-        """All that it is."""
+        """The mean and the number of its updates."""
         return {"model": self.model.state_dict(), "updates": self._updates}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -69,9 +71,9 @@ def mean_of(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def renew_statistics(network: nn.Module, batches: Iterable[Tensor], compute: Compute, processes: Processes) -> None:
-    """Sets batch normalisation's statistics to their means over `batches` [n,C,H,W], each process's own share.
+    """Sets batch normalization's statistics to their means over `batches` [n,C,H,W], each process's own share.
 
-    Each layer sees what the network itself makes of the images; statistics that are frozen stay as they are.
+    Frozen statistics are not changed.
     """
     layers = _learning(network)
     if not layers:
@@ -94,5 +96,5 @@ def renew_statistics(network: nn.Module, batches: Iterable[Tensor], compute: Com
 
 
 def _learning(network: nn.Module) -> Sequence[Any]:
-    """The layers of batch normalisation whose statistics training changes."""
+    """The layers of batch normalization whose statistics training changes."""
     return [module for module in network.train().modules() if isinstance(module, _BatchNorm) and module.training]

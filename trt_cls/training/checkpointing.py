@@ -1,8 +1,6 @@
-"""When the state of a training is written: every so many steps, or every few minutes, seldom enough to cost little.
+"""When a training saves its state: every so many steps or minutes, and when a signal asks it to stop.
 
-A full disk during a training, reported as one error.
-
-Ctrl-C, SIGTERM and SIGHUP: requests to stop after the step that runs, so that a training resumes exactly there.
+Ctrl-C, SIGTERM and SIGHUP end a training after the current step, so that it resumes exactly there.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,23 +20,24 @@ from trt_cls.errors import TrtClsError
 from trt_cls.training.state import TrainState, write_state
 
 SECONDS = 300.0
-"""Between two states, where no number of steps is asked for: what a crash may cost."""
+"""Between two states, if no number of steps is given: the most that a crash may cost."""
 SHARE = 0.02
-"""Of the time that saving may take, at most."""
+"""Largest share of the time that saving may take."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP last: it is left alone under nohup."""
 
 
 class SavePoints:
-    """Writes states to `path`; `every` is a number of steps, or None to go by the clock."""
+    """Writes states to `path`, every `every` steps; None: every few minutes."""
 
     def __init__(self, path: Path, every: int | None) -> None:
-        self._path = path
-        self._every = every
+        self._path, self._every = path, every
         self._steps = 0
         self._saved = time.monotonic()
         self._cost = 0.0
 
     def step_done(self) -> None:
-        """One more step would be lost in a crash."""
+        """Counts a step."""
         self._steps += 1
 
     def due(self) -> bool:
@@ -48,7 +47,7 @@ class SavePoints:
         return self._steps > 0 and time.monotonic() - self._saved >= max(SECONDS, self._cost / SHARE)
 
     def write(self, state: TrainState) -> None:
-        """Writes `state` in place of the one before, whole or not at all.
+        """Writes `state` in place of the one before, atomically.
 
         Raises:
             TrtClsError: the disk is full.
@@ -70,15 +69,12 @@ def _size(tree: object) -> int:
 
 
 def room_for(path: Path, size: int) -> AbstractContextManager[None]:
-    """Runs the writing of `path`, about `size` bytes.
+    """A context in which `path` is written, about `size` bytes.
 
     Raises:
-        TrtClsError: there is no room for it.
+        TrtClsError: the disk is full.
     """
     return files.room_for(path, size, "what was saved before is whole: make room, then go on with --resume")
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(TrtClsError):
@@ -88,11 +84,11 @@ class Interrupted(TrtClsError):
 
 
 class StopRequest:
-    """While entered, the first signal sets `requested`; a second one does what it did before, at once.
+    """While entered, the first signal sets `requested`; a second one has its usual effect, at once.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored.
-    With `patient` later ones do nothing: torchrun hands a Ctrl-C on to processes that the terminal has told already.
-    Outside of the main thread, where Python delivers no signals, it stays unset.
+    With `patient` later signals have no effect: torchrun forwards a Ctrl-C to processes that have it from the terminal
+    already. A SIGHUP that is ignored, as under nohup, stays ignored. Outside of the main thread, where Python delivers
+    no signals, it stays unset.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -107,9 +103,7 @@ class StopRequest:
             self._previous = {number: signal.signal(number, self._note) for number in noted}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,9 +1,6 @@
-"""Where and in which precision the training computes, with the reason; and what makes it repeatable.
+"""Device and precision of a training, with the reason for the choice; deterministic algorithms; torch.compile.
 
-Nothing here knows about networks.
-
-
-torch.compile for the network that learns, and its failures in one line.
+Does not know: the networks.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Compute:
-    """Where, a precision and why it was chosen."""
+    """Devices, a precision, and why it was chosen."""
 
     devices: tuple[torch.device, ...]
     """One, or one for each stage of the network."""
@@ -34,12 +31,12 @@ class Compute:
 
     @property
     def device(self) -> torch.device:
-        """Where images go."""
+        """The device of the images."""
         return self.devices[0]
 
     @property
     def last(self) -> torch.device:
-        """Where the logits come out, and targets go."""
+        """The device of logits and targets."""
         return self.devices[-1]
 
     @property
@@ -56,10 +53,6 @@ class Compute:
         """`model` on the first device, in the layout."""
         moved: nn.Module = model.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         return moved
-
-    def moved(self, tensor: Tensor) -> Tensor:
-        """Any tensor on the device."""
-        return tensor.to(self.device, non_blocking=True)
 
     def images(self, images: Tensor) -> Tensor:
         """Images [n,C,H,W] on the device, in the layout."""
@@ -88,7 +81,7 @@ class Compute:
 def choose_compute(device: str, precision: str, stages: int = 1) -> Compute:
     """The device ("auto", "cpu", "cuda") and the precision ("auto", "fp32", "tf32", "bf16", "fp16") asked for.
 
-    A network in several stages takes that many GPUs, from the current one on; on a CPU it has but the one.
+    A network in several stages takes that many GPUs, from the current one on; on a CPU all stages share it.
 
     Raises:
         DeviceError: the device is not there, or has no bf16 or TF32.
@@ -132,11 +125,10 @@ def _precision_on_gpu(precision: str) -> tuple[str, str]:
 
 @contextmanager
 def repeatable(precision: str) -> Iterator[None]:
-    """Makes torch choose deterministic algorithms, and say so in a warning where an operation has none.
+    """Makes torch use deterministic algorithms, with a warning where an operation has none.
 
-    Runs on one machine then repeat to the bit; another processor rounds in another order.
-
-    fp32 is IEEE's; in every other precision a GPU may use TF32 (10 bits of mantissa) for what is left in float32.
+    Runs on one machine then repeat to the bit; another processor rounds in another order. fp32 is IEEE's; in every
+    other precision a GPU may use TF32 (10 bits of mantissa) for what is computed in float32.
     """
     debugging: Any = torch.utils.deterministic
     cudnn: Any = torch.backends.cudnn
@@ -147,7 +139,7 @@ def repeatable(precision: str) -> Iterator[None]:
     # cuBLAS reads it when its first handle is made: without a fixed workspace its sums depend on the streams
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    debugging.fill_uninitialized_memory = False  # a pass over every new tensor that only finds bugs
+    debugging.fill_uninitialized_memory = False  # a pass over every new tensor, for debugging only
     cudnn.benchmark = False
     # The older of torch's two sets of names: once the newer is used, 2.14 raises where the older is read, as its own
     # compiler does in 2.9 and 2.10. What these set, both read in each of them.
@@ -162,16 +154,16 @@ def repeatable(precision: str) -> Iterator[None]:
 
 
 def compiled(network: nn.Module) -> Any:
-    """`network`, compiled anew for each batch size: kernels for any size round otherwise than those for one.
+    """`network`, compiled for each batch size, so that a resumed training computes with the kernels it began with.
 
-    So a training that is resumed computes with the kernels it began with.
+    Kernels for any size round in another order than those for one size.
     """
     return torch.compile(network, dynamic=False)
 
 
 @contextmanager
-def compiler_failures_told() -> Iterator[None]:
-    """Runs what calls a compiled network.
+def compiler_failures_reported() -> Iterator[None]:
+    """A context in which a compiled network is called.
 
     Raises:
         TrtClsError: it can't be compiled here.

@@ -1,11 +1,12 @@
-"""One network with its optimizer: a step, the running sums of an epoch, and all of its state as plain tensors.
+"""One network with its optimizer: the training step, the running sums of an epoch, and all state as plain tensors.
 
-It knows nothing of epochs, files or folders. Where several processes train, each has a learner of the same weights.
+Where several processes train, each has a learner with the same weights. Does not know: epochs, files, folders.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,33 +14,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trt_cls.contract import Contract
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.distributed.processes import ALONE, Processes
-from trt_cls.errors import RequestError
+from trt_cls.engines import open_engine
+from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.models.network import Network
-from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, TrainConfig
+from trt_cls.spec.experiment import NO_EXTENSIONS, Distillation, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
-from trt_cls.training.distillation import Teacher
 from trt_cls.training.optimization import optimizer, penalty
 from trt_cls.training.parallel import Pipelined, replicated, spread
 from trt_cls.training.validation import evaluating
 
 
 class Metrics(NamedTuple):
-    """Means over the images of an epoch so far; not a number before the first."""
+    """Means over the images of an epoch so far; NaN before the first."""
 
     loss: float
-    """Cross-entropy against the smoothed and mixed targets, the teacher's part if there is one, and the penalty."""
+    """Cross-entropy with the smoothed and mixed targets, the teacher's part if there is one, and the penalty."""
     accuracy: float
     images: int
 
 
 class Learner:
-    """Trains `model`, which it moves to the device of `compute`; a step learns from the batches of all `processes`.
+    """Trains `model`, which it moves to the device of `compute`; a step uses the batches of all `processes`.
 
     Raises:
-        RequestError: batches of one image, which batch normalisation can't learn from.
+        RequestError: batches of one image, on which batch normalization can't train.
     """
 
     def __init__(
@@ -48,56 +50,44 @@ class Learner:
         config: TrainConfig,
         compute: Compute,
         processes: Processes = ALONE,
-        *,
-        compile_network: bool = False,
         extensions: Extensions = NO_EXTENSIONS,
         teacher: Teacher | None = None,
+        *,
+        compile_network: bool = False,
     ) -> None:
         self.model = compute.place(model).train()
         if len(compute.devices) > 1 and isinstance(model, Network):
             spread(model, config.model_parallelism, compute.devices, config.batch_size_per_gpu)
         self._mean = RunningMean(self.model, extensions.ema_decay) if extensions.ema_decay else None
-        self.compute = compute
         self.penalty = penalty(config.reg_config, model)
-        self._processes = processes
-        parts = extensions.microbatches
+        self._compute, self._processes, self._extensions, self._teacher = compute, processes, extensions, teacher
+        parts, group = extensions.microbatches, extensions.accumulate_steps
         network = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
         self._network = compiled(network) if compile_network else network
         self._optimizer = optimizer(config.optimizer, self.penalty.parameter_groups(model))
         self._scaler = compute.scaler()
         self._seed = config.random_seed
         self._sums = torch.zeros(3, dtype=torch.float64, device=compute.last)
-        self._longest_gradient = extensions.clip_grad_norm
-        self._teacher = teacher
-        self._whole_group = 0
-        """Images of several batches that make one step of the optimizer; 0: each batch makes one."""
-        if extensions.accumulate_steps > 1:
-            self._whole_group = extensions.accumulate_steps * config.batch_size_per_gpu * processes.size
+        self._full_group = group * config.batch_size_per_gpu * processes.size if group > 1 else 0
+        """Images of several batches for one step of the optimizer; 0: a step for each batch."""
         self._images_of_group = 0
         self._lone: TrainingBatch | None = None
-        """An image whose batch lost all others, and which is learned from with the next batch."""
-        self._images_needed = 1
-        if any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
-            self._images_needed = 2
+        """A batch of a single image, which waits for the next batch."""
+        self._images_needed = _images_needed(model, config.batch_size_per_gpu)
         self.steps_left_out = 0
-        """Steps of this run whose images were broken but for one at most."""
-        if config.batch_size_per_gpu < self._images_needed:
-            raise RequestError(
-                "train_config.batch_size_per_gpu: 1, but batch normalisation learns from two images on; expected ≥ 2; "
-                "or set model_config.use_batch_norm to False or model_config.freeze_bn to True"
-            )
+        """Steps of this run for which at most one image was readable."""
 
     @property
     def result(self) -> nn.Module:
-        """The network that is validated and saved: the running mean of `model`, where one is asked for."""
+        """The network that is validated and saved: `model`, or its running mean with extensions.ema_decay."""
         return self._mean.model if self._mean else self.model
 
     def step(self, batch: TrainingBatch, number: int, rate: float, *, ends_group: bool = True) -> None:
-        """Learns from `batch`, at learning rate `rate`; `number` counts the batches of the whole training from 0.
+        """Trains on `batch` at learning rate `rate`; `number` counts the batches of the training from 0.
 
-        The optimizer makes its step after the last batch of a group. It follows the mean gradient over the images of
-        the group and of all processes, however they are spread. An image that is alone, where batch normalization
-        needs two, waits for the next batch.
+        The optimizer's step follows the last batch of a group, with the mean gradient over the images of the group and
+        of all processes, however they are distributed. A single image, where batch normalization needs two, waits for
+        the next batch.
         """
         batch = self._with_lone(batch)
         images = len(batch.images)
@@ -108,7 +98,7 @@ class Learner:
                 self._optimizer.zero_grad()
             loss = self._loss(batch) if images else self._no_loss(batch)
             # gradients are averaged over the processes, whose shares of the images may differ
-            share = images * self._processes.size / (self._whole_group or images_of_all)
+            share = images * self._processes.size / (self._full_group or images_of_all)
             torch.autograd.backward(self._scaler.scale(loss * share))
             self._images_of_group += images_of_all
         else:
@@ -129,22 +119,23 @@ class Learner:
         return _means([sum(column) for column in zip(*self._processes.gather(self._sums.tolist()), strict=True)])
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, beside its batch and number; all processes must call it."""
+        """Everything that the next step depends on, except its batch and number; all processes must call it."""
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "sums": self._processes.gather(self._sums.tolist()),
-            "group": {"images": self._images_of_group, "gradients": self._gradients()},
+            "group": {"images": self._images_of_group, "gradients": gradients if self._images_of_group else {}},
             "mean": self._mean.state() if self._mean else {},
             "lone": self._processes.gather(self._lone and (self._lone.images.cpu(), self._lone.targets.cpu())),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state` returned."""
+        """Restores what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        for parameter, kept in self._optimizer.state.items():  # torch does not look
+        for parameter, kept in self._optimizer.state.items():  # torch does not check
             if any(value.dim() and value.shape != parameter.shape for value in kept.values() if torch.is_tensor(value)):
                 raise ValueError("the optimizer's state is that of other weights")
         self._scaler.load_state_dict(state["scaler"])
@@ -159,7 +150,7 @@ class Learner:
         self._lone = TrainingBatch(lone[0], lone[1], ()) if lone else None
 
     def _with_lone(self, batch: TrainingBatch) -> TrainingBatch:
-        """`batch` with the image that waited; empty, and its image waits, where that is but one."""
+        """`batch` with the image that waited; an empty batch, whose image waits, if that is a single one."""
         if self._lone is not None and len(batch.images):
             parts = zip((self._lone.images, self._lone.targets), (batch.images, batch.targets), strict=True)
             images, targets = (torch.cat([lone.to(others.device), others]) for lone, others in parts)
@@ -168,49 +159,55 @@ class Learner:
             self._lone, batch = batch, TrainingBatch(batch.images[:0], batch.targets[:0], batch.skipped)
         return batch
 
-    def _gradients(self) -> dict[str, Tensor]:
-        """Those of a group that has begun; the same in all processes."""
-        if not self._images_of_group:
-            return {}
-        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-
     def _loss(self, batch: TrainingBatch) -> Tensor:
-        """The mean over the batch without the penalty, noted with it."""
-        images, targets = self.compute.images(batch.images), self.compute.targets(batch.targets)
-        with self.compute.autocast():
+        """The mean over the batch without the penalty; the running sums include it."""
+        images, targets = self._compute.images(batch.images), self._compute.targets(batch.targets)
+        with self._compute.autocast():
             logits = self._network(images)
         loss = functional.cross_entropy(logits.float(), targets)
         if self._teacher:
             loss = self._teacher.blended(loss, logits.float(), batch.images)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
-        noted = loss.detach() + self.penalty.value().to(loss.device)
-        count = torch.full_like(noted, len(targets))
-        self._sums += torch.stack([noted * count, correct.to(noted.dtype), count]).double()
+        reported = loss.detach() + self.penalty.value().to(loss.device)
+        count = torch.full_like(reported, len(targets))
+        self._sums += torch.stack([reported * count, correct.to(reported.dtype), count]).double()
         return loss
 
     def _no_loss(self, batch: TrainingBatch) -> Tensor:
-        """Zero, through the network: a process without images meets the others, and changes no running statistics."""
+        """Zero, computed by the network: a process without images joins the others' exchange of gradients."""
         nothing = torch.zeros(1, *batch.images.shape[1:])
-        with evaluating(self.model), self.compute.autocast():
-            logits: Tensor = self._network(self.compute.images(nothing))
+        with evaluating(self.model), self._compute.autocast():
+            logits: Tensor = self._network(self._compute.images(nothing))
         return logits.float().sum()
 
     def _update(self, rate: float) -> None:
-        """Moves the weights along their gradients."""
+        """The optimizer's step."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._scaler.unscale_(self._optimizer)
-        if self._whole_group not in (0, self._images_of_group):
+        if self._full_group not in (0, self._images_of_group):
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-            torch._foreach_mul_(gradients, self._whole_group / self._images_of_group)
-        if self._longest_gradient:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._longest_gradient)
+            torch._foreach_mul_(gradients, self._full_group / self._images_of_group)
+        if self._extensions.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._extensions.clip_grad_norm)
         self.penalty.add_l1_gradient()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._images_of_group = 0
         if self._mean:
             self._mean.update()
+
+
+def _images_needed(model: nn.Module, batch_size: int) -> int:
+    """How many images a batch must have: batch normalization can't train on one."""
+    if not any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
+        return 1
+    if batch_size == 1:
+        raise RequestError(
+            "train_config.batch_size_per_gpu: 1, but batch normalization needs at least two images; expected ≥ 2; "
+            "or set model_config.use_batch_norm to False or model_config.freeze_bn to True"
+        )
+    return 2
 
 
 def _means(sums: list[float]) -> Metrics:
@@ -221,8 +218,44 @@ def _means(sums: list[float]) -> Metrics:
 
 
 def dropout_seed(seed: int, step: int, process: int = 0) -> int:
-    """A seed for the dropout of one step: from the training's seed, the step's number and the process's alone.
+    """A seed for the dropout of one step, from the training's seed and the numbers of the step and the process.
 
-    So no draw elsewhere (a loader makes some when it starts) and no interruption changes the masks of later steps.
+    So neither other draws (a loader makes some when it starts) nor an interruption change the masks of later steps.
     """
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
+
+
+class Teacher:
+    """The model that `config` names, opened for batches that `contract` describes.
+
+    Raises:
+        ArtefactError: it is no model file, or its classes or preprocessing differ.
+    """
+
+    def __init__(self, config: Distillation, contract: Contract, compute: Compute) -> None:
+        self._engine = open_engine(Path(config.teacher), "cpu" if compute.device.type == "cpu" else "auto")
+        self._temperature, self._weight = config.temperature, config.weight
+        different = contract.differences(self._engine.contract)
+        if self._engine.contract.preprocessing.embedded:
+            different.append("preprocessing: before the network ≠ inside the file")
+        if different:
+            raise ArtefactError(
+                f"extensions.distillation.teacher: {config.teacher}: {'; '.join(different)}; expected the classes and "
+                "the preprocessing of the trained network (before the ≠); name another teacher, or train with its"
+            )
+
+    def blended(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """(1 - weight) · `loss` + weight · temperature² · KL divergence of the softened probabilities.
+
+        Engines give probabilities, whose logarithms are the teacher's logits but for a constant that has no effect in a
+        softmax: softening them is exact.
+        """
+        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy()))).to(
+            logits.device
+        )
+        # a probability that is rounded to zero counts as the smallest of float32
+        known = torch.from_numpy(probabilities).to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
+        softened = functional.softmax(known / self._temperature, dim=1)
+        own = functional.log_softmax(logits / self._temperature, dim=1)
+        divergence = functional.kl_div(own, softened, reduction="batchmean")
+        return (1 - self._weight) * loss + self._weight * self._temperature**2 * divergence

@@ -1,11 +1,9 @@
-"""What training in several processes needs beyond finding each other: GPUs and tensors that they share.
+"""Data parallelism over processes (their GPUs, gradients and buffers), and one network split into stages over devices.
 
-One network over several devices: consecutive layers on each, values moved where a stage ends.
-
-A whole batch keeps one device at work at a time. In parts it keeps all of them at work: kernels are queued without
-waiting, so that a device begins with the next part while the one behind it has the last, and autograd walks back on
-each device in a thread of its own. (torch.distributed.pipelining wants a process for each stage, and the optimizer's
-state, the checkpoints and the random numbers spread over them.)
+A stage is consecutive layers; values are moved where it ends. An undivided batch keeps one device busy at a time.
+Microbatches keep all of them busy: kernels are queued without waiting, so that a device begins with the next microbatch
+while the one behind it has the last, and autograd runs in a thread for each device. (torch.distributed.pipelining needs
+a process for each stage, with the optimizer's state, the checkpoints and the random numbers spread over them.)
 """
 
 from __future__ import annotations
@@ -24,16 +22,19 @@ from trt_cls.distributed.processes import Processes, joined
 from trt_cls.errors import DeviceError, RequestError
 from trt_cls.models.network import Network
 
+COPIES = 3
+"""Of each weight in memory during training: itself, its gradient, the optimizer's."""
+
 
 @contextmanager
 def joined_to_train(device: str, stages: int = 1) -> Iterator[Processes]:
     """`joined`, with tensors exchanged over NCCL on GPUs, where each process has `stages` of its own.
 
-    The first of them is made the current one: NCCL sees all GPUs of the machine, so that none is hidden.
+    The first of them becomes the current device; NCCL needs all GPUs of the machine visible.
 
     Raises:
         DeviceError: there are more processes on this machine than GPUs.
-        TrtClsError: another process has ended without a word.
+        TrtClsError: another process has ended without an error.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     backend = "nccl" if several and _claim_gpu(device, stages) else "gloo"
@@ -44,7 +45,7 @@ def joined_to_train(device: str, stages: int = 1) -> Iterator[Processes]:
 def replicated(model: nn.Module, processes: Processes) -> nn.Module:
     """`model`, whose gradients become the mean over the processes as they are computed.
 
-    Each process normalises its own batch; running statistics are those of the first.
+    Each process normalizes its own batch; running statistics are those of the first.
     """
     return model if processes.size == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
 
@@ -59,7 +60,7 @@ def average(tensor: Tensor, weight: Tensor, processes: Processes) -> None:
     tensor.copy_(total / weights)
 
 
-def take_over(tensors: Iterable[Tensor], processes: Processes) -> None:
+def copy_from_first(tensors: Iterable[Tensor], processes: Processes) -> None:
     """Sets each of `tensors` to that of the first process; all of them must call it."""
     if processes.size > 1:
         for tensor in tensors:
@@ -80,12 +81,8 @@ def _claim_gpu(device: str, stages: int) -> bool:
     return True
 
 
-COPIES = 3
-"""Of each weight in memory while it learns: itself, its gradient, the optimizer's."""
-
-
 def spread(network: Network, shares: Sequence[float], devices: Sequence[torch.device], batch_size: int) -> None:
-    """Puts each layer on its device, by memory: its weights, and what it hands on of `batch_size` images.
+    """Puts each layer on its device, by memory: its weights, and its outputs for `batch_size` images.
 
     Raises:
         RequestError: a device would get no layer.
@@ -95,7 +92,7 @@ def spread(network: Network, shares: Sequence[float], devices: Sequence[torch.de
     if len(set(stages)) < len(shares):
         raise RequestError(
             f"train_config.model_parallelism: {list(shares)} of {len(layers)} layers leaves a device without one; "
-            "expected a layer for each at least; give fewer or more even shares"
+            "expected at least one layer for each; give fewer or more even shares"
         )
     for layer, stage in zip(layers, stages, strict=True):
         layer.to(devices[stage])
@@ -103,14 +100,14 @@ def spread(network: Network, shares: Sequence[float], devices: Sequence[torch.de
 
 
 def split(costs: Sequence[float], shares: Sequence[float]) -> list[int]:
-    """The stage of each layer: the one in whose share of the whole cost the middle of the layer falls."""
+    """The stage of each layer: the one whose share of the total cost contains the middle of the layer."""
     ends = [end / sum(shares) * sum(costs) for end in accumulate(shares)]
     middles = [end - cost / 2 for end, cost in zip(accumulate(costs), costs, strict=True)]
     return [sum(middle > end for end in ends[:-1]) for middle in middles]
 
 
 class Pipelined(nn.Module):
-    """`network` on a batch in `parts` of about the same size, of two images at least."""
+    """`network` on a batch in `parts` microbatches of about the same size, at least two images each."""
 
     def __init__(self, network: nn.Module, parts: int) -> None:
         super().__init__()
@@ -124,7 +121,7 @@ class Pipelined(nn.Module):
 
 
 class _Mover:
-    """Takes a layer's inputs to its device."""
+    """Moves a layer's inputs to its device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -134,7 +131,7 @@ class _Mover:
 
 
 def _memory(network: Network, layers: Sequence[nn.Module], batch_size: int) -> list[float]:
-    """Numbers that each layer keeps, found with one empty image."""
+    """The number of values that each layer stores, measured with one empty image."""
     outputs: list[float] = []
 
     def note(layer: nn.Module, inputs: Any, output: Tensor) -> None:

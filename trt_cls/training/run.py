@@ -1,7 +1,8 @@
-"""From a request to a finished training."""
+"""Trains the network of an experiment: data, model, learner and logs are made from the request, then the loop runs."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -11,32 +12,23 @@ from torch import nn
 
 from trt_cls import spec
 from trt_cls.artefacts.classmap import write_classmap
-from trt_cls.distributed.processes import Processes
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
 from trt_cls.models.int8_layers import quantize_like
 from trt_cls.models.widths import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
-from trt_cls.training.compute import Compute, choose_compute, compiler_failures_told, repeatable
-from trt_cls.training.distillation import Teacher
-from trt_cls.training.learner import Learner
-from trt_cls.training.logs import Journal
+from trt_cls.training.compute import choose_compute, compiler_failures_reported, repeatable
+from trt_cls.training.learner import Learner, Teacher
+from trt_cls.training.logs import Log
 from trt_cls.training.logs.console import Reporter
-from trt_cls.training.logs.trackers import Loggers
+from trt_cls.training.logs.files import Checkpoints, Curve, StatusFile
+from trt_cls.training.logs.trackers import TensorBoard, Trackers
 from trt_cls.training.loop import Training, TrainingResult
 from trt_cls.training.parallel import joined_to_train
 from trt_cls.training.quantization import quantize
-from trt_cls.training.run_folder import Results, open_results
-from trt_cls.training.setup import TrainingData, make_model, open_data, supported
-from trt_cls.training.state import (
-    TrainState,
-    fingerprint,
-    flat,
-    foreign_told,
-    read_state,
-    refuse_other_request,
-    request_fields,
-)
+from trt_cls.training.run_folder import RunFolder, opened
+from trt_cls.training.setup import Setup, make_model, open_setup, supported
+from trt_cls.training.state import TrainState, foreign_reported, read_state, refuse_other_request, request_fields
 from trt_cls.version import __version__
 
 
@@ -58,85 +50,83 @@ def train(
 
     Two runs of the same request on the same machine give the same numbers, whatever n_workers is and however often they
     were interrupted, or killed, and resumed. The state is saved every `save_every` steps (None: every few minutes) and
-    after each epoch. `compile_network` lets torch.compile make the kernels. `loggers` are "wandb" and "mlflow". Under
-    torchrun all processes train together and return the result.
+    after each epoch. `compile_network` uses torch.compile. `loggers` are "wandb" and "mlflow". Under torchrun all
+    processes train together and return the result.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
-        DataError: a folder, or a whole class, can't be used.
+        DataError: a folder, or a class as a whole, can't be used.
         DeviceError: the device is not there.
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP; the state is saved.
         LoaderError: a process that makes batches died or failed.
-        TrtClsError: the loss is no longer a number, memory is too small, or the disk is full.
+        TrtClsError: the loss is not finite, memory is too small, or the disk is full.
     """
     config = supported(experiment, init_epoch=init_epoch, resume=resume)
     stages = max(1, len(config.model_parallelism))
     with joined_to_train(device, stages) as processes, ExitStack() as stack:
-        folder = Results(results)
+        folder = RunFolder(results)
         if processes.first:
-            stack.enter_context(open_results(folder, resume=resume))
+            stack.enter_context(opened(folder, resume=resume))
         processes.wait()
         state = read_state(folder.state) if resume else None
-        if state is not None and precision == "auto":
-            precision = state.request["--precision"]
+        if state is not None:
+            precision = state.request["--precision"] if precision == "auto" else precision
+            compile_network = compile_network or state.request["--compile"]
+            classmap = classmap or folder.classmap
         compute = choose_compute(device, precision, stages)
-        known = folder.classmap if resume and classmap is None else classmap
-        data = open_data(experiment, config, known, processes, compute)
-        stack.callback(data.close)
-        compile_network = compile_network or (state is not None and state.request["--compile"])
+        setup = open_setup(experiment, config, classmap, processes, compute)
+        stack.callback(setup.close)
         options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
-        extensions = experiment.extensions
-        if extensions.distillation:
-            options["teacher"] = fingerprint(Path(extensions.distillation.teacher))
-        request = request_fields(experiment, options, data.train, data.val)
+        request = request_fields(experiment, options, setup.train, setup.val)
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)
-        reporter = (reporter or Reporter()) if processes.first else None
-        with repeatable(compute.precision), _failures_told(config, compile_network=compile_network):
-            model = make_model(data, config, reporter, resume=resume)
+        reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
+        with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
+            learner = _learner(setup, folder, state, reporter, compile_network=compile_network)
+            training = Training(setup, learner, folder, request, save_every, init_epoch)
             if state is not None:
-                _shape_like(model, state, folder.state)
-            elif extensions.quantization:
-                quantized = quantize(model, extensions.quantization, data, compute)
-                if reporter:
-                    reporter.line(quantized)
-            asked = extensions.distillation
-            teacher = Teacher(asked, data.contract, compute) if asked else None
-            learner = Learner(
-                model,
-                config,
-                compute,
-                processes,
-                compile_network=compile_network,
-                extensions=extensions,
-                teacher=teacher,
-            )
-            training = Training(config, extensions, data, learner, folder, request, init_epoch, save_every, processes)
-            if state is not None:
-                with foreign_told(folder.state):
+                with foreign_reported(folder.state):
                     training.restore(state)
-            journal = None
-            if reporter is not None:
-                write_text(folder.spec, spec.show(experiment))
-                write_classmap(folder.classmap, data.train.classes)
-                reporter.line(f"{compute} · {_system(config, processes, data, compute)} · {_size(data, model)}")
-                trackers = _trackers(loggers, experiment, config, folder, reporter)
-                journal = Journal(folder, config, data.contract, reporter, trackers, training.epoch)
-            return training.run(journal, resumed=resume)
+            if processes.first:
+                training.logs = _logs(training, loggers, reporter)
+            return training.run(resumed=resume)
 
 
-def _shape_like(model: nn.Module, state: TrainState, path: Path) -> None:
-    """A pruned network is as narrow as its weights; one that is trained for INT8 has the layers for it."""
-    shapes = {name: tensor.shape for name, tensor in state.learner["model"].items()}
-    with foreign_told(path):
-        resize(model, shapes)
-        quantize_like(model, shapes)
+def _learner(
+    setup: Setup, folder: RunFolder, state: TrainState | None, reporter: Reporter, *, compile_network: bool
+) -> Learner:
+    """The network with its first weights, or in the shape of those of `state`, and its optimizer."""
+    extensions = setup.extensions
+    model = make_model(setup, reporter, resume=state is not None)
+    if state is not None:
+        # a pruned network is as narrow as its weights; one that is trained for INT8 has the layers for it
+        shapes = {name: tensor.shape for name, tensor in state.learner["model"].items()}
+        with foreign_reported(folder.state):
+            resize(model, shapes)
+            quantize_like(model, shapes)
+    elif extensions.quantization:
+        reporter.line(quantize(model, extensions.quantization, setup))
+    config, compute, distillation = setup.config, setup.compute, extensions.distillation
+    teacher = Teacher(distillation, setup.contract, compute) if distillation else None
+    return Learner(model, config, compute, setup.processes, extensions, teacher, compile_network=compile_network)
+
+
+def _logs(training: Training, loggers: Sequence[str], reporter: Reporter) -> list[Log]:
+    """Writes the request of the training into its folder, and opens its logs."""
+    setup, folder = training.setup, training.folder
+    write_text(folder.spec, spec.show(setup.experiment))
+    write_classmap(folder.classmap, setup.train.classes)
+    reporter.line(f"{setup.compute} · {_system(setup)} · {_size(setup, training.learner.model)}")
+    trackers = Trackers(loggers, setup.experiment, folder, reporter)
+    status = StatusFile(folder.status, setup.config.n_epochs, training.epoch)
+    boards = TensorBoard(folder.events, setup.config.visualizer, setup.contract.preprocessing, training.epoch)
+    return [Checkpoints(folder, setup.contract), Curve(folder.curve), status, boards, trackers, reporter]
 
 
 @contextmanager
-def _failures_told(config: TrainConfig, *, compile_network: bool) -> Iterator[None]:
+def _failures_reported(config: TrainConfig, *, compile_network: bool) -> Iterator[None]:
     try:
-        with compiler_failures_told() if compile_network else nullcontext():
+        with compiler_failures_reported() if compile_network else nullcontext():
             yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -151,28 +141,20 @@ def _failures_told(config: TrainConfig, *, compile_network: bool) -> Iterator[No
         ) from error
 
 
-def _trackers(
-    names: Sequence[str], experiment: Experiment, config: TrainConfig, folder: Results, reporter: Reporter
-) -> Loggers:
-    asked = config.visualizer.wandb_config
-    by_spec = ["wandb"] if asked is not None and asked.enabled else []
-    # the visualizer may hold a key
-    fields = {n: v for n, v in flat("", experiment).items() if not n.startswith("train_config.visualizer")}
-    return Loggers(list(dict.fromkeys([*names, *by_spec])), folder.root, fields, asked, reporter)
+def _system(setup: Setup) -> str:
+    count = setup.processes.size
+    augmented = ""
+    if setup.compute.device.type == "cuda":
+        augmented = f" · images augmented on the {'GPU' if setup.kernel else 'CPU'}"
+    noun = "process" if count == 1 else "processes"
+    return f"trt-cls {__version__} · {count} {noun} · seed {setup.config.random_seed}{augmented}"
 
 
-def _system(config: TrainConfig, processes: Processes, data: TrainingData, compute: Compute) -> str:
-    noun = "process" if processes.size == 1 else "processes"
-    augmented = f" · images augmented on the {'GPU' if data.kernel else 'CPU'}" if compute.device.type == "cuda" else ""
-    return f"trt-cls {__version__} · {processes.size} {noun} · seed {config.random_seed}{augmented}"
-
-
-def _size(data: TrainingData, model: nn.Module) -> str:
-    parameters = list(model.parameters())
-    total = sum(parameter.numel() for parameter in parameters)
-    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+def _size(setup: Setup, model: nn.Module) -> str:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return (
-        f"{len(data.train.samples)} training and {len(data.val.samples)} validation images · "
-        f"{len(data.contract.classes)} classes · {total:,} parameters, {trainable:,} trainable · "
-        f"{data.loader.steps_per_epoch} steps an epoch"
+        f"{len(setup.train.samples)} training and {len(setup.val.samples)} validation images · "
+        f"{len(setup.contract.classes)} classes · {total:,} parameters, {trainable:,} trainable · "
+        f"{setup.loader.steps_per_epoch} steps an epoch"
     )

@@ -1,6 +1,6 @@
-"""The folder of one training: where each file stands, and whether a training may start or go on there.
+"""The folder of one training: the paths of its files, and a lock, so that one training at a time writes there.
 
-One writer for a results folder: a lock that ends with the process that holds it, however that ends.
+The lock ends with the process that holds it, however that ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -21,136 +20,106 @@ from trt_cls import files
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError
 
-MEETING_PORT = 29400
+RENDEZVOUS_PORT = 29400
 """Where torchrun's machines meet by default."""
 
+_log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Results:
+
+class RunFolder:
     """The files below `root`."""
 
-    root: Path
-
-    @property
-    def weights(self) -> Path:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.weights = root / "weights"
         """Folder of the checkpoints."""
-        return self.root / "weights"
-
-    @property
-    def best(self) -> Path:
+        self.best = self.weights / "best.safetensors"
         """The checkpoint of the epoch with the best validation accuracy."""
-        return self.weights / "best.safetensors"
-
-    @property
-    def averaged(self) -> Path:
+        self.averaged = self.weights / "averaged.safetensors"
         """The mean of the last checkpoints, where the spec asks for it."""
-        return self.weights / "averaged.safetensors"
-
-    @property
-    def state(self) -> Path:
-        """What --resume goes on from."""
-        return self.root / "train_state.pt"
-
-    @property
-    def spec(self) -> Path:
+        self.state = root / "train_state.pt"
+        """What --resume needs."""
+        self.spec = root / "experiment_spec.txt"
         """The resolved spec."""
-        return self.root / "experiment_spec.txt"
-
-    @property
-    def classmap(self) -> Path:
+        self.classmap = root / "classmap.json"
         """Class names and their indices."""
-        return self.root / "classmap.json"
-
-    @property
-    def curve(self) -> Path:
+        self.curve = root / "training.csv"
         """A row per epoch."""
-        return self.root / "training.csv"
-
-    @property
-    def status(self) -> Path:
-        """A JSON object a line."""
-        return self.root / "status.json"
-
-    @property
-    def events(self) -> Path:
+        self.status = root / "status.json"
+        """A JSON object per line."""
+        self.events = root / "events"
         """TensorBoard's folder."""
-        return self.root / "events"
 
     def checkpoint(self, arch: str, epoch: int) -> Path:
         """The checkpoint of an epoch, counted from 1."""
         return self.weights / f"{arch.replace('/', '_')}_{epoch:03d}.safetensors"
 
     def resume_command(self, processes: Processes) -> str:
-        """The command that goes on with this training; on several machines it is the one for each of them."""
+        """The command that resumes this training; on several machines, the command for each of them."""
         program = ["trt-cls"]
         if processes.size > 1:
-            program = ["torchrun", *_meeting(), "--nproc-per-node", str(processes.per_machine), "-m", "trt_cls"]
+            program = ["torchrun", *_rendezvous(), "--nproc-per-node", str(processes.per_machine), "-m", "trt_cls"]
         return shlex.join([*program, "train", "-e", str(self.spec), "-r", str(self.root), "--resume"])
 
 
-def _meeting() -> list[str]:
-    """Options by which torchrun's machines find each other where they did before; none on one machine."""
+def _rendezvous() -> list[str]:
+    """Torchrun's options with which the machines find each other again; none on one machine."""
     machines = os.environ.get("GROUP_WORLD_SIZE", "1")
     if machines == "1":
         return []
-    endpoint = f"{os.environ['MASTER_ADDR']}:{MEETING_PORT}"
+    endpoint = f"{os.environ['MASTER_ADDR']}:{RENDEZVOUS_PORT}"
     return ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
 
 
 @contextmanager
-def open_results(results: Results, *, resume: bool) -> Iterator[None]:
-    """The folder, made where it is missing, for this training alone; cleared of what a killed one left half written.
+def opened(folder: RunFolder, *, resume: bool) -> Iterator[None]:
+    """Creates and locks the folder for this training, and removes files that a killed one left half written.
 
     Raises:
-        RequestError: there is a training already, or none to resume, or one that runs; or it can't be written to.
+        RequestError: it holds a training already, or none to resume, or one that runs; or it can't be written to.
     """
-    root = results.root
-    if resume and not results.state.exists():
+    root = folder.root
+    if resume and not folder.state.exists():
         raise RequestError(
-            f"{root}: nothing to resume; expected {results.state.name}, which a training writes before its first step; "
+            f"{root}: nothing to resume; expected {folder.state.name}, which a training writes before its first step; "
             "train without --resume"
         )
     files.results_folder(root)
     with only_writer(root):
         if not resume:
-            _refuse_training(results)
-        results.weights.mkdir(exist_ok=True)
-        _remove_unfinished(results)
+            _refuse_other_training(folder)
+        folder.weights.mkdir(exist_ok=True)
+        _remove_unfinished(folder)
         yield
 
 
-def _refuse_training(results: Results) -> None:
-    root = results.root
-    if results.state.exists():
+def _refuse_other_training(folder: RunFolder) -> None:
+    if folder.state.exists():
         raise RequestError(
-            f"{root}: holds a training already; expected a new folder; go on with that training by --resume, "
+            f"{folder.root}: holds a training already; expected a new folder; go on with that training by --resume, "
             "or name another folder with -r"
         )
-    if any(results.weights.glob("*.safetensors")):
+    if any(folder.weights.glob("*.safetensors")):
         raise RequestError(
-            f"{results.weights}: holds checkpoints already; expected a new folder; remove them, "
+            f"{folder.weights}: holds checkpoints already; expected a new folder; remove them, "
             "or name another folder with -r"
         )
 
 
-def _remove_unfinished(results: Results) -> None:
-    """Files that a killed training was writing when it died."""
-    named = (results.state, results.spec, results.classmap, results.curve, results.status)
-    for path in [
-        *(beside for file in named for beside in results.root.glob(f".{file.name}.*")),
-        *results.weights.glob(".*.safetensors"),
-    ]:
-        path.unlink(missing_ok=True)
-
-
-_log = logging.getLogger(__name__)
+def _remove_unfinished(folder: RunFolder) -> None:
+    """Removes files that a killed training was writing."""
+    for file in (folder.state, folder.spec, folder.classmap, folder.curve, folder.status):
+        for beside in folder.root.glob(f".{file.name}.*"):
+            beside.unlink(missing_ok=True)
+    for beside in folder.weights.glob(".*.safetensors"):
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def only_writer(root: Path) -> Iterator[None]:
-    """Keeps other trainings out of the folder `root`, on a network file system those of other machines too.
+    """Locks the folder `root` against other trainings, on a network file system those of other machines too.
 
-    A file system without locks gets a warning, and no protection.
+    On a file system without locks it warns, and does not protect.
 
     Raises:
         RequestError: a training that runs has the folder.
@@ -160,7 +129,7 @@ def only_writer(root: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is locked: nobody removes the file of another
+        path.unlink(missing_ok=True)  # while it is locked, so that no process removes another's file
         file.close()
 
 
@@ -181,11 +150,11 @@ def _locked(path: Path, root: Path) -> IO[str]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 _sign(file)
                 return file
-        file.close()  # its holder has just ended, and removed it
+        file.close()  # its owner has just ended, and removed it
 
 
 def _sign(file: IO[str]) -> None:
-    """Writes down who holds the lock, for those that are kept out."""
+    """Writes the owner of the lock into it, for error messages."""
     with suppress(OSError):  # a full disk
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}\n")

@@ -1,4 +1,4 @@
-"""What a training needs before its first step, made from the request; a request that can't be met is refused here."""
+"""What a training is made from: the checked request, the images, and the network with its first weights."""
 
 from __future__ import annotations
 
@@ -19,35 +19,44 @@ from trt_cls.models.pretrained import Report, load_pretrained, take
 from trt_cls.preprocessing.cuda import CudaAugmentation
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.spec.architectures import HUB, is_external
-from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
+from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, TrainConfig
 from trt_cls.training.compute import Compute
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.prefetch import open_augmentation
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """The images, and what the network makes of them."""
+class Setup:
+    """The request of a training, where it runs, and its images; to be closed."""
 
+    experiment: Experiment
+    config: TrainConfig
+    processes: Processes
+    compute: Compute
     train: ImageFolder
     val: ImageFolder
     loader: TrainingLoader
     contract: Contract
     kernel: CudaAugmentation | None
-    """Makes the images of packed batches; without it the loader makes whole ones."""
+    """Makes the images of packed batches; without it the loader makes them."""
+
+    @property
+    def extensions(self) -> Extensions:
+        """The spec's extensions."""
+        return self.experiment.extensions
 
     def close(self) -> None:
-        """Ends the loader's processes, and gives back what the kernel holds on the GPU."""
+        """Ends the loader's processes, and frees the kernel's memory on the GPU."""
         self.loader.close()
         if self.kernel:
             self.kernel.close()
 
 
 def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> TrainConfig:
-    """The spec's train_config, if all that it asks for can be done.
+    """The spec's train_config.
 
     Raises:
-        RequestError: it can't, or `init_epoch` does not fit the rest.
+        RequestError: a part of it is not supported, or `init_epoch` does not fit the rest.
     """
     config = experiment.train_config
     if config is None:
@@ -58,7 +67,11 @@ def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> Train
             f"train_config.model_parallelism: {len(config.model_parallelism)} shares, but {arch} can't be split; "
             "expected one share at most for a network of another library; leave the field out"
         )
-    _refuse_trackers(config)
+    if config.visualizer.enabled and config.visualizer.clearml_config is not None:
+        raise RequestError(
+            "train_config.visualizer.clearml_config: not supported; expected it left out; "
+            "TensorBoard's events and training.csv are written in any case, see also --logger"
+        )
     if not 1 <= init_epoch <= config.n_epochs:
         raise RequestError(
             f"--init-epoch {init_epoch}: expected 1 to train_config.n_epochs, which is {config.n_epochs}"
@@ -73,13 +86,10 @@ def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> Train
     return config
 
 
-def open_data(
+def open_setup(
     experiment: Experiment, config: TrainConfig, classmap: Path | None, processes: Processes, compute: Compute
-) -> TrainingData:
-    """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder.
-
-    The result is to be closed.
-    """
+) -> Setup:
+    """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder."""
     classes = read_classmap(classmap) if classmap else None
     train = image_folder(Path(config.train_dataset_path), classes)
     val = image_folder(Path(config.val_dataset_path), train.classes)
@@ -91,20 +101,18 @@ def open_data(
     )
     precision: Precision = "int8" if extensions.quantization else "fp32"
     contract = Contract(experiment.model_config, preprocessing, train.classes, precision)
-    return TrainingData(train, val, loader, contract, kernel)
+    return Setup(experiment, config, processes, compute, train, val, loader, contract, kernel)
 
 
-def make_model(data: TrainingData, config: TrainConfig, reporter: Reporter | None, *, resume: bool) -> nn.Module:
+def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
     """The network with its first weights: drawn from the seed, then those of pretrained_model_path that fit.
 
     A training that is resumed has its own weights in its state.
     """
-    torch.manual_seed(config.random_seed)
-    model = build(data.contract.model, len(data.contract.classes))
-    if config.pretrained_model_path and not resume:
-        report = _pretrained(model, data.contract.model, config.pretrained_model_path)
-        if reporter:
-            reporter.line(str(report))
+    torch.manual_seed(setup.config.random_seed)
+    model = build(setup.contract.model, len(setup.contract.classes))
+    if setup.config.pretrained_model_path and not resume:
+        reporter.line(str(_pretrained(model, setup.contract.model, setup.config.pretrained_model_path)))
     return model
 
 
@@ -114,12 +122,3 @@ def _pretrained(model: nn.Module, config: ModelConfig, path: str) -> Report:
     from trt_cls.models.external import hub_weights
 
     return take(model, hub_weights(config), f"{config.arch} from its hub")
-
-
-def _refuse_trackers(config: TrainConfig) -> None:
-    visualizer = config.visualizer
-    if visualizer.enabled and visualizer.clearml_config is not None:
-        raise RequestError(
-            "train_config.visualizer.clearml_config: not supported; expected it left out; "
-            "TensorBoard's events and training.csv are written in any case, see also --logger"
-        )

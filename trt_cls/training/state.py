@@ -1,6 +1,6 @@
-"""train_state.pt: what --resume needs to go on as if nothing had happened, and whether the request is still the same.
+"""train_state.pt: what --resume needs for the same numbers as without a stop, and whether the request is the same.
 
-The file holds tensors, numbers and text only; it is loaded with weights_only=True, so it can't run code.
+The file contains tensors, numbers and text only; it is loaded with weights_only=True, so it can't run code.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
 from trt_cls.spec.experiment import Experiment
 from trt_cls.text import FOREIGN
-from trt_cls.training.logs.files import EpochRow
+from trt_cls.training.logs import EpochRow
 
 FORMAT = 2
 
 MOST = 2**31
-"""Epochs, and steps of one."""
+"""Largest number of epochs, and of steps in one."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 LEARNER = {"model": dict, "optimizer": dict, "scaler": dict, "sums": list, "group": dict, "mean": dict}
 """The parts of a learner's state."""
@@ -40,8 +40,8 @@ MAY_DIFFER = (
     "extensions.distillation.teacher",
     "eval_config",
 )
-"""Fields that a resumed training may change: they do not bear on its numbers. Folders and files are compared by
-their content."""
+"""Fields that a resumed training may change, because its numbers do not depend on them. Folders and files are compared
+by content."""
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,34 @@ class TrainState:
     """A training after `step` steps of epoch `epoch` (counted from 1)."""
 
     request: dict[str, Any]
-    """What was asked for, as `request_fields` gives it."""
+    """See `request_fields`."""
     epoch: int
     step: int
     learner: dict[str, Any]
     rows: tuple[EpochRow, ...]
-    """The epochs that are over."""
+    """Of the epochs that are over."""
     broken_train: dict[str, str]
-    """Broken images by their names below the folder, with reasons."""
+    """Broken images by their paths in the folder, with reasons."""
     broken_val: dict[str, str]
 
 
 def request_fields(
     experiment: Experiment, options: Mapping[str, Any], train: ImageFolder, val: ImageFolder
 ) -> dict[str, Any]:
-    """All that the numbers of a training depend on, by name: spec fields, options, classes and images."""
+    """Everything that the numbers of a training depend on, by name: spec fields, options, classes and images."""
     found = {
         name: value
-        for name, value in flat("", experiment).items()
+        for name, value in fields_by_path(experiment).items()
         if not any(name == free or name.startswith(f"{free}.") for free in MAY_DIFFER)
     }
     found |= options
-    found["classes"] = list(train.classes)
-    found["training images"] = _fingerprint(train)
-    found["validation images"] = _fingerprint(val)
-    return found
+    if experiment.extensions.distillation:
+        found["teacher"] = _digest_of_teacher(Path(experiment.extensions.distillation.teacher))
+    images = {"training images": _digest_of_images(train), "validation images": _digest_of_images(val)}
+    return found | {"classes": list(train.classes)} | images
 
 
-def fingerprint(path: Path) -> str:
-    """A digest of a model file."""
+def _digest_of_teacher(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
@@ -88,18 +87,10 @@ def fingerprint(path: Path) -> str:
 
 
 def write_state(path: Path, state: TrainState) -> None:
-    """Writes `state`, whole or not at all."""
-    content = {
-        "format": FORMAT,
-        "request": json.dumps(state.request),
-        "epoch": state.epoch,
-        "step": state.step,
-        "learner": state.learner,
-        "rows": [list(astuple(row)) for row in state.rows],
-        "broken_train": state.broken_train,
-        "broken_val": state.broken_val,
-    }
-    # a file object: of a path, torch does not say which error of the system stopped it
+    """Writes `state` atomically."""
+    rows = [list(astuple(row)) for row in state.rows]
+    content = {"format": FORMAT, **vars(state), "request": json.dumps(state.request), "rows": rows}
+    # a file object: given a path, torch does not report which system error stopped it
     with atomic(path) as beside, beside.open("wb") as file:
         torch.save(content, file)
 
@@ -110,22 +101,22 @@ def read_state(path: Path) -> TrainState:
     Raises:
         ArtefactError: it is no state of a format known here.
     """
-    with foreign_told(path):
+    with foreign_reported(path):
         return _state_from_content(torch.load(path, map_location="cpu", weights_only=True))
 
 
 @contextmanager
-def foreign_told(path: Path) -> Iterator[None]:
-    """Runs what takes in the state in `path`.
+def foreign_reported(path: Path) -> Iterator[None]:
+    """A context in which the state in `path` is read and restored.
 
     Raises:
-        ArtefactError: it is torn, of another version, or not of the training that goes on.
+        ArtefactError: it is damaged, of another version, or of another training.
     """
     try:
         yield
     except (TrtClsError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # torch.load raises whatever its unpickler stumbles over
+    except Exception as error:  # torch.load raises anything on a damaged file
         reason = f": {error}" if isinstance(error, _Foreign) else ""
         raise ArtefactError(
             f"{path}: can't be read ({type(error).__name__}{reason}); expected the state of a training by this "
@@ -134,29 +125,25 @@ def foreign_told(path: Path) -> Iterator[None]:
 
 
 class _Foreign(ValueError):
-    """A part of a state that can't be one; says which."""
+    """The part of a state that is not valid."""
 
 
 def _state_from_content(content: Any) -> TrainState:
-    """Every part typed and ranged, but for the tensors and the optimizer's numbers, which torch checks."""
+    """Checks the type and range of every part; torch checks the tensors and the optimizer's numbers."""
     _require(isinstance(content, dict) and content.get("format") == FORMAT, "format")
-    _require(isinstance(content.get("request"), str), "request")
-    request = json.loads(content["request"])
-    _require(isinstance(request, dict), "request")
-    _require(request.get("--precision") in PRECISIONS and isinstance(request.get("--compile"), bool), "request")
-    epoch, step = content.get("epoch"), content.get("step")
+    parts = ("request", "epoch", "step", "rows", "learner", "broken_train", "broken_val")
+    request, epoch, step, rows, learner, *broken = (content.get(part) for part in parts)
+    _require(isinstance(request, str), "request")
+    request = json.loads(request)
+    _require(isinstance(request, dict) and request.get("--precision") in PRECISIONS, "request")
+    _require(isinstance(request.get("--compile"), bool), "request")
     _require(type(epoch) is int and 1 <= epoch <= MOST and type(step) is int and 0 <= step <= MOST, "epoch or step")
-    rows = content.get("rows")
     _require(isinstance(rows, list) and all(_is_row(row) for row in rows), "rows")
-    broken = [content.get("broken_train"), content.get("broken_val")]
     for names in broken:
-        _require(
-            isinstance(names, dict) and all(type(text) is str for pair in names.items() for text in pair), "broken"
-        )
-    learner = content.get("learner")
-    _require(
-        isinstance(learner, dict) and all(isinstance(learner.get(n), kind) for n, kind in LEARNER.items()), "learner"
-    )
+        _require(isinstance(names, dict), "broken")
+        _require(all(type(text) is str for pair in names.items() for text in pair), "broken")
+    _require(isinstance(learner, dict), "learner")
+    _require(all(isinstance(learner.get(name), kind) for name, kind in LEARNER.items()), "learner")
     model = learner["model"].items()
     _require(all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in model), "model")
     learner.setdefault("lone", [None] * len(learner["sums"]))
@@ -175,7 +162,7 @@ def _require(holds: bool, part: str) -> None:
 
 
 def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
-    """Lets a training go on only as it began.
+    """Refuses to resume a training with another request.
 
     Raises:
         RequestError: names what differs.
@@ -193,24 +180,19 @@ def _shown(value: Any) -> str:
     return "nothing" if value is None else str(value)
 
 
-def flat(name: str, value: Any) -> dict[str, Any]:
-    """Field paths and values as JSON gives them back: numbers, text, lists."""
+def fields_by_path(value: Any, path: str = "") -> dict[str, Any]:
+    """Values of a spec by the paths of their fields, as JSON would return them: numbers, text, lists."""
     if is_dataclass(value):
-        prefix = f"{name}." if name else ""
         found: dict[str, Any] = {}
         for field in fields(value):
-            found |= flat(prefix + field.name, getattr(value, field.name))
+            found |= fields_by_path(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
         return found
     if value is None:
         return {}
-    if isinstance(value, (bool, int, float, str)):
-        return {name: value}
-    if isinstance(value, tuple):
-        return {name: list(value)}
-    return {name: dict(value)}
+    return {path: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value}
 
 
-def _fingerprint(folder: ImageFolder) -> str:
-    """The number of images and a digest of their names and labels; where the folder stands does not matter."""
+def _digest_of_images(folder: ImageFolder) -> str:
+    """The number of images and a digest of their names and labels, wherever the folder is."""
     listing = "\n".join(f"{sample.path.relative_to(folder.root)} {sample.label}" for sample in folder.samples)
     return f"{len(folder.samples)} ({hashlib.sha256(listing.encode('utf-8', FOREIGN)).hexdigest()[:8]})"

@@ -1,6 +1,6 @@
-"""Loss and accuracy on the validation images: all of them, as they are, the network in evaluation mode.
+"""Loss and accuracy on the validation images, and a record of the images that can't be decoded.
 
-Images that could not be decoded during a training: each is kept once; a class that loses all of them is an error.
+A class of which no image can be decoded is an error.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from trt_cls.training.compute import Compute
 def validate(
     model: nn.Module, batches: Iterable[Batch], compute: Compute, broken: BrokenImages, processes: Processes
 ) -> tuple[float, float]:
-    """Accuracy and cross-entropy (without smoothing or penalty) over all images that can be decoded; notes the others.
+    """Accuracy and cross-entropy (without smoothing or penalty) over all images that can be decoded.
 
-    `batches` are this process's share; the result is that of all of them.
+    `batches` are this process's share; the result is that of all processes. Adds the other images to `broken`.
 
     Raises:
-        DataError: a whole class can't be decoded.
+        DataError: no image of some class can be decoded.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=compute.last)
     with evaluating(model), torch.no_grad():
@@ -51,7 +51,7 @@ def validate(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode, back in training mode afterwards."""
+    """A context with `model` in evaluation mode, in training mode afterwards."""
     model.eval()
     try:
         yield
@@ -60,7 +60,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class BrokenImages:
-    """The broken images of one folder, in the order in which they were first met."""
+    """The broken images of one folder, each once, in the order of their first failure."""
 
     def __init__(self, folder: ImageFolder) -> None:
         self._folder = folder
@@ -74,7 +74,7 @@ class BrokenImages:
         return tuple(Skipped(path, reason) for path, reason in self._reason_of.items())
 
     def add(self, skipped: Iterable[Skipped]) -> None:
-        """Notes broken images, also when they have been met before.
+        """Adds broken images; those that are known have no effect.
 
         Raises:
             DataError: no image of some class is left.
@@ -92,7 +92,7 @@ class BrokenImages:
                 )
 
     def share(self, processes: Processes) -> None:
-        """Notes what the other processes have met; all of them must call it.
+        """Adds those of the other processes; all of them must call it.
 
         Raises:
             DataError: as `add`.
@@ -101,9 +101,9 @@ class BrokenImages:
             self.add(images)
 
     def state(self) -> dict[str, str]:
-        """Names below the folder, and reasons."""
+        """Paths in the folder, and reasons."""
         return {str(path.relative_to(self._folder.root)): reason for path, reason in self._reason_of.items()}
 
     def restore(self, state: Mapping[str, str]) -> None:
-        """Goes back to what `state` returned, wherever the folder stands now."""
+        """Restores what `state` returned, wherever the folder is now."""
         self.add(Skipped(self._folder.root / name, reason) for name, reason in state.items())

@@ -1,4 +1,4 @@
-"""What a training writes down as text: a row per epoch in training.csv, and TAO's status.json."""
+"""The files of a training: checkpoints, training.csv with a row per epoch, and status.json as TAO writes it."""
 
 from __future__ import annotations
 
@@ -6,75 +6,111 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from contextlib import suppress
+from dataclasses import astuple, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from trt_cls.contract import Contract
+from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
+from trt_cls.models.checkpoint import save_checkpoint
+from trt_cls.training.checkpointing import room_for
+from trt_cls.training.logs import Averaged, EpochRow, Log, ending
+from trt_cls.training.run_folder import RunFolder
+
+TEXT_SIZE = 100_000
+"""About how many bytes an epoch adds to a log."""
 
 
-@dataclass(frozen=True)
-class EpochRow:
-    """One epoch, counted from 1; losses include the penalty on weights."""
+class Checkpoints(Log):
+    """The model after each epoch, the best one, and the mean of several."""
 
-    epoch: int
-    acc: float
-    """Training accuracy while the weights changed, against the likelier label of a mixed image."""
-    loss: float
-    lr: float
-    """Of the epoch's last step."""
-    val_acc: float
-    val_loss: float
+    def __init__(self, folder: RunFolder, contract: Contract) -> None:
+        self._folder, self._contract = folder, contract
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Greater is better: validation accuracy, then a lower validation loss."""
-        return self.val_acc, -self.val_loss
+    def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
+        """See `Log.epoch_done`."""
+        self._save(self._folder.checkpoint(self._contract.model.arch, rows[-1].epoch), model)
+        if best:
+            self._save(self._folder.best, model)
 
+    def averaged(self, averaged: Averaged, model: nn.Module) -> None:
+        """See `Log.averaged`."""
+        self._save(averaged.path, model)
 
-@dataclass(frozen=True)
-class Averaged:
-    """The mean of the checkpoints of several epochs, and what validation says of it; the loss includes the penalty."""
-
-    path: Path
-    first_epoch: int
-    last_epoch: int
-    val_acc: float
-    val_loss: float
-
-    def __str__(self) -> str:
-        return (
-            f"mean of epochs {self.first_epoch} to {self.last_epoch}: "
-            f"val_acc {self.val_acc:.4f}, val_loss {self.val_loss:.4f}"
-        )
+    def _save(self, path: Path, model: nn.Module) -> None:
+        with room_for(path, sum(tensor.nbytes for tensor in model.state_dict().values())):
+            save_checkpoint(path, model, self._contract)
 
 
-def epochs_without_gain(rows: Sequence[EpochRow]) -> int:
-    """How many epochs at the end have not raised val_acc above all before."""
-    return rows[-1].epoch - max(rows, key=lambda row: row.val_acc).epoch if rows else 0
+class Curve(Log):
+    """training.csv, with all digits, so that two runs can be compared number by number."""
 
-
-def write_curve(path: Path, rows: Sequence[EpochRow]) -> None:
-    """Writes training.csv with all digits, so that two runs can be compared number by number."""
-    lines = [",".join(field.name for field in fields(EpochRow))]
-    lines += [",".join(repr(value) for value in astuple(row)) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-class StatusFile:
-    """status.json with TAO's keys; lines of an earlier run stay, but for those of epochs that are done again."""
-
-    def __init__(self, path: Path, first_epoch: int) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
+
+    def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
+        """See `Log.epoch_done`."""
+        lines = [",".join(field.name for field in fields(EpochRow))]
+        lines += [",".join(repr(value) for value in astuple(row)) for row in rows]
+        with room_for(self._path, TEXT_SIZE):
+            write_text(self._path, "\n".join(lines) + "\n")
+
+
+class StatusFile(Log):
+    """status.json with TAO's keys; lines of an earlier run stay, except those of epochs that are repeated."""
+
+    def __init__(self, path: Path, n_epochs: int, first_epoch: int) -> None:
+        self._path, self._n_epochs = path, n_epochs
         earlier = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         self._lines = [line for line in earlier if _epoch_of(line) < first_epoch]
 
-    def write(self, status: str, message: str, **more: Any) -> None:
-        """Adds a line; `status` is STARTED, RUNNING, SUCCESS or FAILURE."""
-        now = time.localtime()
+    def started(self, epoch: int, *, resumed: bool) -> None:
+        """See `Log.started`."""
+        self._write("STARTED", f"training goes on at epoch {epoch}" if resumed else "training started")
+
+    def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
+        """See `Log.epoch_done`."""
+        row = rows[-1]
         entry = {
-            **more,
+            "epoch": row.epoch,
+            "max_epoch": self._n_epochs,
+            "time_per_epoch": str(timedelta(seconds=seconds)),
+            "eta": str(timedelta(seconds=seconds * (self._n_epochs - row.epoch))),
+            "graphical": {
+                "loss": row.loss,
+                "training_accuracy": row.acc,
+                "validation_loss": row.val_loss,
+                "validation_accuracy": row.val_acc,
+                "learning_rate": row.lr,
+            },
+        }
+        with room_for(self._path, TEXT_SIZE):
+            self._write("RUNNING", f"epoch {row.epoch} of {self._n_epochs} done", row, **entry)
+
+    def averaged(self, averaged: Averaged, model: nn.Module) -> None:
+        """See `Log.averaged`."""
+        self._write("RUNNING", str(averaged), averaged, epoch=averaged.last_epoch)
+
+    def failed(self, error: BaseException) -> None:
+        """See `Log.failed`."""
+        with suppress(OSError, TrtClsError):
+            self._write("FAILURE", str(error) or type(error).__name__)
+
+    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+        """See `Log.done`."""
+        self._write("SUCCESS", f"{ending(rows, self._n_epochs)}; the best epoch is {best.epoch}", best)
+
+    def _write(self, status: str, message: str, validated: EpochRow | Averaged | None = None, **entry: Any) -> None:
+        """Adds a line; `validated` has the key performance indicators."""
+        now = time.localtime()
+        if validated:
+            entry["kpi"] = {"validation_loss": validated.val_loss, "validation_accuracy": validated.val_acc}
+        entry |= {
             "date": f"{now.tm_mon}/{now.tm_mday}/{now.tm_year}",
             "time": f"{now.tm_hour}:{now.tm_min}:{now.tm_sec}",
             "status": status,
@@ -84,28 +120,9 @@ class StatusFile:
         self._lines.append(json.dumps(entry, ensure_ascii=False))
         write_text(self._path, "\n".join(self._lines) + "\n")
 
-    def epoch(self, row: EpochRow, n_epochs: int, seconds: float) -> None:
-        """Adds the line of an epoch that took `seconds`."""
-        self.write(
-            "RUNNING",
-            f"epoch {row.epoch} of {n_epochs} done",
-            epoch=row.epoch,
-            max_epoch=n_epochs,
-            time_per_epoch=str(timedelta(seconds=seconds)),
-            eta=str(timedelta(seconds=seconds * (n_epochs - row.epoch))),
-            graphical={
-                "loss": row.loss,
-                "training_accuracy": row.acc,
-                "validation_loss": row.val_loss,
-                "validation_accuracy": row.val_acc,
-                "learning_rate": row.lr,
-            },
-            kpi={"validation_loss": row.val_loss, "validation_accuracy": row.val_acc},
-        )
-
 
 def _epoch_of(line: str) -> float:
-    """The epoch that a line of status.json is about; 0: the whole training; infinity: no line of ours."""
+    """The epoch of a line of status.json; 0: it is about the training; infinity: not written by this program."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,20 +1,18 @@
-"""Curves, configuration and final files to Weights & Biases or MLflow, through their own libraries.
+"""Curves, configuration and final files for TensorBoard, Weights & Biases and MLflow, through their own libraries.
 
-A run's number is kept in the results folder, so that a training that is resumed goes on with the same run. Where to
-send it, and whether at all, is told to the libraries as they document it: WANDB_MODE, MLFLOW_TRACKING_URI and so on.
-
-
-TensorBoard: the curves of each epoch and, where the spec's visualizer asks for them, images and histograms.
+The id of a run is kept in the results folder, so that a resumed training continues the same run. Where runs are sent,
+and whether at all, is set as the libraries document it: WANDB_MODE, MLFLOW_TRACKING_URI and so on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,84 +22,110 @@ from torch import Tensor, nn
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import RequestError, TrtClsError, one_line, require
 from trt_cls.files import write_text
-from trt_cls.spec.experiment import Visualizer, WandbConfig
+from trt_cls.spec.experiment import Experiment, Visualizer, WandbConfig
+from trt_cls.training.checkpointing import room_for
+from trt_cls.training.logs import EpochRow, Log
 from trt_cls.training.logs.console import Reporter
-from trt_cls.training.logs.files import EpochRow
+from trt_cls.training.logs.files import TEXT_SIZE
+from trt_cls.training.run_folder import RunFolder
+from trt_cls.training.state import fields_by_path
 
 PROJECT = "trt-cls"
 """The project, or MLflow's experiment, where neither spec nor environment names one."""
+MAY_HOLD_A_KEY = "train_config.visualizer"
+"""Not sent to trackers."""
 
 
-class Logger(Protocol):
-    """One run of one tracker."""
+class TensorBoard(Log):
+    """TensorBoard's event files; events of `first_epoch` and later ones of an earlier run are superseded."""
 
-    run_id: str
+    def __init__(self, folder: Path, visualizer: Visualizer, preprocessing: Preprocessing, first_epoch: int) -> None:
+        tensorboard = require("torch.utils.tensorboard", "training", "train", package="tensorboard")
+        self._folder, self._visualizer, self._preprocessing = folder, visualizer, preprocessing
+        self._writer = tensorboard.SummaryWriter(str(folder), purge_step=first_epoch)
 
-    def epoch(self, number: int, values: Mapping[str, float]) -> None:
-        """Adds the points of an epoch."""
+    def first_batch(self, epoch: int, images: Tensor) -> None:
+        """Adds its first images, as the network sees them."""
+        if self._visualizer.enabled and self._visualizer.num_images:
+            shown = pixels_from_input(images[: self._visualizer.num_images], self._preprocessing)
+            self._writer.add_images("training images", shown, epoch)
 
-    def end(self, files: Sequence[Path], *, success: bool) -> None:
-        """Hands over `files` and ends the run."""
+    def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
+        """See `Log.epoch_done`."""
+        epoch = rows[-1].epoch
+        with room_for(self._folder, TEXT_SIZE):
+            for name, value in _values(rows[-1]).items():
+                self._writer.add_scalar(name, value, epoch)
+            if self._visualizer.enabled and self._visualizer.weight_histograms:
+                for name, parameter in model.named_parameters():
+                    self._writer.add_histogram(name, parameter.detach().cpu(), epoch)
+            self._writer.flush()
+
+    def failed(self, error: BaseException) -> None:
+        """See `Log.failed`."""
+        with suppress(OSError, TrtClsError):
+            self._writer.close()
+
+    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+        """See `Log.done`."""
+        self._writer.close()
 
 
-class Loggers:
-    """Those that were asked for by name. One that fails in the midst is told and left, the training goes on.
+class Trackers(Log):
+    """The trackers that were asked for by name. A tracker that fails is reported and dropped.
 
     Raises:
         MissingDependency: a library is not installed.
         TrtClsError: a run can't be started.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        root: Path,
-        fields: Mapping[str, Any],
-        wandb_config: WandbConfig | None,
-        reporter: Reporter,
-    ) -> None:
-        self._reporter = reporter
-        self._loggers: dict[str, Logger] = {}
-        numbers = root / "loggers.json"
-        known = _known(numbers)
-        for name in names:
+    def __init__(self, names: Sequence[str], experiment: Experiment, folder: RunFolder, reporter: Reporter) -> None:
+        self._folder, self._reporter = folder, reporter
+        self._runs: dict[str, Wandb | Mlflow] = {}
+        ids = folder.root / "loggers.json"
+        known, fields = _known(ids), fields_by_path(experiment)
+        fields = {name: value for name, value in fields.items() if not name.startswith(MAY_HOLD_A_KEY)}
+        asked = experiment.train_config.visualizer.wandb_config if experiment.train_config else None
+        for name in dict.fromkeys([*names, *(["wandb"] if asked and asked.enabled else [])]):
+            run_id = known.get(name)
             try:
-                self._loggers[name] = _opened(name, root, fields, known.get(name), wandb_config)
+                self._runs[name] = (
+                    Wandb(folder.root, fields, run_id, asked) if name == "wandb" else Mlflow(fields, run_id)
+                )
             except TrtClsError:
                 raise
-            except Exception as error:  # these libraries raise what they stumble over
+            except Exception as error:  # these libraries raise anything
                 raise TrtClsError(
                     f"--logger {name}: no run could be started ({one_line(error)}); expected its server or an offline "
                     "mode; set its environment variables, or train without it"
                 ) from error
-        if self._loggers:
-            found = known | {name: logger.run_id for name, logger in self._loggers.items()}
-            write_text(numbers, json.dumps(found) + "\n")
+        if self._runs:
+            write_text(ids, json.dumps(known | {name: run.run_id for name, run in self._runs.items()}) + "\n")
 
-    def epoch(self, row: EpochRow) -> None:
-        """Adds the points of an epoch."""
-        values = {name: value for name, value in asdict(row).items() if name != "epoch"}
-        for name, logger in list(self._loggers.items()):
+    def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
+        """See `Log.epoch_done`."""
+        self._each(lambda run: run.epoch(rows[-1].epoch, _values(rows[-1])))
+
+    def failed(self, error: BaseException) -> None:
+        """See `Log.failed`."""
+        self._each(lambda run: run.end((), success=False))
+
+    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+        """See `Log.done`."""
+        offered = self._folder.curve, self._folder.classmap, self._folder.best, self._folder.averaged
+        self._each(lambda run: run.end([path for path in offered if path.exists()], success=True))
+
+    def _each(self, act: Callable[[Wandb | Mlflow], None]) -> None:
+        for name, run in list(self._runs.items()):
             try:
-                logger.epoch(row.epoch, values)
+                act(run)
             except Exception as error:
-                self._leave(name, error)
-
-    def end(self, files: Sequence[Path], *, success: bool) -> None:
-        """Hands over those of `files` that are there, and ends the runs."""
-        for name, logger in list(self._loggers.items()):
-            try:
-                logger.end([path for path in files if path.exists()], success=success)
-            except Exception as error:
-                self._leave(name, error)
-
-    def _leave(self, name: str, error: Exception) -> None:
-        self._reporter.line(f"--logger {name}: {one_line(error)}; the training goes on without it")
-        del self._loggers[name]
+                self._reporter.line(f"--logger {name}: {one_line(error)}; the training goes on without it")
+                del self._runs[name]
 
 
 class Wandb:
-    """A run of Weights & Biases, with the options of `config`, if it is given."""
+    """A run of Weights & Biases, with the options of `config`."""
 
     def __init__(self, root: Path, fields: Mapping[str, Any], run_id: str | None, config: WandbConfig | None) -> None:
         wandb = require("wandb", "--logger wandb", "wandb")
@@ -124,11 +148,11 @@ class Wandb:
         self.run_id = str(self._run.id)
 
     def epoch(self, number: int, values: Mapping[str, float]) -> None:
-        """See `Logger.epoch`."""
+        """Adds the points of an epoch."""
         self._run.log(dict(values), step=number)
 
     def end(self, files: Sequence[Path], *, success: bool) -> None:
-        """See `Logger.end`."""
+        """Uploads `files` and ends the run."""
         for path in files:
             self._run.save(str(path), base_path=str(self._root), policy="now")
         self._run.finish(exit_code=0 if success else 1)
@@ -151,62 +175,33 @@ class Mlflow:
             self._client.log_param(self.run_id, field, value)
 
     def epoch(self, number: int, values: Mapping[str, float]) -> None:
-        """See `Logger.epoch`."""
+        """Adds the points of an epoch."""
         for name, value in values.items():
             self._client.log_metric(self.run_id, name, value, step=number)
 
     def end(self, files: Sequence[Path], *, success: bool) -> None:
-        """See `Logger.end`."""
+        """Uploads `files` and ends the run."""
         for path in files:
             self._client.log_artifact(self.run_id, str(path))
         self._client.set_terminated(self.run_id, "FINISHED" if success else "FAILED")
 
 
 def _known(path: Path) -> dict[str, str]:
-    """The runs of an earlier part of the training, by the trackers' names."""
+    """The ids of the runs of an earlier part of the training, by tracker."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if not isinstance(content, dict) or not all(isinstance(run, str) for run in content.values()):
             raise ValueError
     except (ValueError, RecursionError) as error:
         raise RequestError(
-            f"{path}: can't be read; expected the runs' numbers by tracker, as a training writes them; remove it: "
-            "new runs then begin"
+            f"{path}: can't be read; expected the ids of runs by tracker, as a training writes them; remove it to "
+            "begin new runs"
         ) from error
     return content
 
 
-def _opened(name: str, root: Path, fields: Mapping[str, Any], run_id: str | None, config: WandbConfig | None) -> Logger:
-    return Wandb(root, fields, run_id, config) if name == "wandb" else Mlflow(fields, run_id)
-
-
-class Events:
-    """The event files of one training; `first_epoch` and later ones of an earlier run are superseded."""
-
-    def __init__(self, folder: Path, visualizer: Visualizer, preprocessing: Preprocessing, first_epoch: int) -> None:
-        self._writer = _summary_writer(folder, first_epoch)
-        self._visualizer = visualizer
-        self._preprocessing = preprocessing
-
-    def images(self, epoch: int, images: Tensor) -> None:
-        """Shows the first images of the epoch's first batch, as the network sees them."""
-        if self._visualizer.enabled and self._visualizer.num_images:
-            shown = pixels_from_input(images[: self._visualizer.num_images], self._preprocessing)
-            self._writer.add_images("training images", shown, epoch)
-
-    def epoch(self, row: EpochRow, model: nn.Module) -> None:
-        """Adds the points of an epoch."""
-        for name, value in asdict(row).items():
-            if name != "epoch":
-                self._writer.add_scalar(name, value, row.epoch)
-        if self._visualizer.enabled and self._visualizer.weight_histograms:
-            for name, parameter in model.named_parameters():
-                self._writer.add_histogram(name, parameter.detach().cpu(), row.epoch)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Ends the file."""
-        self._writer.close()
+def _values(row: EpochRow) -> dict[str, float]:
+    return {name: value for name, value in asdict(row).items() if name != "epoch"}
 
 
 def pixels_from_input(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -217,8 +212,3 @@ def pixels_from_input(images: Tensor, preprocessing: Preprocessing) -> NDArray[n
     if preprocessing.channel_order == "bgr":
         pixels = pixels.flip(1)
     return pixels.numpy()
-
-
-def _summary_writer(folder: Path, first_epoch: int) -> Any:
-    tensorboard = require("torch.utils.tensorboard", "training", "train", package="tensorboard")
-    return tensorboard.SummaryWriter(str(folder), purge_step=first_epoch)
