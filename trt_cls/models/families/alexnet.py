@@ -1,6 +1,6 @@
 """AlexNet (Krizhevsky et al. 2012) as TAO builds it.
 
-In one tower, without local response normalisation and without pooling after conv5.
+In one tower, without local response normalization and without pooling after conv5.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def residual_unit(net: Builder, x: Value, stage: int, number: int, narrow: int, 
 
 
 def unit(net: Builder, x: Value, name: str, filters: int, kernel: int, stride: int = 1) -> Value:
-    """Convolution, normalisation, activation.
+    """Convolution, normalization, activation.
 
     TAO names the last `_lrelu` here and `_mish` in the CSP families, whichever function it is.
     """

@@ -42,20 +42,19 @@ class Stage(NamedTuple):
 
     kernel: int
     repeats: int
-    filters_in: int
-    filters_out: int
+    filters: int
     expansion: int
     stride: int
 
 
 STAGES = (
-    Stage(3, 1, 32, 16, 1, 1),
-    Stage(3, 2, 16, 24, 6, 2),
-    Stage(5, 2, 24, 40, 6, 2),
-    Stage(3, 3, 40, 80, 6, 2),
-    Stage(5, 3, 80, 112, 6, 1),
-    Stage(5, 4, 112, 192, 6, 2),
-    Stage(3, 1, 192, 320, 6, 1),
+    Stage(3, 1, 16, 1, 1),
+    Stage(3, 2, 24, 6, 2),
+    Stage(5, 2, 40, 6, 2),
+    Stage(3, 3, 80, 6, 2),
+    Stage(5, 3, 112, 6, 1),
+    Stage(5, 4, 192, 6, 2),
+    Stage(3, 1, 320, 6, 1),
 )
 SQUEEZE = 0.25
 """Filters of the squeeze as a share of the block's input."""
@@ -95,7 +94,7 @@ def mobile_block(net: Builder, x: Value, name: str, stage: Stage, size: Size, *,
         x = net.depthwise_conv(x, f"{name}dwconv", stage.kernel)
     x = net.activation(net.batch_norm(x, f"{name}bn"), f"{name}activation")
     x = squeeze_and_excite(net, x, name, max(1, int(source.channels * SQUEEZE)))
-    x = net.conv(x, f"{name}project_conv", scaled(stage.filters_out, size.width), 1, bias=False)
+    x = net.conv(x, f"{name}project_conv", scaled(stage.filters, size.width), 1, bias=False)
     x = net.batch_norm(x, f"{name}project_bn")
     if first:
         return x

@@ -1,7 +1,7 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv 1409.4842) as TAO builds it.
 
-Without auxiliary heads and local response normalisation; with 2×2 pooling, real 5×5 convolutions, and batch
-normalisation where the spec asks for it.
+Without auxiliary heads and local response normalization; with 2×2 pooling, real 5×5 convolutions, and batch
+normalization where the spec asks for it.
 """
 
 from __future__ import annotations

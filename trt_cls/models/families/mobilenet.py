@@ -71,7 +71,7 @@ def inverted_residual(
 ) -> Value:
     """Wide in the middle, linear at the end.
 
-    Where the spec asks for all_projections, the shortcut is a 1×1 convolution with neither bias nor normalisation.
+    Where the spec asks for all_projections, the shortcut is a 1×1 convolution with neither bias nor normalization.
     """
     source, name = x, f"block_{number}_" if number else "expanded_conv_"
     if expansion > 1:
