@@ -61,7 +61,7 @@ def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
-    models = _library("torchvision.models", name)
+    models = _library("torchvision", name).models
     tensors: Mapping[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(
         progress=False, check_hash=True
     )
@@ -79,7 +79,7 @@ def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
 
 
 def _from_torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
-    models = _library("torchvision.models", name)
+    models = _library("torchvision", name).models
     _require_known("torchvision", name, models.list_models(module=models))
     channels, *size = input_shape
     if channels != 3:
@@ -107,10 +107,9 @@ def _from_timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
     return module
 
 
-def _library(module: str, name: str) -> Any:
-    package = module.partition(".")[0]
+def _library(package: str, name: str) -> Any:
     try:
-        return import_module(module)
+        return import_module(package)
     except ImportError as error:
         extra = "train" if package == "torchvision" else package
         raise MissingDependency(package, f'arch "{package}/{name}"', extra) from error

@@ -5,7 +5,7 @@ To add a family: a module here, its row in `FAMILIES`, its row in `trt_cls/spec/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,12 +25,9 @@ from trt_cls.models.families import (
     squeezenet,
     vgg,
 )
-from trt_cls.models.network import Network, count_parameters, glorot_uniform, multiply_adds, scaled_by_fan_out
-from trt_cls.spec.architectures import ARCHITECTURES, Architecture
+from trt_cls.models.network import Network, glorot_uniform, scaled_by_fan_out
+from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import ModelConfig
-
-CLASSES = 1000
-SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -58,30 +55,6 @@ FAMILIES = {
     "cspdarknet_tiny": Family(cspdarknet.tiny_network),
     **{arch: Family(efficientnet.network, efficientnet.FIXED, scaled_by_fan_out) for arch in efficientnet.SIZES},
 }
-
-
-@dataclass(frozen=True)
-class Member:
-    """A family at one depth, with batch normalization, for `CLASSES` classes and images of 3×`SIDE`×`SIDE`."""
-
-    architecture: Architecture
-    n_layers: int | None
-    """None: the family comes in one depth."""
-    parameters: int
-    """Without the statistics of batch normalization."""
-    multiply_adds: int
-    """Those of convolutions and dense layers, for one image."""
-
-
-def members() -> Iterator[Member]:
-    """All families at all depths, in the order of `ARCHITECTURES`; built without memory for weights."""
-    for architecture in ARCHITECTURES.values():
-        for depth in architecture.depths or (None,):
-            config = ModelConfig(arch=architecture.name, input_image_size=f"3,{SIDE},{SIDE}", use_batch_norm=True)
-            with torch.device("meta"):
-                network = build(replace(config, n_layers=depth or config.n_layers), CLASSES)
-            parameters = count_parameters(network).trainable
-            yield Member(architecture, depth, parameters, multiply_adds(network, network.input_shape))
 
 
 def build(

@@ -18,11 +18,11 @@ class Size(NamedTuple):
     """One member of the family."""
 
     width: float
-    """Factor of all numbers of channels."""
+    """Factor of all filter counts."""
     depth: float
-    """Factor of all repeats."""
+    """Factor of all repeat counts."""
     dropout: float
-    """In the paper's head."""
+    """Rate in the paper's head."""
 
 
 SIZES = {
@@ -59,7 +59,7 @@ STAGES = (
 SQUEEZE = 0.25
 """Filters of the squeeze as a share of the block's input."""
 SAMPLE_DROPOUT = 0.2
-"""Rate at which the last block would drop whole samples; it grows from 0 with each block."""
+"""Stochastic depth: the rate grows from 0 at the first block towards this."""
 
 
 def network(net: Builder, num_classes: int) -> Value:
@@ -115,13 +115,13 @@ def squeeze_and_excite(net: Builder, x: Value, name: str, squeezed: int) -> Valu
 
 
 def paper_head(net: Builder, x: Value, num_classes: int, dropout: float) -> Value:
-    """As the common head, with dropout."""
+    """TAO's default head, with dropout."""
     x = net.dropout(net.global_average(x, "avg_pool"), dropout, "top_dropout")
     return net.dense(x, "predictions", num_classes)
 
 
 def padded(net: Builder, x: Value, name: str, kernel: int) -> tuple[Value, Pair]:
-    """What a convolution with a stride of 2 reads, and the symmetric padding that is left to it."""
+    """The input, zero-padded if needed, of a convolution with a stride of 2, and that convolution's own padding."""
     half = kernel // 2
     if x.height % 2 and x.width % 2:
         return x, (half, half)
