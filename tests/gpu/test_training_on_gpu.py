@@ -21,7 +21,7 @@ from trt_cls.data.loader import TrainingBatch, TrainingLoader
 from trt_cls.export.export import export
 from trt_cls.gpu import visible_gpu
 from trt_cls.spec.experiment import (
-    PLAIN,
+    NO_EXTENSIONS,
     CosineLr,
     Experiment,
     Extensions,
@@ -41,7 +41,7 @@ if visible_gpu() is None or find_spec("pycuda") is None:
     pytest.skip("no NVIDIA GPU, or no pycuda", allow_module_level=True)  # one line of the report
 
 pytestmark = pytest.mark.gpu
-EXTENSIONS = [PLAIN, Extensions(random_erasing=0.5, cutmix_alpha=1.0)]
+EXTENSIONS = [NO_EXTENSIONS, Extensions(random_erasing=0.5, cutmix_alpha=1.0)]
 DESCRIPTIONS = [
     preprocessing_of("rgb", "bilinear", "center", "224x224", "torch"),
     preprocessing_of("rgb", "bicubic", "none", "160x112", "caffe"),

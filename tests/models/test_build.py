@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from trt_cls.errors import RequestError
 from trt_cls.models import build
+from trt_cls.models.families import FAMILIES
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import BatchNormConfig, ModelConfig
 
@@ -169,3 +171,30 @@ def test_resnet_honours_the_activation(activation_type: str) -> None:
     network = outline(ModelConfig(n_layers=10, activation=activation(activation_type)))
     kinds = {type(module) for name, module in network.named_children() if "relu" in name or "activation" in name}
     assert kinds == {nn.ReLU if activation_type == "relu" else nn.SiLU}
+
+
+SWITCHES = ("use_batch_norm", "use_bias", "use_pooling", "retain_head")
+
+
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch not in LIKE_B0])
+def test_the_switches_in_the_table_are_those_that_change_the_network(arch: str) -> None:
+    depth = min(ARCHITECTURES[arch].depths, default=18)
+    plain = ModelConfig(arch=arch, n_layers=depth, input_image_size="3,64,64", use_batch_norm=True)
+
+    def layers(config: ModelConfig) -> list[str]:
+        network = outline(config, 7)
+        return [f"{step} {getattr(network, step.name)}" for step in network.steps]
+
+    switched = {name: replace(plain, **{name: not getattr(plain, name)}) for name in SWITCHES}
+    changing = tuple(name for name in SWITCHES if layers(switched[name]) != layers(plain))
+    assert ARCHITECTURES[arch].switches == changing
+
+
+def test_every_family_has_a_row_in_both_tables() -> None:
+    assert list(FAMILIES) == list(ARCHITECTURES)
+
+
+def test_a_family_without_a_row_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(FAMILIES, "vgg")
+    with pytest.raises(RequestError, match='arch "vgg": expected one of resnet, alexnet'):
+        outline(ModelConfig(arch="vgg"), 7)

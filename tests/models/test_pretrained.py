@@ -78,7 +78,7 @@ def test_a_head_for_other_classes_starts_afresh_and_is_said_to(tmp_path: Path) -
         ("predictions.bias", (5,), (3,)),
     ]
     assert report.new_head
-    assert "the head starts afresh" in str(report)
+    assert "the head is newly initialized" in str(report)
     assert "predictions.weight (5×1024 in the file, 3×1024 here)" in str(report)
 
 

@@ -135,8 +135,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an unknown layer": (other_class("PReLU"), "no network of TAO's has such a layer"),
     "relu6": (other_class("ReLU", max_value=6.0), "no network of TAO's has the function clipped relu"),
     "a lambda": (other_class("Lambda", function=["code"]), "no network of TAO's has such a layer"),
-    "other names": (renamed, "of no family known here"),
-    "weights of another shape": (narrower, "'block_1a_conv_1"),
+    "other names": (renamed, "of no known family"),
+    "weights of another shape": (narrower, "the first is block_1a_conv_1.weight|'block_1a_conv_1"),
     "weights left out": (without_variance, "has 3 arrays"),
     "no weights": (without_weights, "has 0 arrays"),
     "not a number": (not_a_number, "not finite"),
@@ -290,7 +290,7 @@ def test_a_pretrained_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("reading", "told"),
-    [("os.abort()", "ended by signal 6"), ("time.sleep(60)", "did not come to an end in 1 s")],
+    [("os.abort()", "ended by signal 6"), ("time.sleep(60)", "did not end within 1 s")],
 )
 def test_a_file_that_libhdf5_does_not_survive_ends_another_process(
     reading: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

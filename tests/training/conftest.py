@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from trt_cls.spec.experiment import (
-    PLAIN,
+    NO_EXTENSIONS,
     CosineLr,
     Experiment,
     Extensions,
@@ -52,7 +52,7 @@ def experiment(images: Path) -> Callable[..., Experiment]:
     """Makes the tiny experiment: three steps an epoch, two epochs; fields of train_config may be given."""
 
     def make(
-        root: Path = images, model: ModelConfig = MODEL, extensions: Extensions = PLAIN, **given: Any
+        root: Path = images, model: ModelConfig = MODEL, extensions: Extensions = NO_EXTENSIONS, **given: Any
     ) -> Experiment:
         config = TrainConfig(
             train_dataset_path=str(root / "train"),

@@ -23,7 +23,7 @@ def test_a_network_of_another_library_trains_from_its_own_weights(
     asked = experiment(model=model, n_epochs=1, pretrained_model_path=str(tmp_path / "mobilenet.pth"))
     result = train(asked, tmp_path / "results", device="cpu", reporter=reporter)
     assert result.last.name == "torchvision_mobilenet_v3_small_001.safetensors"
-    assert any("the head starts afresh" in line for line in reporter.lines)
+    assert any("the head is newly initialized" in line for line in reporter.lines)
     weights, first = load_checkpoint(result.last).module.state_dict(), theirs.state_dict()
     moved = (weights["features.0.0.weight"] - first["features.0.0.weight"]).abs().max()
     assert 0 < moved < 0.1

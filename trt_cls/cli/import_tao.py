@@ -1,21 +1,27 @@
-"""`trt-cls import-tao`: converts a model that TAO trained to a checkpoint with a contract."""
+"""`trt-cls import-tao`: converts a model that TAO trained into a checkpoint with a contract."""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.cli.options import common_options, spec_options
+from trt_cls.contract import Contract, Preprocessing
 from trt_cls.errors import ArtefactError, MissingDependency, RequestError
+from trt_cls.files import atomic, results_folder
+from trt_cls.preprocessing.description import default_preprocessing_of_tao, preprocessing_of_tao
+from trt_cls.spec import load
+from trt_cls.spec.architectures import ARCHITECTURES
+from trt_cls.spec.experiment import Experiment, ModelConfig
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
-    from trt_cls.contract import Contract, Preprocessing
     from trt_cls.models.tao.network import Imported
-    from trt_cls.spec.experiment import Experiment, ModelConfig
 
 CLASSMAP = "classmap.json"
 FILE = click.Path(path_type=Path)
@@ -25,43 +31,40 @@ OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "reta
 
 @click.command("import-tao")
 @click.argument("model", type=FILE)
-@click.option("-o", "--output", "--output_file", "output", type=FILE, required=True, help="Checkpoint to write.")
+@click.option("-o", "--output", "--output_file", type=FILE, required=True, help="Checkpoint to write.")
 @spec_options(required=False)
 @click.option(
     "-cm",
     "--classmap",
     type=FILE,
-    help="TAO's classmap.json.  [default: the one beside MODEL or one folder up, else the classes are numbered]",
+    help="TAO's classmap.json.  [default: the one beside MODEL or one folder up, else numbered classes]",
 )
 @common_options
 def command(
     model: Path, output: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None
 ) -> Contract:
-    """Convert a TAO .hdf5 model to a checkpoint.
+    """Convert a TAO .hdf5 model into a checkpoint.
 
-    MODEL is a file that TAO's train or prune wrote, not encrypted. It does not hold the preprocessing of its images:
-    name the spec that it was trained with.
+    MODEL is a file that TAO's train or prune wrote, not encrypted. It does not contain the preprocessing: name the spec
+    that it was trained with.
     """
     if overrides and spec is None:
         raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
     if output.suffix != ".safetensors":
         name = output.with_suffix(".safetensors")
         raise RequestError(f"-o {output}: expected a name that ends in .safetensors; use -o {name}")
-    experiment = _experiment(spec, overrides) if spec else None
+    # The folders and model files that an old spec names need not be on this machine.
+    experiment = load(spec, overrides=overrides, needs=("train_config",), paths=False) if spec else None
     imported = _import(model)
+    config = imported.config
     if experiment and spec:
-        _require_same_model(experiment.model_config, spec, imported.config, model)
-    contract = _contract(imported, experiment, model, classmap)
+        _require_same_model(experiment.model_config, spec, config, model)
+        config = replace(config, resize_interpolation_method=experiment.model_config.resize_interpolation_method)
+    preprocessing = _preprocessing(config, experiment)
+    contract = Contract(config, preprocessing, _classes(model, classmap, imported.module.num_classes))
     _write(output, imported, contract)
     echo("\n".join(_summary(imported, contract, model, output)))
     return contract
-
-
-def _experiment(spec: Path, overrides: tuple[str, ...]) -> Experiment:
-    from trt_cls.spec import load
-
-    # The folders and model files that an old spec names need not be on this machine.
-    return load(spec, overrides=overrides, needs=("train_config",), paths=False)
 
 
 def _import(model: Path) -> Imported:
@@ -77,8 +80,6 @@ def _import(model: Path) -> Imported:
 
 
 def _require_same_model(asked: ModelConfig, spec: Path, found: ModelConfig, model: Path) -> None:
-    from trt_cls.spec.architectures import ARCHITECTURES
-
     fields = ["arch", "input_image_size"] + (["n_layers"] if ARCHITECTURES[found.arch].depths else [])
     for field in fields:
         wanted, own = getattr(asked, field), getattr(found, field)
@@ -90,36 +91,18 @@ def _require_same_model(asked: ModelConfig, spec: Path, found: ModelConfig, mode
             )
 
 
-def _contract(imported: Imported, experiment: Experiment | None, model: Path, classmap: Path | None) -> Contract:
-    from dataclasses import replace
-
-    from trt_cls.contract import Contract
-
-    config = imported.config
-    if experiment:
-        method = experiment.model_config.resize_interpolation_method
-        config = replace(config, resize_interpolation_method=method)
-    preprocessing = _preprocessing(config, experiment)
-    return Contract(config, preprocessing, _classes(model, classmap, imported.module.num_classes))
-
-
 def _preprocessing(config: ModelConfig, experiment: Experiment | None) -> Preprocessing:
-    from trt_cls.preprocessing.description import default_preprocessing_of_tao, preprocessing_of_tao
-
     if experiment:
-        split: Literal["train", "eval"] = "eval" if experiment.eval_config else "train"
-        return preprocessing_of_tao(experiment, split)
+        return preprocessing_of_tao(experiment, "eval" if experiment.eval_config else "train")
     echo(
-        "the file does not hold the preprocessing of its images: caffe mode with ImageNet's means, center crop and "
-        "bilinear are used; if it was trained otherwise, name its spec with -e, and change single fields with --set",
+        "the file does not contain its preprocessing: assuming caffe mode with ImageNet's means, center crop and "
+        "bilinear; if it was trained otherwise, name its spec with -e, and change single fields with --set",
         err=True,
     )
     return default_preprocessing_of_tao(config.input_shape)
 
 
 def _classes(model: Path, classmap: Path | None, outputs: int) -> tuple[str, ...]:
-    from trt_cls.artefacts.classmap import read_classmap
-
     found = [path for path in (model.parent / CLASSMAP, model.parent.parent / CLASSMAP) if path.is_file()]
     source = classmap or next(iter(found), None)
     if source is None:
@@ -141,7 +124,6 @@ def _classes(model: Path, classmap: Path | None, outputs: int) -> tuple[str, ...
 
 
 def _write(output: Path, imported: Imported, contract: Contract) -> None:
-    from trt_cls.files import atomic, results_folder
     from trt_cls.models.checkpoint import save_checkpoint
     from trt_cls.models.tao.network import require_same_answers
 
@@ -158,29 +140,26 @@ def _summary(imported: Imported, contract: Contract, model: Path, output: Path) 
     names = ", ".join(contract.classes[:SHOWN_CLASSES]) + (" …" if len(contract.classes) > SHOWN_CLASSES else "")
     return [
         f"imported {model}",
-        f"network:       {_network(imported)}",
+        f"network:       {_network(imported.config)}",
         f"parameters:    {total:,}{', pruned' if imported.pruned else ''}",
         f"classes:       {len(contract.classes)}: {names}",
         f"preprocessing: {_pixels(contract.preprocessing)}",
-        f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); loaded again, it gives the same predictions",
+        f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); loaded again, it gives the same logits",
         f"next: {shlex.join(['trt-cls', 'export', '-m', str(output), '-o', str(output.with_suffix('.onnx'))])}",
     ]
 
 
-def _network(imported: Imported) -> str:
-    from trt_cls.spec.architectures import ARCHITECTURES
-
-    config = imported.config
+def _network(config: ModelConfig) -> str:
     depth = f"-{config.n_layers}" if ARCHITECTURES[config.arch].depths else ""
-    parts = [f"{config.arch}{depth}", "×".join(map(str, config.input_shape))]
-    parts += [name for name in OPTIONS if getattr(config, name)]
+    shown = [f"{config.arch}{depth}", "×".join(map(str, config.input_shape))]
+    shown += [name for name in OPTIONS if getattr(config, name)]
     if config.activation:
-        parts.append(f"activation {config.activation.activation_type}")
+        shown.append(f"activation {config.activation.activation_type}")
     if config.freeze_blocks:
-        parts.append(f"freeze_blocks {', '.join(map(str, config.freeze_blocks))}")
+        shown.append(f"freeze_blocks {', '.join(map(str, config.freeze_blocks))}")
     if config.dropout:
-        parts.append(f"dropout {config.dropout:g}")
-    return ", ".join(parts)
+        shown.append(f"dropout {config.dropout:g}")
+    return ", ".join(shown)
 
 
 def _pixels(preprocessing: Preprocessing) -> str:

@@ -95,7 +95,7 @@ def _of_checkpoint(known: Inspection) -> Inspection:
         return replace(known, missing='multiply-adds: counting them needs torch: pip install "trt-cls[train]"')
     from trt_cls.models.checkpoint import load_checkpoint
     from trt_cls.models.int8_layers import restore_layers
-    from trt_cls.models.summary import multiply_adds
+    from trt_cls.models.network import multiply_adds
 
     network = load_checkpoint(known.path).module
     restore_layers(network)  # rounding costs no multiplication, and has none on the meta device

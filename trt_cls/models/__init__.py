@@ -1,4 +1,7 @@
-"""Networks: one file per family, checkpoints and pretrained weights."""
+"""Networks: TAO's families and those of torchvision and timm, checkpoints, pretrained weights, INT8 layers.
+
+Does not know: data, training, ONNX. Begin with `build`; `families/` has one module per family, `tao/` reads TAO's.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,18 @@ from trt_cls.spec.experiment import ModelConfig
 if TYPE_CHECKING:
     from torch import nn
 
-NO_WIDTHS: Mapping[str, int] = {}
-
 
 def build(
-    model_config: ModelConfig, num_classes: int, widths: Mapping[str, int] = NO_WIDTHS, *, tao_pooling: bool = False
+    model_config: ModelConfig, num_classes: int, widths: Mapping[str, int] | None = None, *, tao_pooling: bool = False
 ) -> nn.Module:
-    """The network that the spec describes, freshly initialised, softmax not included.
+    """The network that the spec describes, newly initialized, without softmax.
 
-    `widths` gives layers (by name) other numbers of channels than their family has, as pruning does. `tao_pooling`
-    keeps the zero-padded final pooling of an imported TAO ResNet with use_pooling. Both concern the families here
-    alone; an `arch` like "torchvision/resnet18" gives that library's own module.
+    `widths` sets the number of filters of layers by name, for pruned networks. `tao_pooling` keeps the zero-padded
+    final pooling of an imported TAO ResNet with use_pooling. Both apply to TAO's families only; an `arch` like
+    "torchvision/resnet18" gives that library's own module.
 
     Raises:
-        RequestError: the family, its depth or its activation is not known, or the input image is too small for it.
+        RequestError: the family, its depth or its activation is unknown, or the input image is too small for it.
         MissingDependency: the library of `arch` is not installed.
     """
     if is_external(model_config.arch):

@@ -1,6 +1,6 @@
-"""Checkpoints: one safetensors file with the weights and, in its metadata, the contract; nothing in it can run code.
+"""Checkpoints: one safetensors file with the weights and, in its metadata, the contract; it can't run code.
 
-Widths that pruning changed are read off the tensors' shapes.
+The widths of pruned layers follow from the tensors' shapes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = ["Checkpoint", "load_checkpoint", "read_contract", "save_checkpoint", 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network in eval mode, on the CPU, and what it means."""
+    """A network in eval mode, on the CPU, and its contract."""
 
     contract: Contract
     module: nn.Module
 
 
 def save_checkpoint(path: Path, module: nn.Module, contract: Contract) -> None:
-    """Writes weights and contract, whole or not at all."""
+    """Writes weights and contract atomically."""
     from safetensors.torch import save_file
 
     metadata = {METADATA_KEY: contract.to_json()}
@@ -49,7 +49,7 @@ def save_checkpoint(path: Path, module: nn.Module, contract: Contract) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The network of a checkpoint, rebuilt, with its weights.
+    """The network of a checkpoint, with its weights.
 
     Raises:
         ArtefactError: as `read_contract`, or the tensors are not those of the network that the contract describes.
@@ -66,19 +66,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         module = _outline(contract, tensors, tao_pooling)
     except (RequestError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise ArtefactError(f"{path}: its contract describes no network of its tensors: {one_line(error)}") from error
+        raise ArtefactError(
+            f"{path}: its contract describes no network that its tensors fit: {one_line(error)}"
+        ) from error
     own = module.state_dict()
-    _check_shapes(path, tensors, own)
+    require_shapes(path, tensors, own, "its contract describes")
     if not is_external(contract.model.arch):
         module.to_empty(device="cpu")
-    own.update(tensors)  # keeps what some libraries' modules note beside their tensors
-    # Copied, not assigned: tensors mapped from the file are not aligned, and convolve with other roundings.
+    own.update(tensors)  # keeps the extra state of some libraries' modules
+    # Copied, not assigned: tensors mapped from the file are not aligned, and convolve with different rounding.
     module.load_state_dict(own)
     return Checkpoint(contract, module.eval())
 
 
 def _outline(contract: Contract, tensors: Mapping[str, Tensor], tao_pooling: bool) -> nn.Module:
-    """The network without memory for its weights; that of another library with all that its state dict leaves out."""
+    """The network on the meta device; one of another library with memory, since not all of it is in its state dict."""
     import torch
 
     from trt_cls.models import build
@@ -108,13 +110,18 @@ def widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     }
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def require_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Refuses tensors whose names or shapes are not those of the network that `source` gives.
+
+    Raises:
+        ArtefactError: names the first that differs.
+    """
     found, wanted = ({name: str(list(t.shape)) for name, t in side.items()} for side in (tensors, expected))
     names = sorted(found.keys() | wanted.keys())
     wrong = [name for name in names if found.get(name) != wanted.get(name)]
     if wrong:
         raise ArtefactError(
-            f"{path}: {len(wrong)} of {len(names)} tensors are not those of the network that its contract describes, "
+            f"{path}: {len(wrong)} of {len(names)} tensors are not those of the network that {source}, "
             f"the first is {wrong[0]}: found {found.get(wrong[0], 'none')}, expected {wanted.get(wrong[0], 'none')}; "
-            "write the checkpoint again"
+            "write the file again, or name another"
         )

@@ -1,7 +1,6 @@
 """Classification networks of torchvision and timm: the library's own modules, so that their state dicts load by name.
 
-What the spec leaves to them is the input's size and channels and the number of classes; they start from random weights,
-or from those that their library offers.
+The spec sets their input size, channels and number of classes; their weights are random, or the library's pretrained.
 """
 
 from __future__ import annotations
@@ -9,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trt_cls.errors import RequestError, TrtClsError, did_you_mean, one_line, require
+from trt_cls.models.widths import require_answers
 from trt_cls.spec.experiment import ModelConfig
 
 Shape = tuple[int, int, int]
 
 NO_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}
-"""For networks that put out more than the logits while they learn."""
+"""For networks that return more than the logits in training."""
 
 
 def build(config: ModelConfig, num_classes: int) -> nn.Module:
@@ -27,10 +26,10 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
     make = _from_torchvision if library == "torchvision" else _from_timm
     try:
         module = make(name, config.input_shape, num_classes)
-        _require_logits(module, config.input_shape, num_classes)
+        require_answers(module, config.input_shape, num_classes)
     except TrtClsError:
         raise
-    except Exception as error:  # what a library raises for a size that its network can't take is of any kind
+    except Exception as error:  # for a size that a network can't take, libraries raise errors of any kind
         raise RequestError(
             f"{config.arch} can't be built for {num_classes} classes and input_image_size "
             f'"{config.input_image_size}" ({one_line(error)}); expected a size that it takes; '
@@ -40,11 +39,11 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
-    """The trained weights that the network's library offers, from its cache or downloaded.
+    """The pretrained weights that the network's library offers, from its cache or downloaded.
 
     Raises:
         RequestError: the library offers none.
-        TrtClsError: they can't be had here.
+        TrtClsError: the download failed.
         MissingDependency: the library is not installed.
     """
     library, _, name = config.arch.partition("/")
@@ -54,8 +53,8 @@ def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
         raise
     except Exception as error:  # a hub's client raises errors of its own when there is no network
         raise TrtClsError(
-            f"the weights of {config.arch} can't be had from {library}'s hub ({one_line(error)}); expected a network "
-            "connection; or download the file elsewhere and name it as train_config.pretrained_model_path"
+            f"the weights of {config.arch} can't be downloaded from {library}'s hub ({one_line(error)}); expected a "
+            "network connection; or download the file elsewhere and name it as train_config.pretrained_model_path"
         ) from error
 
 
@@ -97,10 +96,11 @@ def _from_torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Mod
 def _from_timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
     timm = require("timm", f'arch "timm/{name}"', "timm")
     _require_known("timm", name, timm.list_models())
-    # Networks that work at one size alone, as ViT does, take theirs from the overlay.
+    # Networks with a fixed input size, such as ViT, take it from the overlay.
     overlay = {"input_size": input_shape}
+    channels = input_shape[0]
     module: nn.Module = timm.create_model(
-        name, num_classes=num_classes, in_chans=input_shape[0], pretrained_cfg_overlay=overlay
+        name, num_classes=num_classes, in_chans=channels, pretrained_cfg_overlay=overlay
     )
     return module
 
@@ -111,12 +111,3 @@ def _require_known(library: str, name: str, known: Sequence[str]) -> None:
             f'arch "{library}/{name}" found, expected one of the {len(known)} classification networks of this '
             f"{library}{did_you_mean(name, known)}"
         )
-
-
-def _require_logits(module: nn.Module, input_shape: Shape, num_classes: int) -> None:
-    learns = module.training
-    with torch.no_grad():
-        answer = module.eval()(torch.zeros(1, *input_shape))
-    module.train(learns)
-    if not isinstance(answer, torch.Tensor) or answer.shape != (1, num_classes):
-        raise ValueError(f"its answer to an image is {getattr(answer, 'shape', type(answer).__name__)}")

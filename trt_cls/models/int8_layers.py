@@ -1,9 +1,9 @@
 # ruff: noqa: D102 (the class says what `forward` does)
-"""Layers that compute what INT8 will: their inputs and weights rounded, gradients as if they were not.
+"""INT8 fake quantization: layers that round their inputs and weights as INT8 will, with straight-through gradients.
 
-The same layers and the same rounding as `export` writes as Q/DQ: symmetric, weights by output channel, activations by
-tensor with a range of their own, both inputs of a residual addition. A weight's range is its largest magnitude, which
-the normalisation folded into it at export scales with it. Where ranges come from is not known here.
+The same layers and the same rounding as `export` writes as Q/DQ: symmetric, weights per output channel, activations per
+tensor, both inputs of a residual addition. A weight's range is its largest magnitude, with which the normalization that
+export folds into it scales. Does not know: where activation ranges come from.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,42 +50,43 @@ class QuantizedAdd(Add):
         return rounded(first, self.input_scale[0]) + rounded(second, self.input_scale[1])
 
 
-TWINS: Mapping[type[nn.Module], type[nn.Module]] = {
+QUANTIZED: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: QuantizedConv2d,
     nn.Linear: QuantizedLinear,
     Add: QuantizedAdd,
 }
-PLAIN = {twin: plain for plain, twin in TWINS.items()}
+"""The class in INT8 for each class in float."""
+FLOAT = {quantized: plain for plain, quantized in QUANTIZED.items()}
 
 
 def rounded(values: Tensor, scale: Tensor) -> Tensor:
-    """`values` on INT8's grid, whose step is `scale`; beyond its ends there is no gradient."""
+    """`values` rounded to multiples of `scale` within INT8's range; the gradient beyond that range is 0."""
     zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_tensor_affine(values, scale, zero, -LARGEST - 1, LARGEST)
 
 
 def rounded_by_output(weight: Tensor) -> Tensor:
-    """`weight` [outputs,…] on INT8's grid, each output's largest magnitude being its largest number."""
+    """`weight` [outputs,…] rounded to INT8, each output's largest magnitude becoming 127."""
     largest = weight.detach().abs().amax(dim=tuple(range(1, weight.dim())))
-    # what is all zero stays so
+    # an output of zeros stays zero
     steps = (largest / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
     zeros = torch.zeros_like(steps, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -LARGEST, LARGEST)
 
 
 def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[Histogram, ...]]:
-    """The layers of `network` that INT8 can compute, in the order they run, with the magnitudes of their inputs.
+    """The layers of `network` that INT8 can compute, in execution order, with histograms of their inputs.
 
-    Layers that run more than once, and dense ones over more than one vector an image, stay as they are: the exported
-    graph has other nodes for them. `batches` are of images on the network's device.
+    Layers that run more than once, and dense ones over more than one vector per image, are left out: the exported graph
+    has other nodes for them. `batches` are images on the network's device.
 
     Raises:
-        ArtefactError: an input holds no numbers.
+        ArtefactError: an input is NaN or infinite.
     """
     found: dict[str, tuple[Histogram, ...]] = {}
     runs: Counter[str] = Counter()
 
-    def noted(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         runs[name] += 1
         if isinstance(layer, nn.Linear) and inputs[0].dim() != 2:
             return
@@ -97,8 +99,8 @@ def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[H
                 )
             histogram.add(values.float().cpu().numpy())
 
-    layers = [(name, layer) for name, layer in network.named_modules() if type(layer) in TWINS]
-    hooks = [layer.register_forward_pre_hook(partial(noted, name)) for name, layer in layers]
+    layers = [(name, layer) for name, layer in network.named_modules() if type(layer) in QUANTIZED]
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers]
     try:
         with torch.no_grad():
             for images in batches:
@@ -111,41 +113,56 @@ def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[H
 
 
 def quantize_layers(network: nn.Module, ranges: Mapping[str, Sequence[float]]) -> None:
-    """Makes the layers named by `ranges` compute in INT8, with the largest magnitude of each of their inputs.
+    """Replaces the layers named in `ranges`, which has the largest magnitude of each input, by quantized ones.
 
-    The scales are numbers that float16 has, as the exported file keeps them.
+    The scales are float16 numbers, as the exported file keeps them.
     """
     device = next(network.parameters()).device
     for name, largest in ranges.items():
         scale = (torch.tensor(largest) / LARGEST).clamp_min(SMALLEST_SCALE).half().float()
-        _turn(network.get_submodule(name), scale.to(device))
+        _quantize(network, name, scale.to(device))
 
 
 def quantize_like(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Makes the layers compute in INT8 whose scales are among tensors of these `shapes`; they are to be loaded."""
+    """Replaces the layers whose scales are among tensors of these `shapes` by quantized ones, ready to be loaded."""
     for name, layer in list(network.named_modules()):
-        if type(layer) in TWINS and (shape := shapes.get(name + SCALE)):
-            _turn(layer, torch.ones(tuple(shape)))
+        if type(layer) in QUANTIZED and (shape := shapes.get(name + SCALE)):
+            _quantize(network, name, torch.ones(tuple(shape)))
 
 
 def trained_ranges(network: nn.Module) -> dict[str, tuple[float, ...]]:
-    """The layers of `network` that compute in INT8, with the largest magnitude of each of their inputs."""
+    """The quantized layers of `network`, with the largest magnitude of each of their inputs."""
     return {
         name: tuple((LARGEST * layer.get_buffer("input_scale").double()).tolist())
         for name, layer in network.named_modules()
-        if type(layer) in PLAIN
+        if type(layer) in FLOAT
     }
 
 
 def restore_layers(network: nn.Module) -> None:
-    """Makes all layers compute in float again, in place."""
-    for layer in network.modules():
-        if type(layer) in PLAIN:
-            layer.__class__ = PLAIN[type(layer)]
-            del layer.input_scale
+    """Replaces all quantized layers by float ones again, in place."""
+    for name, layer in list(network.named_modules()):
+        if type(layer) in FLOAT:
+            network.set_submodule(name, _as(FLOAT[type(layer)], layer))
 
 
-def _turn(layer: nn.Module, scale: Tensor) -> None:
-    # not a new layer in its place: hooks, parameters and whoever holds it stay
-    layer.__class__ = TWINS[type(layer)]
-    layer.register_buffer("input_scale", scale)
+def _quantize(network: nn.Module, name: str, scale: Tensor) -> None:
+    layer = network.get_submodule(name)
+    quantized = _as(QUANTIZED[type(layer)], layer)
+    quantized.register_buffer("input_scale", scale)
+    network.set_submodule(name, quantized)
+
+
+def _as(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
+    """A layer of class `kind` with the settings and the very parameters of `layer`."""
+    settings: tuple[Any, ...] = ()
+    if isinstance(layer, nn.Conv2d):
+        sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        settings = (*sizes, layer.groups, layer.bias is not None, layer.padding_mode)
+    elif isinstance(layer, nn.Linear):
+        settings = (layer.in_features, layer.out_features, layer.bias is not None)
+    with torch.device("meta"):
+        new = kind(*settings)
+    for name, parameter in layer.named_parameters(recurse=False):
+        setattr(new, name, parameter)
+    return new.train(layer.training)

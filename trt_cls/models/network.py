@@ -1,9 +1,8 @@
-"""A network as a list of named layers and what feeds each; it knows nothing of families or files.
+# ruff: noqa: D102 (the class says what `forward` does)
+"""A network as a list of named layers with what feeds each, and the layers that PyTorch has no module for.
 
 Layers are children of the root under TAO's layer names, so that weights are `conv1.weight`, `bn_conv1.running_mean`.
-
-
-The few layers that PyTorch has no module for; none of them has weights.
+Does not know: families, files.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 INPUT = "input_1"
 
@@ -33,11 +33,11 @@ class _Step(NamedTuple):
     name: str
     inputs: tuple[str, ...]
     done_with: tuple[str, ...]
-    """Values that no later step reads."""
+    """Layers whose values no later step reads."""
 
 
 class Network(nn.Module):
-    """Images to logits, layer by layer in the order given; the last layer's value is the answer."""
+    """Computes logits from images, layer by layer in the order given; the last layer gives the logits."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.input_shape = input_shape
-        """Channels, height, width; heads that flatten a map work at this size alone."""
+        """Channels, height, width; heads that flatten a map work only at this size."""
         self.freeze_bn = freeze_bn
         self.tao_pooling = tao_pooling
         for layer in layers:
@@ -66,7 +66,7 @@ class Network(nn.Module):
         return values[self.steps[-1].name]
 
     def train(self, mode: bool = True) -> Network:
-        """Sets the mode; with `freeze_bn`, batch normalisation keeps its statistics, though gamma and beta learn."""
+        """Sets the mode; with `freeze_bn`, batch normalization keeps its statistics, while gamma and beta learn."""
         super().train(mode)
         if self.freeze_bn:
             for module in self.children():
@@ -81,7 +81,7 @@ class Network(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the network tells apart."""
+        """The number of classes."""
         return int(getattr(self, self.head).weight.shape[0])
 
 
@@ -104,15 +104,15 @@ def _steps(layers: Sequence[Layer]) -> tuple[_Step, ...]:
 
 
 class ParameterCounts(NamedTuple):
-    """Numbers of scalars, counted as Keras does."""
+    """Numbers of parameters, counted as Keras does."""
 
     trainable: int
     total: int
-    """Frozen weights and the running statistics of batch normalisation too."""
+    """With frozen weights and the running statistics of batch normalization."""
 
 
 def count_parameters(module: nn.Module) -> ParameterCounts:
-    """How many numbers the network consists of."""
+    """The numbers of parameters of any network."""
     parameters = list(module.parameters())
     statistics = sum(
         buffer.numel() for name, buffer in module.named_buffers() if name.endswith((".running_mean", ".running_var"))
@@ -123,7 +123,12 @@ def count_parameters(module: nn.Module) -> ParameterCounts:
     )
 
 
-# ruff: noqa: D102 (the class says what `forward` does)
+def multiply_adds(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Those of convolutions, dense layers and matrix products for one image; `module` is on the meta device."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module.eval()(torch.empty(1, *input_shape, device="meta"))
+    total: int = counter.get_total_flops()
+    return total // 2
 
 
 class Add(nn.Module):
@@ -134,14 +139,14 @@ class Add(nn.Module):
 
 
 class Multiply(nn.Module):
-    """The product of its inputs; a map of 1×1 counts for every pixel."""
+    """The product of its inputs; a map of 1×1 is broadcast."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return first * second
 
 
 class Concatenate(nn.Module):
-    """Its inputs one after the other along the channels."""
+    """Concatenates its inputs along the channels."""
 
     def forward(self, *values: Tensor) -> Tensor:
         return torch.cat(values, dim=1)
@@ -184,11 +189,11 @@ def glorot_uniform(weight: Tensor) -> None:
 
 
 def scaled_by_fan_out(weight: Tensor) -> None:
-    """EfficientNet's convolutions: normal with variance 2 / (k · k · out), cut off at two deviations.
+    """EfficientNet's convolutions: normal with variance 2 / (k · k · out), truncated at two standard deviations.
 
     Keras counts one output for a depthwise kernel, whose weight here is [channels, 1, k, k].
     """
     outputs, inputs, *kernel = weight.shape
     fan_out = math.prod(kernel) * (1 if inputs == 1 else outputs)
-    deviation = math.sqrt(2 / fan_out) / 0.87962566103423978  # what cutting off at ±2 leaves of a deviation of 1
+    deviation = math.sqrt(2 / fan_out) / 0.87962566103423978  # the deviation of a standard normal truncated at ±2
     nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)

@@ -1,4 +1,4 @@
-"""Weights to start training from, matched by name and shape; they may come from another class count or another tool."""
+"""Pretrained weights for a training, matched by name and shape; also from other class counts and other tools."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from trt_cls.models.widths import require_answers, resize
 from trt_cls.spec.experiment import ModelConfig
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Keys under which training scripts keep the weights."""
+"""Keys under which training scripts store the state dict."""
 NOT_WEIGHTS = (".num_batches_tracked", SCALE)
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A tensor whose name fits and whose shape does not."""
+    """A tensor with a matching name and another shape."""
 
     name: str
     found: tuple[int, ...]
@@ -40,25 +40,26 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the tensors of a file and of a network."""
+    """Which tensors of a file were loaded into a network."""
 
     source: str
-    """The file, or whose weights they are."""
+    """The file, or the name of the weights."""
     matched: tuple[str, ...]
-    """Taken from the file."""
+    """Loaded from the file."""
     mismatched: tuple[Mismatch, ...]
-    """In both, in other shapes; the network keeps its own."""
+    """In both, with other shapes; not loaded."""
     missing: tuple[str, ...]
-    """In the network alone; it keeps its own."""
+    """Only in the network."""
     unused: tuple[str, ...]
-    """In the file alone."""
+    """Only in the file."""
     new_head: bool
-    """Whether the layer that tells the classes apart starts afresh."""
+    """Whether the head keeps its random weights."""
     narrowed: int = 0
-    """Layers of the network that took the width of a pruned file's."""
+    """Layers of the network that took the width of a pruned file's layers."""
 
     def __str__(self) -> str:
-        lines = [f"weights of {self.source}: {len(self.matched)} of {self._expected} tensors taken"]
+        expected = len(self.matched) + len(self.mismatched) + len(self.missing)
+        lines = [f"weights of {self.source}: {len(self.matched)} of {expected} tensors taken"]
         if self.narrowed:
             lines.append(f"  {self.narrowed} layers are as narrow as in the file, which was pruned")
         lines += [
@@ -71,24 +72,20 @@ class Report:
             if names
         ]
         if self.new_head:
-            lines.append("  the head starts afresh")
+            lines.append("  the head is newly initialized")
         return "\n".join(lines)
-
-    @property
-    def _expected(self) -> int:
-        return len(self.matched) + len(self.mismatched) + len(self.missing)
 
 
 def load_pretrained(module: nn.Module, path: Path, config: ModelConfig | None = None) -> Report:
     """Copies into `module` every tensor of `path` that fits one of its own by name and shape.
 
     Takes .safetensors, TAO's .hdf5, and PyTorch state dicts (.pth, .pt; also below "state_dict" or "model", and with
-    names that begin with "module."), read so that they can't run code. Where `path` is a pruned network of the
-    architecture of `config`, which `module` was built from, its layers become as narrow.
+    names that begin with "module."), which can't run code. If `path` is a pruned network of the architecture of
+    `config`, from which `module` was built, the layers of `module` take its widths.
 
     Raises:
-        ArtefactError: the file can't be read, not one tensor fits, or a pruned network's layers do not fit the rest.
-        MissingDependency: h5py is not installed, and the file is .hdf5.
+        ArtefactError: the file can't be read, no tensor fits, or a pruned network's layers do not fit the others.
+        MissingDependency: the file is .hdf5 and h5py is not installed.
     """
     tensors = _read(path)
     narrowed = 0
@@ -101,9 +98,9 @@ def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Repor
     """Copies into `module` every one of `tensors` that fits; `source` names them in messages.
 
     Raises:
-        ArtefactError: not one fits.
+        ArtefactError: none fits.
     """
-    given = _unprefixed(tensors)
+    given = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if not name.endswith(NOT_WEIGHTS)}
     own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
     common = own.keys() & given.keys()
     matched = [name for name in own if name in common and own[name].shape == given[name].shape]
@@ -138,7 +135,7 @@ def _is_narrower(tensors: Mapping[str, Tensor], module: nn.Module) -> bool:
 
 
 def _is_of(path: Path, config: ModelConfig) -> bool:
-    """Whether a file says that its network is of the architecture of `config`."""
+    """Whether a file declares the architecture of `config`."""
     try:
         own = import_network(path).config if path.suffix in SUFFIXES else read_contract(path).model
     except ArtefactError:
@@ -147,7 +144,7 @@ def _is_of(path: Path, config: ModelConfig) -> bool:
 
 
 def _narrow(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, config: ModelConfig) -> int:
-    """Makes room for `tensors`; the head keeps its number of classes. Returns how many layers changed."""
+    """Resizes layers for `tensors`, but the head keeps its number of classes. Returns how many layers changed."""
     head, given = head_of(module), _head_in(tensors, module)
     classes = module.get_parameter(f"{head}.weight").shape[0]
     shapes: dict[str, Sequence[int]] = {name: tensor.shape for name, tensor in tensors.items()}
@@ -160,15 +157,15 @@ def _narrow(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, config
     except ValueError as error:
         raise ArtefactError(
             f"{path} is a pruned {config.arch} that does not fit the spec's model_config ({error}); expected the "
-            "model_config that it was pruned with; set its options and input_image_size so"
+            "model_config that it was pruned with; set the same options and input_image_size"
         ) from error
     return len(changed)
 
 
 def _head_in(tensors: Mapping[str, Tensor], module: nn.Module) -> str:
-    """The head's name in the file: the only layer that `module` lacks, where it has the number of classes in its name.
+    """The head's name in the file: the only layer that `module` lacks, if the number of classes is part of its name.
 
-    resnet's `head_fc10` is such a one.
+    An example is resnet's `head_fc10`.
     """
     foreign, head = widths(tensors).keys() - widths(module.state_dict()).keys(), head_of(module)
     return foreign.pop() if len(foreign) == 1 and f"{head}.weight" not in tensors else head
@@ -183,7 +180,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         return tensors_of(read_keras_model(path))
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # on foreign bytes the unpickler fails with whatever its opcodes come to
+    except Exception as error:  # on arbitrary bytes the unpickler raises errors of any kind
         raise ArtefactError(
             f"{path} can't be read as weights ({type(error).__name__}): it is truncated, of another format, or holds "
             "more than tensors; expected a .safetensors file, or what torch.save(model.state_dict(), PATH) writes"
@@ -197,10 +194,6 @@ def _unwrapped(loaded: Any, path: Path) -> Mapping[str, Any]:
         if all(isinstance(name, str) for name in inner):
             return inner
     raise ArtefactError(f"{path} holds a {type(loaded).__name__}; expected a state dict, a mapping of names to tensors")
-
-
-def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items() if not name.endswith(NOT_WEIGHTS)}
 
 
 def _some(names: Iterable[object], limit: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Gives the layers of a built network other numbers of channels, as pruning does; weights are not its concern."""
+"""Changes the numbers of channels of the layers of a built network, as pruning needs; sets no weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 
 
 def resize(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """Makes room for tensors of these `shapes` (by their names in the state dict); returns the layers that changed.
+    """Resizes layers for tensors of these `shapes`, by their names in the state dict; returns the layers that changed.
 
-    Only convolutions, dense layers and batch normalisations change, and of convolutions not the kernel. The new weights
-    are zeros. Whether the layers still fit each other is not checked.
+    Only convolutions (except their kernel size), dense layers and batch normalizations change. New weights are zeros.
+    Does not check whether the layers still fit each other; `require_answers` does.
     """
     changed = [
         name
@@ -27,21 +27,22 @@ def resize(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> tuple[str,
 
 
 def require_answers(module: nn.Module, input_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Runs the network on one black image.
+    """Runs the network on one image.
 
     Raises:
-        ValueError: its layers do not fit each other, or it tells another number of classes apart.
+        ValueError: its layers do not fit each other, or its output is not one logit per class.
     """
-    learns = module.training
+    training = module.training
     try:
         with torch.no_grad():
             answer = module.eval()(torch.zeros(1, *input_shape))
     except RuntimeError as error:
-        raise ValueError(f"its layers do not fit each other: {one_line(error)}") from error
+        raise ValueError(f"its layers do not fit each other or the input: {one_line(error)}") from error
     finally:
-        module.train(learns)
-    if answer.shape != (1, num_classes):
-        raise ValueError(f"it gives {list(answer.shape[1:])} logits for {num_classes} classes")
+        module.train(training)
+    if not isinstance(answer, torch.Tensor) or answer.shape != (1, num_classes):
+        found = list(answer.shape[1:]) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise ValueError(f"it gives {found} logits for {num_classes} classes")
 
 
 def _own(layer: nn.Module) -> list[str]:
@@ -63,7 +64,7 @@ def _resize_layer(layer: nn.Module, shapes: Mapping[str, Sequence[int] | None]) 
 
 
 def _set_numbers(layer: nn.Module) -> None:
-    """What a layer says of its own size, from its tensors."""
+    """Sets the size attributes of a layer from its tensors."""
     if isinstance(layer, nn.Conv2d):
         outputs, inputs = layer.weight.shape[:2]
         if 1 < layer.groups == layer.in_channels:

@@ -1,7 +1,7 @@
 """The architecture families that a spec can name, and the options of each.
 
-For validation and the reference, without torch: the networks themselves are in `trt_cls/models/`. Of torchvision's and
-timm's networks only the form of the name is known.
+What validation, the reference and `trt-cls models` need, without torch; the layers are in `trt_cls/models/families/`.
+Of networks of other libraries, only the form of the name is checked here.
 """
 
 from __future__ import annotations
@@ -33,10 +33,22 @@ class Architecture:
     freeze_blocks: range = range(0)
     """Allowed ids in `freeze_blocks`."""
     activations: tuple[str, ...] = ()
-    """Allowed `activation_type`, the default first."""
+    """Allowed `activation_type`, the family's own first."""
+    switches: tuple[str, ...] = ("use_batch_norm", "use_bias", "retain_head")
+    """Flags of model_config that change the network; the other flags are ignored."""
     has_shortcuts: bool = False
-    """Whether the family has `all_projections`."""
+    """Whether `all_projections` changes the network."""
     has_dropout: bool = False
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All fields of model_config that change the network, but for depth and input size."""
+        return (
+            *self.switches,
+            *(["all_projections"] if self.has_shortcuts else []),
+            *(["dropout"] if self.has_dropout else []),
+            *(["activation"] if len(self.activations) > 1 else []),
+        )
 
     @property
     def depths_text(self) -> str:
@@ -44,19 +56,24 @@ class Architecture:
         return ", ".join(str(depth) for depth in self.depths)
 
 
+POOLED = ("use_batch_norm", "use_bias", "use_pooling", "retain_head")
+
 ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
-        Architecture("resnet", (10, 18, 34, 50, 101, 152), range(5), activations=("relu", "swish"), has_shortcuts=True),
-        Architecture("vgg", (16, 19), range(1, 6), activations=("relu",), has_dropout=True),
-        Architecture("alexnet", (), range(1, 9), activations=("relu",)),
+        Architecture("resnet", (10, 18, 34, 50, 101, 152), range(5), ("relu", "swish"), POOLED, has_shortcuts=True),
+        Architecture("vgg", (16, 19), range(1, 6), ("relu",), POOLED, has_dropout=True),
+        Architecture("alexnet", (), range(1, 9), ("relu",), ("retain_head",)),
         Architecture("googlenet", (), range(10), activations=("relu",)),
         Architecture("mobilenet_v1", (), range(14), activations=("relu",)),
         Architecture("mobilenet_v2", (), range(19), activations=("relu",), has_shortcuts=True),
-        Architecture("squeezenet", (), range(9), activations=("relu",), has_dropout=True),
+        Architecture("squeezenet", (), range(9), ("relu",), ("retain_head",), has_dropout=True),
         Architecture("darknet", (19, 53), range(6), activations=("leaky_relu",)),
         Architecture("cspdarknet", (19, 53), range(6), activations=("leaky_relu", "relu", "mish")),
         Architecture("cspdarknet_tiny", (), range(6), activations=("leaky_relu", "relu", "mish")),
-        *(Architecture(f"efficientnet_b{size}", (), range(9), activations=("swish", "relu")) for size in range(8)),
+        *(
+            Architecture(f"efficientnet_b{size}", (), range(9), ("swish", "relu"), ("use_bias", "retain_head"))
+            for size in range(8)
+        ),
     )
 }

@@ -1,4 +1,7 @@
-"""From the spec's model_config to a network: the family's function, and what the family does not leave to the spec."""
+"""The table of families and how one is built from the spec's model_config; one module per family.
+
+To add a family: a module here, its row in `FAMILIES`, its row in `trt_cls/spec/architectures.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import torch
 from torch import Tensor
 
 from trt_cls.errors import RequestError, did_you_mean
-from trt_cls.models import NO_WIDTHS
 from trt_cls.models.builder import Builder, MapTooSmallError, Value
 from trt_cls.models.families import (
     alexnet,
@@ -33,11 +35,11 @@ class Family:
     """How one family is built."""
 
     network: Callable[[Builder, int], Value]
-    """Adds all layers to a builder, for so many classes, and returns the logits."""
+    """Adds all layers to a builder, for a number of classes, and returns the logits."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of model_config that are the family's own, whatever the spec says."""
-    initialise: Callable[[Tensor], None] = glorot_uniform
-    """Fills the weights of a convolution."""
+    """Fields of model_config that the family sets, whatever the spec says."""
+    initialize: Callable[[Tensor], None] = glorot_uniform
+    """Initializes the weights of a convolution."""
 
 
 FAMILIES = {
@@ -56,15 +58,15 @@ FAMILIES = {
 
 
 def build(
-    config: ModelConfig, num_classes: int, widths: Mapping[str, int] = NO_WIDTHS, *, tao_pooling: bool = False
+    config: ModelConfig, num_classes: int, widths: Mapping[str, int] | None = None, *, tao_pooling: bool = False
 ) -> Network:
     """See `trt_cls.models.build`."""
     _check(config)
     try:
-        network = _build(config, num_classes, widths, tao_pooling)
+        network = _build(config, num_classes, widths or {}, tao_pooling)
     except MapTooSmallError as error:
         raise RequestError(
-            f'input_image_size "{config.input_image_size}": nothing is left of the image at {error} of {config.arch}; '
+            f'input_image_size "{config.input_image_size}": {error} of {config.arch} has no pixels left to pool; '
             f"expected sides of at least {_smallest_side(config)}; enlarge it, or choose another arch"
         ) from error
     if network.num_classes != num_classes:
@@ -76,7 +78,7 @@ def build(
 
 def _build(config: ModelConfig, num_classes: int, widths: Mapping[str, int], tao_pooling: bool) -> Network:
     family = FAMILIES[config.arch]
-    net = Builder(replace(config, **family.fixed), widths, tao_pooling=tao_pooling, initialise=family.initialise)
+    net = Builder(replace(config, **family.fixed), widths, tao_pooling=tao_pooling, initialize=family.initialize)
     family.network(net, num_classes)
     return net.network()
 
@@ -95,8 +97,8 @@ def _smallest_side(config: ModelConfig) -> int:
 
 def _check(config: ModelConfig) -> None:
     known = ARCHITECTURES.get(config.arch)
-    if known is None:
-        names = list(ARCHITECTURES)
+    if known is None or config.arch not in FAMILIES:
+        names = [name for name in ARCHITECTURES if name in FAMILIES]
         raise RequestError(
             f'arch "{config.arch}": expected one of {", ".join(names)}{did_you_mean(config.arch, names)}'
         )

@@ -1,6 +1,6 @@
 """AlexNet (Krizhevsky et al. 2012) as TAO builds it.
 
-In one tower, without local response normalisation and without pooling after conv5.
+In one tower, without local response normalization and without pooling after conv5.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ FIXED = {"use_batch_norm": False, "use_bias": True}
 CONVOLUTIONS = ((96, 11, 4), (256, 5, 1), (384, 3, 1), (384, 3, 1), (256, 3, 1))
 """Filters, kernel, stride of conv1 to conv5."""
 POOLED = (1, 2)
-"""Convolutions that a 3×3 max pooling with stride 2 follows."""
+"""Convolutions followed by 3×3 max pooling with stride 2."""
 HIDDEN = 4096
 
 

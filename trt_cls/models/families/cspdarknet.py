@@ -1,9 +1,7 @@
-"""CSPDarkNet-19 and -53 (Bochkovskiy et al. 2020, arXiv 2004.10934) as TAO builds them.
+"""CSPDarkNet-19 and -53 (Bochkovskiy et al. 2020, arXiv 2004.10934), and -tiny, as TAO builds them.
 
-Each stage works on one part of its channels and joins the other part, untouched, at the end.
-
-
-The backbone of YOLOv4-tiny (Wang et al. 2020, arXiv 2011.08036) as TAO builds it.
+Each stage processes one part of its channels and concatenates the other part, unchanged, at the end. CSPDarkNet-tiny is
+the backbone of YOLOv4-tiny (Wang et al. 2020, arXiv 2011.08036).
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ def stages_53(net: Builder, x: Value) -> Value:
 
 
 def join(net: Builder, x: Value, y: Value, name: str, other_part: str, part: int, filters: int) -> Value:
-    """The worked part beside the other part of `x`, mixed by a 1×1 convolution."""
+    """Concatenates the processed part with the other part of `x`, and mixes them by a 1×1 convolution."""
     y = unit(net, y, f"{name}_partial_trans", part, 1)
     z = unit(net, x, other_part, part, 1)
     return unit(net, net.concatenate(y, z, name=f"{name}_concat"), f"{name}_final_trans", filters, 1)
@@ -73,7 +71,7 @@ def tiny_network(net: Builder, num_classes: int) -> Value:
 
 
 def csp_block(net: Builder, x: Value, name: str, filters: int) -> Value:
-    """Works on the second half of its channels, joins all of them, halves the map."""
+    """Processes the second half of the channels, concatenates all of them, halves the map."""
     route = unit(net, x, f"{name}_conv_0", filters, 3)
     first = unit(net, net.second_half(route, f"{name}_split_0"), f"{name}_conv_1", filters // 2, 3)
     second = unit(net, first, f"{name}_conv_2", filters // 2, 3)

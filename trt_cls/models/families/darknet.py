@@ -7,7 +7,7 @@ from collections.abc import Callable
 from trt_cls.models.builder import Builder, Value
 
 STAGES_19 = ((64, 1), (128, 3), (256, 3), (512, 5), (1024, 5))
-"""Filters and convolutions: 3×3 at full and 1×1 at half width take turns."""
+"""Filters and convolutions, alternately 3×3 at full and 1×1 at half width."""
 STAGES_53 = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
 """Filters and residual units."""
 
@@ -59,7 +59,7 @@ def residual_unit(net: Builder, x: Value, stage: int, number: int, narrow: int, 
 
 
 def unit(net: Builder, x: Value, name: str, filters: int, kernel: int, stride: int = 1) -> Value:
-    """Convolution, normalisation, activation.
+    """Convolution, normalization, activation.
 
     TAO names the last `_lrelu` here and `_mish` in the CSP families, whichever function it is.
     """

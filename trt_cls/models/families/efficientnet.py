@@ -18,11 +18,11 @@ class Size(NamedTuple):
     """One member of the family."""
 
     width: float
-    """Factor of all numbers of channels."""
+    """Factor of all filter counts."""
     depth: float
-    """Factor of all repeats."""
+    """Factor of all repeat counts."""
     dropout: float
-    """In the paper's head."""
+    """Rate in the paper's head."""
 
 
 SIZES = {
@@ -42,25 +42,24 @@ class Stage(NamedTuple):
 
     kernel: int
     repeats: int
-    filters_in: int
-    filters_out: int
+    filters: int
     expansion: int
     stride: int
 
 
 STAGES = (
-    Stage(3, 1, 32, 16, 1, 1),
-    Stage(3, 2, 16, 24, 6, 2),
-    Stage(5, 2, 24, 40, 6, 2),
-    Stage(3, 3, 40, 80, 6, 2),
-    Stage(5, 3, 80, 112, 6, 1),
-    Stage(5, 4, 112, 192, 6, 2),
-    Stage(3, 1, 192, 320, 6, 1),
+    Stage(3, 1, 16, 1, 1),
+    Stage(3, 2, 24, 6, 2),
+    Stage(5, 2, 40, 6, 2),
+    Stage(3, 3, 80, 6, 2),
+    Stage(5, 3, 112, 6, 1),
+    Stage(5, 4, 192, 6, 2),
+    Stage(3, 1, 320, 6, 1),
 )
 SQUEEZE = 0.25
 """Filters of the squeeze as a share of the block's input."""
 SAMPLE_DROPOUT = 0.2
-"""Rate at which the last block would drop whole samples; it grows from 0 with each block."""
+"""Stochastic depth: the rate grows from 0 at the first block towards this."""
 
 
 def network(net: Builder, num_classes: int) -> Value:
@@ -95,7 +94,7 @@ def mobile_block(net: Builder, x: Value, name: str, stage: Stage, size: Size, *,
         x = net.depthwise_conv(x, f"{name}dwconv", stage.kernel)
     x = net.activation(net.batch_norm(x, f"{name}bn"), f"{name}activation")
     x = squeeze_and_excite(net, x, name, max(1, int(source.channels * SQUEEZE)))
-    x = net.conv(x, f"{name}project_conv", scaled(stage.filters_out, size.width), 1, bias=False)
+    x = net.conv(x, f"{name}project_conv", scaled(stage.filters, size.width), 1, bias=False)
     x = net.batch_norm(x, f"{name}project_bn")
     if first:
         return x
@@ -116,13 +115,13 @@ def squeeze_and_excite(net: Builder, x: Value, name: str, squeezed: int) -> Valu
 
 
 def paper_head(net: Builder, x: Value, num_classes: int, dropout: float) -> Value:
-    """As the common head, with dropout."""
+    """TAO's default head, with dropout."""
     x = net.dropout(net.global_average(x, "avg_pool"), dropout, "top_dropout")
     return net.dense(x, "predictions", num_classes)
 
 
 def padded(net: Builder, x: Value, name: str, kernel: int) -> tuple[Value, Pair]:
-    """What a convolution with a stride of 2 reads, and the symmetric padding that is left to it."""
+    """The input, zero-padded if needed, of a convolution with a stride of 2, and that convolution's own padding."""
     half = kernel // 2
     if x.height % 2 and x.width % 2:
         return x, (half, half)

@@ -1,7 +1,7 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv 1409.4842) as TAO builds it.
 
-Without auxiliary heads and local response normalisation; with 2×2 pooling, real 5×5 convolutions, and batch
-normalisation where the spec asks for it.
+Without auxiliary heads and local response normalization; with 2×2 pooling, real 5×5 convolutions, and batch
+normalization if the spec has use_batch_norm.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def network(net: Builder, num_classes: int) -> Value:
 
 
 def inception(net: Builder, x: Value, name: str, filters: Inception) -> Value:
-    """Four branches side by side."""
+    """Four parallel branches."""
 
     def unit(source: Value, branch: str, width: int, kernel: int) -> Value:
         return net.conv_unit(source, f"{name}{branch}", width, kernel, bn=f"{name}{branch}_bn")
@@ -67,6 +67,6 @@ def inception(net: Builder, x: Value, name: str, filters: Inception) -> Value:
 
 
 def paper_head(net: Builder, x: Value, num_classes: int) -> Value:
-    """An average over the 7×7 neighbourhood of every pixel, then one layer over the whole map."""
+    """7×7 average pooling with stride 1, then one dense layer over the entire map."""
     x = net.average_pool(x, (7, 7), (1, 1), (3, 3), "avg_pool")
     return net.dense(net.dropout(net.flatten(x), 0.4), "output_fc", num_classes)

@@ -1,6 +1,6 @@
-"""MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) as TAO builds it: width 1, ReLU.
+"""MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) and v2 (Sandler et al. 2018, arXiv 1801.04381) as in TAO.
 
-MobileNet v2 (Sandler et al. 2018, arXiv 1801.04381) as TAO builds it: width 1, ReLU in place of ReLU6.
+Both have width 1, and ReLU instead of ReLU6.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def network_v1(net: Builder, num_classes: int) -> Value:
 
 
 def paper_head(net: Builder, x: Value, num_classes: int) -> Value:
-    """7×7 average pooling, one dense layer; a smaller map is averaged whole."""
+    """7×7 average pooling, or over the entire map if it is smaller, and one dense layer."""
     kernel = min(7, x.height), min(7, x.width)
     return net.dense(net.flatten(net.average_pool(x, kernel, (7, 7))), "predictions", num_classes)
 
@@ -71,7 +71,7 @@ def inverted_residual(
 ) -> Value:
     """Wide in the middle, linear at the end.
 
-    Where the spec asks for all_projections, the shortcut is a 1×1 convolution with neither bias nor normalisation.
+    With all_projections in the spec, the shortcut is a 1×1 convolution with neither bias nor normalization.
     """
     source, name = x, f"block_{number}_" if number else "expanded_conv_"
     if expansion > 1:

@@ -47,7 +47,7 @@ def network(net: Builder, num_classes: int) -> Value:
 def residual_unit(
     net: Builder, x: Value, name: str, convs: tuple[tuple[int, int], ...], filters: int, stride: int, *, first: bool
 ) -> Value:
-    """Convolutions, plus a shortcut that is projected where the shape changes or the spec asks for all_projections."""
+    """Convolutions and a shortcut, which is projected if the shape changes or the spec has all_projections."""
     shortcut, widest = x, filters * convs[-1][1]
     for number, (kernel, multiple) in enumerate(convs, 1):
         x = net.conv(x, f"{name}conv_{number}", filters * multiple, kernel, stride if number == 1 else 1)
@@ -63,8 +63,8 @@ def residual_unit(
 def pool_final_map(net: Builder, x: Value) -> Value:
     """Average pooling to a seventh of the map, rounded up; TAO's pads 3 zeros on every side and counts them.
 
-    TAO's 7×7 window thus sees the corner of a 7×7 map alone (16 of its 49 pixels); here the windows cover the map. The
-    weights of what follows fit either.
+    So TAO's 7×7 window sees only the corner of a 7×7 map (16 of its 49 pixels); here the windows cover the map. The
+    shapes of the following weights are the same.
     """
     if net.tao_pooling:
         return net.average_pool(x, (7, 7), (7, 7), (3, 3))
@@ -80,5 +80,5 @@ def _covering(side: int) -> tuple[int, int]:
 
 
 def letters(index: int) -> str:
-    """The letters that number units: a to z, then aa, ab and so on."""
+    """The letters that number units: a to z, then aa, ab and so on, as in spreadsheets."""
     return letters(index // 26 - 1) + letters(index % 26) if index >= 26 else chr(ord("a") + index)

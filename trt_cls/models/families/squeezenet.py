@@ -8,9 +8,9 @@ FIXED = {"use_batch_norm": False, "use_bias": True}
 FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 """Filters of the squeeze, and of each of the two expanding convolutions."""
 POOLED = (4, 8)
-"""Fires that a 3×3 max pooling with stride 2 follows."""
+"""Fires followed by 3×3 max pooling with stride 2."""
 LEAST_DROPOUT = 1e-3
-"""TAO's constant, where the spec names no dropout."""
+"""TAO's rate, if the spec sets no dropout."""
 
 
 def network(net: Builder, num_classes: int) -> Value:
@@ -27,7 +27,7 @@ def network(net: Builder, num_classes: int) -> Value:
 
 
 def fire(net: Builder, x: Value, name: str, squeezed: int, expanded: int) -> Value:
-    """Fewer channels, then 1×1 and 3×3 convolutions side by side."""
+    """Squeeze, then parallel 1×1 and 3×3 convolutions."""
     x = net.activation(net.conv(x, f"{name}_squeeze_conv", squeezed, 1), f"{name}_squeeze")
     pixels = net.activation(net.conv(x, f"{name}_expand_conv1x1", expanded, 1), f"{name}_expand_1x1")
     small = net.activation(net.conv(x, f"{name}_expand_conv3x3", expanded, 3), f"{name}_expand_3x3")
@@ -35,7 +35,7 @@ def fire(net: Builder, x: Value, name: str, squeezed: int, expanded: int) -> Val
 
 
 def paper_head(net: Builder, x: Value, num_classes: int) -> Value:
-    """A convolution with one map for each class; the mean of a map, negative pixels as 0, is the logit."""
+    """A convolution with one map per class; the mean of a map after ReLU is the logit."""
     x = net.dropout(x, net.config.dropout or LEAST_DROPOUT, "fire9_dropout")
     x = net.activation(net.conv(x, "conv10", num_classes, 1), "conv10_relu")
     return net.global_average(x, "pool10")

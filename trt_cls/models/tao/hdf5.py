@@ -1,7 +1,7 @@
-"""Keras models as TAO saves them (`.hdf5`), read with h5py alone: layers, what feeds each, weights.
+"""Reads Keras models as TAO saves them (`.hdf5`), with h5py alone: layers, what feeds each, weights.
 
-A file is data: nothing in it is executed, no link is followed out of it, and no array is read that is larger than the
-file. Does not know: what the layers compute; `graph.py` does.
+A file is data: nothing in it is executed, no link out of it is followed, and no array larger than the file is read.
+Does not know: what the layers compute; `graph.py` does.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".hdf5", ".h5")
 TRIAL_SECONDS = 60
-"""Far more than reading takes: the largest of TAO's networks, vgg19 with its head, is 0.6 GB."""
+"""Far more than reading needs: the largest of TAO's networks, vgg19 with its head, has 0.6 GB."""
 
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Where the arrays of a layer go."""
+    """Which tensors the arrays of a layer become."""
 
     tensors: tuple[str, ...]
     """PyTorch's names in Keras' order."""
     needed: int
-    """How many of them there must be: a bias may be missing."""
+    """The minimum number of arrays: a bias may be missing."""
     axes: tuple[int, ...] | None = None
-    """How the first array is transposed."""
+    """Transposition of the first array."""
 
 
 LAYOUTS = {
@@ -73,16 +73,16 @@ class KerasModel:
     path: Path
     name: str
     layers: tuple[KerasLayer, ...]
-    """In an order in which each follows what feeds it."""
+    """In topological order."""
     output: str
-    """Name of the layer that answers."""
+    """Name of the output layer."""
 
 
 def require_readable(path: Path) -> None:
-    """Reads `path` in a process of its own first: on some damaged files libhdf5 crashes, or never returns.
+    """Reads `path` in a process of its own first: libhdf5 crashes or hangs on some damaged files.
 
     Raises:
-        ArtefactError: it did.
+        ArtefactError: it crashed or hung.
     """
     trial = python(
         f"from trt_cls.distributed.failure import end_with_parent; end_with_parent({os.getpid()}); "
@@ -92,12 +92,12 @@ def require_readable(path: Path) -> None:
     try:
         ended = subprocess.run(trial, capture_output=True, timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired:
-        why = f"did not come to an end in {TRIAL_SECONDS} s"
+        why = f"did not end within {TRIAL_SECONDS} s"
     else:
         if ended.returncode >= 0:
             return  # read, or refused with an error that this process will raise too
         why = f"ended by signal {-ended.returncode}"
-    raise ArtefactError(f"{path}: is damaged: reading it {why}; expected a whole .hdf5 file; copy it again")
+    raise ArtefactError(f"{path} is damaged: reading it {why}; expected a complete .hdf5 file; copy it again")
 
 
 def read_keras_model(path: Path) -> KerasModel:
@@ -122,13 +122,13 @@ def read_keras_model(path: Path) -> KerasModel:
 
 
 class _Reader:
-    """Reads one open file; what is wrong is raised as any of Python's own errors."""
+    """Reads one open file; faults are raised as Python's built-in errors."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self.file = file
         self.bytes_left = path.stat().st_size
-        """Keras does not compress: the arrays of an honest file are smaller than the file."""
+        """Keras does not compress: the arrays of a valid file are smaller than the file."""
 
     def model(self) -> KerasModel:
         content = json.loads(self.attribute(self.file, "model_config"))
@@ -157,7 +157,7 @@ class _Reader:
 
     def tensors(self, name: str, kind: str) -> dict[str, NDArray[np.float32]]:
         group = self.member(self.member(self.file, "model_weights"), name)
-        # The names' inner parts are TensorFlow scopes with arbitrary counters: only their order tells what they are.
+        # The names' inner parts are TensorFlow scopes with arbitrary counters: only the order identifies the arrays.
         arrays = [self.array(group, str(weight)) for weight in self.names(group)]
         if not arrays and kind not in LAYOUTS:
             return {}
@@ -202,7 +202,7 @@ class _Reader:
         return array
 
     def member(self, group: h5py.Group, path: str) -> Any:
-        """The group or data set at `path` below `group`, which hard links alone may lead to."""
+        """The group or data set at `path` below `group`, reached by hard links only."""
         import h5py
 
         found: Any = group

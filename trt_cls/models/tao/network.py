@@ -1,8 +1,8 @@
-"""From a Keras model of TAO's to a network of ours: the model_config that its layers tell, and its weights."""
+"""From a Keras model of TAO's to a network of ours: derives the model_config from the layers, and loads the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError
-from trt_cls.models.checkpoint import load_checkpoint, widths
+from trt_cls.models.checkpoint import load_checkpoint, require_shapes, widths
 from trt_cls.models.families import build
 from trt_cls.models.network import Network
 from trt_cls.models.tao.graph import activation_of, require_same_network
@@ -46,7 +46,7 @@ MARKS = (
     ("efficientnet_b0", None, "stem_conv"),
     ("alexnet", None, "conv5"),
 )
-"""Family, depth, and a layer: the first one that a model has tells which it is."""
+"""Family, depth, and a layer name: the first one that a model has identifies it."""
 B1_TOP = 1280
 """Filters of top_conv in EfficientNet-B1, which has the same layers as B2."""
 PLAIN_HEAD = ("avg_pool", "flatten", "predictions")
@@ -66,10 +66,10 @@ class Imported:
 
 
 def import_network(path: Path) -> Imported:
-    """The network of a TAO `.hdf5` file; whether it was pruned, frozen or compiled is no matter.
+    """The network of a TAO `.hdf5` file, pruned, frozen and compiled ones included.
 
-    A ResNet with use_pooling keeps TAO's final pooling, as its weights learned to live with it; a new training that
-    starts from the same weights averages the whole map.
+    A ResNet with use_pooling keeps TAO's final pooling, with which it was trained; a new training that starts from the
+    same weights averages the entire map.
 
     Raises:
         ArtefactError: the file can't be read, or its model is not one of TAO's classification networks.
@@ -81,11 +81,11 @@ def import_network(path: Path) -> Imported:
         config, classes = _config(model)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(
-            f"{path}: its layers do not tell a model_config ({error}); expected a model that TAO's train or prune wrote"
+            f"{path}: no model_config fits its layers ({error}); expected a model that TAO's train or prune wrote"
         ) from error
     config, module = _fitting(model, config, classes, tensors)
-    _check_shapes(path, tensors, module)
-    module.to_empty(device="cpu").load_state_dict(tensors, strict=False)  # left: the counters of batches, unused here
+    require_shapes(path, tensors, _weights(module), "its layers describe")
+    module.to_empty(device="cpu").load_state_dict(tensors, strict=False)  # all but the counters of batches, unused here
     for name, buffer in module.named_buffers():
         if name.endswith("num_batches_tracked"):
             buffer.zero_()
@@ -102,24 +102,20 @@ def tensors_of(model: KerasModel) -> dict[str, Tensor]:
 
 
 def require_same_answers(checkpoint: Path, module: Network) -> None:
-    """Loads `checkpoint` and holds its answers on random images against those of `module`, which it was written from.
+    """Loads `checkpoint` and compares its logits for random images with those of `module`, from which it was written.
 
     Raises:
-        ArtefactError: the answers are not finite.
+        ArtefactError: the logits are not finite.
         TrtClsError: they differ.
     """
     images = torch.empty(2, *module.input_shape).uniform_(-128, 128, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted, found = module(images), load_checkpoint(checkpoint).module(images)
     if not wanted.isfinite().all():
-        raise ArtefactError(
-            f"{checkpoint.name}: the network answers with numbers that are not finite; its weights are broken"
-        )
+        raise ArtefactError(f"{checkpoint.name}: the network gives logits that are not finite; its weights are damaged")
     if not torch.allclose(found, wanted, rtol=1e-4, atol=1e-5):
         difference = (found - wanted).abs().max().item()
-        raise TrtClsError(
-            f"{checkpoint.name}: what was written answers otherwise than what was read, by {difference:.3g}"
-        )
+        raise TrtClsError(f"{checkpoint.name}: its logits differ from the imported network's by {difference:.3g}")
 
 
 def _config(model: KerasModel) -> tuple[ModelConfig, int]:
@@ -156,7 +152,7 @@ def _architecture(model: KerasModel, layers: Mapping[str, KerasLayer]) -> tuple[
                 model.name.endswith("b2") or layers["top_conv"].config["filters"] > B1_TOP
             )
             return ("efficientnet_b2" if second else arch), depth
-    raise ValueError(f"its {len(layers)} layers are of no family known here")
+    raise ValueError(f"its {len(layers)} layers are of no known family")
 
 
 def _input_size(model: KerasModel) -> str:
@@ -176,21 +172,21 @@ def _batch_norm_config(norms: list[KerasLayer]) -> BatchNormConfig:
 
 
 def _activation(model: KerasModel, arch: str) -> Activation | None:
-    """The first function that a layer applies, where it is not the family's own."""
+    """The first activation function, if it is not the family's default."""
     functions = (
         activation_of(layer) for layer in model.layers if layer.kind in ACTIVATION_LAYERS or layer.kind == "Conv2D"
     )
     function = next(name for name in functions if name != "linear")
-    # One that the family does not have is left to the comparison, which says where it stands.
+    # If the family does not have it, the comparison refuses the layer by name.
     return Activation(activation_type=function) if function in ARCHITECTURES[arch].activations[1:] else None
 
 
 def _fitting(
     model: KerasModel, config: ModelConfig, classes: int, tensors: Mapping[str, Tensor]
 ) -> tuple[ModelConfig, Network]:
-    """The network without its weights; with the other head where `config` names the wrong one.
+    """The network on the meta device; with the other head if that of `config` does not fit.
 
-    MobileNet's two heads have the same layers, with another window.
+    MobileNet's two heads have the same layers, and differ in the pooling window.
     """
     first_error = None
     for retain_head in (config.retain_head, not config.retain_head):
@@ -211,7 +207,7 @@ def _outline(path: Path, config: ModelConfig, classes: int, channels: Mapping[st
             return build(config, classes, channels, tao_pooling=True)
     except (RequestError, RuntimeError, ValueError) as error:
         raise ArtefactError(
-            f"{path} looks like {_title(config)}, which can't be built as its layers say: {error}"
+            f"{path} looks like {_title(config)}, which can't be built with its layers' settings: {error}"
         ) from error
 
 
@@ -220,29 +216,19 @@ def _title(config: ModelConfig) -> str:
     return f"{config.arch}{depth} for {config.input_image_size}"
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, Tensor], module: Network) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in _weights(module)}
-    for name in (*tensors, *wanted):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != wanted.get(name):
-            raise ArtefactError(
-                f"{path}: the weights {name!r} are {found or 'missing'}, where its layers ask for "
-                f"{wanted.get(name, 'none')}; copy the file again, or name another"
-            )
-
-
-def _weights(module: Network) -> Iterator[tuple[str, Tensor]]:
-    return ((name, tensor) for name, tensor in module.state_dict().items() if tensor.dim())
+def _weights(module: Network) -> dict[str, Tensor]:
+    """The state dict without the counters of batches, which Keras does not have."""
+    return {name: tensor for name, tensor in module.state_dict().items() if tensor.dim()}
 
 
 def _is_pruned(config: ModelConfig, classes: int, tensors: Mapping[str, Tensor]) -> bool:
     with torch.device("meta"):
-        whole = build(config, classes)
-    return any(tensor.shape != tensors[name].shape for name, tensor in _weights(whole))
+        unpruned = build(config, classes)
+    return any(tensor.shape != tensors[name].shape for name, tensor in _weights(unpruned).items())
 
 
 def _with_frozen_blocks(config: ModelConfig, model: KerasModel, classes: int) -> ModelConfig:
-    """`config` with the blocks whose convolutions are all marked as not trainable."""
+    """`config` with freeze_blocks: the blocks whose convolutions are all marked as not trainable."""
     frozen = {layer.name for layer in model.layers if layer.kind in WEIGHTED and layer.config.get("trainable") is False}
     if not frozen:
         return config
