@@ -1,7 +1,4 @@
-"""How a process of ours speaks to a terminal: nothing that a file or a name holds moves the cursor or ends the run.
-
-What commands print.
-"""
+"""Output on a terminal: nothing that a file or a name holds moves the cursor or ends the run."""
 
 from __future__ import annotations
 

@@ -198,20 +198,20 @@ _OPTIONS = (
         "calibration_images",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Images to measure INT8's ranges on. Left out: the spec's training dataset.",
+        help="Images for the calibration. Left out: the spec's training dataset.",
     ),
     click.option(
         "--calibration-batches",
         "--batches",
         "calibration_batches",
         type=click.IntRange(min=1),
-        help="How many batches of 16 of them, from all over the folder.  [default: 32, 512 images]",
+        help="Calibration batches, 16 images each, spread over the folder.  [default: 32, 512 images]",
     ),
     click.option(
         "--calibration-method",
         type=click.Choice(["auto", "entropy", "percentile", "minmax"]),
-        help="What is cut of a range: what loses least information, all above 99.99 %, nothing, or that of the three "
-        "which changes the answers least.  [default: auto]",
+        help="How activation ranges are clipped: entropy (minimum KL divergence), percentile (99.99 %), minmax (not at "
+        "all), auto (whichever of these changes the logits least).  [default: auto]",
     ),
     click.option(
         "--int8-keep",
