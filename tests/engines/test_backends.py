@@ -19,8 +19,6 @@ from trt_cls.engines.backends import BACKENDS, PROVIDERS, Backend, device_of
 from trt_cls.errors import RequestError
 from trt_cls.evaluation.report.page import PACKAGES
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 def test_a_row_names_what_there_is(backend: Backend) -> None:
@@ -28,7 +26,6 @@ def test_a_row_names_what_there_is(backend: Backend) -> None:
     assert hasattr(import_module(f"trt_cls.engines.{module}"), name)
     assert set(backend.devices) <= set(PROVIDERS)
     assert backend.extra in (metadata("trt-cls").get_all("Provides-Extra") or ())
-    assert f"| `{backend.extra}` |" in (ROOT / "README.md").read_text()
     assert set(backend.packages) <= set(PACKAGES)
     assert checks.CHECKS.get(backend.name) or backend.purpose, "doctor must say something of it"
 
