@@ -22,9 +22,9 @@ import _results
 import numpy as np
 
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
-from trt_cls.engines.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.engines.tensorrt.api import RUNTIMES, make_logger
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import EngineError

@@ -74,8 +74,8 @@ FAULTS = [
     Fault(
         "parity",
         "trt_cls/export/parity.py",
-        "float(np.maximum(largest, np.abs(expected - found).max()))",
-        "float(np.maximum(largest, np.abs(expected - found).min()))",
+        "np.abs(self.expected - self.found).max(initial=0)",
+        "np.abs(self.expected - self.found).min(initial=0)",
         "export/test_parity.py",
     ),
     Fault(
@@ -108,9 +108,9 @@ FAULTS = [
     ),
     Fault(
         "contract refusal",
-        "trt_cls/evaluation/answers.py",
-        "if asked != trained",
-        'if asked != trained and name != "mean"',
+        "trt_cls/preprocessing/description.py",
+        "if asked != own and",
+        'if asked != own and name != "mean" and',
         "evaluation/test_agreement.py",
     ),
     Fault(

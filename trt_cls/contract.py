@@ -73,7 +73,7 @@ class Contract:
     def differences(self, other: Contract) -> list[str]:
         """What differs in meaning, as "name: own value ≠ other value".
 
-        Precision, producer, and which side of the input does a step of the preprocessing are no such thing.
+        Precision, producer and `embedded` are ignored.
         """
         found = []
         for name, own, theirs in (

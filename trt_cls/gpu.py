@@ -1,6 +1,6 @@
 """The GPU that this process sees, and pycuda to drive it.
 
-What there is is asked of the driver itself, so that no framework has to be there.
+The driver itself is asked, so that no framework has to be installed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,8 @@ def visible_gpu() -> Gpu | None:
         driver = driver_library()
     except OSError:
         return None
-    device, major, minor, name = (
-        ctypes.c_int(),
-        ctypes.c_int(),
-        ctypes.c_int(),
-        ctypes.create_string_buffer(NAME_LENGTH),
-    )
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(NAME_LENGTH)
     calls: tuple[Callable[[], int], ...] = (
         lambda: driver.cuInit(0),
         lambda: driver.cuDeviceGet(ctypes.byref(device), 0),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.sidecar import Profile, read_sidecar
 from trt_cls.cli import main
 from trt_cls.contract import Contract, Preprocessing
-from trt_cls.engines.sidecar import Profile, read_sidecar
 from trt_cls.spec.experiment import ModelConfig
 
 pytest.importorskip("torch")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tiny_models import CONTRACT, RGB, write_onnx
 
+from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, write_sidecar
 from trt_cls.engines.inspection import PlanLayer, inspect
-from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, write_sidecar
 from trt_cls.errors import ArtefactError
 from trt_cls.gpu import Gpu
 from trt_cls.spec.experiment import ModelConfig

@@ -14,10 +14,10 @@ from gpu_stand_in import StandIn
 from PIL import Image
 from tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
 
+from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample
 from trt_cls.engines import open_engine
-from trt_cls.engines.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import DeviceError, EngineError, RequestError
 from trt_cls.evaluation.answers import answers

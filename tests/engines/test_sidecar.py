@@ -9,16 +9,8 @@ import pytest
 from tiny_models import CONTRACT
 
 from trt_cls.artefacts.model_file import read_contract
-from trt_cls.engines.sidecar import (
-    Parity,
-    Profile,
-    Sidecar,
-    file_sha256,
-    read_plan,
-    read_sidecar,
-    sidecar_path,
-    write_sidecar,
-)
+from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, file_sha256, read_sidecar, sidecar_path, write_sidecar
+from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import ArtefactError
 
 PLAN = b"a plan"

@@ -11,8 +11,8 @@ import pytest
 from gpu_stand_in import StandIn
 from tiny_models import CONTRACT, SIZE, write_onnx
 
+from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.engines import open_engine
-from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.engines.tensorrt.api import make_logger
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency

@@ -13,10 +13,10 @@ from gpu_stand_in import StandIn
 from PIL import Image
 from tiny_models import CONTRACT, RGB, SIZE, write_images, write_onnx
 
+from trt_cls.artefacts.sidecar import Profile, Sidecar, write_sidecar
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
-from trt_cls.engines.sidecar import Profile, Sidecar, write_sidecar
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import DataError
 from trt_cls.evaluation import benchmark as module

@@ -16,9 +16,10 @@ from PIL import Image
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
+from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.cli import main
 from trt_cls.contract import Contract, Precision, Preprocessing
-from trt_cls.engines.sidecar import Profile, Sidecar, file_sha256, read_plan, read_sidecar, write_sidecar
+from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import ExportError, RequestError
 from trt_cls.export.embedding import embed_normalization
 from trt_cls.preprocessing import pillow

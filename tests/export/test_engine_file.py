@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
+from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, read_sidecar, sidecar_path
 from trt_cls.contract import Contract
-from trt_cls.engines.sidecar import Parity, Profile, Sidecar, read_plan, read_sidecar, sidecar_path
+from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import DeviceError, ExportError, RequestError
 from trt_cls.export import tensorrt
 from trt_cls.export.tensorrt import (

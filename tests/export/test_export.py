@@ -13,9 +13,10 @@ from onnx import numpy_helper
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
+from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract, Precision
 from trt_cls.engines import open_engine
-from trt_cls.engines.sidecar import read_plan, read_sidecar
+from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, TrtClsError
 from trt_cls.export import export as room
 from trt_cls.export import parity, tensorrt

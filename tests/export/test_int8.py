@@ -11,8 +11,8 @@ import pytest
 from onnx import numpy_helper
 
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract
-from trt_cls.engines.sidecar import read_sidecar
 from trt_cls.errors import DataError, ExportError, RequestError
 from trt_cls.export import export as room
 from trt_cls.export.export import export

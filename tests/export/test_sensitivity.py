@@ -14,7 +14,7 @@ from trt_cls.data.folder import image_folder
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import images_for
-from trt_cls.export.int8.calibration import measure_magnitudes, with_outputs
+from trt_cls.export.int8.calibration import measure_magnitudes
 from trt_cls.export.int8.qdq import quantizable, with_qdq
 from trt_cls.export.int8.sensitivity import Labelled, Layer, choose, costliest_first, rank, signal_to_noise, table
 
@@ -85,7 +85,7 @@ def test_signal_to_noise_is_that_of_the_files_answers(fp32: onnx.ModelProto, mea
         exact = deepcopy(network).double()(torch.from_numpy(batch).double()).numpy()
     for method, ranges in (("minmax", thresholds), ("percentile", narrow)):
         # a session of the same settings: in another order of sums values near a middle go to the other step
-        session = session_of(with_outputs(with_qdq(fp32, ranges, layers), ["logits"]))
+        session = session_of(with_qdq(fp32, ranges, layers), ["logits"])
         (logits,) = session.run(["logits"], {"input_1": batch})
         signal, given = (values - values.mean(axis=1, keepdims=True) for values in (exact, logits))
         expected = 10 * np.log10((signal**2).mean() / ((given - signal) ** 2).mean())

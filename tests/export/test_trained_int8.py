@@ -17,13 +17,12 @@ from calibration import calibrate  # noqa: E402
 from torch import nn  # noqa: E402
 
 from trt_cls.artefacts.model_file import read_contract  # noqa: E402
+from trt_cls.artefacts.sidecar import read_sidecar  # noqa: E402
 from trt_cls.contract import INPUT, OUTPUT, Contract  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
-from trt_cls.engines.sidecar import read_sidecar  # noqa: E402
 from trt_cls.errors import ExportError, RequestError  # noqa: E402
 from trt_cls.export.export import export  # noqa: E402
 from trt_cls.export.int8 import Int8, trained_for_int8  # noqa: E402
-from trt_cls.export.int8.calibration import with_outputs  # noqa: E402
 from trt_cls.export.int8.qdq import quantizable, trained_layers, with_qdq  # noqa: E402
 from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
 from trt_cls.models import build  # noqa: E402
@@ -79,7 +78,7 @@ def test_each_layer_of_the_training_finds_its_node_and_what_it_reads(arch: str, 
         assert layers == list(quantizable(graph)), "the same layers as without training"
     assert len(layers) == len(ranges)
     inside = [name for name in thresholds if name != INPUT]
-    values = session_of(with_outputs(graph, inside)).run(inside, {INPUT: images.numpy()})
+    values = session_of(graph, inside).run(inside, {INPUT: images.numpy()})
     smallest = 127 * SMALLEST_SCALE  # that the file keeps
     largest = {name: max(float(np.abs(value).max()), smallest) for name, value in zip(inside, values, strict=True)}
     # rounded to float16's steps, and float32's sums in another order

@@ -18,10 +18,10 @@ from pixel_reference import preprocess
 from shared_data import all_photos, odd_images
 from tiny_models import CONTRACT, SIZE, write_images, write_onnx
 
+from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
-from trt_cls.engines.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.engines.tensorrt.api import RUNTIMES
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.evaluation.evaluate import predict

@@ -17,9 +17,9 @@ from shared_data import photos
 from tiny_models import CONTRACT, write_images, write_onnx
 
 from kernels import host
+from trt_cls.artefacts.sidecar import Profile, Sidecar, write_sidecar
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import image_folder
-from trt_cls.engines.sidecar import Profile, Sidecar, write_sidecar
 from trt_cls.gpu import Gpu, visible_gpu
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -1,5 +1,5 @@
 """What a file says: model files, sidecars, class maps, decoded once into typed values within known ranges.
 
-Whoever calls a function of this room may believe what it returns; everything else is refused in one line that names
-the file and the field. Nothing here runs a model.
+What a function here returns is checked; everything else is refused in one line that names the file and the field.
+Does not know: how a model is run. Begin with `model_file.py`.
 """

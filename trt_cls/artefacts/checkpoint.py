@@ -55,5 +55,5 @@ def unreadable(path: Path, error: Exception) -> ArtefactError:
     """The error for a file in which the library of safetensors met `error`."""
     return ArtefactError(
         f"{path} can't be read as a safetensors file ({one_line(error)}); it is truncated or of another "
-        "format; copy it again, or train or export it anew"
+        "format; copy it again, or train or export it again"
     )

@@ -54,7 +54,7 @@ def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[Form
     """The dataclass `kind` in the JSON object `text`; `formats` says where it must have a version.
 
     Raises:
-        ArtefactError: the text is no JSON, or a field is missing, unknown, of another type or no known word.
+        ArtefactError: the text is no JSON, or a field is missing, unknown, of another type or not one of its values.
     """
     if len(text) > MOST_BYTES:
         raise source.refusal("", f"{len(text):,} bytes found, expected at most {MOST_BYTES:,}")

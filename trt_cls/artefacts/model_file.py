@@ -36,10 +36,10 @@ def check_model_file(path: Path) -> None:
     if path.is_dir():
         raise ArtefactError(f"{path}: is a folder; expected a model file; name one ending in {', '.join(SUFFIXES)}")
     if path.suffix not in SUFFIXES:
-        cure = "name a file written by trt-cls train or export"
+        remedy = "name a file written by trt-cls train or export"
         if path.suffix in (".hdf5", ".h5"):
-            cure = f"make one of a TAO model: trt-cls import-tao {path} -o {path.with_suffix('.safetensors')}"
-        raise ArtefactError(f'{path}: its suffix is "{path.suffix}"; expected one of {", ".join(SUFFIXES)}; {cure}')
+            remedy = f"make one of a TAO model: trt-cls import-tao {path} -o {path.with_suffix('.safetensors')}"
+        raise ArtefactError(f'{path}: its suffix is "{path.suffix}"; expected one of {", ".join(SUFFIXES)}; {remedy}')
     if not path.exists():
         siblings = [entry.name for entry in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, siblings) or "; check the path, or write it with trt-cls train or export"

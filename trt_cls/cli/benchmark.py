@@ -28,7 +28,7 @@ BATCH_SIZE = 32
     type=click.Choice(["all", "decode", "preprocess", "engine"]),
     default="all",
     show_default=True,
-    help="What to measure; all: each stage alone, and the whole.",
+    help="What to measure; all: each stage alone, then the pipeline.",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images. Left out: pictures made for it.")
 @click.option("--workers", type=click.IntRange(min=0), help="Threads that load images.  [default: one for each core]")
@@ -104,9 +104,8 @@ def _print(measured: Benchmark, model: Path, source: str) -> None:
     echo("images/s: batch after batch, median of 5 rounds; p50, p99: one batch of that size by itself")
     if measured.limit:
         shared = " (images and network share the cores)" if measured.backend.endswith("-cpu") else ""
-        echo(
-            f"limit: {measured.limit.stage}{shared}; the whole reaches {measured.share_of_limit:.0%} of its speed alone"
-        )
+        share = f"{measured.share_of_limit:.0%}"
+        echo(f"limit: {measured.limit.stage}{shared}; the pipeline reaches {share} of its speed alone")
     if kernel := measured.kernel:
         echo(
             f"kernel: {kernel.kernel:,.0f} GB/s, {kernel.share:.0%} of the {kernel.copy:,.0f} GB/s of a copy on the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from trt_cls.cli.options import common_options, int8_options, model_option, spec
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
-    from trt_cls.artefacts.sidecar import Profile
     from trt_cls.contract import Precision
     from trt_cls.export.export import ExportResult
     from trt_cls.export.int8 import Int8
@@ -98,16 +98,20 @@ def command(
         )
     if overrides and spec is None:
         raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.export.export import export
     from trt_cls.export.int8 import Int8
     from trt_cls.export.tensorrt import profile_from_batches
+    from trt_cls.serving.common import plan_for_servers
     from trt_cls.spec import load
 
     if quantization != Int8() and precision != "int8":
         raise click.UsageError("the flags of calibration and --int8-… belong to --int8; add it, or leave them out")
 
     profile = profile_from_batches(minimum, optimum, maximum)
-    _check_servers(model, profile, deepstream, triton)
+    servers = _servers(deepstream, triton)
+    for check_request, _, _ in servers:  # before the export, which takes longer
+        check_request(read_contract(model), profile)
     result = export(
         model,
         output,
@@ -121,7 +125,9 @@ def command(
         profile=profile,
         say=echo,
     )
-    _write_for_servers(result, profile, deepstream, triton)
+    plan = plan_for_servers(result.engine, result.no_engine, profile)
+    for _, write, folder in servers:
+        write(result.onnx, plan, folder, echo)
     _print_next(result, builder)
 
 
@@ -137,28 +143,18 @@ def _precision(fp16: bool, int8: bool, data_type: Precision | None) -> Precision
     return next(iter(named.values()), None)
 
 
-def _check_servers(model: Path, profile: Profile, deepstream: Path | None, triton: Path | None) -> None:
-    """Refuses before the export what the servers could not run after it."""
-    from trt_cls.artefacts.model_file import read_contract
+def _servers(
+    deepstream: Path | None, triton: Path | None
+) -> list[tuple[Callable[..., None], Callable[..., None], Path]]:
+    """Of each server that is asked for, the check of a contract, the writer, and the folder."""
     from trt_cls.serving import deepstream as for_deepstream
     from trt_cls.serving import triton as for_triton
 
-    if deepstream:
-        for_deepstream.check_request(read_contract(model), profile)
-    if triton:
-        for_triton.check_request(read_contract(model), profile)
-
-
-def _write_for_servers(result: ExportResult, profile: Profile, deepstream: Path | None, triton: Path | None) -> None:
-    from trt_cls.serving.common import plan_for_servers
-    from trt_cls.serving.deepstream import write_deepstream
-    from trt_cls.serving.triton import write_triton
-
-    plan = plan_for_servers(result.engine, result.no_engine, profile)
-    if deepstream:
-        write_deepstream(result.onnx, plan, deepstream, echo)
-    if triton:
-        write_triton(result.onnx, plan, triton, echo)
+    known = (
+        (for_deepstream.check_request, for_deepstream.write_deepstream, deepstream),
+        (for_triton.check_request, for_triton.write_triton, triton),
+    )
+    return [(check, write, folder) for check, write, folder in known if folder]
 
 
 def _print_next(result: ExportResult, builder: Request) -> None:

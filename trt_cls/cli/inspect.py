@@ -1,4 +1,4 @@
-"""`trt-cls inspect`: what a model file tells of itself."""
+"""`trt-cls inspect`: what a model file holds."""
 
 from __future__ import annotations
 
@@ -56,14 +56,11 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         rows.append(("Values", ", ".join(f"{count:,} {kind}" for kind, count in found.weights.items())))
     if found.multiply_adds is not None:
         rows.append(("Multiply-adds", f"{found.multiply_adds:,} an image"))
-    rows += [(label, _tensor(t)) for label, tensors in _ends(found) for t in tensors]
+    rows += [("Graph input", _tensor(tensor)) for tensor in found.inputs]
+    rows += [("Graph output", _tensor(tensor)) for tensor in found.outputs]
     if found.sidecar:
         rows += _sidecar_rows(found.sidecar)
     return rows
-
-
-def _ends(found: Inspection) -> list[tuple[str, tuple[Tensor, ...]]]:
-    return [("Graph input", found.inputs), ("Graph output", found.outputs)]
 
 
 def _tensor(tensor: Tensor) -> str:

@@ -182,33 +182,20 @@ def classmap_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 KEEP = ("first", "last")
 """Layers that `--int8-keep` can name."""
+PREFIX = "int8_"
+"""Of parameters: a field of `Int8` follows."""
 
 
 def int8_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--int8` as `int8`, and the other INT8 flags as `quantization`, an `Int8`."""
 
     @wraps(function)
-    def gathered(
-        *,
-        calibration_images: Path | None,
-        calibration_batches: int | None,
-        calibration_method: str | None,
-        int8_keep: tuple[str, ...],
-        int8_auto: float | None,
-        **others: Any,
-    ) -> Any:
+    def gathered(**given: Any) -> Any:
         from trt_cls.export.int8 import Int8
 
-        given: dict[str, Any] = {
-            "images": calibration_images,
-            "batches": calibration_batches,
-            "method": calibration_method,
-            "keep": int8_keep or None,
-            "max_loss": int8_auto,
-        }
-        return function(
-            quantization=Int8(**{name: value for name, value in given.items() if value is not None}), **others
-        )
+        asked = {name: given.pop(name) for name in list(given) if name.startswith(PREFIX)}
+        named = {name.removeprefix(PREFIX): value for name, value in asked.items() if value is not None}
+        return function(quantization=Int8(**named), **given)
 
     for option in reversed(_OPTIONS):
         option(gathered)
@@ -232,7 +219,7 @@ _OPTIONS = (
     click.option(
         "--calibration-images",
         "--cal_image_dir",
-        "calibration_images",
+        "int8_images",
         type=click.Path(path_type=Path),
         metavar="DIR",
         help="Calibration images for INT8.  [default: the spec's training dataset]",
@@ -240,12 +227,13 @@ _OPTIONS = (
     click.option(
         "--calibration-batches",
         "--batches",
-        "calibration_batches",
+        "int8_batches",
         type=click.IntRange(min=1),
         help="Number of calibration batches of 16 images, spread over the folder.  [default: 32]",
     ),
     click.option(
         "--calibration-method",
+        "int8_method",
         type=click.Choice(["auto", "entropy", "percentile", "minmax"]),
         help="How activation ranges are clipped: entropy (minimum KL divergence), percentile (99.99 %), minmax (not at "
         "all), auto (whichever of these changes the logits least).  [default: auto]",
@@ -258,6 +246,7 @@ _OPTIONS = (
     ),
     click.option(
         "--int8-auto",
+        "int8_max_loss",
         type=click.FloatRange(min=0),
         metavar="LOSS",
         help="Keep the layers that lose most accuracy in float16, until top-1 on --images (one sub-folder per class) is"

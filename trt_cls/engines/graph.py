@@ -1,6 +1,6 @@
-"""What an ONNX graph consists of: its layers with their types, weights and multiply-adds.
+"""The layers of an ONNX graph, with their types, weights and multiply-adds.
 
-What is not known here: contracts, and how a graph is run.
+Does not know: contracts, and how a graph is run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Graph:
-    """A whole network."""
+    """A network."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]

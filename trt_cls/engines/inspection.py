@@ -1,9 +1,6 @@
-"""All that a model file tells without being run.
+"""What a model file holds, found out without running it: size, weights, layers, multiply-adds.
 
-What is not known here: how it is printed.
-
-
-The layers of a TensorRT plan, as TensorRT's own inspector tells them on the GPU that runs it.
+The layers of a TensorRT plan come from TensorRT's own inspector, on the GPU that runs it. Does not know: printing.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from trt_cls.models.int8_ranges import SCALE
 
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked", SCALE)
-"""Statistics of batch normalisation, and what INT8 was given."""
+"""Statistics of batch normalization, and INT8's scales."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """What the model file `path` tells.
+    """What the model file `path` holds.
 
     Raises:
         ArtefactError: it is missing, damaged, not of trt-cls, or a plan that is not the one its sidecar describes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ NO_INTEGER_KERNELS = ("session.disable_quant_qdq", "1")
 """Q/DQ in float32, which calibration rules and layers are compared with, otherwise become QLinearConv and QGemm. What
 those answer depends on the processor: without VNNI they add pairs of products in 16 bits, and saturate."""
 ERRORS_ONLY = 3
-"""ONNX Runtime's severity: its warnings are about graph optimisation and help no user."""
+"""ONNX Runtime's severity: its warnings are about graph optimization and help no user."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,16 +68,24 @@ class OnnxRuntimeEngine:
         del self._session
 
 
-def session_of(model: onnx.ModelProto) -> Any:
-    """A session on the CPU for a graph that is not in a file.
+def session_of(graph: onnx.ModelProto, tensors: Iterable[str] = (), *, optimized: bool = True) -> Any:
+    """A session on the CPU for a graph that is not in a file, which gives the inner `tensors` too.
 
     Raises:
         MissingDependency: ONNX Runtime is not installed.
     """
+    import onnx
+
     runtime = _import_onnxruntime()
-    return runtime.InferenceSession(
-        model.SerializeToString(), _options(runtime, None), providers=[NAMES["cpu"]], disabled_optimizers=UNSOUND
-    )
+    opened = onnx.ModelProto()
+    opened.CopyFrom(graph)
+    known = {info.name for info in (*graph.graph.input, *graph.graph.output)}
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
+    options = _options(runtime, None)
+    if not optimized:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = opened.SerializeToString()
+    return runtime.InferenceSession(content, options, providers=[NAMES["cpu"]], disabled_optimizers=UNSOUND)
 
 
 def _import_onnxruntime() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Whether a plan is the one that its sidecar describes, and runs on this machine; what to type where it does not."""
+"""Whether a plan is the one that its sidecar describes and runs on this machine; the command that builds it again."""
 
 from __future__ import annotations
 
@@ -6,34 +6,12 @@ import hashlib
 from pathlib import Path
 from shlex import quote
 
-from trt_cls.artefacts.sidecar import (
-    Builder,
-    Parity,
-    Profile,
-    Sidecar,
-    file_sha256,
-    read_sidecar,
-    sidecar_path,
-    write_sidecar,
-)
+from trt_cls.artefacts.sidecar import Profile as Profile
+from trt_cls.artefacts.sidecar import Sidecar as Sidecar
+from trt_cls.artefacts.sidecar import sidecar_path
+from trt_cls.artefacts.sidecar import write_sidecar as write_sidecar
 from trt_cls.errors import ArtefactError
 from trt_cls.gpu import Gpu
-
-__all__ = [
-    "Builder",
-    "Parity",
-    "Profile",
-    "Sidecar",
-    "file_sha256",
-    "not_for_this_machine",
-    "read_plan",
-    "read_sidecar",
-    "rebuild_command",
-    "require_architecture",
-    "require_version",
-    "sidecar_path",
-    "write_sidecar",
-]
 
 
 def read_plan(plan: Path, sidecar: Sidecar) -> bytes:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from trt_cls.artefacts import onnx_file
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import INPUT, Precision
-from trt_cls.errors import ArtefactError, EngineError, RequestError, one_line, require
+from trt_cls.engines.onnxruntime import session_of
+from trt_cls.errors import ArtefactError, EngineError, MissingDependency, RequestError, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -96,19 +97,11 @@ def _read(path: Path) -> onnx.ModelProto:
 def _activations(
     path: Path, model: onnx.ModelProto, names: Mapping[str, Any], images: NDArray[np.float32]
 ) -> dict[str, Floats]:
-    import onnx
-
-    onnxruntime = require("onnxruntime", "comparing layers", "cpu")
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    own = {info.name for info in opened.graph.output}
-    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = session_of(model, names, optimized=False)
         return dict(zip(names, session.run(list(names), {INPUT: images}), strict=True))
+    except MissingDependency:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EngineError(f"{path}: ONNX Runtime can't run it layer by layer: {one_line(error)}") from error
 

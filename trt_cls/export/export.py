@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trt_cls.artefacts.model_file import PLANS, read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
-from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, file_sha256
+from trt_cls.artefacts.sidecar import Parity, Profile
 from trt_cls.contract import Contract, Precision
-from trt_cls.engines.sidecar import rebuild_command
-from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError, require
+from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, require
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.images import dataset_of, images_for
 from trt_cls.export.int8 import Int8, calibration_folder, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
-from trt_cls.export.tensorrt import (
-    DEFAULT_PROFILE,
-    Choice,
-    Request,
-    choose_builder,
-    compute_capabilities,
-    plan_from_onnx,
-    require_gpu,
-    write_engine,
-)
+from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
@@ -106,7 +95,7 @@ def export(
     if choice is None:
         return ExportResult(output, precision, parity, None, None, no_engine)
     engine = engine or output.with_suffix(".engine")
-    engine_parity = _write_engine(output, target, engine, choice, profile, check, say)
+    engine_parity = build_engine(output, target, engine, choice, profile, check, say)
     say(_written(engine, precision, Checked(engine_parity) if engine_parity else None))
     return ExportResult(output, precision, parity, engine, engine_parity, no_engine)
 
@@ -202,42 +191,3 @@ def _copy_onnx(model: Path, output: Path) -> Checked | None:
         with atomic(output) as beside:
             beside.write_bytes(model.read_bytes())
     return Checked(parity) if parity else None
-
-
-def _write_engine(
-    onnx_file: Path,
-    contract: Contract,
-    engine: Path,
-    choice: Choice,
-    profile: Profile,
-    check: Check,
-    say: Callable[[str], None],
-) -> Parity | None:
-    say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
-    plan = plan_from_onnx(onnx_file, contract, choice, profile)
-    sidecar = Sidecar(
-        contract=contract,
-        sha256=hashlib.sha256(plan).hexdigest(),
-        builder=choice.name,
-        builder_version=choice.version,
-        compute_capabilities=compute_capabilities(choice),
-        gpu=choice.gpu.name if choice.gpu else "",
-        profile=profile,
-        onnx=onnx_file.name,
-        onnx_sha256=file_sha256(onnx_file),
-    )
-    sidecar = replace(sidecar, command=rebuild_command(Path(engine.name), sidecar))
-    results_folder(engine.parent)
-
-    def parity(draft: Path) -> Parity | None:
-        try:
-            require_gpu(sidecar)
-            found = check(draft, "auto")
-        except (MissingDependency, DeviceError) as error:
-            say(f"{engine.name} was not run: {error}")
-            return None
-        for remark in found.remarks:
-            say(f"  {remark}")
-        return found.parity
-
-    return write_engine(plan, engine, sidecar, parity)

@@ -55,7 +55,7 @@ def _halve_tensors(graph: onnx.GraphProto) -> None:
         if not largest <= LARGEST:
             raise ExportError(
                 f"fp16: the largest value of {name} is {largest:g}; expected at most {LARGEST:g}, as float16 has it; "
-                "train with weight decay or batch normalisation, or export without --fp16 or --int8"
+                "train with weight decay or batch normalization, or export without --fp16 or --int8"
             )
         halved = values.astype(np.float16)
         count += values.size

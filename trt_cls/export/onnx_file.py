@@ -71,7 +71,7 @@ def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> onnx.Mode
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Removes what the exporter tells about the machine: stack traces, source paths, module classes."""
+    """Removes what the exporter writes of the machine: stack traces, source paths, module classes."""
     graph = model.graph
     holders: Iterable[Any] = (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
     for holder in holders:

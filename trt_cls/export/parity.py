@@ -1,9 +1,6 @@
-"""Whether an artefact answers as the network does, how far apart the two may be, and why one is refused.
+"""Parity: whether an exported file answers as the network does, how far apart the two may be, and why one is refused.
 
-Both sides see the same tensors. Where the images and the two sides come from is known in `images` and `check`.
-
-
-Holds what `export` writes against the model that it was made from, on the same images.
+Both sides see the same tensors.
 """
 
 from __future__ import annotations
@@ -48,18 +45,18 @@ class Bounds:
     max_abs_difference: float
     tie: float
     """How far apart the network's two best classes are where another best class is no disagreement."""
-    cure: str
+    remedy: str
 
 
 BOUNDS: dict[Precision, Bounds] = {
     # Both sides compute in float32 and add in another order: 8 torchvision families differed by at most 5e-5, and
     # networks that round more are held against float64. Two classes that move by the bound meet at twice of it.
-    "fp32": Bounds(1.0, 1e-4, tie=2e-4, cure="the export changed the network: report it with the spec"),
+    "fp32": Bounds(1.0, 1e-4, tie=2e-4, remedy="the export changed the network: report it with the spec"),
     # float16 has 11 significant bits: logits around 10 carry errors around 1e-2, which move a probability by a quarter
     # of that at most, somewhat more where errors add up over many layers. A saturated layer moves it by tenths.
     # Two classes within 0.01 are ordered by rounding; of the other images 1 in 100 may change its best class.
     "fp16": Bounds(
-        0.99, 0.05, tie=0.01, cure="float16 is too coarse or too small for this network: export without --fp16"
+        0.99, 0.05, tie=0.01, remedy="float16 is too coarse or too small for this network: export without --fp16"
     ),
     # INT8 moves the probabilities of an image that the network is in two minds about by tenths, which says little of
     # its accuracy: a resnet18 that lost none moved one of 512 images by 0.1. What counts is that nine of ten images
@@ -68,12 +65,12 @@ BOUNDS: dict[Precision, Bounds] = {
         0.90,
         0.5,
         tie=0.02,
-        cure="8 bits round this network too coarsely: calibrate on more images of the kind, leave layers in float16 "
+        remedy="8 bits round this network too coarsely: calibrate on more images of the kind, leave layers in float16 "
         "with --int8-keep first,last or --int8-auto 1, or train it further with extensions.quantization",
     ),
 }
 OVERFLOW: dict[Precision, str] = {
-    "fp32": BOUNDS["fp32"].cure,
+    "fp32": BOUNDS["fp32"].remedy,
     "fp16": "float16 is too small for its activations: export without --fp16",
     "int8": "float16, which the layers outside INT8 compute in, is too small for its activations: export in FP32",
 }
@@ -142,7 +139,7 @@ def checked(
         f"{bounds.top1_agreement:.0%} and at most {bounds.max_abs_difference:g}"
     )
     if precision != "fp32":
-        raise ExportError(f"{refusal}, so it was not kept; {bounds.cure}")
+        raise ExportError(f"{refusal}, so it was not kept; {bounds.remedy}")
     if exact is None:
         raise ExportError(f"{refusal}, so it was not kept; {UNKNOWN}")
     network, file = _errors(answers, exact(), images)
@@ -150,7 +147,7 @@ def checked(
     # written so that a NaN is out of bounds
     if not file <= max(ROUNDING * network, bounds.max_abs_difference):
         raise ExportError(
-            f"{refusal}, or {ROUNDING} times float32's own rounding ({rounding}), so it was not kept; {bounds.cure}"
+            f"{refusal}, or {ROUNDING} times float32's own rounding ({rounding}), so it was not kept; {bounds.remedy}"
         )
     # two classes that are this near to each other for the network are ordered by rounding
     agreement = answers.agreement(2 * (network + file))

@@ -1,16 +1,12 @@
-"""Which TensorRT can build an engine on this machine, and why.
+"""Builds TensorRT engines from ONNX files: which TensorRT can do so here, the plan, and its sidecar.
 
-How it is built is known in `engine_file`.
-
-
-From a checked ONNX file to a TensorRT plan, with one code path for TensorRT 10, 11 and TensorRT-RTX.
-
-The precision is the graph's: every network is strongly typed and no flag changes what a layer computes with. Which
-TensorRT is used is decided in `builders`.
+One code path for TensorRT 10, 11 and TensorRT-RTX. The precision is the graph's: every network is strongly typed and no
+flag changes what a layer computes with. Does not know: how a plan is run (`engines.tensorrt`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -19,11 +15,13 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Literal
 
-from trt_cls.artefacts.sidecar import Builder, Parity, Profile, Sidecar, sidecar_path, write_sidecar
+from trt_cls.artefacts.sidecar import Builder, Parity, Profile, Sidecar, file_sha256, sidecar_path, write_sidecar
 from trt_cls.contract import INPUT, Contract
+from trt_cls.engines.sidecar import rebuild_command
 from trt_cls.engines.tensorrt.api import make_logger
 from trt_cls.errors import DeviceError, ExportError, MissingDependency, RequestError
-from trt_cls.files import atomic
+from trt_cls.export.parity import Check
+from trt_cls.files import atomic, results_folder
 from trt_cls.gpu import Gpu, visible_gpu
 
 Request = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
@@ -31,6 +29,14 @@ Request = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
 HOW_TO_GET_ONE = (
     'pip install "trt-cls[rtx]" (builds without a GPU), or "trt-cls[gpu]" on the machine that runs the engine'
 )
+
+DEFAULT_PROFILE = Profile(1, 8, 32)
+"""From one image to 32 camera streams at a time, tuned for 8; memory is taken for the largest."""
+WORKSPACE = 2 << 30
+"""Bytes. A Jetson shares its memory with the GPU; the largest convolutions here ask for less."""
+RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
+"""Ampere, Ada and Blackwell, TensorRT-RTX's documented default. It knows Turing (7.5) too, no Hopper and no Jetson."""
+MESSAGES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -79,43 +85,6 @@ def choose_builder(request: Request, *, required: bool) -> tuple[Choice | None, 
         return None, f"{why}, and tensorrt-rtx is not installed"
 
 
-def _tensorrt(gpu: Gpu | None) -> Choice:
-    module = _imported("tensorrt")
-    if module is None:
-        raise MissingDependency("tensorrt", "Building an engine with TensorRT", "gpu")
-    if gpu is None:
-        raise DeviceError(
-            "TensorRT builds an engine on the GPU that will run it, and no NVIDIA GPU is visible here; expected one; "
-            "run the command on the machine that has it, or use --builder tensorrt-rtx, which needs none"
-        )
-    return Choice("tensorrt", module, gpu, f"tuned to the GPU here, {gpu.name}")
-
-
-def _tensorrt_rtx(reason: str) -> Choice:
-    module = _imported("tensorrt_rtx")
-    if module is None:
-        raise MissingDependency("tensorrt-rtx", "Building an engine without TensorRT or without a GPU", "rtx")
-    return Choice("tensorrt-rtx", module, None, reason)
-
-
-def _imported(name: str) -> ModuleType | None:
-    """The module, if it is TensorRT: an emptied folder or a package of type stubs also answers to the import."""
-    try:
-        module = import_module(name)
-    except ImportError:
-        return None
-    return module if hasattr(module, "Builder") else None
-
-
-DEFAULT_PROFILE = Profile(1, 8, 32)
-"""From one image to 32 camera streams at a time, tuned for 8; memory is taken for the largest."""
-WORKSPACE = 2 << 30
-"""Bytes. A Jetson shares its memory with the GPU; the largest convolutions here ask for less."""
-RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
-"""Ampere, Ada and Blackwell, TensorRT-RTX's documented default. It knows Turing (7.5) too, no Hopper and no Jetson."""
-MESSAGES_SHOWN = 3
-
-
 def profile_from_batches(minimum: int | None = None, optimum: int | None = None, maximum: int | None = None) -> Profile:
     """The batch sizes given, the others at 1, 8 and 32 or as near to that as those given allow.
 
@@ -131,6 +100,50 @@ def profile_from_batches(minimum: int | None = None, optimum: int | None = None,
             "change the one that does not fit"
         )
     return Profile(low, middle, high)
+
+
+def build_engine(
+    onnx_file: Path,
+    contract: Contract,
+    engine: Path,
+    choice: Choice,
+    profile: Profile,
+    check: Check,
+    say: Callable[[str], None],
+) -> Parity | None:
+    """Builds an engine of `onnx_file`, writes it with its sidecar, and returns its parity; None: it could not be run.
+
+    Raises:
+        ExportError: it can't be built, or does not answer as the network does; it is then not there.
+    """
+    say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
+    plan = plan_from_onnx(onnx_file, contract, choice, profile)
+    sidecar = Sidecar(
+        contract=contract,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        builder=choice.name,
+        builder_version=choice.version,
+        compute_capabilities=compute_capabilities(choice),
+        gpu=choice.gpu.name if choice.gpu else "",
+        profile=profile,
+        onnx=onnx_file.name,
+        onnx_sha256=file_sha256(onnx_file),
+    )
+    sidecar = replace(sidecar, command=rebuild_command(Path(engine.name), sidecar))
+    results_folder(engine.parent)
+
+    def parity(draft: Path) -> Parity | None:
+        try:
+            require_gpu(sidecar)
+            found = check(draft, "auto")
+        except (MissingDependency, DeviceError) as error:
+            say(f"{engine.name} was not run: {error}")
+            return None
+        for remark in found.remarks:
+            say(f"  {remark}")
+        return found.parity
+
+    return write_engine(plan, engine, sidecar, parity)
 
 
 def plan_from_onnx(onnx_file: Path, contract: Contract, choice: Choice, profile: Profile) -> bytes:
@@ -195,6 +208,34 @@ def write_engine(plan: bytes, path: Path, sidecar: Sidecar, check: Callable[[Pat
             sidecar_path(draft).replace(sidecar_beside)
             draft.replace(plan_beside)
     return parity
+
+
+def _tensorrt(gpu: Gpu | None) -> Choice:
+    module = _imported("tensorrt")
+    if module is None:
+        raise MissingDependency("tensorrt", "Building an engine with TensorRT", "gpu")
+    if gpu is None:
+        raise DeviceError(
+            "TensorRT builds an engine on the GPU that will run it, and no NVIDIA GPU is visible here; expected one; "
+            "run the command on the machine that has it, or use --builder tensorrt-rtx, which needs none"
+        )
+    return Choice("tensorrt", module, gpu, f"tuned to the GPU here, {gpu.name}")
+
+
+def _tensorrt_rtx(reason: str) -> Choice:
+    module = _imported("tensorrt_rtx")
+    if module is None:
+        raise MissingDependency("tensorrt-rtx", "Building an engine without TensorRT or without a GPU", "rtx")
+    return Choice("tensorrt-rtx", module, None, reason)
+
+
+def _imported(name: str) -> ModuleType | None:
+    """The module, if it is TensorRT: an emptied folder or a package of type stubs also answers to the import."""
+    try:
+        module = import_module(name)
+    except ImportError:
+        return None
+    return module if hasattr(module, "Builder") else None
 
 
 def _config(trt: Any, builder: Any, choice: Choice) -> Any:

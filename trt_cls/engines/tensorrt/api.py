@@ -1,7 +1,7 @@
-"""What is called of TensorRT 10, TensorRT 11 and TensorRT-RTX to run a plan, and all in which they differ.
+"""The calls that run a plan with TensorRT 10, TensorRT 11 and TensorRT-RTX, and all in which they differ.
 
 All three share tensors by name and `execute_async_v3`. TensorRT-RTX has a module of its own, and captures CUDA graphs
-itself. None of them raises: each return value is checked here. What is not known here: memory, streams, images.
+itself. None of them raises: each return value is checked here. Does not know: memory, streams, images.
 """
 
 from __future__ import annotations

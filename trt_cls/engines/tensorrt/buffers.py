@@ -1,12 +1,7 @@
-"""Everything that one batch needs on the GPU while a network runs on it.
+"""Buffers, stream and CUDA graph of a batch on the GPU; two slots let the copy of one overlap with another's network.
 
-Two slots let the copy of one batch overlap with the network of another. What is not known here: where the input comes
-from.
-
-
-CUDA graphs: work that was queued on a stream once, to be queued again with a single call.
-
-Through the driver itself, as pycuda has no names for them. What is not known here: what the work is.
+A CUDA graph is work that was queued on a stream once, to be queued again with a single call. pycuda has no names for
+graphs, so the driver's own functions are called. Does not know: where the input comes from.
 """
 
 from __future__ import annotations

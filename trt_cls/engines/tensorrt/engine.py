@@ -1,6 +1,6 @@
 """TensorRT and TensorRT-RTX plans on the GPU, through pycuda's primary context.
 
-What is called of TensorRT stands in `tensorrt_api`, buffers in `slot`. What is not known here: how a plan is built.
+Calls of TensorRT stand in `api`, buffers in `buffers`. Does not know: how a plan is built (`export.tensorrt`).
 """
 
 from __future__ import annotations

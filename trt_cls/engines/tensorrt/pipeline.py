@@ -1,7 +1,7 @@
 """From image files to probabilities with everything after the decoder on the GPU, two batches at once.
 
-Threads decode; the kernel writes into the network's input; one batch is copied while the network runs on another. What
-is not known here: what the answers are for.
+Threads decode; the kernel writes into the network's input; one batch is copied while the network runs on another.
+Does not know: what the answers are for.
 """
 
 from __future__ import annotations

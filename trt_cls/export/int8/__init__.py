@@ -1,6 +1,6 @@
-"""From a float32 graph to the INT8 one that is asked for: which images, which rule, which layers, and what is said.
+"""INT8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
 
-The parts stand in `calibration` (ranges), `quantization` (the graph) and `sensitivity` (which layers).
+The parts: `calibration` (magnitudes), `qdq` (the graph), `sensitivity` (which layers stay in float16).
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _thresholds(
     ranges = {method: {name: threshold(found, method) for name, found in magnitudes.items()} for method in methods}
     if asked != "auto":
         return ranges[asked], asked
-    best, told = best_of(signal_to_noise(model, ranges, layers, images))
-    return ranges[best], told
+    best, compared = best_of(signal_to_noise(model, ranges, layers, images))
+    return ranges[best], compared
 
 
 def calibration_images(preprocessing: Preprocessing, folder: Path, batches: int) -> Images:

@@ -1,6 +1,6 @@
-"""The magnitudes of a graph's activations on the pixels of inference.
+"""INT8 calibration: a histogram of the magnitudes of each activation, measured on images.
 
-Which of them INT8 needs is known in `quantization`, what is made of them in `models.ranges`.
+Does not know: which activations INT8 needs (`qdq`), and which range is made of a histogram (`models.int8_ranges`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def measure_magnitudes(
         ExportError: the network overflows on one of them.
     """
     inside = [name for name in tensors if name != INPUT]
-    session = session_of(with_outputs(model, inside))
+    session = session_of(model, inside)
     found = {name: Histogram() for name in (INPUT, *inside)}
     for batch in batches:
         for name, values in zip(found, (batch, *session.run(inside, {INPUT: batch})), strict=True):
@@ -38,12 +38,3 @@ def measure_magnitudes(
                 )
             found[name].add(values)
     return found
-
-
-def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
-    """A copy of `model` that gives `tensors` too."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    known = {info.name for info in (*copy.graph.input, *copy.graph.output)}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
-    return copy

@@ -1,4 +1,4 @@
-"""INT8 said in the graph: explicit QuantizeLinear and DequantizeLinear (Q/DQ) before layers, the rest in float16.
+"""INT8 graphs: explicit QuantizeLinear and DequantizeLinear (Q/DQ) before layers, the rest in float16.
 
 All is symmetric, weights by output channel, activations by tensor, biases stay float: what TensorRT asks for. A layer's
 inputs are quantized and its output is not, so that TensorRT can fuse what follows, and both inputs of a residual

@@ -1,4 +1,4 @@
-"""Which layers INT8 costs most, and how many of them must stay in float16 for the accuracy that is asked for.
+"""Layers ranked by what INT8 costs them, and how many must stay in float16 to lose no more than a given accuracy.
 
 Layers are ranked by what quantizing each one alone does to the logits, which takes one short run a layer. How many stay
 is then found by bisection, each step measured on labelled images with the very graph that would be written.
@@ -21,7 +21,6 @@ from trt_cls.data.stream import stream
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError
 from trt_cls.export.images import BATCH, WORKERS
-from trt_cls.export.int8.calibration import with_outputs
 from trt_cls.export.int8.qdq import int8_from_fp32, with_qdq
 from trt_cls.export.onnx_file import LOGITS
 from trt_cls.models.int8_ranges import TIE, Method, decibels
@@ -172,6 +171,6 @@ def table(choice: Choice) -> list[str]:
 
 
 def _logits(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
-    (logits,) = session_of(with_outputs(model, [LOGITS])).run([LOGITS], {INPUT: images})
+    (logits,) = session_of(model, [LOGITS]).run([LOGITS], {INPUT: images})
     found: NDArray[np.float32] = logits
     return found
