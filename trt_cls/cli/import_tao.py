@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from trt_cls.cli.options import common_options, spec_options
+from trt_cls.cli.options import PATH, common_options, spec_options
 from trt_cls.errors import ArtefactError, MissingDependency, RequestError
 from trt_cls.terminal import echo
 
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
     from trt_cls.spec.experiment import Experiment, ModelConfig
 
 CLASSMAP = "classmap.json"
-FILE = click.Path(path_type=Path)
 SHOWN_CLASSES = 5
 OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "retain_head", "freeze_bn")
 
 
 @click.command("import-tao")
-@click.argument("model", type=FILE)
-@click.option("-o", "--output", "--output_file", "output", type=FILE, required=True, help="Checkpoint to write.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", "--output_file", "output", type=PATH, required=True, help="Checkpoint to write.")
 @spec_options(required=False)
 @click.option(
     "-cm",
     "--classmap",
-    type=FILE,
+    type=PATH,
     help="TAO's classmap.json.  [default: the one beside MODEL or one folder up, else the classes are numbered]",
 )
 @common_options

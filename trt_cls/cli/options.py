@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trt_cls.evaluation.answers import Executor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PATH = click.Path(path_type=Path)
 
 
 set_option = click.option(
@@ -41,7 +42,7 @@ def spec_options(*, required: bool) -> Decorator:
             "--experiment_spec_file",
             "--experiment_spec",
             "spec",
-            type=click.Path(path_type=Path),
+            type=PATH,
             required=required,
             help="Spec file.",
         )(function)
@@ -51,21 +52,13 @@ def spec_options(*, required: bool) -> Decorator:
 
 def model_option(*, required: bool, description: str = "Model file.") -> Decorator:
     """`-m MODEL` as `model` (a Path or None)."""
-    return click.option(
-        "-m", "--model", "--model_path", "model", type=click.Path(path_type=Path), required=required, help=description
-    )
+    return click.option("-m", "--model", "--model_path", "model", type=PATH, required=required, help=description)
 
 
 def results_option(*, required: bool) -> Decorator:
     """`-r DIR` as `results` (a Path or None)."""
     return click.option(
-        "-r",
-        "--results-dir",
-        "--results_dir",
-        "results",
-        type=click.Path(path_type=Path),
-        required=required,
-        help="Folder for results.",
+        "-r", "--results-dir", "--results_dir", "results", type=PATH, required=required, help="Folder for results."
     )
 
 
@@ -120,13 +113,7 @@ def run_options(gpus: str) -> Decorator:
 
 def gpus_option(description: str) -> Decorator:
     """`--gpus N` as `gpus`."""
-    return click.option(
-        "--gpus",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help=f"GPUs of this machine to {description}",
-    )
+    return click.option("--gpus", type=click.IntRange(min=1), default=1, help=f"GPUs of this machine to {description}")
 
 
 def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,7 +122,6 @@ def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--provider",
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
         default="auto",
-        show_default=True,
         help="What runs the model. auto: the GPU if there is one. openvino: ONNX files on a CPU, fastest for INT8.",
     )(function)
 
@@ -146,7 +132,6 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--executor",
         type=click.Choice(["auto", "pillow", "cuda"]),
         default="auto",
-        show_default=True,
         help="What resizes and normalizes the images, with the same result: the CPU, or the GPU for a TensorRT engine. "
         "auto: the GPU if possible.",
     )(function)
@@ -165,7 +150,7 @@ def top_k_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def classmap_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """TAO's `-cm FILE` as `classmap`."""
     return click.option(
-        "-cm", "--classmap", type=click.Path(path_type=Path),
+        "-cm", "--classmap", type=PATH,
         help="Class map to check against the model's own classes.",
     )(function)  # fmt: skip
 
@@ -223,7 +208,7 @@ _OPTIONS = (
         "--calibration-images",
         "--cal_image_dir",
         "calibration_images",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="DIR",
         help="Calibration images for INT8.  [default: the spec's training dataset]",
     ),
