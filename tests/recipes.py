@@ -185,7 +185,8 @@ def backend() -> Any:
 
     choices = next(parameter for parameter in command.params if parameter.name == "provider").type
     assert "uniform" in choices.choices  # type: ignore[attr-defined]
-    return open_engine(Path("model.onnx"), "uniform").infer(np.zeros((1, 3, 4, 4), np.float32)).round(3).tolist()  # type: ignore[arg-type]
+    engine = open_engine(Path("model.onnx"), "uniform")  # type: ignore[arg-type]
+    return engine.infer(np.zeros((1, 3, 4, 4), np.float32)).astype(float).round(3).tolist()
 
 
 def report_column() -> Any:

@@ -191,7 +191,7 @@ def test_a_video_is_labelled_frame_by_frame(
         ("absent.mp4", 2, "no such file; expected a video"),
         ("text.mp4", 2, "no frame can be decoded"),
         ("camera:one", 2, "is not a number; expected one"),
-        ("camera:97", 1, "camera 97 gives no picture"),
+        ("camera:97", 1, "camera 97 gives no image"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

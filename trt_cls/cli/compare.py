@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import common_options, provider_option, results_option, spec_options
+from trt_cls.cli.options import PATH, common_options, provider_option, results_option, spec_options
 from trt_cls.errors import EngineError, RequestError
 from trt_cls.terminal import echo
 from trt_cls.text import printable
@@ -28,11 +28,9 @@ LAYER_IMAGES = 4
 
 
 @click.command("compare")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@click.option(
-    "--images", type=click.Path(path_type=Path), help="Folder of images; default: eval_config.eval_dataset_path."
-)
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
+@click.option("--images", type=PATH, help="Folder of images; default: eval_config.eval_dataset_path.")
 @spec_options(required=False)
 @click.option("--max-diff", type=click.FloatRange(min=0), help="Fail if a probability differs by more.")
 @click.option(

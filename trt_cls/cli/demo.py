@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trt_cls.cli.options import common_options
+from trt_cls.cli.options import PATH, common_options
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ PRECISIONS = ("fp32", "fp16")
     "--results-dir",
     "--results_dir",
     "results",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("runs/demo"),
-    show_default=True,
     help="Folder for everything that the demo writes.",
 )
 @common_options

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import RunOptions, common_options, model_option, results_option, run_options, spec_options
+from trt_cls.cli.options import (
+    PATH,
+    RunOptions,
+    common_options,
+    model_option,
+    results_option,
+    run_options,
+    spec_options,
+)
 from trt_cls.cli.processes import run_on_each_gpu, take_gpu_for, watched
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
@@ -30,9 +38,7 @@ MOST_NAMES = 5
 @spec_options(required=True)
 @model_option(required=False, description="Model file (.engine, .onnx, .safetensors); default: eval_config.model_path.")
 @results_option(required=False)
-@click.option(
-    "--dataset", type=click.Path(path_type=Path), help="Labeled folder, instead of eval_config.eval_dataset_path."
-)
+@click.option("--dataset", type=PATH, help="Labeled folder, instead of eval_config.eval_dataset_path.")
 @run_options("evaluate on; one process on each, which share the images.")
 @click.option("--strict", is_flag=True, help="Fail if an image can't be decoded.")
 @common_options

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trt_cls.evaluation.answers import Executor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PATH = click.Path(path_type=Path)
 
 
 set_option = click.option(
@@ -42,7 +43,7 @@ def spec_options(*, required: bool) -> Decorator:
             "--experiment_spec_file",
             "--experiment_spec",
             "spec",
-            type=click.Path(path_type=Path),
+            type=PATH,
             required=required,
             help="Spec file.",
         )(function)
@@ -52,21 +53,13 @@ def spec_options(*, required: bool) -> Decorator:
 
 def model_option(*, required: bool, description: str = "Model file.") -> Decorator:
     """`-m MODEL` as `model` (a Path or None)."""
-    return click.option(
-        "-m", "--model", "--model_path", "model", type=click.Path(path_type=Path), required=required, help=description
-    )
+    return click.option("-m", "--model", "--model_path", "model", type=PATH, required=required, help=description)
 
 
 def results_option(*, required: bool) -> Decorator:
     """`-r DIR` as `results` (a Path or None)."""
     return click.option(
-        "-r",
-        "--results-dir",
-        "--results_dir",
-        "results",
-        type=click.Path(path_type=Path),
-        required=required,
-        help="Folder for results.",
+        "-r", "--results-dir", "--results_dir", "results", type=PATH, required=required, help="Folder for results."
     )
 
 
@@ -121,13 +114,7 @@ def run_options(gpus: str) -> Decorator:
 
 def gpus_option(description: str) -> Decorator:
     """`--gpus N` as `gpus`."""
-    return click.option(
-        "--gpus",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help=f"GPUs of this machine to {description}",
-    )
+    return click.option("--gpus", type=click.IntRange(min=1), default=1, help=f"GPUs of this machine to {description}")
 
 
 def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,7 +124,6 @@ def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--provider",
         type=click.Choice(PROVIDERS),
         default="auto",
-        show_default=True,
         help=f"What runs the model. auto: the GPU if there is one. {purposes}.",
     )(function)
 
@@ -156,7 +142,6 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--executor",
         type=_Executors(["auto", "cpu", "cuda"]),
         default="auto",
-        show_default=True,
         help="What resizes and normalizes the images, with the same result: the CPU, or the GPU for a TensorRT engine. "
         "auto: the GPU if possible.",
     )(function)
@@ -175,7 +160,7 @@ def top_k_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def classmap_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """TAO's `-cm FILE` as `classmap`."""
     return click.option(
-        "-cm", "--classmap", type=click.Path(path_type=Path),
+        "-cm", "--classmap", type=PATH,
         help="Class map to check against the model's own classes.",
     )(function)  # fmt: skip
 
@@ -220,7 +205,7 @@ _OPTIONS = (
         "--calibration-images",
         "--cal_image_dir",
         "int8_images",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="DIR",
         help="Calibration images for INT8.  [default: the spec's training dataset]",
     ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import common_options, model_option, spec_options
+from trt_cls.cli.options import PATH, common_options, model_option, spec_options
 from trt_cls.errors import DataError, RequestError
 from trt_cls.terminal import echo
 
@@ -23,22 +23,20 @@ GPU_BATCH = 32
 
 
 @click.command("preprocess")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
 @spec_options(required=False)
 @model_option(required=False, description="Model file, whose own preprocessing is used.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write, OUT.npy.")
+@click.option("-o", "--output", required=True, type=PATH, help="File to write, OUT.npy.")
 @click.option(
     "--split",
     type=click.Choice(["val", "train"]),
     default="val",
-    show_default=True,
     help="train: with the random augmentation of the spec, from its random_seed.",
 )
 @click.option(
     "--executor",
     type=click.Choice(["pillow", "cuda"]),
     default="pillow",
-    show_default=True,
     help="What computes the pixels, with the same result: Pillow on the CPU, or an NVIDIA GPU.",
 )
 @common_options

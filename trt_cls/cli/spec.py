@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trt_cls.cli.options import common_options, set_option
+from trt_cls.cli.options import PATH, common_options, set_option
 from trt_cls.spec.experiment import Experiment
 from trt_cls.terminal import echo
 
@@ -19,7 +19,7 @@ def command() -> None:
 
 
 def _spec_argument(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.argument("spec", type=click.Path(path_type=Path))(set_option(function))
+    return click.argument("spec", type=PATH)(set_option(function))
 
 
 @command.command("check")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls import spec as spec_files
-from trt_cls.cli.options import common_options, gpus_option, results_option, spec_options
+from trt_cls.cli.options import PATH, common_options, gpus_option, results_option, spec_options
 from trt_cls.cli.processes import run_on_each_gpu
 from trt_cls.distributed.processes import is_first
 from trt_cls.errors import require
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 @click.command("train")
 @spec_options(required=True)
 @results_option(required=True)
-@click.option(
-    "-c",
-    "--classmap",
-    type=click.Path(path_type=Path),
-    help="JSON of class names and indices.  [default: alphabetical]",
-)
+@click.option("-c", "--classmap", type=PATH, help="JSON of class names and indices.  [default: alphabetical]")
 @click.option("--resume", is_flag=True, help="Continue exactly where the training in the results folder stopped.")
 @click.option(
     "--save-every",
@@ -40,18 +35,11 @@ if TYPE_CHECKING:
     "--precision",
     type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
     default="auto",
-    show_default=True,
     help="Precision of forward and backward passes; weights are float32. auto: bf16 if the GPU has it, else fp16; fp32 "
     "on a CPU.",
 )
 @click.option("--compile", "compile_network", is_flag=True, help="Use torch.compile: slow to start, then faster.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to train.",
-)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @click.option(
     "--logger",
     "loggers",
@@ -64,7 +52,6 @@ if TYPE_CHECKING:
     "--init_epoch",
     type=int,
     default=1,
-    show_default=True,
     help="Number of the first epoch; pretrained_model_path is the model of the epoch before.",
 )
 @common_options

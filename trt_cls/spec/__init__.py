@@ -27,10 +27,9 @@ def load(
     Raises:
         SpecError: the file can't be read, or is not valid; all problems are listed.
     """
-    from trt_cls.spec.loader import experiment_from_text, read_text
+    from trt_cls.spec.loader import read_text
 
-    files_of = needs if paths else ()
-    return experiment_from_text(read_text(path), str(path), overrides=overrides, needs=needs, files_of=files_of)
+    return loads(read_text(path), overrides=overrides, needs=needs, paths=paths, name=str(path))
 
 
 def loads(
