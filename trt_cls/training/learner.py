@@ -250,11 +250,9 @@ class Teacher:
         Engines give probabilities, whose logarithms are the teacher's logits but for a constant that has no effect in a
         softmax: softening them is exact.
         """
-        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy()))).to(
-            logits.device
-        )
+        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy())))
         # a probability that is rounded to zero counts as the smallest of float32
-        known = torch.from_numpy(probabilities).to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
+        known = probabilities.to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
         softened = functional.softmax(known / self._temperature, dim=1)
         own = functional.log_softmax(logits / self._temperature, dim=1)
         divergence = functional.kl_div(own, softened, reduction="batchmean")
