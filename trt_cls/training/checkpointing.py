@@ -74,7 +74,7 @@ def room_for(path: Path, size: int) -> AbstractContextManager[None]:
     Raises:
         TrtClsError: the disk is full.
     """
-    return files.room_for(path, size, "what was saved before is whole: make room, then go on with --resume")
+    return files.room_for(path, size, "what was saved before is intact: make room, then go on with --resume")
 
 
 class Interrupted(TrtClsError):
