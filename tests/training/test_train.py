@@ -263,7 +263,7 @@ def test_a_gpu_that_is_not_there_is_an_error(experiment: Make, quiet: Any, tmp_p
 def test_a_step_in_bf16_trains_float32_weights(experiment: Make, quiet: Any, tmp_path: Path) -> None:
     reporter = quiet()
     result = train(experiment(n_epochs=1), tmp_path, device="cpu", precision="bf16", reporter=reporter)
-    assert "bf16 (as asked)" in reporter.lines[0]
+    assert "bf16 (as requested)" in reporter.lines[0]
     assert {tensor.dtype for tensor in load_file(result.last).values() if tensor.is_floating_point()} == {torch.float32}
 
 

@@ -162,7 +162,7 @@ def _precision_on_cpu(precision: str) -> tuple[str, str]:
         raise RequestError(f"--precision {precision}: not on a CPU; expected fp32 or bf16 there; use --precision fp32")
     if precision == "auto":
         return "fp32", "the exact one; bf16 is faster on a CPU with AVX512-BF16 or AMX"
-    return precision, "as asked"
+    return precision, "as requested"
 
 
 def _precision_on_gpu(precision: str) -> tuple[str, str]:
@@ -174,7 +174,7 @@ def _precision_on_gpu(precision: str) -> tuple[str, str]:
             "use fp16 or fp32"
         )
     if precision != "auto":
-        return precision, "as asked"
+        return precision, "as requested"
     if has_bf16:
         return "bf16", f"SM {major}.{minor} supports it"
     return "fp16", f"SM {major}.{minor} has no bf16"
