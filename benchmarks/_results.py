@@ -1,4 +1,4 @@
-"""What the scripts share: the machine and the network in words, and the CSV files beside the scripts."""
+"""Shared by the scripts: descriptions of the machine and the network, and the CSV files in results/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def about(packages: Sequence[str]) -> dict[str, str]:
-    """The columns that say where a figure comes from."""
+    """The columns that describe the origin of a figure."""
     gpu = visible_gpu()
     machine = f"{gpu.name}, compute capability {gpu.compute_capability}" if gpu else "no GPU"
     found = [f"{name} {number}" for name in packages if (number := _version(name))]
@@ -41,7 +41,7 @@ def write(name: str, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def run(name: str, measure: Callable[[], Sequence[Mapping[str, object]]]) -> int:
-    """Writes what `measure` finds; one line and exit status 1 where that can't be done here."""
+    """Writes the results of `measure`; if it is not possible here, one line and exit status 1."""
     if visible_gpu() is None:
         print(f"{name}: not run, no NVIDIA GPU with its driver is visible here; run it on a machine that has one")
         return 1

@@ -1,4 +1,4 @@
-"""How fast `evaluate` on an ONNX file is, against its two stages alone, on processors that both stages share.
+"""Speed of `evaluate` on an ONNX file, compared with its two stages alone, on processors that both stages share.
 
 Where all cores work on both, the images a second can't pass the bound 1 / (1 / images alone + 1 / session alone).
 Each round measures all three in turn, so that a machine whose speed drifts does so for all of them; medians of the
@@ -37,12 +37,12 @@ RESULTS = ROOT / "benchmarks" / "results" / "evaluate_pipeline.csv"
 
 SPEC = ROOT / "specs" / "photos_resnet50.txt"
 NETWORKS = {"resnet50": [], "resnet18": ["model_config.n_layers=18"]}
-"""The spec as it stands, and with fewer layers; at 224×224 both."""
+"""The spec as it is, and with fewer layers; both at 224×224."""
 BATCH, WORKERS, ROUNDS = 16, 2, 5
 
 
 def write_model(folder: ImageFolder, overrides: list[str], path: Path) -> Contract:
-    """The network with the weights it begins with: its speed is that of a trained one."""
+    """The network with its initial weights; a trained one has the same speed."""
     experiment = load(SPEC, overrides=overrides, paths=False)
     contract = Contract(experiment.model_config, preprocessing_from_spec(experiment, "eval"), folder.classes)
     write_onnx(onnx_from_module(models.build(contract.model, len(contract.classes)), contract), path)

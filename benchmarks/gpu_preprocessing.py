@@ -1,4 +1,4 @@
-"""The preprocessing kernel on a GPU: its share of a copy's bandwidth, and against other libraries in the same run.
+"""The preprocessing kernel on a GPU: its share of a copy's bandwidth, and other libraries in the same run.
 
 Decoded images of 500×375, on the GPU already, to the network's input of 224×224, in batches of 256. All libraries take
 turns, medians of the rounds; those that can't be imported are left out. Also how far the pixels of each are from
@@ -61,7 +61,7 @@ def our_kernel(kernel: CudaPreprocessing, images: Sequence[Pixels]) -> Way:
 
 
 def torchvision_chain(images: Sequence[Pixels]) -> Way:
-    """Its best case: all images have one size, and are one tensor."""
+    """torchvision in its best case: all images have one size, and are one tensor."""
     import torch
     from torchvision.transforms.v2 import functional
 
@@ -75,7 +75,7 @@ def torchvision_chain(images: Sequence[Pixels]) -> Way:
 
 
 def cvcuda_chain(images: Sequence[Pixels]) -> Way:
-    """Its resize in the manner of Pillow; crop and normalization by torch."""
+    """CV-CUDA's Pillow-like resize; crop and normalization by torch."""
     import cvcuda
     import torch
 

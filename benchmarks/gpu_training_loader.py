@@ -1,4 +1,4 @@
-"""How many training images a second reach the GPU, augmented there by the kernel or by the loader's processes.
+"""Training images per second that reach the GPU, augmented there by the kernel or by the loader's processes.
 
 Each round goes through all images once by either way, in turn; medians of the rounds. Nothing is trained, so this is
 what a network could be fed with at most. Writes results/gpu-training-loader.csv. Usage: make bench-gpu IMAGES=DIR
@@ -66,7 +66,7 @@ def measure(
 
 
 def images_per_second(loader: TrainingLoader, epoch: int, compute: Compute, kernel: CudaAugmentation) -> float:
-    """Over a whole epoch: at its beginning all workers start, at its end all are done."""
+    """Over a full epoch, which includes the start and the end of all workers."""
     start = time.perf_counter()
     images = sum(len(batch.images) for batch in prefetched(loader.epoch(epoch), compute, kernel))
     torch.cuda.synchronize()
@@ -74,7 +74,7 @@ def images_per_second(loader: TrainingLoader, epoch: int, compute: Compute, kern
 
 
 def bytes_per_image(batch: TrainingBatch | PackedBatch) -> int:
-    """What crosses the bus."""
+    """Bytes copied to the GPU."""
     if isinstance(batch, PackedBatch):
         return batch.bundle.nbytes // batch.count
     return batch.images.nbytes // len(batch.images)

@@ -1,4 +1,4 @@
-"""How fast images are read, decoded, resized and normalised, against the ways that torch users have.
+"""How fast images are read, decoded, resized and normalized, compared with the usual ways in torch.
 
 Each round measures all of them in turn on the same photographs, so that a machine whose speed drifts does so for all;
 medians of the rounds, and of the ratios within a round, are written to results/image_loading.csv. `wrong_pixels` is the
@@ -48,7 +48,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TORCH = Preprocessing(3, 224, 224, "center", "bilinear", "rgb", 255.0, MEAN, STD)
 """What torchvision's classifiers are evaluated with: the shorter side to 256, and its middle."""
 PIXELS = replace(TORCH, divisor=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
-"""The same without normalisation."""
+"""The same without normalization."""
 
 
 class TensorImages(Dataset[tuple[torch.Tensor, int]]):
@@ -80,7 +80,7 @@ def transforms(preprocessing: Preprocessing, *to_tensor: Any) -> v2.Compose:
 
 
 def same_colors(image: Image.Image) -> Pixels:
-    """Our augmentation of colours, as a transform."""
+    """Our color augmentation as a transform."""
     hue, saturation, contrast = (random.uniform(-most, most) for most in (HUE, SATURATION, CONTRAST))
     return change_colors(np.asarray(image), hue, saturation, contrast)
 

@@ -1,4 +1,4 @@
-"""What INT8 and FP16 cost in accuracy and bring in speed on this CPU, by ONNX Runtime and by OpenVINO.
+"""Accuracy and speed of INT8 and FP16 on this CPU, with ONNX Runtime and with OpenVINO.
 
 Each checkpoint is exported in float32, FP16 and INT8, calibrated on --calibration, and measured on --images; beside it
 the checkpoint of its further training with extensions.quantization, where --trained has one of the same network. The
@@ -104,7 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT")
     parser.add_argument("--trained", type=Path, nargs="*", default=[], metavar="CHECKPOINT", help="trained for INT8")
-    parser.add_argument("--images", type=Path, required=True, help="labelled folder to measure on")
+    parser.add_argument("--images", type=Path, required=True, help="labeled folder to measure on")
     parser.add_argument("--calibration", type=Path, help="folder to calibrate on, other images")
     given = parser.parse_args()
     if not given.checkpoints or not given.calibration:

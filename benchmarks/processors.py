@@ -52,7 +52,7 @@ class Setting:
     emulated: str = ""
 
     def environment(self) -> dict[str, str]:
-        """The limits, in the words of torch and oneDNN."""
+        """The limits as environment variables of torch and oneDNN."""
         limits = {"ATEN_CPU_CAPABILITY": self.aten, "ONEDNN_MAX_CPU_ISA": self.onednn}
         return {**os.environ, **limits, "OMP_NUM_THREADS": str(self.threads)}
 
@@ -114,13 +114,13 @@ def choice(folder: Path) -> str:
         model, list(dict.fromkeys(name for names in layers.values() for name in names)), [images]
     )
     ranges = {method: {name: threshold(part, method) for name, part in found.items()} for method in METHODS}
-    best, told = best_of(signal_to_noise(model, ranges, layers, images))
+    best, comparison = best_of(signal_to_noise(model, ranges, layers, images))
     kept = [layer.weights for layer in rank(model, ranges[best], layers, images)[:KEPT]]
-    return f"{told.replace('; signal/noise of the logits', '')}|{' '.join(kept)}"
+    return f"{comparison.replace('; signal/noise of the logits', '')}|{' '.join(kept)}"
 
 
 def row(setting: Setting, folder: Path, tests: list[str]) -> dict[str, object]:
-    """What one setting gives."""
+    """The results of one setting."""
     about_it = {
         "aten_cpu_capability": setting.aten,
         "onednn_max_cpu_isa": setting.onednn,

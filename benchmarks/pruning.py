@@ -1,7 +1,7 @@
-"""What pruning costs in accuracy and brings in time: a trained network, pruned by its multiply-adds, then retrained.
+"""Accuracy and latency of pruning: a trained network, pruned by its multiply-adds, then retrained.
 
-Both networks are evaluated on the whole eval_config dataset and timed in turn, in ONNX Runtime on the CPU, one image at
-a time. results/pruning.csv has a row for each, and one for the pruned network before it learned on.
+Both networks are evaluated on the full eval_config dataset and timed in turn, in ONNX Runtime on the CPU, one image at
+a time. results/pruning.csv has a row for each, and one for the pruned network before retraining.
 Usage: python benchmarks/pruning.py --model TRAINED -e SPEC -r DIR [--target-flops 0.5] [--epochs 10] [--rate 0.01]
 """
 

@@ -1,4 +1,4 @@
-"""How fast a training step is, against torchvision's network of the same width in a plain loop.
+"""Speed of a training step, compared with torchvision's network of the same width in a plain loop.
 
 Each round measures both in turn, so that a machine whose speed drifts does so for both; the medians of the rounds and
 of their ratios are written to results/training_step.csv. Usage: python benchmarks/training_step.py [ROUNDS]

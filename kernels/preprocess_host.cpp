@@ -1,9 +1,9 @@
-// What preprocess.cu does, for processors: one decoded image to the network's input, equal to Pillow to the bit.
+// preprocess.cu for CPUs: from one decoded image to the network's input, equal to Pillow to the bit.
 //
 // The arithmetic is that of the CUDA kernel: weights of 22 bits, a horizontal pass, rounded and clipped to 8 bits, a
-// vertical pass over that, for the window of the crop alone. Thirty-two source rows at a time are turned so that the
-// bytes of a column stand together: a weight then multiplies 32 neighbours, and the compiler's own vectors do the rest
-// on any machine. The rows that come out go to a ring that the vertical pass reads, which stays in the first-level cache
+// vertical pass over that, for the window of the crop alone. Thirty-two source rows at a time are transposed so that
+// the bytes of a column are adjacent: a weight then multiplies 32 neighbors, and the compiler vectorizes the loop on any
+// machine. The rows that come out go to a ring that the vertical pass reads, which stays in the first-level cache
 // however large the image is. Weights are made here, since each random crop of a training has sizes of its own and numpy
 // takes longer for them than this takes for the pixels.
 //

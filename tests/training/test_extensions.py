@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -237,8 +237,8 @@ def test_an_average_that_is_interrupted_is_made_again(experiment: Make, quiet: A
     train(asked, tmp_path / "whole", device="cpu", reporter=quiet())
 
     class Stopping(quiet):  # type: ignore[misc, valid-type]
-        def epoch_done(self, row: EpochRow, *_: Any) -> None:
-            if row.epoch == 2:
+        def epoch_done(self, rows: Sequence[EpochRow], *_: Any, **__: Any) -> None:
+            if rows[-1].epoch == 2:
                 signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Interrupted, match="epoch 2, step 3 of 3"):

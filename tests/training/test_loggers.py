@@ -101,7 +101,7 @@ def test_a_logger_that_fails_does_not_end_the_training(
     reporter = quiet()
     result = train(experiment(), tmp_path, device="cpu", loggers=["wandb"], reporter=reporter)
     assert len(result.rows) == 2
-    assert "--logger wandb: the server is gone; the training goes on without it" in reporter.lines
+    assert "--logger wandb: the server is gone; the training continues without it" in reporter.lines
     assert not wandb.of("log")
 
 

@@ -72,7 +72,7 @@ def test_a_batch_goes_through_in_parts_of_two_images_at_least(images: int, sizes
 def test_microbatches_give_the_numbers_of_whole_batches(
     experiment: Callable[..., Experiment], quiet: Any, tmp_path: Path
 ) -> None:
-    # without batch normalisation, which sees each part alone
+    # without batch normalization, which sees each part alone
     model = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=False, use_bias=True)
     parts = Extensions(microbatches=3)
     asked = experiment(model=model, model_parallelism=(0.5, 0.5), extensions=parts)

@@ -213,7 +213,7 @@ def test_a_loss_that_is_no_number_is_an_error(experiment: Make, quiet: Any, tmp_
         ),
         ({"model_parallelism": (1.0, 1e-9)}, {}, "leaves a device without one"),
         ({"visualizer": Visualizer(enabled=True, clearml_config=ClearmlConfig())}, {}, "clearml_config: not supported"),
-        ({"batch_size_per_gpu": 1}, {}, "batch_size_per_gpu: 1, but batch normalisation"),
+        ({"batch_size_per_gpu": 1}, {}, "batch_size_per_gpu: 1, but batch normalization"),
         ({}, {"precision": "fp16"}, "--precision fp16: not on a CPU"),
         ({}, {"init_epoch": 2}, "--init-epoch 2 without train_config.pretrained_model_path"),
         ({"pretrained_model_path": "x.safetensors"}, {"init_epoch": 3}, "--init-epoch 3: expected 1 to"),
@@ -263,7 +263,7 @@ def test_a_gpu_that_is_not_there_is_an_error(experiment: Make, quiet: Any, tmp_p
 def test_a_step_in_bf16_trains_float32_weights(experiment: Make, quiet: Any, tmp_path: Path) -> None:
     reporter = quiet()
     result = train(experiment(n_epochs=1), tmp_path, device="cpu", precision="bf16", reporter=reporter)
-    assert "bf16 (as asked)" in reporter.lines[0]
+    assert "bf16 (as requested)" in reporter.lines[0]
     assert {tensor.dtype for tensor in load_file(result.last).values() if tensor.is_floating_point()} == {torch.float32}
 
 

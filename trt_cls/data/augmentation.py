@@ -98,19 +98,6 @@ def plan(
     return Plan(both, colors, shift, mirrored)
 
 
-def _random_crop(size: tuple[int, int], preprocessing: Preprocessing, rng: Random) -> tuple[Axis, Axis]:
-    """A crop in the network's size; an image of that size is not cropped."""
-    width, height = target = preprocessing.width, preprocessing.height
-    if size == target:
-        return Axis(width, width, 0, width), Axis(height, height, 0, height)
-    share = rng.uniform(SMALLEST_CROP, 1)
-    covering = covering_size(size, (width / share, height / share))
-    resized = max(covering[0], width), max(covering[1], height)
-    left = rng.randint(0, resized[0] - width)
-    top = rng.randint(0, resized[1] - height)
-    return Axis(size[0], resized[0], left, width), Axis(size[1], resized[1], top, height)
-
-
 def augment(
     image: Image.Image | Pixels,
     preprocessing: Preprocessing,
@@ -138,19 +125,6 @@ def apply(plan: Plan, pixels: Pixels, filter_name: Filter) -> Pixels:
     return pixels[:, ::-1] if plan.mirrored else pixels
 
 
-def _shifted(pixels: Pixels, down: int, across: int) -> Pixels:
-    """The pixels [H,W,C] moved by less than either side and reflected at the edges, whose pixels are not repeated."""
-    height, width = pixels.shape[:2]
-    return pixels.take(_reflected(down, height), axis=0).take(_reflected(across, width), axis=1)
-
-
-def _reflected(start: int, side: int) -> NDArray[np.intp]:
-    """Source index of each pixel of a line of `side` shifted by `start`, reflected at its ends."""
-    inside = np.abs(np.arange(start, start + side))
-    places: NDArray[np.intp] = side - 1 - np.abs(side - 1 - inside)
-    return places
-
-
 def change_colors(pixels: Pixels, hue: float, saturation: float, contrast: float) -> Pixels:
     """RGB pixels [H,W,3] with the hue rotated by degrees, saturation shifted, and contrast scaled by 1 + `contrast`.
 
@@ -175,44 +149,6 @@ def change_colors(pixels: Pixels, hue: float, saturation: float, contrast: float
     for channel, plane in enumerate(planes):  # one by one: three times as fast as a transposed copy
         changed[..., channel] = plane.reshape(pixels.shape[:2])
     return changed
-
-
-def _hsv(planes: Floats) -> tuple[Floats, Floats, Floats]:
-    """Hue in 0..360, saturation and value in 0..1.
-
-    Masks are multiplied: `np.where` and `np.copyto` branch on every pixel and take ten times as long.
-    """
-    blue, green, red = planes
-    value = np.maximum(np.maximum(blue, green), red)
-    spread = value - np.minimum(np.minimum(blue, green), red)
-    epsilon = np.finfo(np.float32).eps
-    saturation = spread / (value + epsilon)
-    scale = np.float32(60) / (spread + epsilon)
-    red_is_top = value == red
-    green_is_top = (value == green) & ~red_is_top
-    blue_is_top = ~(red_is_top | green_is_top)
-    distance = (green - blue) * red_is_top
-    distance += (blue - red) * green_is_top
-    distance += (red - green) * blue_is_top
-    start = (red_is_top & (green < blue)) * np.float32(360)
-    start += green_is_top * np.float32(120)
-    start += blue_is_top * np.float32(240)
-    return _fused(distance, scale, start), saturation, value
-
-
-def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
-    """The inverse of `_hsv`: each channel is the value less 0, 1 or a slope of the saturation, by sector of the hue."""
-    h = hue * np.float32(6 / 360)
-    below = (np.maximum(3 - h, h - 5), np.maximum(1 - h, h - 3), np.minimum(h - 1, 5 - h))
-    one = np.float32(1)
-    return np.stack([value * _fused(-saturation, np.clip(share, 0, 1, out=share), one) for share in below])
-
-
-def _fused(a: Floats, b: Floats, c: Floats | np.float32) -> Floats:
-    """`a * b + c` rounded to float32 once, as a processor's fused multiply-add does."""
-    product = np.multiply(a, b, dtype=np.float64)
-    product += c
-    return product.astype(np.float32)
 
 
 def smoothed_targets(labels: list[int], classes: int, smoothing: float) -> Floats:
@@ -257,6 +193,70 @@ class Mixing:
         if self.box is not None:
             return targets.roll(1, 0) * (1.0 - self.kept) + targets * self.kept
         return targets
+
+
+def _random_crop(size: tuple[int, int], preprocessing: Preprocessing, rng: Random) -> tuple[Axis, Axis]:
+    """A crop in the network's size; an image of that size is not cropped."""
+    width, height = target = preprocessing.width, preprocessing.height
+    if size == target:
+        return Axis(width, width, 0, width), Axis(height, height, 0, height)
+    share = rng.uniform(SMALLEST_CROP, 1)
+    covering = covering_size(size, (width / share, height / share))
+    resized = max(covering[0], width), max(covering[1], height)
+    left = rng.randint(0, resized[0] - width)
+    top = rng.randint(0, resized[1] - height)
+    return Axis(size[0], resized[0], left, width), Axis(size[1], resized[1], top, height)
+
+
+def _shifted(pixels: Pixels, down: int, across: int) -> Pixels:
+    """The pixels [H,W,C] moved by less than either side and reflected at the edges, whose pixels are not repeated."""
+    height, width = pixels.shape[:2]
+    return pixels.take(_reflected(down, height), axis=0).take(_reflected(across, width), axis=1)
+
+
+def _reflected(start: int, side: int) -> NDArray[np.intp]:
+    """Source index of each pixel of a line of `side` shifted by `start`, reflected at its ends."""
+    inside = np.abs(np.arange(start, start + side))
+    places: NDArray[np.intp] = side - 1 - np.abs(side - 1 - inside)
+    return places
+
+
+def _hsv(planes: Floats) -> tuple[Floats, Floats, Floats]:
+    """Hue in 0..360, saturation and value in 0..1.
+
+    Masks are multiplied: `np.where` and `np.copyto` branch on every pixel and take ten times as long.
+    """
+    blue, green, red = planes
+    value = np.maximum(np.maximum(blue, green), red)
+    spread = value - np.minimum(np.minimum(blue, green), red)
+    epsilon = np.finfo(np.float32).eps
+    saturation = spread / (value + epsilon)
+    scale = np.float32(60) / (spread + epsilon)
+    red_is_top = value == red
+    green_is_top = (value == green) & ~red_is_top
+    blue_is_top = ~(red_is_top | green_is_top)
+    distance = (green - blue) * red_is_top
+    distance += (blue - red) * green_is_top
+    distance += (red - green) * blue_is_top
+    start = (red_is_top & (green < blue)) * np.float32(360)
+    start += green_is_top * np.float32(120)
+    start += blue_is_top * np.float32(240)
+    return _fused(distance, scale, start), saturation, value
+
+
+def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
+    """The inverse of `_hsv`: each channel is the value less 0, 1 or a slope of the saturation, by sector of the hue."""
+    h = hue * np.float32(6 / 360)
+    below = (np.maximum(3 - h, h - 5), np.maximum(1 - h, h - 3), np.minimum(h - 1, 5 - h))
+    one = np.float32(1)
+    return np.stack([value * _fused(-saturation, np.clip(share, 0, 1, out=share), one) for share in below])
+
+
+def _fused(a: Floats, b: Floats, c: Floats | np.float32) -> Floats:
+    """`a * b + c` rounded to float32 once, as a processor's fused multiply-add does."""
+    product = np.multiply(a, b, dtype=np.float64)
+    product += c
+    return product.astype(np.float32)
 
 
 def _mixed(rows: Tensor, shares: Tensor) -> Tensor:

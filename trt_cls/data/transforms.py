@@ -69,23 +69,6 @@ class Transforms:
         return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
 
 
-@contextmanager
-def _seeded(*place: object) -> Iterator[None]:
-    import torch
-
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(Random("/".join(map(str, place))).getrandbits(63))
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
-
-
-def _torchvision() -> ModuleType:
-    purpose = "rand_augment, random_erasing and cutmix"
-    return require("torchvision.transforms.v2", purpose, "train", package="torchvision")
-
-
 class Part(NamedTuple):
     """One image of a batch for the kernel: only the pixels that it reads."""
 
@@ -108,6 +91,23 @@ def bundle(parts: Sequence[Part], preprocessing: Preprocessing) -> Bundle:
     """The batch of one or more parts."""
     changes = np.array([_change(part.plan) for part in parts], CHANGE)
     return Bundle(pack_cuts([part.cut for part in parts], preprocessing.filter), preprocessing, changes)
+
+
+@contextmanager
+def _seeded(*place: object) -> Iterator[None]:
+    import torch
+
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(Random("/".join(map(str, place))).getrandbits(63))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def _torchvision() -> ModuleType:
+    purpose = "rand_augment, random_erasing and cutmix"
+    return require("torchvision.transforms.v2", purpose, "train", package="torchvision")
 
 
 def _change(plan: Plan) -> tuple[float, float, float, bool, bool, tuple[int, ...]]:

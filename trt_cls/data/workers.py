@@ -185,7 +185,7 @@ def _work(connection: Connection, make: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends with the process that asked for this one (not the fork server), which may die of SIGKILL."""
+    """Ends with the process that started this one through the fork server, and which may die of SIGKILL."""
     parent = parent_process()
     if parent is not None:
         parent.join()

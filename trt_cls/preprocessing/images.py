@@ -61,34 +61,6 @@ def loaded(image: Image.Image) -> Image.Image:
     return image
 
 
-def _array(image: Image.Image) -> Pixels:
-    """The pixels [H,W,C]; of a huge picture in bands, because Pillow's way takes twice their memory."""
-    width, height = image.size
-    if width * height <= ALONE_PIXELS:
-        return hwc(image)
-    pixels = np.empty((height, width, len(image.getbands())), np.uint8)
-    rows = max(1, ALONE_PIXELS // 8 // width)
-    for top in range(0, height, rows):
-        pixels[top : top + rows] = hwc(image.crop((0, top, width, min(top + rows, height))))
-    return pixels
-
-
-def _pixels_of_jpeg(image: Image.Image, content: bytes, channels: int) -> Pixels | None:
-    """The pixels by simplejpeg; None where Pillow must decode.
-
-    That is: modes other than RGB and gray, a color image wanted in gray, which Pillow computes from the colors, and any
-    file that makes the decoder fail or warn: Pillow decides which files are broken.
-    """
-    library = simplejpeg()
-    if library is None or image.format not in ("JPEG", "MPO") or (image.mode, channels) not in SAME_BY_SIMPLEJPEG:
-        return None
-    try:
-        pixels: Pixels = library.decode_jpeg(content, "RGB" if channels == 3 else "GRAY")
-    except ValueError:
-        return None
-    return pixels
-
-
 @cache
 def simplejpeg() -> ModuleType | None:
     """The library that decodes plain JPEG files; None where it is not installed or switched off."""
@@ -121,3 +93,31 @@ def eight_bit(image: Image.Image, channels: int) -> Image.Image:
         del image.info["transparency"]
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)  # it would be copied otherwise
+
+
+def _array(image: Image.Image) -> Pixels:
+    """The pixels [H,W,C]; of a huge picture in bands, because Pillow's way takes twice their memory."""
+    width, height = image.size
+    if width * height <= ALONE_PIXELS:
+        return hwc(image)
+    pixels = np.empty((height, width, len(image.getbands())), np.uint8)
+    rows = max(1, ALONE_PIXELS // 8 // width)
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = hwc(image.crop((0, top, width, min(top + rows, height))))
+    return pixels
+
+
+def _pixels_of_jpeg(image: Image.Image, content: bytes, channels: int) -> Pixels | None:
+    """The pixels by simplejpeg; None where Pillow must decode.
+
+    That is: modes other than RGB and gray, a color image wanted in gray, which Pillow computes from the colors, and any
+    file that makes the decoder fail or warn: Pillow decides which files are broken.
+    """
+    library = simplejpeg()
+    if library is None or image.format not in ("JPEG", "MPO") or (image.mode, channels) not in SAME_BY_SIMPLEJPEG:
+        return None
+    try:
+        pixels: Pixels = library.decode_jpeg(content, "RGB" if channels == 3 else "GRAY")
+    except ValueError:
+        return None
+    return pixels

@@ -99,22 +99,6 @@ def pack_cuts(cuts: Sequence[Cut], filter_name: Filter) -> Packed:
     return Packed(sources, np.concatenate(tables), tuple(part.pixels for part in cuts), size)
 
 
-def _check(given: Cut, filter_name: Filter, size: tuple[int, int]) -> None:
-    """Refuses what would make the kernel read beyond its pixels or tables.
-
-    Raises:
-        ValueError: these are not the pixels that the window reads, or it is not of `size`.
-    """
-    pixels, left, top, both = given
-    inside = all(axis.start >= 0 and axis.start + axis.outputs <= axis.resized for axis in both)
-    if not inside or (both[0].outputs, both[1].outputs) != size:
-        raise ValueError(f"window {both}; expected {size}, inside the resized image")
-    (first, after), (first_row, after_row) = (span(axis, filter_name) for axis in both)
-    sound = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3)
-    if not sound or (left, top, *pixels.shape[:2]) != (first, first_row, after_row - first_row, after - first):
-        raise ValueError(f"pixels {pixels.dtype} {pixels.shape} at {left}, {top} are not those of {both}")
-
-
 class Bundle:
     """All that the kernel reads for a batch in one block of memory, so that one copy takes it to the GPU."""
 
@@ -178,3 +162,19 @@ def kernel_name(preprocessing: Preprocessing, family: Literal["preprocess", "aug
 def grid(preprocessing: Preprocessing, images: int) -> tuple[int, int, int]:
     """Blocks: tiles across, tiles down, images."""
     return -(-preprocessing.width // TILE[0]), -(-preprocessing.height // TILE[1]), images
+
+
+def _check(given: Cut, filter_name: Filter, size: tuple[int, int]) -> None:
+    """Refuses what would make the kernel read beyond its pixels or tables.
+
+    Raises:
+        ValueError: these are not the pixels that the window reads, or it is not of `size`.
+    """
+    pixels, left, top, both = given
+    inside = all(axis.start >= 0 and axis.start + axis.outputs <= axis.resized for axis in both)
+    if not inside or (both[0].outputs, both[1].outputs) != size:
+        raise ValueError(f"window {both}; expected {size}, inside the resized image")
+    (first, after), (first_row, after_row) = (span(axis, filter_name) for axis in both)
+    sound = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3)
+    if not sound or (left, top, *pixels.shape[:2]) != (first, first_row, after_row - first_row, after - first):
+        raise ValueError(f"pixels {pixels.dtype} {pixels.shape} at {left}, {top} are not those of {both}")

@@ -59,22 +59,13 @@ class SavePoints:
         self._cost = self._saved - started
 
 
-def _size(tree: object) -> int:
-    """Bytes of all tensors in dictionaries and lists."""
-    if isinstance(tree, torch.Tensor):
-        return tree.nbytes
-    if isinstance(tree, dict):
-        return sum(_size(value) for value in tree.values())
-    return sum(_size(value) for value in tree) if isinstance(tree, list | tuple) else 0
-
-
 def room_for(path: Path, size: int) -> AbstractContextManager[None]:
     """A context in which `path` is written, about `size` bytes.
 
     Raises:
         TrtClsError: the disk is full.
     """
-    return files.room_for(path, size, "what was saved before is whole: make room, then go on with --resume")
+    return files.room_for(path, size, "what was saved before is intact: make room, then go on with --resume")
 
 
 class Interrupted(TrtClsError):
@@ -115,3 +106,12 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
+
+
+def _size(tree: object) -> int:
+    """Bytes of all tensors in dictionaries and lists."""
+    if isinstance(tree, torch.Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict):
+        return sum(_size(value) for value in tree.values())
+    return sum(_size(value) for value in tree) if isinstance(tree, list | tuple) else 0

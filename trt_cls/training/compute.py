@@ -100,29 +100,6 @@ def choose_compute(device: str, precision: str, stages: int = 1) -> Compute:
     return Compute(tuple(torch.device("cuda", first + stage) for stage in range(stages)), *_precision_on_gpu(precision))
 
 
-def _precision_on_cpu(precision: str) -> tuple[str, str]:
-    if precision in ("fp16", "tf32"):
-        raise RequestError(f"--precision {precision}: not on a CPU; expected fp32 or bf16 there; use --precision fp32")
-    if precision == "auto":
-        return "fp32", "the exact one; bf16 is faster on a CPU with AVX512-BF16 or AMX"
-    return precision, "as asked"
-
-
-def _precision_on_gpu(precision: str) -> tuple[str, str]:
-    major, minor = torch.cuda.get_device_capability()
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision in ("bf16", "tf32") and not has_bf16:
-        raise DeviceError(
-            f"--precision {precision}: SM {major}.{minor} has no {precision}; expected SM 8.0 or later; "
-            "use fp16 or fp32"
-        )
-    if precision != "auto":
-        return precision, "as asked"
-    if has_bf16:
-        return "bf16", f"SM {major}.{minor} supports it"
-    return "fp16", f"SM {major}.{minor} has no bf16"
-
-
 @contextmanager
 def repeatable(precision: str) -> Iterator[None]:
     """Makes torch use deterministic algorithms, with a warning where an operation has none.
@@ -178,3 +155,26 @@ def compiler_failures_reported() -> Iterator[None]:
             f"--compile: torch can't compile the network here ({reason.strip()}); expected a C++ compiler on a CPU, "
             "triton and a C compiler for a GPU; install them, or train without --compile in another folder"
         ) from error
+
+
+def _precision_on_cpu(precision: str) -> tuple[str, str]:
+    if precision in ("fp16", "tf32"):
+        raise RequestError(f"--precision {precision}: not on a CPU; expected fp32 or bf16 there; use --precision fp32")
+    if precision == "auto":
+        return "fp32", "the exact one; bf16 is faster on a CPU with AVX512-BF16 or AMX"
+    return precision, "as requested"
+
+
+def _precision_on_gpu(precision: str) -> tuple[str, str]:
+    major, minor = torch.cuda.get_device_capability()
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision in ("bf16", "tf32") and not has_bf16:
+        raise DeviceError(
+            f"--precision {precision}: SM {major}.{minor} has no {precision}; expected SM 8.0 or later; "
+            "use fp16 or fp32"
+        )
+    if precision != "auto":
+        return precision, "as requested"
+    if has_bf16:
+        return "bf16", f"SM {major}.{minor} supports it"
+    return "fp16", f"SM {major}.{minor} has no bf16"

@@ -198,25 +198,6 @@ class Learner:
             self._mean.update()
 
 
-def _images_needed(model: nn.Module, batch_size: int) -> int:
-    """How many images a batch must have: batch normalization can't train on one."""
-    if not any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
-        return 1
-    if batch_size == 1:
-        raise RequestError(
-            "train_config.batch_size_per_gpu: 1, but batch normalization needs at least two images; expected ≥ 2; "
-            "or set model_config.use_batch_norm to False or model_config.freeze_bn to True"
-        )
-    return 2
-
-
-def _means(sums: list[float]) -> Metrics:
-    loss, correct, images = sums
-    if not images:
-        return Metrics(math.nan, math.nan, 0)
-    return Metrics(loss / images, correct / images, int(images))
-
-
 def dropout_seed(seed: int, step: int, process: int = 0) -> int:
     """A seed for the dropout of one step, from the training's seed and the numbers of the step and the process.
 
@@ -250,12 +231,29 @@ class Teacher:
         Engines give probabilities, whose logarithms are the teacher's logits but for a constant that has no effect in a
         softmax: softening them is exact.
         """
-        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy()))).to(
-            logits.device
-        )
+        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy())))
         # a probability that is rounded to zero counts as the smallest of float32
-        known = torch.from_numpy(probabilities).to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
+        known = probabilities.to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
         softened = functional.softmax(known / self._temperature, dim=1)
         own = functional.log_softmax(logits / self._temperature, dim=1)
         divergence = functional.kl_div(own, softened, reduction="batchmean")
         return (1 - self._weight) * loss + self._weight * self._temperature**2 * divergence
+
+
+def _images_needed(model: nn.Module, batch_size: int) -> int:
+    """How many images a batch must have: batch normalization can't train on one."""
+    if not any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
+        return 1
+    if batch_size == 1:
+        raise RequestError(
+            "train_config.batch_size_per_gpu: 1, but batch normalization needs at least two images; expected ≥ 2; "
+            "or set model_config.use_batch_norm to False or model_config.freeze_bn to True"
+        )
+    return 2
+
+
+def _means(sums: list[float]) -> Metrics:
+    loss, correct, images = sums
+    if not images:
+        return Metrics(math.nan, math.nan, 0)
+    return Metrics(loss / images, correct / images, int(images))

@@ -67,20 +67,6 @@ def copy_from_first(tensors: Iterable[Tensor], processes: Processes) -> None:
             distributed.broadcast(tensor, 0)
 
 
-def _claim_gpu(device: str, stages: int) -> bool:
-    """Makes this process's first GPU on its machine the current one; False on a CPU."""
-    if device == "cpu" or not torch.cuda.is_available():
-        return False
-    number, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if (number + 1) * stages > found:
-        raise DeviceError(
-            f"process {number + 1} on this machine finds {found} GPUs; expected {stages} for each process; "
-            f"start {found // stages} processes, or use --device cpu"
-        )
-    torch.cuda.set_device(number * stages)
-    return True
-
-
 def spread(network: Network, shares: Sequence[float], devices: Sequence[torch.device], batch_size: int) -> None:
     """Puts each layer on its device, by memory: its weights, and its outputs for `batch_size` images.
 
@@ -118,6 +104,20 @@ class Pipelined(nn.Module):
         """Logits [n,classes] of images [n,C,H,W]."""
         parts = max(1, min(self._parts, len(images) // 2))
         return torch.cat([self._network(part) for part in images.tensor_split(parts)])
+
+
+def _claim_gpu(device: str, stages: int) -> bool:
+    """Makes this process's first GPU on its machine the current one; False on a CPU."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return False
+    number, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if (number + 1) * stages > found:
+        raise DeviceError(
+            f"process {number + 1} on this machine finds {found} GPUs; expected {stages} for each process; "
+            f"start {found // stages} processes, or use --device cpu"
+        )
+    torch.cuda.set_device(number * stages)
+    return True
 
 
 class _Mover:

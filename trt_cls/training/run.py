@@ -55,7 +55,7 @@ def train(
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
-        DataError: a folder, or a class as a whole, can't be used.
+        DataError: a folder, or all images of a class, can't be used.
         DeviceError: the device is not there.
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP; the state is saved.
         LoaderError: a process that makes batches died or failed.

@@ -62,15 +62,6 @@ class RunFolder:
         return shlex.join([*program, "train", "-e", str(self.spec), "-r", str(self.root), "--resume"])
 
 
-def _rendezvous() -> list[str]:
-    """Torchrun's options with which the machines find each other again; none on one machine."""
-    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
-    if machines == "1":
-        return []
-    endpoint = f"{os.environ['MASTER_ADDR']}:{RENDEZVOUS_PORT}"
-    return ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
-
-
 @contextmanager
 def opened(folder: RunFolder, *, resume: bool) -> Iterator[None]:
     """Creates and locks the folder for this training, and removes files that a killed one left half written.
@@ -93,6 +84,33 @@ def opened(folder: RunFolder, *, resume: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def only_writer(root: Path) -> Iterator[None]:
+    """Locks the folder `root` against other trainings, on a network file system those of other machines too.
+
+    On a file system without locks it warns, and does not protect.
+
+    Raises:
+        RequestError: a training that runs has the folder.
+    """
+    path = root / "training.lock"
+    file = _locked(path, root)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is locked, so that no process removes another's file
+        file.close()
+
+
+def _rendezvous() -> list[str]:
+    """Torchrun's options with which the machines find each other again; none on one machine."""
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    if machines == "1":
+        return []
+    endpoint = f"{os.environ['MASTER_ADDR']}:{RENDEZVOUS_PORT}"
+    return ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
+
+
 def _refuse_other_training(folder: RunFolder) -> None:
     if folder.state.exists():
         raise RequestError(
@@ -113,24 +131,6 @@ def _remove_unfinished(folder: RunFolder) -> None:
             beside.unlink(missing_ok=True)
     for beside in folder.weights.glob(".*.safetensors"):
         beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def only_writer(root: Path) -> Iterator[None]:
-    """Locks the folder `root` against other trainings, on a network file system those of other machines too.
-
-    On a file system without locks it warns, and does not protect.
-
-    Raises:
-        RequestError: a training that runs has the folder.
-    """
-    path = root / "training.lock"
-    file = _locked(path, root)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is locked, so that no process removes another's file
-        file.close()
 
 
 def _locked(path: Path, root: Path) -> IO[str]:

@@ -76,16 +76,6 @@ def request_fields(
     return found | {"classes": list(train.classes)} | images
 
 
-def _digest_of_teacher(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise ArtefactError(
-            f"extensions.distillation.teacher: {path}: can't be read ({error.strerror}); expected a model file; "
-            "name one, or leave the block out"
-        ) from error
-
-
 def write_state(path: Path, state: TrainState) -> None:
     """Writes `state` atomically."""
     rows = [list(astuple(row)) for row in state.rows]
@@ -121,6 +111,43 @@ def foreign_reported(path: Path) -> Iterator[None]:
         raise ArtefactError(
             f"{path}: can't be read ({type(error).__name__}{reason}); expected the state of a training by this "
             "version; train anew in another folder, from one of its checkpoints by train_config.pretrained_model_path"
+        ) from error
+
+
+def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+    """Refuses to resume a training with another request.
+
+    Raises:
+        RequestError: names what differs.
+    """
+    different = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
+    if different:
+        listed = "; ".join(f"{name}: {_shown(saved.get(name))} ≠ {_shown(asked.get(name))}" for name in different)
+        raise RequestError(
+            f"--resume: {listed}; expected what {path} began with (before the ≠); "
+            "go on with that, or train in another folder with -r"
+        )
+
+
+def fields_by_path(value: Any, path: str = "") -> dict[str, Any]:
+    """Values of a spec by the paths of their fields, as JSON would return them: numbers, text, lists."""
+    if is_dataclass(value):
+        found: dict[str, Any] = {}
+        for field in fields(value):
+            found |= fields_by_path(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
+        return found
+    if value is None:
+        return {}
+    return {path: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value}
+
+
+def _digest_of_teacher(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ArtefactError(
+            f"extensions.distillation.teacher: {path}: can't be read ({error.strerror}); expected a model file; "
+            "name one, or leave the block out"
         ) from error
 
 
@@ -161,35 +188,8 @@ def _require(holds: bool, part: str) -> None:
         raise _Foreign(part)
 
 
-def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
-    """Refuses to resume a training with another request.
-
-    Raises:
-        RequestError: names what differs.
-    """
-    different = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
-    if different:
-        listed = "; ".join(f"{name}: {_shown(saved.get(name))} ≠ {_shown(asked.get(name))}" for name in different)
-        raise RequestError(
-            f"--resume: {listed}; expected what {path} began with (before the ≠); "
-            "go on with that, or train in another folder with -r"
-        )
-
-
 def _shown(value: Any) -> str:
     return "nothing" if value is None else str(value)
-
-
-def fields_by_path(value: Any, path: str = "") -> dict[str, Any]:
-    """Values of a spec by the paths of their fields, as JSON would return them: numbers, text, lists."""
-    if is_dataclass(value):
-        found: dict[str, Any] = {}
-        for field in fields(value):
-            found |= fields_by_path(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
-        return found
-    if value is None:
-        return {}
-    return {path: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value}
 
 
 def _digest_of_images(folder: ImageFolder) -> str:

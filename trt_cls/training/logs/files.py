@@ -71,7 +71,7 @@ class StatusFile(Log):
 
     def started(self, epoch: int, *, resumed: bool) -> None:
         """See `Log.started`."""
-        self._write("STARTED", f"training goes on at epoch {epoch}" if resumed else "training started")
+        self._write("STARTED", f"training resumed at epoch {epoch}" if resumed else "training started")
 
     def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
         """See `Log.epoch_done`."""

@@ -120,7 +120,7 @@ class Trackers(Log):
             try:
                 act(run)
             except Exception as error:
-                self._reporter.line(f"--logger {name}: {one_line(error)}; the training goes on without it")
+                self._reporter.line(f"--logger {name}: {one_line(error)}; the training continues without it")
                 del self._runs[name]
 
 
