@@ -189,10 +189,10 @@ class Builder:
         """The second half of the channels."""
         return self._add(name, SecondHalf(), Value(name, x.channels - x.channels // 2, x.height, x.width), x)
 
-    def dropout(self, x: Value, rate: float, name: str | None = None, *, whole_samples: bool = False) -> Value:
-        """Dropout of single values, or of whole samples."""
+    def dropout(self, x: Value, rate: float, name: str | None = None, *, by_sample: bool = False) -> Value:
+        """Dropout of single values, or with `by_sample` of all values of a sample."""
         name = name or self._numbered("dropout")
-        module = SampleDropout(rate) if whole_samples else nn.Dropout(rate)
+        module = SampleDropout(rate) if by_sample else nn.Dropout(rate)
         return self._add(name, module, Value(name, x.channels, x.height, x.width), x)
 
     def flatten(self, x: Value, name: str = "flatten") -> Value:

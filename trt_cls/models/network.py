@@ -171,7 +171,7 @@ class GlobalAverage(nn.Module):
 
 
 class SampleDropout(nn.Module):
-    """Drops whole samples of a residual branch while training (stochastic depth)."""
+    """Stochastic depth: drops a residual branch for single samples, in training."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
