@@ -62,8 +62,6 @@ class Pruned:
     """With the statistics of batch normalization, as TAO counts."""
     multiply_adds: Change
     """Those of convolutions and dense layers, for one image."""
-    difference: float
-    """The largest between its logits and those of the network with the same channels zeroed."""
     latency: Change | None = None
     """Median seconds for one image in ONNX Runtime on the CPU; None: not measured."""
 
@@ -120,6 +118,7 @@ def prune_network(
         criteria = replace(criteria, threshold=_threshold(graph, groups, criteria, target))
     kept = kept_filters(graph, groups, criteria)
     smaller = pruned_network(module, graph, kept)
+    require_equal(smaller, module, graph, kept, input_shape)
     return Pruned(
         module=smaller,
         threshold=criteria.threshold,
@@ -127,7 +126,6 @@ def prune_network(
         unprunable=_unprunable(graph, criteria.excluded),
         parameters=Change(count_parameters(module).total, count_parameters(smaller).total),
         multiply_adds=Change(multiply_adds(graph, all_filters(graph)), multiply_adds(graph, kept)),
-        difference=require_equal(smaller, module, graph, kept, input_shape),
     )
 
 
