@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from trt_cls.pruning.graph import Channels, Part, aligned, moved, reduced, reshaped
+from trt_cls.pruning.graph import ChannelPart, Channels, aligned, moved, reduced, reshaped
 
-CHANNELS = Channels(1, (Part("a", 4), Part(None, 2)))
+CHANNELS = Channels(1, (ChannelPart("a", 4), ChannelPart(None, 2)))
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,9 @@ CHANNELS = Channels(1, (Part("a", 4), Part(None, 2)))
 def test_a_change_of_shape_moves_and_repeats_channels(
     before: tuple[int, ...], after: tuple[int, ...], axis: int, repeat: int
 ) -> None:
-    assert reshaped(CHANNELS, before, after) == Channels(axis, (Part("a", 4, repeat), Part(None, 2, repeat)))
+    assert reshaped(CHANNELS, before, after) == Channels(
+        axis, (ChannelPart("a", 4, repeat), ChannelPart(None, 2, repeat))
+    )
 
 
 @pytest.mark.parametrize("after", [(2, 2, 3, 3, 5), (12, 3, 5), (2, 3, 30), (180,)])
@@ -38,20 +40,20 @@ def test_axes_move_and_vanish() -> None:
 
 
 def test_values_that_meet_have_the_same_parts() -> None:
-    other = Channels(1, (Part("b", 4), Part("c", 2)))
+    other = Channels(1, (ChannelPart("b", 4), ChannelPart("c", 2)))
     shape = (2, 6, 3, 5)
     assert aligned([CHANNELS, other], [shape, (2, 6, 1, 1)], 4) == [CHANNELS, other]
-    assert aligned([CHANNELS, Channels(1, (Part("b", 3), Part("c", 3)))], [shape, shape], 4) is None
+    assert aligned([CHANNELS, Channels(1, (ChannelPart("b", 3), ChannelPart("c", 3)))], [shape, shape], 4) is None
     assert aligned([CHANNELS, Channels(3, other.parts)], [shape, (2, 1, 1, 6)], 4) is None
 
 
 @pytest.mark.parametrize("shape", [(6, 1, 1), (2, 6, 3, 5)])
 def test_what_meets_channels_of_another_origin_is_known_to(shape: tuple[int, ...]) -> None:
     values = aligned([CHANNELS, None], [(2, 6, 3, 5), shape], 4)
-    assert values == [CHANNELS, Channels(1, (Part(None, 4), Part(None, 2)))]
+    assert values == [CHANNELS, Channels(1, (ChannelPart(None, 4), ChannelPart(None, 2)))]
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 3, 5), (5,), ()])
 def test_a_single_channel_meets_all_others(shape: tuple[int, ...]) -> None:
     values = aligned([CHANNELS, None], [(2, 6, 3, 5), shape], 4)
-    assert values == [CHANNELS, Channels(1, (Part(None, 1),))]
+    assert values == [CHANNELS, Channels(1, (ChannelPart(None, 1),))]

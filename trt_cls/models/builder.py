@@ -18,8 +18,8 @@ from trt_cls.models.network import (
     Add,
     Concatenate,
     GlobalAverage,
-    Layer,
     Multiply,
+    NamedLayer,
     Network,
     SampleDropout,
     SecondHalf,
@@ -69,7 +69,7 @@ class Builder:
         self.input = Value(INPUT, *config.input_shape)
         self._widths = widths
         self._initialize = initialize
-        self._layers: list[Layer] = []
+        self._layers: list[NamedLayer] = []
         self._unnamed: Counter[str] = Counter()
         self._frozen = False
 
@@ -217,7 +217,7 @@ class Builder:
         module.requires_grad_(not self._frozen)
 
     def _add(self, name: str, module: nn.Module, output: Value, *inputs: Value) -> Value:
-        self._layers.append(Layer(name, module, tuple(value.layer for value in inputs)))
+        self._layers.append(NamedLayer(name, module, tuple(value.layer for value in inputs)))
         return output
 
     def _numbered(self, kind: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_cls.errors import TrtClsError
-from trt_cls.pruning.graph import ChannelGraph, Layer, Part
+from trt_cls.pruning.graph import ChannelGraph, ChannelPart, WeightedLayer
 from trt_cls.pruning.selection import Filters, Norms
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _cut_tensors(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filt
     return cut
 
 
-def _indices(parts: Sequence[Part], kept: Mapping[str, Filters]) -> Filters:
+def _indices(parts: Sequence[ChannelPart], kept: Mapping[str, Filters]) -> Filters:
     """Indices of the channels that are left of `parts`."""
     found, offset = [], 0
     for part in parts:
@@ -119,7 +119,7 @@ def _indices(parts: Sequence[Part], kept: Mapping[str, Filters]) -> Filters:
     return np.concatenate(found)
 
 
-def _fan_in(layer: Layer, kept: Mapping[str, Filters]) -> int:
+def _fan_in(layer: WeightedLayer, kept: Mapping[str, Filters]) -> int:
     if not layer.inputs:
         return layer.fan_in
     return sum(part.repeat * (part.filters if part.layer is None else len(kept[part.layer])) for part in layer.inputs)
