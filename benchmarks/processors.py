@@ -22,9 +22,9 @@ import onnx
 from _results import about, write
 
 TESTS = (
-    "tests/models/test_ranges.py",
-    "tests/models/test_fake_quantization.py",
-    "tests/models/test_resizing.py",
+    "tests/models/test_int8_ranges.py",
+    "tests/models/test_int8_layers.py",
+    "tests/models/test_widths.py",
     "tests/preprocessing/test_pillow.py",
     "tests/export/test_calibration.py",
     "tests/export/test_parity.py",
@@ -32,10 +32,10 @@ TESTS = (
     "tests/export/test_quantization.py",
     "tests/export/test_optimized.py",
     "tests/training/test_extensions.py",
-    "tests/pruning/test_channels.py",
+    "tests/pruning/test_graph.py",
     "tests/evaluation/test_metrics.py",
 )
-EMULATED_TESTS = ("tests/models/test_ranges.py", "tests/evaluation/test_metrics.py")
+EMULATED_TESTS = ("tests/models/test_int8_ranges.py", "tests/evaluation/test_metrics.py")
 KEPT = 3
 """The costliest layers, which --int8-auto keeps in float16 first."""
 

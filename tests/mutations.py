@@ -83,7 +83,7 @@ FAULTS = [
         "trt_cls/models/int8_ranges.py",
         "BINS - int(np.argmin(divergences[::-1]))",
         "BINS - int(np.argmin(divergences[::-1])) // 2",
-        "models/test_ranges.py",
+        "models/test_int8_ranges.py",
     ),
     Fault(
         "top-k with the last batch",

@@ -18,10 +18,10 @@ from shared_data import tao_json
 from spec_texts import spec_text
 from tiny_models import write_images
 
+from trt_cls.artefacts.checkpoint import read_contract
 from trt_cls.cli import main
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
-from trt_cls.models.checkpoint import read_contract
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec import load
 

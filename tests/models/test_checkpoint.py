@@ -11,10 +11,11 @@ import torch
 from models.recipe import fill, images
 from safetensors.torch import load_file, save_file
 
+from trt_cls.artefacts.checkpoint import read_contract
 from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
 from trt_cls.errors import ArtefactError
 from trt_cls.models import build
-from trt_cls.models.checkpoint import load_checkpoint, read_contract, save_checkpoint
+from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint
 from trt_cls.models.network import Network
 from trt_cls.spec.experiment import BatchNormConfig, ModelConfig
 
@@ -93,7 +94,7 @@ def test_a_loaded_network_trains_without_changing_its_file(checkpoint: Path) -> 
 
 def test_the_contract_is_read_without_torch(checkpoint: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from trt_cls.models.checkpoint import read_contract; "
+        "import sys; from pathlib import Path; from trt_cls.artefacts.checkpoint import read_contract; "
         "print(read_contract(Path(sys.argv[1])).classes[0]); assert 'torch' not in sys.modules"
     )
     done = subprocess.run(

@@ -98,6 +98,15 @@ def renamed(layers: Layers, weights: Weights) -> None:
         weights[f"tower_{name}"] = weights.pop(name)
 
 
+def padded_sum(layers: Layers, weights: Weights) -> None:
+    index, add = next((index, layer) for index, layer in enumerate(layers) if layer["class_name"] == "Add")
+    source = add["inbound_nodes"][0][1]
+    pad = {"class_name": "ZeroPadding2D", "config": {"padding": [[1, 1], [1, 1]]}, "inbound_nodes": [[list(source)]]}
+    layers.insert(index, {"name": "pad", **pad})
+    weights["pad"] = []
+    source[0] = "pad"
+
+
 def exploding_graph(layers: Layers, weights: Weights) -> None:
     """2¹⁰⁰ paths from the image to the first convolution."""
     for number in range(100):
@@ -126,6 +135,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no softmax": (without_softmax, "'predictions' does not fit: found Sigmoid.* of predictions, expected Softmax"),
     "text for a number": (setting("block_1a_conv_1", kernel_size="33"), "can't be understood|does not fit"),
     "a stride of 0": (setting("conv1", strides=[0, 0]), "can't be understood|does not fit"),
+    "no filters": (setting("conv1", filters=0), "'conv1' does not fit"),
+    "a giant kernel": (setting("conv1", kernel_size=[10**9, 10**9]), "can't be understood"),
+    "a padded map in a sum": (padded_sum, "can't be understood .it reads a padded map"),
     "a list for a number": (setting("conv1", filters=[8]), "'conv1' .*(can't be understood|does not fit)"),
     "more filters than weights": (setting("conv1", filters=10**9), "'conv1' does not fit"),
     "more classes than weights": (setting("predictions", units=10**9), "can't be built"),

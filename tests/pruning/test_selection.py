@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trt_cls.errors import ArtefactError, RequestError
-from trt_cls.pruning.graph import ChannelGraph, Group, Layer
+from trt_cls.pruning.graph import ChannelGraph, Group, WeightedLayer
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
 
 NORMS = {
@@ -16,8 +16,8 @@ NORMS = {
 }
 
 
-def layer(name: str) -> Layer:
-    return Layer(name, filters=5, inputs=(), fan_in=3, kernel=9, positions=1)
+def layer(name: str) -> WeightedLayer:
+    return WeightedLayer(name, filters=5, inputs=(), fan_in=3, kernel=9, positions=1)
 
 
 GRAPH = ChannelGraph(

@@ -24,7 +24,7 @@ from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint, widths
 from trt_cls.models.network import Network
-from trt_cls.pruning.graph import ChannelGraph, Group, Layer
+from trt_cls.pruning.graph import ChannelGraph, Group, WeightedLayer
 from trt_cls.pruning.prune import prune_network
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, multiply_adds, pruned_network
@@ -157,7 +157,7 @@ def test_the_filters_of_a_group_are_those_of_taos_rules(
     """The rules written down again, filter by filter, in Python's own numbers."""
     depth, names = len(layers[0]), [f"layer {number}" for number in range(len(layers))]
     graph = ChannelGraph(
-        {name: Layer(name, depth, (), fan_in=1, kernel=1, positions=1) for name in names},
+        {name: WeightedLayer(name, depth, (), fan_in=1, kernel=1, positions=1) for name in names},
         (), (Group(tuple(names), ""),), 0,
     )  # fmt: skip
     norms = {name: np.float32(values) for name, values in zip(names, layers, strict=True)}

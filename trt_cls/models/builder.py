@@ -18,8 +18,8 @@ from trt_cls.models.network import (
     Add,
     Concatenate,
     GlobalAverage,
-    Layer,
     Multiply,
+    NamedLayer,
     Network,
     SampleDropout,
     SecondHalf,
@@ -69,7 +69,7 @@ class Builder:
         self.input = Value(INPUT, *config.input_shape)
         self._widths = widths
         self._initialize = initialize
-        self._layers: list[Layer] = []
+        self._layers: list[NamedLayer] = []
         self._unnamed: Counter[str] = Counter()
         self._frozen = False
 
@@ -189,10 +189,10 @@ class Builder:
         """The second half of the channels."""
         return self._add(name, SecondHalf(), Value(name, x.channels - x.channels // 2, x.height, x.width), x)
 
-    def dropout(self, x: Value, rate: float, name: str | None = None, *, whole_samples: bool = False) -> Value:
-        """Dropout of single values, or of whole samples."""
+    def dropout(self, x: Value, rate: float, name: str | None = None, *, by_sample: bool = False) -> Value:
+        """Dropout of single values, or with `by_sample` of all values of a sample."""
         name = name or self._numbered("dropout")
-        module = SampleDropout(rate) if whole_samples else nn.Dropout(rate)
+        module = SampleDropout(rate) if by_sample else nn.Dropout(rate)
         return self._add(name, module, Value(name, x.channels, x.height, x.width), x)
 
     def flatten(self, x: Value, name: str = "flatten") -> Value:
@@ -217,7 +217,7 @@ class Builder:
         module.requires_grad_(not self._frozen)
 
     def _add(self, name: str, module: nn.Module, output: Value, *inputs: Value) -> Value:
-        self._layers.append(Layer(name, module, tuple(value.layer for value in inputs)))
+        self._layers.append(NamedLayer(name, module, tuple(value.layer for value in inputs)))
         return output
 
     def _numbered(self, kind: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from trt_cls.artefacts.checkpoint import contract_of, read_contract, read_metadata, unreadable
+from trt_cls.artefacts.checkpoint import contract_of, read_metadata, unreadable
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError, RequestError, one_line
 from trt_cls.files import atomic
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 TAO_POOLING_KEY = "trt_cls.tao_pooling"
 """Metadata of a network built with tao_pooling: its final pooling is TAO's."""
-
-
-__all__ = ["Checkpoint", "load_checkpoint", "read_contract", "save_checkpoint", "widths"]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ INPUT = "input_1"
 
 
 @dataclass(frozen=True)
-class Layer:
+class NamedLayer:
     """One layer: its name, its module and the names of the layers (or `INPUT`) that feed it."""
 
     name: str
@@ -41,7 +41,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        layers: Sequence[NamedLayer],
         input_shape: tuple[int, int, int],
         *,
         freeze_bn: bool = False,
@@ -91,7 +91,7 @@ def head_of(module: nn.Module) -> str:
     return names[-1]
 
 
-def _steps(layers: Sequence[Layer]) -> tuple[_Step, ...]:
+def _steps(layers: Sequence[NamedLayer]) -> tuple[_Step, ...]:
     last_reader = {name: layer.name for layer in layers for name in layer.inputs}
     return tuple(
         _Step(
@@ -171,7 +171,7 @@ class GlobalAverage(nn.Module):
 
 
 class SampleDropout(nn.Module):
-    """Drops whole samples of a residual branch while training (stochastic depth)."""
+    """Stochastic depth: drops a residual branch for single samples, in training."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

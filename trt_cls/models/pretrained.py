@@ -39,7 +39,7 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadedWeights:
     """Which tensors of a file were loaded into a network."""
 
     source: str
@@ -76,7 +76,7 @@ class Report:
         return "\n".join(lines)
 
 
-def load_pretrained(module: nn.Module, path: Path, config: ModelConfig | None = None) -> Report:
+def load_pretrained(module: nn.Module, path: Path, config: ModelConfig | None = None) -> LoadedWeights:
     """Copies into `module` every tensor of `path` that fits one of its own by name and shape.
 
     Takes .safetensors, TAO's .hdf5, and PyTorch state dicts (.pth, .pt; also below "state_dict" or "model", and with
@@ -94,7 +94,7 @@ def load_pretrained(module: nn.Module, path: Path, config: ModelConfig | None = 
     return replace(take(module, tensors, str(path)), narrowed=narrowed)
 
 
-def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Report:
+def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> LoadedWeights:
     """Copies into `module` every one of `tensors` that fits; `source` names them in messages.
 
     Raises:
@@ -118,7 +118,7 @@ def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Repor
     with torch.no_grad():
         for name in matched:
             own[name].copy_(given[name])
-    return Report(
+    return LoadedWeights(
         source,
         tuple(matched),
         tuple(mismatched),

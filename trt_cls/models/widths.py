@@ -18,12 +18,8 @@ def resize(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> tuple[str,
     Only convolutions (except their kernel size), dense layers and batch normalizations change. New weights are zeros.
     Does not check whether the layers still fit each other; `require_answers` does.
     """
-    changed = [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, LAYERS) and _resize_layer(layer, {key: shapes.get(f"{name}.{key}") for key in _own(layer)})
-    ]
-    return tuple(changed)
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LAYERS)]
+    return tuple(name for name, layer in layers if _resize_layer(layer, name, shapes))
 
 
 def require_answers(module: nn.Module, input_shape: tuple[int, int, int], num_classes: int) -> None:
@@ -45,14 +41,10 @@ def require_answers(module: nn.Module, input_shape: tuple[int, int, int], num_cl
         raise ValueError(f"it gives {found} logits for {num_classes} classes")
 
 
-def _own(layer: nn.Module) -> list[str]:
-    return [name for name, _ in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))]
-
-
-def _resize_layer(layer: nn.Module, shapes: Mapping[str, Sequence[int] | None]) -> bool:
+def _resize_layer(layer: nn.Module, name: str, shapes: Mapping[str, Sequence[int]]) -> bool:
     changed = False
-    for key, shape in shapes.items():
-        old = getattr(layer, key)
+    for key, old in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+        shape = shapes.get(f"{name}.{key}")
         if shape is None or tuple(shape) == old.shape or len(shape) != old.dim() or tuple(shape[2:]) != old.shape[2:]:
             continue
         new = old.new_zeros(tuple(shape))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 Shape = tuple[int, ...]
 
 
-class Part(NamedTuple):
+class ChannelPart(NamedTuple):
     """The channels that one layer's filters became, side by side."""
 
     layer: str | None
@@ -32,7 +32,7 @@ class Channels(NamedTuple):
     """The channels of one value: their axis, and the parts they consist of."""
 
     axis: int
-    parts: tuple[Part, ...]
+    parts: tuple[ChannelPart, ...]
 
     @property
     def size(self) -> int:
@@ -41,12 +41,12 @@ class Channels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """A convolution or dense layer."""
 
     name: str
     filters: int
-    inputs: tuple[Part, ...]
+    inputs: tuple[ChannelPart, ...]
     """The channels that it reads; empty where they are never removed, and for a depthwise convolution."""
     fan_in: int
     """Channels that a filter reads."""
@@ -61,7 +61,7 @@ class Norm:
     """A batch normalization."""
 
     name: str
-    channels: tuple[Part, ...]
+    channels: tuple[ChannelPart, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Group:
 class ChannelGraph:
     """What pruning needs to know about a network, besides its weights."""
 
-    layers: Mapping[str, Layer]
+    layers: Mapping[str, WeightedLayer]
     norms: tuple[Norm, ...]
     groups: tuple[Group, ...]
     """Each layer is in exactly one."""
@@ -127,7 +127,7 @@ def aligned(values: Sequence[Channels | None], shapes: Sequence[Shape], rank: in
         if value is None and extent == model.size:
             parts = tuple(part._replace(layer=None) for part in model.parts)
         else:
-            parts = value.parts if value else (Part(None, extent),)
+            parts = value.parts if value else (ChannelPart(None, extent),)
         if extent > 1 and [part[1:] for part in parts] != [part[1:] for part in model.parts]:
             return None
         found.append(Channels(rank + from_end, parts))

@@ -34,7 +34,7 @@ SECONDS = 2.0
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
 
 
-class Change(NamedTuple):
+class BeforeAfter(NamedTuple):
     """A number before and after pruning."""
 
     before: float
@@ -57,13 +57,11 @@ class Pruned:
     """Of each layer, before and after."""
     unprunable: Mapping[str, str]
     """Layers from which no filter may be removed, and why."""
-    parameters: Change
+    parameters: BeforeAfter
     """With the statistics of batch normalization, as TAO counts."""
-    multiply_adds: Change
+    multiply_adds: BeforeAfter
     """Those of convolutions and dense layers, for one image."""
-    difference: float
-    """The largest between its logits and those of the network with the same channels zeroed."""
-    latency: Change | None = None
+    latency: BeforeAfter | None = None
     """Median seconds for one image in ONNX Runtime on the CPU; None: not measured."""
 
 
@@ -98,7 +96,7 @@ def prune(
         )
     pruned = prune_network(checkpoint.module, contract.preprocessing.input_shape, criteria, target=target)
     if latency:
-        pruned = replace(pruned, latency=Change(*latencies([checkpoint.module, pruned.module], contract)))
+        pruned = replace(pruned, latency=BeforeAfter(*latencies([checkpoint.module, pruned.module], contract)))
     if output is not None:
         results_folder(output.parent)
         save_checkpoint(output, pruned.module, contract)
@@ -117,14 +115,14 @@ def prune_network(
         criteria = replace(criteria, threshold=_threshold(graph, groups, criteria, target))
     kept = kept_filters(graph, groups, criteria)
     smaller = pruned_network(module, graph, kept)
+    require_equal(smaller, module, graph, kept, input_shape)
     return Pruned(
         module=smaller,
         threshold=criteria.threshold,
         filters={name: (layer.filters, len(kept[name])) for name, layer in graph.layers.items()},
         unprunable=_unprunable(graph, criteria.excluded),
-        parameters=Change(count_parameters(module).total, count_parameters(smaller).total),
-        multiply_adds=Change(multiply_adds(graph, all_filters(graph)), multiply_adds(graph, kept)),
-        difference=require_equal(smaller, module, graph, kept, input_shape),
+        parameters=BeforeAfter(count_parameters(module).total, count_parameters(smaller).total),
+        multiply_adds=BeforeAfter(multiply_adds(graph, all_filters(graph)), multiply_adds(graph, kept)),
     )
 
 

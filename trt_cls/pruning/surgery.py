@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_cls.errors import TrtClsError, one_line
-from trt_cls.pruning.graph import ChannelGraph, Layer, Part
+from trt_cls.pruning.graph import ChannelGraph, ChannelPart, WeightedLayer
 from trt_cls.pruning.selection import Filters, Norms
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def require_equal(
     graph: ChannelGraph,
     kept: Mapping[str, Filters],
     input_shape: tuple[int, int, int],
-) -> float:
-    """The largest difference between the logits of `pruned` and of `module` with the removed channels zeroed.
+) -> None:
+    """Compares the logits of `pruned` with those of `module` with the removed channels zeroed.
 
     Raises:
         TrtClsError: the two differ, or `pruned` does not run.
@@ -80,7 +80,6 @@ def require_equal(
             "the pruned network's logits differ from those of the network with the same channels zeroed by "
             f"{difference:.3g}; its code depends on widths; exclude layers with -el, or choose another arch"
         )
-    return difference
 
 
 def zeroed_tensors(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> dict[str, Tensor]:
@@ -110,7 +109,7 @@ def _cut_tensors(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filt
     return cut
 
 
-def _indices(parts: Sequence[Part], kept: Mapping[str, Filters]) -> Filters:
+def _indices(parts: Sequence[ChannelPart], kept: Mapping[str, Filters]) -> Filters:
     """Indices of the channels that are left of `parts`."""
     found, offset = [], 0
     for part in parts:
@@ -120,7 +119,7 @@ def _indices(parts: Sequence[Part], kept: Mapping[str, Filters]) -> Filters:
     return np.concatenate(found)
 
 
-def _fan_in(layer: Layer, kept: Mapping[str, Filters]) -> int:
+def _fan_in(layer: WeightedLayer, kept: Mapping[str, Filters]) -> int:
     if not layer.inputs:
         return layer.fan_in
     return sum(part.repeat * (part.filters if part.layer is None else len(kept[part.layer])) for part in layer.inputs)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from trt_cls.errors import TrtClsError, one_line
 from trt_cls.pruning.graph import (
     ChannelGraph,
+    ChannelPart,
     Channels,
     Group,
-    Layer,
     Norm,
-    Part,
     Shape,
+    WeightedLayer,
     aligned,
     moved,
     reduced,
@@ -80,7 +80,7 @@ class _Trace:
         self._nodes = program.graph.nodes
         self._tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self._channels: dict[Node, Channels] = {}
-        self._layers: dict[str, Layer] = {}
+        self._layers: dict[str, WeightedLayer] = {}
         self._norms: dict[str, Norm] = {}
         self._leaders: dict[str, str] = {}
         self._unprunable: dict[str, str] = {}
@@ -139,15 +139,15 @@ class _Trace:
             return None
         filters, fan_in, *kernel = weight
         groups, source = given.get("groups", 1), self._channels.get(given["input"])
-        inputs: tuple[Part, ...] = ()
+        inputs: tuple[ChannelPart, ...] = ()
         if groups > 1:
             self._in_groups(node, name, source, depthwise=groups == filters and fan_in == 1)
         elif source and source.axis == axis:
             inputs = source.parts
         else:
             self._keep_sources(node, "is read across its channels")
-        self._layers[name] = Layer(name, filters, inputs, fan_in, prod(kernel), positions)
-        return Channels(axis, (Part(name, filters),))
+        self._layers[name] = WeightedLayer(name, filters, inputs, fan_in, prod(kernel), positions)
+        return Channels(axis, (ChannelPart(name, filters),))
 
     def _in_groups(self, node: Node, name: str, source: Channels | None, *, depthwise: bool) -> None:
         """A depthwise convolution keeps the filters of the layer before it; in other groups all stay."""
@@ -227,9 +227,9 @@ class _Trace:
     def _concatenate(self, node: Node) -> Channels | None:
         given = _arguments(node)
         axis = given.get("dim", 0) % len(_shape(node))
-        parts: list[Part] = []
+        parts: list[ChannelPart] = []
         for source in given["tensors"]:
-            channels = self._channels.get(source, Channels(axis, (Part(None, _shape(source)[axis]),)))
+            channels = self._channels.get(source, Channels(axis, (ChannelPart(None, _shape(source)[axis]),)))
             if channels.axis != axis:
                 return None
             parts.extend(channels.parts)
@@ -268,7 +268,7 @@ class _Trace:
             if source in self._channels:
                 self._keep(self._channels[source].parts, reason)
 
-    def _keep(self, parts: Iterable[Part], reason: str) -> None:
+    def _keep(self, parts: Iterable[ChannelPart], reason: str) -> None:
         for part in parts:
             if part.layer is not None:
                 self._unprunable.setdefault(part.layer, reason)

@@ -1,4 +1,4 @@
-"""The architecture families that a spec can name, and the options of each.
+"""The architecture families that a spec can name, and the options that each of them has.
 
 What validation, the reference and `trt-cls models` need, without torch; the layers are in `trt_cls/models/families/`.
 Of networks of other libraries, only the form of the name is checked here.
@@ -25,7 +25,7 @@ def is_external(arch: str) -> bool:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One family. Validation refuses an option that the family does not have."""
+    """One family; validation refuses shortcuts, dropout and activations that it does not have."""
 
     name: str
     depths: tuple[int, ...] = ()
@@ -35,7 +35,7 @@ class Architecture:
     activations: tuple[str, ...] = ()
     """Allowed `activation_type`, the family's own first."""
     switches: tuple[str, ...] = ("use_batch_norm", "use_bias", "retain_head")
-    """Flags of model_config that change the network; the other flags are ignored."""
+    """Flags of model_config that change the network; others have no effect."""
     has_shortcuts: bool = False
     """Whether `all_projections` changes the network."""
     has_dropout: bool = False

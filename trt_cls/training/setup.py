@@ -15,7 +15,7 @@ from trt_cls.data.loader import TrainingLoader
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError
 from trt_cls.models import build
-from trt_cls.models.pretrained import Report, load_pretrained, take
+from trt_cls.models.pretrained import LoadedWeights, load_pretrained, take
 from trt_cls.preprocessing.cuda import CudaAugmentation
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.spec.architectures import HUB, is_external
@@ -116,7 +116,7 @@ def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
     return model
 
 
-def _pretrained(model: nn.Module, config: ModelConfig, path: str) -> Report:
+def _pretrained(model: nn.Module, config: ModelConfig, path: str) -> LoadedWeights:
     if path != HUB or not is_external(config.arch):
         return load_pretrained(model, Path(path), config)
     from trt_cls.models.external import hub_weights

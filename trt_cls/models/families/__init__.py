@@ -1,4 +1,4 @@
-"""The table of families and how one is built from the spec's model_config; one module per family.
+"""The table of families and how one is built from the spec's model_config; one module per family and its variants.
 
 To add a family: a module here, its row in `FAMILIES`, its row in `trt_cls/spec/architectures.py`.
 """
@@ -14,17 +14,7 @@ from torch import Tensor
 
 from trt_cls.errors import RequestError, did_you_mean
 from trt_cls.models.builder import Builder, MapTooSmallError, Value
-from trt_cls.models.families import (
-    alexnet,
-    cspdarknet,
-    darknet,
-    efficientnet,
-    googlenet,
-    mobilenet,
-    resnet,
-    squeezenet,
-    vgg,
-)
+from trt_cls.models.families import alexnet, darknet, efficientnet, googlenet, mobilenet, resnet, squeezenet, vgg
 from trt_cls.models.network import Network, glorot_uniform, scaled_by_fan_out
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import ModelConfig
@@ -51,8 +41,8 @@ FAMILIES = {
     "mobilenet_v2": Family(mobilenet.network_v2),
     "squeezenet": Family(squeezenet.network, squeezenet.FIXED),
     "darknet": Family(darknet.network),
-    "cspdarknet": Family(cspdarknet.network),
-    "cspdarknet_tiny": Family(cspdarknet.tiny_network),
+    "cspdarknet": Family(darknet.csp_network),
+    "cspdarknet_tiny": Family(darknet.csp_tiny_network),
     **{arch: Family(efficientnet.network, efficientnet.FIXED, scaled_by_fan_out) for arch in efficientnet.SIZES},
 }
 

@@ -100,7 +100,7 @@ def mobile_block(net: Builder, x: Value, name: str, stage: Stage, size: Size, *,
         return x
     # TAO divides by the repeats before scaling: from B1 on the last blocks drop more than SAMPLE_DROPOUT.
     rate = SAMPLE_DROPOUT * done / sum(stage.repeats for stage in STAGES)
-    return net.add(net.dropout(x, rate, f"{name}drop", whole_samples=True), source, f"{name}add")
+    return net.add(net.dropout(x, rate, f"{name}drop", by_sample=True), source, f"{name}add")
 
 
 def squeeze_and_excite(net: Builder, x: Value, name: str, squeezed: int) -> Value:

@@ -1,6 +1,6 @@
 """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) and v2 (Sandler et al. 2018, arXiv 1801.04381) as in TAO.
 
-Both have width 1, and ReLU instead of ReLU6.
+Both have width 1; v2 has ReLU instead of ReLU6.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ pixel) are skipped, and padding that stands by itself belongs to the convolution
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def require_same_network(model: KerasModel, network: Network, title: str) -> Non
     for layer in model.layers:
         try:
             inputs = tuple(layers[name] for name in layer.inputs) or (INPUT,)
-            padding = pads.get(layer.inputs[0], (0, 0)) if layer.inputs else (0, 0)
+            padding = next((pads[name] for name in layer.inputs if name in pads), (0, 0))
             for module in _modules(layer, shapes[inputs[0]], padding):
                 if _computes_nothing(module, shapes[inputs[0]]):
                     continue
@@ -75,11 +76,12 @@ def require_same_network(model: KerasModel, network: Network, title: str) -> Non
                 inputs = (ours[found],)
             layers[layer.name] = inputs[0]
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+            why = " ".join(str(error).split())
             raise ArtefactError(
-                f"{model.path}: layer {layer.name!r} ({layer.kind}) can't be understood ({error}); "
+                f"{model.path}: layer {layer.name!r} ({layer.kind}) can't be understood ({why}); "
                 "only the networks of TAO's classification can be imported"
             ) from error
-    if layers[model.output] != SOFTMAX:
+    if layers[model.output] != SOFTMAX or model.output in pads:
         _refuse(model, title, "its output", layers[model.output], f"Softmax of {network.steps[-1].name}")
 
 
@@ -114,7 +116,8 @@ def _modules(layer: KerasLayer, shape: Shape, padding: Pair) -> Sequence[nn.Modu
         raise ValueError(f"data_format {config['data_format']!r}; expected 'channels_first'")
     if padding != (0, 0) and layer.kind not in FUSED:
         raise ValueError("it reads a padded map, and is no convolution")
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # layers without weights are refused, as all that do not fit
         module = _module(layer, shape, padding)
     function = activation_of(layer) if layer.kind in FUSED else "linear"
     return module, _function(function)

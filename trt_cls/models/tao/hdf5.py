@@ -61,7 +61,7 @@ class KerasLayer:
     inputs: tuple[str, ...]
     """Names of the layers that feed it."""
     call: Mapping[str, Any]
-    """Keyword arguments of its call; `{"training": False}` for frozen batch normalisation."""
+    """Keyword arguments of its call; `{"training": False}` for frozen batch normalization."""
     tensors: Mapping[str, NDArray[np.float32]]
     """Its weights in PyTorch's names and layouts; empty where it has none."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -188,17 +189,19 @@ def _fitting(
 
     MobileNet's two heads have the same layers, and differ in the pooling window.
     """
-    first_error = None
-    for retain_head in (config.retain_head, not config.retain_head):
-        candidate = replace(config, retain_head=retain_head)
-        try:
-            module = _outline(model.path, candidate, classes, widths(tensors))
-            require_same_network(model, module, _title(candidate))
-        except ArtefactError as error:
-            first_error = first_error or error
-        else:
-            return candidate, module
-    raise first_error or ArtefactError(f"{model.path}: no network")
+    try:
+        return config, _compared(model, config, classes, tensors)
+    except ArtefactError:
+        other = replace(config, retain_head=not config.retain_head)
+        with suppress(ArtefactError):
+            return other, _compared(model, other, classes, tensors)
+        raise
+
+
+def _compared(model: KerasModel, config: ModelConfig, classes: int, tensors: Mapping[str, Tensor]) -> Network:
+    module = _outline(model.path, config, classes, widths(tensors))
+    require_same_network(model, module, _title(config))
+    return module
 
 
 def _outline(path: Path, config: ModelConfig, classes: int, channels: Mapping[str, int]) -> Network:
