@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A worker collects all tests and loads torch, 10 seconds of CPU: more than eight gain nothing. A file's tests share its
-# fixtures, so a file stays with one worker.
+# A worker collects all tests and loads torch, 10 seconds of CPU: more than eight gain nothing. A worker that has
+# nothing left takes the last tests of another: those of a file stay together but for that, with its fixtures.
 WORKERS ?= auto
-PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
+PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 
 .PHONY: setup demo test test-slow test-gpu gpu-evidence check format size bench bench-gpu
 

@@ -144,8 +144,11 @@ def test_pixels_are_pillows_at_extreme_ratios(
     ("channels", "height", "width", "crop", "filter_name"),
     [(3, 224, 224, "center", "bilinear"), (3, 160, 112, "none", "bicubic"), (1, 96, 112, "center", "bicubic")],
 )
-def test_pixels_are_pillows_on_photographs(channels: int, height: int, width: int, crop: str, filter_name: str) -> None:
-    paths = all_photos()
+@pytest.mark.parametrize("part", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["quarter", "all"])
+def test_pixels_are_pillows_on_photographs(
+    channels: int, height: int, width: int, crop: str, filter_name: str, part: int
+) -> None:
+    paths = all_photos()[::part]
     preprocessing = plain(channels, height, width, crop, filter_name)
     for start in range(0, len(paths), 16):
         batch = paths[start : start + 16]

@@ -29,6 +29,11 @@ CLASSES = ("blue", "green", "red")
 MODEL = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow_here(narrow: None) -> None:
+    """Trainings of narrow networks: the trainer is what is tested."""
+
+
 def write_images(root: Path, per_class: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for index, name in enumerate(CLASSES):

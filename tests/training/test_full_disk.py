@@ -22,6 +22,11 @@ Make = Callable[..., Experiment]
 MODEL = ModelConfig(arch="squeezenet", input_image_size="3,32,32")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow_here() -> None:
+    """No narrow networks: the files are large enough to fill a disk."""
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, experiment: Make, quiet: Any) -> Path:
     folder = tmp_path_factory.mktemp("reference")

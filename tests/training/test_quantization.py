@@ -197,8 +197,12 @@ def test_other_extensions_keep_the_ranges(
 
 
 @pytest.mark.slow
-def test_two_processes_learn_with_the_ranges_of_one(asked: Make, done: TrainingResult, tmp_path: Path) -> None:
-    (tmp_path / "spec.txt").write_text(spec.show(asked(batch_size_per_gpu=4)))
+@pytest.mark.usefixtures("whole")
+def test_two_processes_learn_with_the_ranges_of_one(experiment: Make, quiet: Any, tmp_path: Path) -> None:
+    first = train(experiment(n_epochs=1), tmp_path / "first", device="cpu", reporter=quiet()).last
+    given: Any = {"extensions": Extensions(quantization=Quantization()), "pretrained_model_path": str(first)}
+    one = train(experiment(**given), tmp_path / "one", device="cpu", reporter=quiet())
+    (tmp_path / "spec.txt").write_text(spec.show(experiment(**given, batch_size_per_gpu=4)))
     start = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trt_cls"]
     arguments = ["train", "-e", str(tmp_path / "spec.txt"), "-r", str(tmp_path / "run"), "--device", "cpu"]
     ended = subprocess.run(
@@ -208,7 +212,7 @@ def test_two_processes_learn_with_the_ranges_of_one(asked: Make, done: TrainingR
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("layers compute in INT8") + ended.stderr.count("layers compute in INT8") == 1
     ranges = trained_ranges(load_checkpoint(tmp_path / "run/weights/resnet_002.safetensors").module)
-    assert ranges.keys() == (expected := trained_ranges(load_checkpoint(done.last).module)).keys()
+    assert ranges.keys() == (expected := trained_ranges(load_checkpoint(one.last).module)).keys()
     for layer, parts in ranges.items():
         assert parts == pytest.approx(expected[layer], rel=2**-10), layer
 
