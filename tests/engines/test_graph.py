@@ -80,5 +80,5 @@ def test_inputs_and_outputs_keep_the_batch(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x0a\xff\xff")
-    with pytest.raises(ArtefactError, match=r"a.onnx: (no sound|is no) ONNX file"):
+    with pytest.raises(ArtefactError, match=r"a.onnx: (no sound|is truncated or no) ONNX file"):
         read_graph(tmp_path / "a.onnx")

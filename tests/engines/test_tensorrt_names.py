@@ -25,9 +25,9 @@ from trt_cls.preprocessing.cuda import cache_folder
 
 ROOT = Path(trt_cls.__file__).parent
 SOURCES = [
-    ROOT / "engines" / "tensorrt_api.py",
-    ROOT / "engines" / "plan_layers.py",
-    ROOT / "export" / "engine_file.py",
+    ROOT / "engines" / "tensorrt" / "api.py",
+    ROOT / "engines" / "inspection.py",
+    ROOT / "export" / "tensorrt.py",
 ]
 CLASSES = {
     "trt": "", "builder": "Builder", "parser": "OnnxParser",

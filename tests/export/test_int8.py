@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract
 from trt_cls.errors import DataError, ExportError, RequestError
@@ -140,9 +141,9 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     """A dense layer whose weights for one class grew stands in for a quantizer gone wrong."""
     real = room.quantize
 
-    def gone_wrong(model: onnx.ModelProto, *given: Any) -> onnx.ModelProto:
-        model = onnx.ModelProto.FromString(model.SerializeToString())
-        (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == "predictions.weight"]
+    def gone_wrong(model: OnnxModel, *given: Any) -> OnnxModel:
+        model = replace(model, proto=onnx.ModelProto.FromString(model.proto.SerializeToString()))
+        (tensor,) = [tensor for tensor in model.proto.graph.initializer if tensor.name == "predictions.weight"]
         values = numpy_helper.to_array(tensor).copy()
         values[0] += 1
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

@@ -178,7 +178,7 @@ def test_a_failure_leaves_the_repository_as_it_was(
     folder = tmp_path / "repository"
     write_triton(exported, NO_PLAN, folder, silent)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr(writer, "config_text", fail)
+    monkeypatch.setattr(writer, "_config", fail)
     with pytest.raises(OSError, match="disk full"):
         write_triton(exported, replace(NO_PLAN, profile=Profile(1, 1, 1)), folder, silent)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -105,7 +105,7 @@ def profile_from_batches(minimum: int | None = None, optimum: int | None = None,
 def build_engine(
     onnx_file: Path,
     contract: Contract,
-    engine: Path,
+    path: Path,
     choice: Choice,
     profile: Profile,
     check: Check,
@@ -116,7 +116,7 @@ def build_engine(
     Raises:
         ExportError: it can't be built, or does not answer as the network does; it is then not there.
     """
-    say(f"building {engine} with {choice.name} {choice.version} ({choice.reason})")
+    say(f"building {path} with {choice.name} {choice.version} ({choice.reason})")
     plan = plan_from_onnx(onnx_file, contract, choice, profile)
     sidecar = Sidecar(
         contract=contract,
@@ -129,21 +129,21 @@ def build_engine(
         onnx=onnx_file.name,
         onnx_sha256=file_sha256(onnx_file),
     )
-    sidecar = replace(sidecar, command=rebuild_command(Path(engine.name), sidecar))
-    results_folder(engine.parent)
+    sidecar = replace(sidecar, command=rebuild_command(Path(path.name), sidecar))
+    results_folder(path.parent)
 
     def parity(draft: Path) -> Parity | None:
         try:
             require_gpu(sidecar)
             found = check(draft, "auto")
         except (MissingDependency, DeviceError) as error:
-            say(f"{engine.name} was not run: {error}")
+            say(f"{path.name} was not run: {error}")
             return None
         for remark in found.remarks:
             say(f"  {remark}")
         return found.parity
 
-    return write_engine(plan, engine, sidecar, parity)
+    return write_engine(plan, path, sidecar, parity)
 
 
 def plan_from_onnx(onnx_file: Path, contract: Contract, choice: Choice, profile: Profile) -> bytes:
