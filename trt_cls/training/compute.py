@@ -54,6 +54,10 @@ class Compute:
         moved: nn.Module = model.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         return moved
 
+    def moved(self, tensor: Tensor) -> Tensor:
+        """Any tensor on the device."""
+        return tensor.to(self.device, non_blocking=True)
+
     def images(self, images: Tensor) -> Tensor:
         """Images [n,C,H,W] on the device, in the layout."""
         return images.to(self.device, non_blocking=True, memory_format=self.layout)

@@ -81,7 +81,7 @@ def _augmented(batch: PackedBatch, compute: Compute, kernel: CudaAugmentation | 
     """The images of `batch`; on a GPU queued on the current stream, which waits for the kernel's."""
     if kernel is None:
         raise TypeError("packed batches, and no kernel to make images of them")
-    bundle = batch.bundle.to(compute.device, non_blocking=True)
+    bundle = compute.moved(batch.bundle)
     images = bundle.new_empty((batch.count, *kernel.shape), dtype=torch.float32)
     if batch.count:
         with _in_turn(compute, kernel):
