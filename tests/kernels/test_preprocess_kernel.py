@@ -119,7 +119,7 @@ def test_nothing_outside_the_arrays_is_touched(file: str, tests: str, passed: in
     assert f"{passed} passed" in done.stdout
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(
     ("size", "target", "crop", "filter_name"),
     [

@@ -71,7 +71,12 @@ def test_larger_efficientnets_have_as_many_parameters_as_in_tao(size: int) -> No
     assert count_parameters(outline(config(record))) == (record["trainable_params"], record["total_params"])
 
 
-@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.parametrize(
+    "arch",
+    [  # made of efficientnet_b0's blocks
+        pytest.param(arch, marks=pytest.mark.slow if arch == "efficientnet_b1" else ()) for arch in FAMILIES
+    ],
+)
 def test_freeze_blocks_freezes_what_tao_freezes(arch: str) -> None:
     for record in records("freeze_blocks.json", arch):
         for key, trainable in record["trainable_params_with_freeze_blocks"].items():

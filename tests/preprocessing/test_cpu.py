@@ -122,8 +122,9 @@ def test_extreme_ratios_are_pillows(
 
 @pytest.mark.parametrize("filter_name", FILTERS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_photographs_are_pillows(channels: int, filter_name: str) -> None:
-    for path in all_photos():
+@pytest.mark.parametrize("part", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["quarter", "all"])
+def test_photographs_are_pillows(part: int, channels: int, filter_name: str) -> None:
+    for path in all_photos()[::part]:
         pixels = read(path, channels)
         image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
         check(image, plain(channels, 224, 224, "center", filter_name))
