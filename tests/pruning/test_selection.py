@@ -23,7 +23,7 @@ def layer(name: str) -> WeightedLayer:
 GRAPH = ChannelGraph(
     layers={name: layer(name) for name in NORMS},
     norms=(),
-    groups=(Group(("one", "other"), ""), Group(("last",), "tells the classes")),
+    groups=(Group(("one", "other"), ""), Group(("last",), "computes the logits")),
     other_multiply_adds=0,
 )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_cls.errors import TrtClsError, one_line
-from trt_cls.pruning.graph import ChannelGraph, ChannelPart, WeightedLayer
+from trt_cls.pruning.graph import ChannelGraph, ChannelPart
 from trt_cls.pruning.selection import Filters, Norms
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ def filter_norms(module: nn.Module, graph: ChannelGraph) -> dict[str, Norms]:
 
 def multiply_adds(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
     """Those of convolutions and dense layers for one image, with the filters that are kept."""
-    return graph.other_multiply_adds + sum(
-        layer.positions * layer.kernel * len(kept[name]) * _fan_in(layer, kept) for name, layer in graph.layers.items()
-    )
+    total = graph.other_multiply_adds
+    for name, layer in graph.layers.items():
+        fan_in = len(_indices(layer.inputs, kept)) if layer.inputs else layer.fan_in
+        total += layer.positions * layer.kernel * len(kept[name]) * fan_in
+    return total
 
 
 def pruned_network(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> nn.Module:
@@ -117,9 +119,3 @@ def _indices(parts: Sequence[ChannelPart], kept: Mapping[str, Filters]) -> Filte
         found.append(offset + (filters[:, None] * part.repeat + np.arange(part.repeat)).ravel())
         offset += part.size
     return np.concatenate(found)
-
-
-def _fan_in(layer: WeightedLayer, kept: Mapping[str, Filters]) -> int:
-    if not layer.inputs:
-        return layer.fan_in
-    return sum(part.repeat * (part.filters if part.layer is None else len(kept[part.layer])) for part in layer.inputs)

@@ -14,27 +14,17 @@ from trt_cls.models.families.resnet import letters
 FIXED = {"use_batch_norm": True}
 
 
-class Size(NamedTuple):
-    """One member of the family."""
-
-    width: float
-    """Factor of all filter counts."""
-    depth: float
-    """Factor of all repeat counts."""
-    dropout: float
-    """Rate in the paper's head."""
-
-
 SIZES = {
-    "efficientnet_b0": Size(1.0, 1.0, 0.2),
-    "efficientnet_b1": Size(1.0, 1.1, 0.2),
-    "efficientnet_b2": Size(1.1, 1.2, 0.3),
-    "efficientnet_b3": Size(1.2, 1.4, 0.3),
-    "efficientnet_b4": Size(1.4, 1.8, 0.4),
-    "efficientnet_b5": Size(1.6, 2.2, 0.4),
-    "efficientnet_b6": Size(1.8, 2.6, 0.5),
-    "efficientnet_b7": Size(2.0, 3.1, 0.5),
+    "efficientnet_b0": (1.0, 1.0, 0.2),
+    "efficientnet_b1": (1.0, 1.1, 0.2),
+    "efficientnet_b2": (1.1, 1.2, 0.3),
+    "efficientnet_b3": (1.2, 1.4, 0.3),
+    "efficientnet_b4": (1.4, 1.8, 0.4),
+    "efficientnet_b5": (1.6, 2.2, 0.4),
+    "efficientnet_b6": (1.8, 2.6, 0.5),
+    "efficientnet_b7": (2.0, 3.1, 0.5),
 }
+"""Factor of all filter counts, factor of all repeat counts, dropout rate of the paper's head."""
 
 
 class Stage(NamedTuple):
@@ -64,24 +54,24 @@ SAMPLE_DROPOUT = 0.2
 
 def network(net: Builder, num_classes: int) -> Value:
     """Stem, seven stages, top, head. Freeze ids: 0 the stem, 1 to 7 the stages, 8 the top."""
-    size = SIZES[net.config.arch]
+    width, depth, dropout = SIZES[net.config.arch]
     with net.block(0):
         x, padding = padded(net, net.input, "stem_conv_pad", 3)
-        x = net.conv(x, "stem_conv", scaled(32, size.width), 3, 2, padding=padding)
+        x = net.conv(x, "stem_conv", scaled(32, width), 3, 2, padding=padding)
         x = net.activation(net.batch_norm(x, "stem_bn"), "stem_activation")
     done = 0
     for number, stage in enumerate(STAGES, 1):
         with net.block(number):
-            for repeat in range(math.ceil(stage.repeats * size.depth)):
-                x = mobile_block(net, x, f"block{number}{letters(repeat)}_", stage, size, first=repeat == 0, done=done)
+            for repeat in range(math.ceil(stage.repeats * depth)):
+                x = mobile_block(net, x, f"block{number}{letters(repeat)}_", stage, width, first=repeat == 0, done=done)
                 done += 1
     with net.block(8):
-        filters = scaled(1280, size.width)
+        filters = scaled(1280, width)
         x = net.conv_unit(x, "top_conv", filters, 1, bn="top_bn", activation="top_activation")
-    return paper_head(net, x, num_classes, size.dropout) if net.config.retain_head else net.classifier(x, num_classes)
+    return paper_head(net, x, num_classes, dropout) if net.config.retain_head else net.classifier(x, num_classes)
 
 
-def mobile_block(net: Builder, x: Value, name: str, stage: Stage, size: Size, *, first: bool, done: int) -> Value:
+def mobile_block(net: Builder, x: Value, name: str, stage: Stage, width: float, *, first: bool, done: int) -> Value:
     """Expand, depthwise, squeeze and excite, project; the convolutions of the last two ignore use_bias."""
     source = x
     if stage.expansion > 1:
@@ -94,7 +84,7 @@ def mobile_block(net: Builder, x: Value, name: str, stage: Stage, size: Size, *,
         x = net.depthwise_conv(x, f"{name}dwconv", stage.kernel)
     x = net.activation(net.batch_norm(x, f"{name}bn"), f"{name}activation")
     x = squeeze_and_excite(net, x, name, max(1, int(source.channels * SQUEEZE)))
-    x = net.conv(x, f"{name}project_conv", scaled(stage.filters, size.width), 1, bias=False)
+    x = net.conv(x, f"{name}project_conv", scaled(stage.filters, width), 1, bias=False)
     x = net.batch_norm(x, f"{name}project_bn")
     if first:
         return x

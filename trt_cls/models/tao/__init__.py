@@ -1,4 +1,4 @@
-"""TAO's `.hdf5` models: which network one holds, proved by comparing graphs, and its weights under our names.
+"""TAO's `.hdf5` models: reads them, finds their network and verifies it layer by layer, imports the weights.
 
-Does not know: how the networks are trained or exported. Begin with `network.py`.
+Does not know: how networks are trained or exported. Begin with `network.py`.
 """

@@ -199,24 +199,17 @@ def _fitting(
 
 
 def _compared(model: KerasModel, config: ModelConfig, classes: int, tensors: Mapping[str, Tensor]) -> Network:
-    module = _outline(model.path, config, classes, widths(tensors))
-    require_same_network(model, module, _title(config))
-    return module
-
-
-def _outline(path: Path, config: ModelConfig, classes: int, channels: Mapping[str, int]) -> Network:
+    depth = f" {config.n_layers}" if ARCHITECTURES[config.arch].depths else ""
+    title = f"{config.arch}{depth} for {config.input_image_size}"
     try:
         with torch.device("meta"):
-            return build(config, classes, channels, tao_pooling=True)
+            module = build(config, classes, widths(tensors), tao_pooling=True)
     except (RequestError, RuntimeError, ValueError) as error:
         raise ArtefactError(
-            f"{path} looks like {_title(config)}, which can't be built with its layers' settings: {error}"
+            f"{model.path} looks like {title}, which can't be built with its layers' settings: {error}"
         ) from error
-
-
-def _title(config: ModelConfig) -> str:
-    depth = f" {config.n_layers}" if ARCHITECTURES[config.arch].depths else ""
-    return f"{config.arch}{depth} for {config.input_image_size}"
+    require_same_network(model, module, title)
+    return module
 
 
 def _weights(module: Network) -> dict[str, Tensor]:
