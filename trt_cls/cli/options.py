@@ -137,53 +137,45 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def batch_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`-b N` as `batch_size`, or None."""
-    return click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Batch size.")(function)
-
-
-def top_k_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--top-k K` as `top_k`, or None."""
-    return click.option("--top-k", "--top_k", type=click.IntRange(min=1), help="k of top-k.")(function)
-
-
-def classmap_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """TAO's `-cm FILE` as `classmap`."""
-    return click.option(
-        "-cm", "--classmap", type=PATH,
-        help="Class map to check against the model's own classes.",
-    )(function)  # fmt: skip
+batch_option = click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Batch size.")
+"""`-b N` as `batch_size`, or None."""
+top_k_option = click.option(
+    "--top-k",
+    "--top_k",
+    type=click.IntRange(min=1),
+    help="Number of top labels that count (evaluate) or are listed (infer).",
+)
+"""`--top-k K` as `top_k`, or None."""
+classmap_option = click.option(
+    "-cm", "--classmap", type=PATH, help="Class map to check against the model's own classes."
+)
+"""TAO's `-cm FILE` as `classmap`."""
 
 
 KEEP = ("first", "last")
 """Layers that `--int8-keep` can name."""
 
 
+_INT8_FIELDS = {
+    "calibration_images": "images",
+    "calibration_batches": "batches",
+    "calibration_method": "method",
+    "int8_keep": "keep",
+    "int8_auto": "max_loss",
+}
+"""Parameter of a flag → field of `Int8`."""
+
+
 def int8_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--int8` as `int8`, and the other INT8 flags as `quantization`, an `Int8`."""
 
     @wraps(function)
-    def gathered(
-        *,
-        calibration_images: Path | None,
-        calibration_batches: int | None,
-        calibration_method: str | None,
-        int8_keep: tuple[str, ...],
-        int8_auto: float | None,
-        **others: Any,
-    ) -> Any:
+    def gathered(**given: Any) -> Any:
         from trt_cls.export.int8 import Int8
 
-        given: dict[str, Any] = {
-            "images": calibration_images,
-            "batches": calibration_batches,
-            "method": calibration_method,
-            "keep": int8_keep or None,
-            "max_loss": int8_auto,
-        }
-        return function(
-            quantization=Int8(**{name: value for name, value in given.items() if value is not None}), **others
-        )
+        chosen = {field: given.pop(flag) for flag, field in _INT8_FIELDS.items()}
+        quantization = Int8(**{field: value for field, value in chosen.items() if value not in (None, ())})
+        return function(quantization=quantization, **given)
 
     for option in reversed(_OPTIONS):
         option(gathered)
