@@ -156,26 +156,31 @@ KEEP = ("first", "last")
 """Layers that `--int8-keep` can name."""
 
 
-_INT8_FIELDS = {
-    "calibration_images": "images",
-    "calibration_batches": "batches",
-    "calibration_method": "method",
-    "int8_keep": "keep",
-    "int8_auto": "max_loss",
-}
-"""Parameter of a flag → field of `Int8`."""
-
-
 def int8_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--int8` as `int8`, and the other INT8 flags as `quantization`, an `Int8`."""
 
     @wraps(function)
-    def gathered(**given: Any) -> Any:
+    def gathered(
+        *,
+        calibration_images: Path | None,
+        calibration_batches: int | None,
+        calibration_method: str | None,
+        int8_keep: tuple[str, ...],
+        int8_auto: float | None,
+        **others: Any,
+    ) -> Any:
         from trt_cls.export.int8 import Int8
 
-        chosen = {field: given.pop(flag) for flag, field in _INT8_FIELDS.items()}
-        quantization = Int8(**{field: value for field, value in chosen.items() if value not in (None, ())})
-        return function(quantization=quantization, **given)
+        given: dict[str, Any] = {
+            "images": calibration_images,
+            "batches": calibration_batches,
+            "method": calibration_method,
+            "keep": int8_keep or None,
+            "max_loss": int8_auto,
+        }
+        return function(
+            quantization=Int8(**{name: value for name, value in given.items() if value is not None}), **others
+        )
 
     for option in reversed(_OPTIONS):
         option(gathered)
