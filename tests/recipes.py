@@ -38,7 +38,10 @@ ARCHITECTURE: Edits = {
         ),
     ),
     "trt_cls/models/families/__init__.py": (
-        ("    squeezenet,\n", "    squeezenet,\n    tinynet,\n"),
+        (
+            "from trt_cls.models.network import Network,",
+            "from trt_cls.models.families import tinynet\nfrom trt_cls.models.network import Network,",
+        ),
         ("FAMILIES = {\n", 'FAMILIES = {\n    "tinynet": Family(tinynet.network),\n'),
     ),
     "trt_cls/spec/architectures.py": (

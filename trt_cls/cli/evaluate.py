@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ from trt_cls.cli.options import (
     run_options,
     spec_options,
 )
-from trt_cls.cli.processes import run_on_each_gpu, take_gpu_for, watched
+from trt_cls.cli.processes import opened, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
@@ -56,6 +54,7 @@ def command(
     """Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report."""
     from trt_cls.data.folder import image_folder
     from trt_cls.distributed.processes import joined
+    from trt_cls.evaluation.evaluate import evaluate
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
@@ -67,34 +66,13 @@ def command(
         if results and processes.first:
             results_folder(results)
         k = _top_k(run.top_k or config.top_k, contract, processes)
-        config = replace(config, batch_size=run.batch_size or config.batch_size, top_k=k)
-        evaluation = _evaluated(model, folder, config, run, processes)
+        size = run.batch_size or config.batch_size
+        with opened(model, folder.samples, run, size, processes) as (engine, options):
+            evaluation = evaluate(engine, folder, top_k=k, workers=config.n_workers, **options)
         if processes.first:
             _report_missing(folder)
             _report(evaluation, model, results, strict)
     return evaluation
-
-
-def _evaluated(
-    model: Path, folder: ImageFolder, config: EvalConfig, run: RunOptions, processes: Processes
-) -> Evaluation:
-    from trt_cls.engines import open_engine
-    from trt_cls.evaluation.evaluate import evaluate
-
-    with (
-        closing(open_engine(model, run.provider, processes.threads)) as engine,
-        watched(processes, folder.samples, config.batch_size) as done,
-    ):
-        return evaluate(
-            engine,
-            folder,
-            batch_size=config.batch_size,
-            workers=config.n_workers,
-            top_k=config.top_k,
-            executor=run.executor,
-            progress=done,
-            processes=processes,
-        )
 
 
 def _request(

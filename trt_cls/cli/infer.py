@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.cli.options import RunOptions, common_options, model_option, results_option, run_options, spec_options
-from trt_cls.cli.processes import progress, run_on_each_gpu, take_gpu_for, watched
+from trt_cls.cli.processes import opened, progress, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
@@ -71,7 +71,9 @@ def command(
     The labels of a folder are written to result.csv (or .jsonl) in the results folder, or in the folder of images.
     Those of a list, a video or a camera are printed, or written there with -r; frames are numbered from 0.
     """
+    from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import joined
+    from trt_cls.evaluation.evaluate import predict
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
@@ -86,31 +88,11 @@ def command(
         folder = results or (Path(source) if source != STDIN and Path(source).is_dir() else None)
         if folder and processes.first:
             results_folder(folder)
-        predictions = _predictions(model, images, run, processes)
+        with opened(model, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
+            predictions = predict(engine, [Sample(path) for path in images], workers=WORKERS, **options)
         if processes.first:
             single = source != STDIN and Path(source).is_file()
             _report(predictions, contract, run.top_k or TOP_K, form, folder, single=single)
-
-
-def _predictions(model: Path, images: list[Path], run: RunOptions, processes: Processes) -> Predictions:
-    from trt_cls.data.folder import Sample
-    from trt_cls.engines import open_engine
-    from trt_cls.evaluation.evaluate import predict
-
-    batch_size = run.batch_size or BATCH_SIZE
-    with (
-        closing(open_engine(model, run.provider, processes.threads)) as engine,
-        watched(processes, images, batch_size) as done,
-    ):
-        return predict(
-            engine,
-            [Sample(path) for path in images],
-            batch_size=batch_size,
-            workers=WORKERS,
-            executor=run.executor,
-            progress=done,
-            processes=processes,
-        )
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:

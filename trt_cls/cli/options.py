@@ -147,22 +147,19 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def batch_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`-b N` as `batch_size`, or None."""
-    return click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Batch size.")(function)
-
-
-def top_k_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--top-k K` as `top_k`, or None."""
-    return click.option("--top-k", "--top_k", type=click.IntRange(min=1), help="k of top-k.")(function)
-
-
-def classmap_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """TAO's `-cm FILE` as `classmap`."""
-    return click.option(
-        "-cm", "--classmap", type=PATH,
-        help="Class map to check against the model's own classes.",
-    )(function)  # fmt: skip
+batch_option = click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Batch size.")
+"""`-b N` as `batch_size`, or None."""
+top_k_option = click.option(
+    "--top-k",
+    "--top_k",
+    type=click.IntRange(min=1),
+    help="Number of top labels that count (evaluate) or are listed (infer).",
+)
+"""`--top-k K` as `top_k`, or None."""
+classmap_option = click.option(
+    "-cm", "--classmap", type=PATH, help="Class map to check against the model's own classes."
+)
+"""TAO's `-cm FILE` as `classmap`."""
 
 
 KEEP = ("first", "last")

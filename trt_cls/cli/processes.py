@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,8 +15,10 @@ from trt_cls.errors import RequestError
 from trt_cls.isolation import PROGRAM
 
 if TYPE_CHECKING:
+    from trt_cls.cli.options import RunOptions
     from trt_cls.distributed.processes import Processes
     from trt_cls.engines.backends import Provider
+    from trt_cls.engines.engine import Engine
 
 
 def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) -> NoReturn:
@@ -55,13 +57,17 @@ def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
         take_gpu(processes, required=device == "gpu", otherwise=otherwise)
 
 
-def watched(
-    processes: Processes, images: Sequence[Any], batch_size: int
-) -> AbstractContextManager[Callable[[int], None]]:
-    """The progress bar of the first process's share of the images; no bar in the other processes."""
-    if not processes.first:
-        return nullcontext(lambda images: None)
-    return progress(len(processes.share(images, batch_size)))
+@contextmanager
+def opened(
+    model: Path, images: Sequence[Any], run: RunOptions, batch_size: int, processes: Processes
+) -> Iterator[tuple[Engine, dict[str, Any]]]:
+    """The engine of this process, and the options of `predict`, with a progress bar in the first process."""
+    from trt_cls.engines import open_engine
+
+    bar = progress(len(processes.share(images, batch_size))) if processes.first else nullcontext(lambda images: None)
+    with closing(open_engine(model, run.provider, processes.threads)) as engine, bar as done:
+        options = {"batch_size": batch_size, "executor": run.executor, "progress": done, "processes": processes}
+        yield engine, options
 
 
 def _arguments_of_each(arguments: Sequence[str]) -> list[str]:

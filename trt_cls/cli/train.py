@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -58,18 +58,13 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     spec: Path,
     overrides: tuple[str, ...],
     results: Path,
-    classmap: Path | None,
-    resume: bool,
-    save_every: int | None,
     gpus: int,
-    precision: str,
-    compile_network: bool,
     device: str,
-    loggers: tuple[str, ...],
-    init_epoch: int,
+    **options: Any,
 ) -> None:
     """Train a network from a spec file.
 
@@ -81,18 +76,7 @@ def command(
 
     if gpus > 1:
         run_on_each_gpu(context, gpus, "--device", device)
-    result = train(
-        experiment,
-        results,
-        classmap=classmap,
-        resume=resume,
-        device=device,
-        precision=precision,
-        init_epoch=init_epoch,
-        save_every=save_every,
-        compile_network=compile_network,
-        loggers=loggers,
-    )
+    result = train(experiment, results, device=device, **options)
     if is_first():
         echo("\n".join(_summary(result)))
 

@@ -171,11 +171,7 @@ def require_same_meaning(a: Contract, b: Contract, *, own_preprocessing: bool) -
 
 
 def _comparison(
-    classes: tuple[str, ...],
-    samples: Sequence[Sample],
-    a: Probabilities,
-    b: Probabilities,
-    skipped: Sequence[Skipped],
+    classes: tuple[str, ...], samples: Sequence[Sample], a: Probabilities, b: Probabilities, skipped: Sequence[Skipped]
 ) -> Comparison:
     best_a, best_b = a.argmax(axis=1), b.argmax(axis=1)
     largest = np.abs(a - b).max(axis=1)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,18 +76,8 @@ class Evaluation:
         return len(self.predictions.samples) / self.predictions.seconds.total
 
 
-def evaluate(
-    engine: Engine,
-    folder: ImageFolder,
-    *,
-    batch_size: int,
-    workers: int,
-    top_k: int,
-    executor: Executor = "auto",
-    progress: Progress = no_progress,
-    processes: Processes = ALONE,
-) -> Evaluation:
-    """Evaluates `engine` on `folder`; `processes`, each with an engine, share the images and all return the result.
+def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> Evaluation:
+    """Evaluates `engine` on `folder`; `how` are the options of `predict`.
 
     Raises:
         DataError: no image of the folder, or of one class, can be decoded.
@@ -99,15 +90,7 @@ def evaluate(
             f"{folder.root}: its classes are {list(folder.classes)}; expected the model's, {list(classes)}; "
             "read the folder with the classes of the model's contract"
         )
-    predictions = predict(
-        engine,
-        folder.samples,
-        batch_size=batch_size,
-        workers=workers,
-        executor=executor,
-        progress=progress,
-        processes=processes,
-    )
+    predictions = predict(engine, folder.samples, **how)
     _refuse_lost_class(folder, predictions)
     counted = min(top_k, len(classes))
     metrics = measure(predictions.probabilities, predictions.labels, counted)

@@ -20,12 +20,7 @@ from trt_cls.spec.experiment import ExactlyOne, Experiment
 
 _PACKAGE = "trt_cls.spec"
 _Proto = descriptor_pb2.FieldDescriptorProto
-_SCALARS = {
-    float: _Proto.TYPE_DOUBLE,
-    int: _Proto.TYPE_INT32,
-    bool: _Proto.TYPE_BOOL,
-    str: _Proto.TYPE_STRING,
-}
+_SCALARS = {float: _Proto.TYPE_DOUBLE, int: _Proto.TYPE_INT32, bool: _Proto.TYPE_BOOL, str: _Proto.TYPE_STRING}
 
 
 def new_message() -> Message:
