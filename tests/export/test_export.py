@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from trt_cls.artefacts.model_file import read_contract
-from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
+from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
 from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract, Precision
 from trt_cls.engines import open_engine
@@ -204,17 +204,23 @@ def test_without_any_builder_auto_writes_the_onnx_alone(
     ],
 )
 def test_a_wrong_request_is_refused(
-    checkpoint: Path, exported: Path, fp16: onnx.ModelProto, tmp_path: Path, changes: dict[str, str], message: str
+    checkpoint: Path,
+    exported: Path,
+    fp16: onnx.ModelProto,
+    contract: Contract,
+    tmp_path: Path,
+    changes: dict[str, str],
+    message: str,
 ) -> None:
     files = {
         "foreign.h5": b"\x89HDF",
         "cut.safetensors": checkpoint.read_bytes()[:1000],
         "cut.onnx": exported.read_bytes()[:-1000],
         "whole.onnx": exported.read_bytes(),
-        "half.onnx": fp16.SerializeToString(),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
+    write_onnx(OnnxModel(fp16, replace(contract, precision="fp16")), tmp_path / "half.onnx")
     given: dict[str, Any] = {"model": checkpoint, "output": "model.onnx", "builder": "none", **changes}
     for name in ("model", "output", "engine"):
         if name in given:
