@@ -91,22 +91,12 @@ def command(
     Each file is held against the model on real images before it gets its name.
     """
     precision = _precision(fp16, int8, data_type)
-    if embed and deepstream:
-        raise click.UsageError(
-            "--embed-preprocessing writes a file for 8-bit pixels, and DeepStream gives float32; leave it out: "
-            "--deepstream puts into its own copy what nvinfer can't do"
-        )
-    if overrides and spec is None:
-        raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
+    _require_consistent(precision, quantization, spec, overrides, embed=embed, deepstream=deepstream)
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.export.export import export
-    from trt_cls.export.int8 import Int8
     from trt_cls.export.tensorrt import profile_from_batches
     from trt_cls.serving.common import plan_for_servers
     from trt_cls.spec import load
-
-    if quantization != Int8() and precision != "int8":
-        raise click.UsageError("the flags of calibration and --int8-… belong to --int8; add it, or leave them out")
 
     profile = profile_from_batches(minimum, optimum, maximum)
     servers = _servers(deepstream, triton)
@@ -141,6 +131,28 @@ def _precision(fp16: bool, int8: bool, data_type: Precision | None) -> Precision
     if len(set(named.values())) > 1:
         raise click.UsageError(f"{' and '.join(named)} contradict each other; leave one of them out")
     return next(iter(named.values()), None)
+
+
+def _require_consistent(
+    precision: Precision | None,
+    quantization: Int8,
+    spec: Path | None,
+    overrides: tuple[str, ...],
+    *,
+    embed: bool,
+    deepstream: Path | None,
+) -> None:
+    from trt_cls.export.int8 import Int8
+
+    if embed and deepstream:
+        raise click.UsageError(
+            "--embed-preprocessing writes a file for 8-bit pixels, and DeepStream gives float32; leave it out: "
+            "--deepstream puts into its own copy what nvinfer can't do"
+        )
+    if overrides and spec is None:
+        raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
+    if quantization != Int8() and precision != "int8":
+        raise click.UsageError("the flags of calibration and --int8-… belong to --int8; add it, or leave them out")
 
 
 def _servers(
