@@ -79,8 +79,6 @@ def imports(module: Module, names: frozenset[str]) -> set[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
-                if alias.name.endswith(GENERATED):
-                    continue
                 inner = {f"{node.module}.{alias.name}", f"{node.module}.{alias.name}.__init__"} & names
                 found.update(inner or {node.module, f"{node.module}.__init__"})
     return (found & names) - {module.name}

@@ -59,14 +59,15 @@ def test_says_what_went_where_and_what_comes_next(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("trt_cls.pruning.prune.SECONDS", 0.1)
+    # `test_latency_is_measured_for_both` measures
+    monkeypatch.setattr("trt_cls.pruning.prune.latencies", lambda modules, contract: [0.004, 0.002])
     output = tmp_path / "pruned.safetensors"
     lines = run(capsys, "-m", checkpoint, "-o", output, "-pth", "0.5", "-k", "key")
     assert row(lines, "conv1") == ["conv1", "64", "→", "40"]
     assert row(lines, "predictions") == ["predictions", "2", "→", "2", "computes the logits"]
     assert any(line.startswith("parameters     4,916,930 → 1,8") for line in lines)
     assert any(line.startswith("multiply-adds") and line.endswith("%)") for line in lines)
-    assert any(line.startswith("latency") and line.endswith("×; ONNX Runtime, CPU, one image)") for line in lines)
+    assert "latency        4.00 ms → 2.00 ms (2.00×; ONNX Runtime, CPU, one image)" in lines
     assert lines[-2].startswith(f"wrote {output} (")
     assert lines[-1] == f'next: trt-cls train -e SPEC -r DIR --set train_config.pretrained_model_path="{output}"'
 
