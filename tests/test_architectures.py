@@ -59,7 +59,11 @@ QUICK = {("squeezenet", 18)}
 """The fewest weights; the tests of the export use resnet10."""
 BUILT_THRICE = {("resnet", 10), ("squeezenet", 18)}
 """Additions and concatenations: an engine of each precision."""
-BETWEEN = {("resnet", 34), ("resnet", 101), *((f"efficientnet_b{size}", 18) for size in range(2, 7))}
+LARGEST = {("resnet", 152), ("efficientnet_b7", 18)}
+"""So few steps teach them nothing that INT8 could be judged by (`calibration.TOO_DEEP`): they are exported in FP32,
+untrained. Their blocks are those of resnet50 and efficientnet_b0, which go all the way.
+"""
+BETWEEN = {("resnet", 34), ("resnet", 101), *((f"efficientnet_b{size}", 18) for size in range(1, 7))}
 """Made of the blocks of the ones before and after them, in other numbers and widths: their graphs are counted alone."""
 VARIANTS = [
     network("resnet", 10, use_batch_norm=False, use_bias=True),
@@ -138,7 +142,7 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
                 model, id=label(model), marks=[] if (model.arch, model.n_layers) in QUICK else pytest.mark.slow
             )
             for model in ALL
-            if (model.arch, model.n_layers) not in BETWEEN
+            if (model.arch, model.n_layers) not in BETWEEN | LARGEST
         ),
         *(pytest.param(model, id=label(model), marks=pytest.mark.slow) for model in VARIANTS),
     ],
@@ -181,6 +185,28 @@ def test_learns_and_is_exported(
         assert fp32 == golden()[model.arch, model.n_layers]
     assert not fp32.keys() & {"BatchNormalization", "Cast", "Identity", "Pad", "Shape", "Transpose"}
     assert fp32["Reshape"] == (1 if flattens(model) else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [model for model in ALL if (model.arch, model.n_layers) in LARGEST], ids=label)
+def test_the_largest_are_exported(model: ModelConfig, pictures: ImageFolder, tmp_path: Path) -> None:
+    import torch
+    from calibration import calibrate
+
+    from trt_cls.data.stream import stream
+    from trt_cls.export.export import export
+    from trt_cls.models import build
+    from trt_cls.models.checkpoint import save_checkpoint
+
+    torch.manual_seed(0)
+    preprocessing = preprocessing_from_spec(experiment(model), "train")
+    (batch,) = stream(pictures.samples, preprocessing, batch_size=30, workers=1)
+    module = calibrate(build(model, len(pictures.classes)), torch.from_numpy(batch.images))
+    save_checkpoint(tmp_path / "model.safetensors", module, Contract(model, preprocessing, pictures.classes))
+    result = export(tmp_path / "model.safetensors", tmp_path / "fp32.onnx", images=pictures.root, builder="none")
+    assert result.parity is not None
+    assert result.parity.top1_agreement == 1
+    assert operators(tmp_path / "fp32.onnx") == golden()[model.arch, model.n_layers]
 
 
 def flattens(model: ModelConfig) -> bool:
