@@ -125,7 +125,8 @@ def carried_out(step: Step, out: Path) -> dict[str, object]:
                 os.killpg(running.pid, signal.SIGKILL)
                 running.wait()
     wanted = 0 if step.interrupt_after is None else INTERRUPTED
-    last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+    written = [line for line in log.read_text(errors="replace").splitlines() if line.strip(" -")]  # no rules of tables
+    last = " ".join(written[-1].split()) if written else ""
     row = {"step": step.name, "ok": status == wanted, "status": status, "seconds": f"{time.perf_counter() - start:.0f}"}
     print(*row.values(), last[:160], flush=True)
     return row | {"last_line": last}
