@@ -14,7 +14,7 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
-from trt_cls.gpu import close_at_exit, cuda_driver, current_context, primary_context
+from trt_cls.gpu import GpuOwner, close_at_exit, cuda_driver, current_context, primary_context
 from trt_cls.preprocessing.nvrtc import cache_folder, compiled
 from trt_cls.preprocessing.packing import BLOCK, MOST_IMAGES, Bundle, grid, kernel_name, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
@@ -69,7 +69,7 @@ class Kernels:
             del self._module
 
 
-class CudaPreprocessing:
+class CudaPreprocessing(GpuOwner):
     """One description's kernel on the first GPU.
 
     Raises:
@@ -152,7 +152,7 @@ class CudaPreprocessing:
         return self._kernels.current()
 
 
-class CudaAugmentation:
+class CudaAugmentation(GpuOwner):
     """The kernel of a training on one GPU, with a stream for it that computing need not wait for.
 
     Raises:
