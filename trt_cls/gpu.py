@@ -24,6 +24,8 @@ from trt_cls.errors import DeviceError, MissingDependency, TrtClsError
 # From cuda.h.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 NAME_LENGTH = 256
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: a stream that does not wait for the default one, on which torch computes."""
 
 
 @dataclass(frozen=True)

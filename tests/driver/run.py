@@ -2,8 +2,9 @@
 
     python tests/driver/run.py [lazy eager random …]
 
-Three orders of streams, and each again with frees that do not wait for the device. Ends with 0 where all tests pass, no
-copy was pageable, nothing was left on the device and nothing was done that a driver forbids.
+The tests of tests/driver and of tests/gpu, the benchmarks and doctor, in three orders of streams; again with frees that
+do not wait for the device; and with each of the first 40 allocations failing. Ends with 0 where all tests pass, no copy
+was pageable, nothing was left on the device and nothing was done that a driver forbids.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 HERE = Path(__file__).resolve().parent
 TESTS, ROOT = HERE.parent, HERE.parents[1]
@@ -28,6 +30,7 @@ from kernels import host  # noqa: E402
 PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=3"]
 ALONE = ["-fno-gnu-unique"]
 """For kernels with blocks of another shape: each library keeps its own threads."""
+EACH_ALLOCATION = "an_allocation_that_fails"
 ZERO = ("pageable", "leaks", "violations")
 
 
@@ -41,8 +44,12 @@ class Way:
     def __str__(self) -> str:
         return self.order + ("" if self.frees_wait else ", frees do not wait")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"DRIVER_ORDER": self.order, "DRIVER_FREES_WAIT": "yes" if self.frees_wait else "no"}
 
-WAYS = [Way(order, frees_wait) for order in ("lazy", "eager", "random") for frees_wait in (True, False)]
+
+WAYS = [Way("lazy"), Way("eager"), Way("random"), Way("lazy", frees_wait=False), Way("random", frees_wait=False)]
 
 
 def environment(report: Path, root: Path = ROOT) -> dict[str, str]:
@@ -67,19 +74,29 @@ def environment(report: Path, root: Path = ROOT) -> dict[str, str]:
     }
 
 
-def of(way: Way) -> dict[str, str]:
-    return {"DRIVER_ORDER": way.order, "DRIVER_FREES_WAIT": "yes" if way.frees_wait else "no"}
-
-
 def commands(way: Way) -> list[list[str]]:
-    tests = [*PYTEST, str(HERE), str(TESTS / "gpu" / "test_on_gpu.py")]
-    return [tests, [str(TESTS / "gpu" / "small_batches.py")]] if way.frees_wait else [tests]
+    """Pixels and figures are the same however memory is freed, and an allocation that fails in whatever order."""
+    if not way.frees_wait:
+        rest = [] if way.order == "lazy" else ["-k", f"not {EACH_ALLOCATION}"]
+        return [[*PYTEST, str(HERE), "--ignore", str(HERE / "test_benchmarks.py"), *rest]]
+    small_batches = str(TESTS / "gpu" / "small_batches.py")
+    on_gpu = str(TESTS / "gpu" / "test_on_gpu.py")
+    return [[*PYTEST, str(HERE), on_gpu, "-k", f"not {EACH_ALLOCATION} and not odd_sizes"], [small_batches]]
 
 
-def carried_out(command: Sequence[str], environment: dict[str, str], report: Path, root: Path = ROOT) -> Counter[str]:
+def carried_out(
+    command: Sequence[str],
+    environment: dict[str, str],
+    report: Path,
+    root: Path = ROOT,
+    output: IO[str] | None = None,
+) -> Counter[str]:
     """Runs Python with `command`; its counts, and under `failed` whether it ended with an error."""
     report.unlink(missing_ok=True)
-    status = subprocess.run([sys.executable, *command], env=environment, cwd=root, check=False).returncode
+    whole = [sys.executable, *command]
+    status = subprocess.run(
+        whole, env=environment, cwd=root, stdout=output, stderr=output and subprocess.STDOUT, check=False
+    ).returncode
     found: Counter[str] = Counter(failed=int(status != 0))
     lines = report.read_text().splitlines() if report.exists() else []
     for line in lines:
@@ -101,7 +118,7 @@ def main() -> int:
         for way in WAYS:
             for command in commands(way) if way.order in wanted else []:
                 print(f"== {way}: {' '.join(command[:2])}", flush=True)
-                total += carried_out(command, settings | of(way), report)
+                total += carried_out(command, settings | way.environment, report)
     return summed_up(total)
 
 

@@ -18,6 +18,7 @@ from driver.stand_in import CAPABILITY, VERSION, Driver, names
 from tiny_models import CONTRACT, RGB, SIZE
 
 from trt_cls.engines import open_engine
+from trt_cls.engines.cuda_graph import capture
 from trt_cls.engines.tensorrt import TensorRtEngine
 from trt_cls.errors import ArtefactError, EngineError
 from trt_cls.preprocessing.pillow import Floats
@@ -139,6 +140,26 @@ def test_several_engines_in_several_threads_do_not_disturb_each_other(driver: Dr
         thread.join()
     assert len(answers) == 4 * 8
     assert all(np.array_equal(answers[0], other) for other in answers)
+
+
+def test_an_engine_opens_while_another_captures(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, opened = write_plan(tmp_path), []
+
+    def capturing(library: Any, stream: int, enqueue: Callable[[int], None]) -> Any:
+        def meanwhile(handle: int) -> None:
+            enqueue(handle)
+            opened.append(elsewhere(lambda: open_engine(plan)))
+
+        return capture(library, stream, meanwhile)
+
+    monkeypatch.setattr("trt_cls.engines.slot.capture", capturing)
+    with closing(open_engine(plan)) as engine:
+        first, *rest = [engine.infer(some(3)) for _ in range(4)]
+    assert all(np.array_equal(first, answers) for answers in rest)
+    (other,) = opened
+    other.close()
 
 
 @pytest.mark.parametrize("where", [lambda call: call(), elsewhere], ids=["here", "in another thread"])

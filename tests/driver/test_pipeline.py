@@ -180,7 +180,7 @@ def test_an_allocation_that_fails_is_one_error_and_leaves_nothing(
             predict(engine, samples, batch_size=1, workers=1, executor="cuda")
     except TrtClsError as error:
         errors.append(str(error))
-    assert len(errors) == driver.count("refused") - before
+    assert len(errors) == (driver.count("refused") > before)  # pycuda tries a second time
     assert all("out of memory" in error for error in errors)
     driver.repair()
     driver.assert_all_freed()
