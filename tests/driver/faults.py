@@ -34,36 +34,118 @@ GPU = "trt_cls/gpu.py"
 ENGINES, EXECUTORS, TRAINING = ("test_engine.py", "test_pipeline.py"), ("test_executor.py",), ("test_prefetch.py",)
 
 FAULTS = [
-    Fault("missing wait", SLOT, "        self.stream.synchronize()\n        return self._answers", "        return self._answers", ENGINES),
-    Fault("missing wait", SLOT, "memset_d8_async(self.input, 0, size, self.stream)", "memset_d8(self.input, 0, size)", ENGINES),
+    Fault(
+        "missing wait",
+        SLOT,
+        "        self.stream.synchronize()\n        return self._answers",
+        "        return self._answers",
+        ENGINES,
+    ),
+    Fault(
+        "default stream",
+        SLOT,
+        "memset_d8_async(self.input, 0, size, self.stream)",
+        "memset_d8(self.input, 0, size)",
+        ENGINES,
+    ),
     Fault("used again too early", SLOT, "return self._answers[:count].copy()", "return self._answers[:count]", ENGINES),
     Fault("leaked graph", SLOT, "            self._graph.close()\n", "            pass\n", ENGINES),
     Fault("wrong size", SLOT, "int(np.prod(self._shape)) * 4", "int(np.prod(self._shape)) * 2", ENGINES),
-    Fault("wrong offset", SLOT, "self._run.bind(INPUT, int(self.input))", "self._run.bind(INPUT, int(self.input) + 4)", ENGINES),
-    Fault("graph of another batch", SLOT, "if self._graph is not None and batch == self._batch:", "if self._graph is not None:", ENGINES),
-    Fault("no wait before freeing", SLOT, '"""Waits for what is queued, and frees all."""\n        self.stream.synchronize()', '"""Waits for what is queued, and frees all."""', ENGINES),
-    Fault("used again too early", PIPELINE, "while batch.images and not free:", "while batch.images and not running:", ENGINES),
-    Fault("used again too early", PIPELINE, "self._staging = kernel.new_staging()", "self._staging = engine.__dict__.setdefault('staging', kernel.new_staging())", ENGINES),
-    Fault("another stream", PIPELINE, "int(self._slot.input), self._slot.stream)", "int(self._slot.input), self._kernel._stream)", ENGINES),
-    Fault("wrong offset", PIPELINE, "int(self._slot.input), self._slot", "int(self._slot.input) + 16, self._slot", ENGINES),
-    Fault("leaked lane", PIPELINE, "            lanes.pop().close()", "            lanes.pop()._slot.stream.synchronize(); break", ENGINES),
-    Fault("missing wait", CUDA, "            self._stream.synchronize()\n        return host_output", "        return host_output", EXECUTORS),
-    Fault("used again too early", CUDA, ".reshape(shape).copy()", ".reshape(shape)", ("../gpu/test_on_gpu.py -k stay_as_they_are",)),
+    Fault(
+        "wrong offset",
+        SLOT,
+        "self._run.bind(INPUT, int(self.input))",
+        "self._run.bind(INPUT, int(self.input) + 4)",
+        ENGINES,
+    ),
+    Fault(
+        "graph of another batch",
+        SLOT,
+        "if self._graph is not None and batch == self._batch:",
+        "if self._graph is not None:",
+        ENGINES,
+    ),
+    Fault(
+        "no wait before freeing",
+        SLOT,
+        '"""Waits for what is queued, and frees all."""\n        self.stream.synchronize()',
+        '"""Waits for what is queued, and frees all."""',
+        ENGINES,
+    ),
+    Fault(
+        "used again too early",
+        PIPELINE,
+        "while batch.images and not free:",
+        "while batch.images and not running:",
+        ENGINES,
+    ),
+    Fault(
+        "used again too early",
+        PIPELINE,
+        "self._staging = kernel.new_staging()",
+        "self._staging = engine.__dict__.setdefault('staging', kernel.new_staging())",
+        ENGINES,
+    ),
+    Fault(
+        "another stream",
+        PIPELINE,
+        "int(self._slot.input), self._slot.stream)",
+        "int(self._slot.input), self._kernel._stream)",
+        ENGINES,
+    ),
+    Fault(
+        "wrong offset", PIPELINE, "int(self._slot.input), self._slot", "int(self._slot.input) + 16, self._slot", ENGINES
+    ),
+    Fault(
+        "leaked lane",
+        PIPELINE,
+        "            lanes.pop().close()",
+        "            lanes.pop()._slot.stream.synchronize(); break",
+        ENGINES,
+    ),
+    Fault(
+        "missing wait",
+        CUDA,
+        "            self._stream.synchronize()\n        return host_output",
+        "        return host_output",
+        EXECUTORS,
+    ),
+    Fault(
+        "used again too early",
+        CUDA,
+        ".reshape(shape).copy()",
+        ".reshape(shape)",
+        ("../gpu/test_on_gpu.py -k stay_as_they_are",),
+    ),
     Fault("wrong offset", CUDA, "int(device) + start for start", "int(device) + start + 16 for start", EXECUTORS),
-    Fault("pageable memory", CUDA, "self._cuda.pagelocked_empty(size + size // 4, np.uint8)", "np.empty(size + size // 4, np.uint8)", EXECUTORS),
-    Fault("leak of what was forgotten", GPU, "            self.close()\n\n\n_open", "            pass\n\n\n_open", (*ENGINES, *EXECUTORS)),
+    Fault(
+        "pageable memory",
+        CUDA,
+        "self._cuda.pagelocked_empty(size + size // 4, np.uint8)",
+        "np.empty(size + size // 4, np.uint8)",
+        EXECUTORS,
+    ),
+    Fault(
+        "leak of what was forgotten",
+        GPU,
+        "            self.close()\n\n\n_open",
+        "            pass\n\n\n_open",
+        (*ENGINES, *EXECUTORS),
+    ),
     Fault("leaked context", GPU, "        cuda.Context.pop()", "        pass", EXECUTORS),
     Fault("leaked primary context", GPU, "    primary.detach()", "    pass", EXECUTORS),
     Fault("missing wait", PREFETCH, "    own.wait_event(copies.record_event())\n", "", TRAINING),
     Fault("missing wait", PREFETCH, "    copies.wait_event(own.record_event())\n", "", TRAINING),
     Fault("missing wait", PREFETCH, "    current.wait_event(copied)\n", "", TRAINING),
     Fault("used again too early", PREFETCH, "        tensor.record_stream(current)\n", "        pass\n", TRAINING),
-    Fault("wrong offset", PREFETCH, "bundle.data_ptr(), batch.starts", "bundle.data_ptr() + 16, batch.starts", TRAINING),
-]  # fmt: skip
+    Fault(
+        "wrong offset", PREFETCH, "bundle.data_ptr(), batch.starts", "bundle.data_ptr() + 16, batch.starts", TRAINING
+    ),
+]
 
 
 def noticed(fault: Fault, copy: Path, report: Path) -> str:
-    """The first way in which the driver or a test notices `fault` in `copy`, which is restored; empty where none does."""
+    """The first way in which a test or the driver notices `fault` in `copy`, which is restored; empty: none."""
     module = copy / fault.module
     text = module.read_text()
     if fault.right not in text:

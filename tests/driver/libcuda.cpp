@@ -178,7 +178,7 @@ static CUresult copy(Side to, Side from, size_t size, CUstream stream, bool queu
             if (!side.host || !pageable) sound = sound && usable(side.start, size, name);
         if (sound) std::memmove(reinterpret_cast<void*>(to.start), reinterpret_cast<void*>(from.start), size);
     });
-    if (!error && stream && (!queued || pageable)) drain(of(stream));
+    if (!error && (!queued || pageable)) drain(stream ? of(stream) : &the_default);
     return error ? error : current();
 }
 #define HOST(POINTER) Side{reinterpret_cast<Address>(POINTER), true}
@@ -266,7 +266,7 @@ API cuEventCreate(CUevent* event, unsigned) {
 API cuEventDestroy(CUevent event) { IN_CONTEXT; return events.erase(of(event)), CUDA_SUCCESS; }
 API cuEventRecord(CUevent event, CUstream stream) {
     IN_CONTEXT;
-    const auto mark = of(event)->mark = std::make_shared<Mark>(Mark{of(stream)});
+    const auto mark = of(event)->mark = std::make_shared<Mark>(Mark{stream ? of(stream) : &the_default});
     return add(of(stream), [mark] { mark->reached = true, mark->time = now(); });
 }
 API cuEventSynchronize(CUevent event) {

@@ -88,6 +88,7 @@ inline bool started = false;
 inline int sticky = 0;  // an error that every later call returns, as a driver does once a kernel has gone wrong
 inline Context contexts[DEVICES];
 inline std::map<Address, Allocation> memory;
+inline Stream the_default;  // which no call names
 inline std::set<Stream*> streams;
 inline std::set<Event*> events;
 inline std::set<Module*> modules;
@@ -198,6 +199,7 @@ inline void drain(Stream* stream) {
 }
 
 inline void drain_all() {
+    drain(&the_default);
     for (Stream* stream : streams) drain(stream);
 }
 
@@ -209,6 +211,7 @@ inline void run_until(const Mark& mark) {
 inline void wander() {
     if (order != "random" || dice() % 3) return;
     std::vector<Stream*> busy;
+    if (!the_default.queue.empty()) busy.push_back(&the_default);
     for (Stream* stream : streams)
         if (!stream->queue.empty()) busy.push_back(stream);
     if (busy.empty()) return;
@@ -216,22 +219,22 @@ inline void wander() {
     for (unsigned many = 1 + dice() % 3; many && !chosen->queue.empty(); many--) run_one(chosen);
 }
 
-// Queues `work`; on a stream that captures it is kept for the graph.
+// Queues `work`; on a stream that captures it is kept for the graph. The default stream waits for all blocking streams,
+// and they for it.
 inline CUresult add(Stream* stream, Work work) {
-    if (!stream) {  // the default stream waits for all blocking streams, and they for it
+    if (!stream) {
         for (Stream* other : streams)
             if (!(other->flags & CU_STREAM_NON_BLOCKING)) {
                 if (other->capturing) return other->invalid = true, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
                 drain(other);
             }
-        work();
-        return CUDA_SUCCESS;
-    }
-    if (!streams.count(stream) || stream->destroyed) {
+        stream = &the_default;
+    } else if (!streams.count(stream) || stream->destroyed) {
         violated("work for a stream that was destroyed or never made");
         return CUDA_ERROR_INVALID_HANDLE;
     }
     if (stream->capturing) return stream->captured.push_back(std::move(work)), CUDA_SUCCESS;
+    if (!(stream->flags & CU_STREAM_NON_BLOCKING) && stream != &the_default) drain(&the_default);
     stream->queue.push_back(std::move(work));
     order == "eager" ? drain(stream) : wander();
     return CUDA_SUCCESS;

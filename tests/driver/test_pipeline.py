@@ -129,9 +129,10 @@ def test_a_repeated_shape_becomes_a_graph_unless_tensorrt_does_that_itself(
 def test_two_batches_are_in_flight_at_once(driver: Driver, tmp_path: Path) -> None:
     samples = colored(tmp_path, 12)
     with closing(TensorRtEngine(write_plan(tmp_path))) as engine:
+        before = driver.count("queued")
         batches = answers(engine, samples, batch_size=3, workers=2)
         next(batches)
-        assert driver.count("queued") == 2
+        assert driver.count("queued") - before == 2
         batches.close()
 
 
