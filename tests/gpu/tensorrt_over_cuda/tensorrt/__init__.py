@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,10 @@ class NetworkDefinitionCreationFlag:
 
 class BuilderFlag:
     TF32 = 7
+
+
+class LayerInformationFormat:
+    JSON = "json"
 
 
 class MemoryPoolType:
@@ -112,25 +118,26 @@ class Builder:
 class Engine:
     num_io_tensors = 2
 
+    module: ctypes.c_void_p | None = None
+
     def __init__(self, profile: list[tuple[int, ...]], logger: ILogger) -> None:
         self.profile, self.logger = profile, logger
-        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        check(_cuda.cuCtxGetDevice(ctypes.byref(device)))
-        check(_cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device))
-        check(_cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device))
-        self.module, self.function, self.context = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
-        check(_cuda.cuCtxGetCurrent(ctypes.byref(self.context)))
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        major, minor, self.function = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
+        check(_cuda.cuInit(0))
+        check(_cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, 0))
+        check(_cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, 0))
+        module = ctypes.c_void_p()
+        with primary_context(), tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(cubin(f"sm_{major.value}{minor.value}"))
             file.flush()
-            check(_cuda.cuModuleLoad(ctypes.byref(self.module), file.name.encode()))
-        check(_cuda.cuModuleGetFunction(ctypes.byref(self.function), self.module, b"network"))
+            check(_cuda.cuModuleLoad(ctypes.byref(module), file.name.encode()))
+            self.module = module
+            check(_cuda.cuModuleGetFunction(ctypes.byref(self.function), module, b"network"))
 
     def __del__(self) -> None:
-        if self.module:  # TensorRT too frees its memory whatever context is current
-            _cuda.cuCtxPushCurrent_v2(self.context)
-            _cuda.cuModuleUnload(self.module)
-            _cuda.cuCtxPopCurrent_v2(ctypes.byref(self.context))
+        if self.module:
+            with primary_context():
+                _cuda.cuModuleUnload(self.module)
 
     def get_tensor_name(self, index: int) -> str:
         return ("input_1", "predictions")[index]
@@ -147,8 +154,16 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return self.profile
 
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector()
+
     def create_execution_context(self) -> Context:
         return Context(self)
+
+
+class Inspector:
+    def get_engine_information(self, form: str) -> str:
+        return json.dumps({"Layers": ["network"]})
 
 
 class Context:
@@ -195,6 +210,19 @@ class Runtime:
             self.logger.log(ILogger.ERROR, f"it is not\na plan: {error}")
             return None
         return self.engine([tuple(shape) for shape in shapes], self.logger)
+
+
+@contextmanager
+def primary_context() -> Iterator[None]:
+    """Of the first GPU: TensorRT takes it by itself, whatever context is current."""
+    context = ctypes.c_void_p()
+    check(_cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+    check(_cuda.cuCtxPushCurrent_v2(context))
+    try:
+        yield
+    finally:
+        _cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+        _cuda.cuDevicePrimaryCtxRelease_v2(0)
 
 
 @cache
