@@ -9,8 +9,8 @@ gpu_preprocessing.py; what stands outside the loops is left out. Takes nvcc and 
 nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm); needs no GPU. Writes results/kernel_counts.csv.
 
 "before" is the kernel as it was with a load per byte, two divisions per value and tiles of 16 rows. In the loops it has
-fewer instructions, as a byte that is loaded alone need not be taken out of a word; the profiler, which counts all, gives
-410 instructions a pixel before and 237 after (gpu_preprocessing.py).
+fewer instructions, as a byte that is loaded alone need not be taken out of a word; the profiler, which counts all,
+gives 410 instructions a pixel before and 237 after (gpu_preprocessing.py).
 """
 
 from __future__ import annotations
