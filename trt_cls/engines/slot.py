@@ -37,6 +37,7 @@ class Slot:
         """The network's input in GPU memory, float32 [largest,C,H,W]."""
         # A batch below the profile's smallest runs with what is left here behind it: numbers, not chance.
         cuda.memset_d8_async(self.input, 0, size, self.stream)
+        self.stream.synchronize()  # what follows may fail, and free it
         self._answers: NDArray[np.float32] = cuda.pagelocked_empty((plan.largest, len(contract.classes)), np.float32)
         self._output = cuda.mem_alloc(self._answers.nbytes)
         self._run.bind(INPUT, int(self.input))
