@@ -18,6 +18,7 @@ pytestmark = pytest.mark.driver
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "jetson.md"
 
 
+@stand_in.lazy
 def test_the_commands_of_the_guide_lead_to_answers(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
