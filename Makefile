@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 WORKERS ?= auto
 PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 
-.PHONY: setup demo test test-slow test-gpu gpu-evidence check format size bench bench-gpu
+.PHONY: setup demo test test-slow test-driver test-gpu gpu-evidence check format size bench bench-gpu
 
 setup: $(READY)
 
@@ -28,6 +28,11 @@ test: $(READY)
 # Architectures through export and engine, the large sweeps of image sizes.
 test-slow: $(READY)
 	$(BIN)/pytest $(PARALLEL) -m slow
+
+# The GPU's code through the real pycuda, over a driver played by the CPU. Takes g++ and a CUDA Toolkit, and skips without;
+# the first time pycuda is built, six minutes, into the user's cache.
+test-driver: $(READY)
+	$(BIN)/python tests/driver/run.py
 
 # Needs an NVIDIA GPU, pycuda, nvcc and compute-sanitizer. `READY= BIN=/usr/bin` uses the machine's own Python.
 test-gpu: $(READY)

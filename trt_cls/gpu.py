@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 from trt_cls.errors import DeviceError, MissingDependency, TrtClsError, one_line
@@ -23,6 +24,8 @@ from trt_cls.errors import DeviceError, MissingDependency, TrtClsError, one_line
 # From cuda.h.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 NAME_LENGTH = 256
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: a stream that does not wait for the default one, on which torch computes."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,20 @@ def cuda_driver(purpose: str, otherwise: str) -> ModuleType:
     return driver
 
 
-class Closable(Protocol):
-    """What holds memory on a GPU until it is closed; a second `close` does nothing."""
+class GpuOwner(ABC):
+    """What holds memory on a GPU until it is closed, forgotten in any thread, or the process ends."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Gives it back."""
+        """Gives it back; a second time does nothing."""
+
+    def __del__(self) -> None:
+        # pycuda's own objects give nothing back in another thread, unless the context is current there.
+        with suppress(Exception):  # it did not open, and holds nothing
+            self.close()
 
 
-_open: WeakSet[Closable] = WeakSet()
+_open: WeakSet[GpuOwner] = WeakSet()
 _retaining = Lock()
 
 
@@ -110,7 +119,7 @@ def _retained(cuda: ModuleType, device: int) -> Any:
     return primary
 
 
-def close_at_exit(owner: Closable) -> None:
+def close_at_exit(owner: GpuOwner) -> None:
     """Closes `owner` before the primary context goes, where nobody has done so by then."""
     _open.add(owner)
 

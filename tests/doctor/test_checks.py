@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 
 from trt_cls.doctor.checks import OPTIONAL, Finding, findings
 from trt_cls.doctor.facts import Facts
+from trt_cls.doctor.jetson import Jetson
 from trt_cls.gpu import Gpu
 
 ROOT = Path(__file__).parents[2]
@@ -147,3 +148,36 @@ def test_an_absent_optional_package_is_named_with_the_extra_that_installs_it(
     assert purpose in finding.found
     project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(packages) & {Requirement(text).name for text in project["optional-dependencies"][extra]}
+
+
+ORIN = Jetson("NVIDIA Jetson AGX Orin Developer Kit", "36.4.3", "MAXN")
+ON_ORIN = replace(
+    GPU,
+    python="3.10.12",
+    packages={"trt-cls": "1.0", "onnxruntime": "1.23.2", "pycuda": "2026.1"},
+    requirements={},
+    gpu=Gpu("Orin", "8.7"),
+    jetson=ORIN,
+)
+
+
+def test_a_jetson_is_named_with_its_jetpack_and_power_mode() -> None:
+    assert of(ON_ORIN, "Jetson").found == (
+        "NVIDIA Jetson AGX Orin Developer Kit, JetPack 6, Linux for Tegra 36.4.3, power mode MAXN"
+    )
+    assert of(ON_ORIN, "ONNX Runtime").cure == "", "there is no onnxruntime-gpu for it"
+    assert "nvpmodel -m 0" in of(replace(ON_ORIN, jetson=replace(ORIN, power_mode="15W")), "Jetson").cure
+    assert "Jetson" not in {finding.name for finding in findings(GPU)}
+
+
+def test_a_jetson_is_sent_to_jetpack_for_what_the_index_has_not() -> None:
+    bare = replace(ON_ORIN, modules=frozenset({"onnxruntime"}), nvrtc=None)
+    assert "python3-libnvinfer" in of(bare, "TensorRT").cure
+    assert "--system-site-packages" in of(bare, "TensorRT").cure
+    assert "nvidia-jetpack" in of(bare, "NVRTC").cure
+
+
+def test_a_jetpack_without_a_python_that_is_new_enough_is_broken() -> None:
+    old = of(replace(ON_ORIN, jetson=replace(ORIN, release="35.6.0")), "Jetson")
+    assert old.state == "broken"
+    assert "JetPack 6" in old.cure

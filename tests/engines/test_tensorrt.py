@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from gpu_stand_in import StandIn
 from tiny_models import CONTRACT, SIZE, write_onnx
 
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.engines import open_engine
 from trt_cls.engines.tensorrt.api import make_logger
-from trt_cls.engines.tensorrt.engine import TensorRtEngine
-from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency
+from trt_cls.errors import ArtefactError, DeviceError, MissingDependency
 from trt_cls.gpu import visible_gpu
 
 SMALLEST, LARGEST = 2, 5
@@ -75,101 +69,6 @@ def test_a_plan_of_another_version_is_refused_before_any_gpu_is_asked_for(tmp_pa
     )
     with pytest.raises(ArtefactError, match=expected):
         open_engine(plan)
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """A GPU of compute capability 8.7 with a "TensorRT 10.9" whose plans are ONNX files; all of it is freed."""
-    gpu = StandIn((SMALLEST, LARGEST), (8, 7))
-    gpu.install(monkeypatch)
-    yield gpu
-    gpu.assert_all_freed()
-
-
-def write_stand_in(folder: Path, content: bytes | None = None, capability: str = "8.7") -> Path:
-    plan = folder / "model.engine"
-    plan.write_bytes(content or write_onnx(folder / "model.onnx").read_bytes())
-    digest = file_sha256(plan)
-    profile = Profile(SMALLEST, 4, LARGEST)
-    write_sidecar(plan, Sidecar(CONTRACT, digest, "tensorrt", "10.9", (capability,), "", profile, "model.onnx", digest))
-    return plan
-
-
-def test_a_plan_for_another_gpu_is_refused_before_it_is_loaded(stand_in: StandIn, tmp_path: Path) -> None:
-    plan = write_stand_in(tmp_path, b"not loaded", capability="8.9")
-    expected = (
-        r"by tensorrt 10\.9 for compute capability 8\.9, here is tensorrt 10\.9, Stand-in, compute capability 8\.7 "
-        r"\(it holds no code for this GPU\); .*: trt-cls export -m "
-    )
-    with pytest.raises(ArtefactError, match=expected):
-        TensorRtEngine(plan)
-
-
-def test_what_tensorrt_says_of_a_plan_is_told(stand_in: StandIn, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"\(it is not a plan\); .*: trt-cls export -m "):
-        TensorRtEngine(write_stand_in(tmp_path, b"not a plan"))
-
-
-def test_a_plan_whose_tensors_are_not_its_contracts_is_refused(stand_in: StandIn, tmp_path: Path) -> None:
-    gray = write_onnx(tmp_path / "gray.onnx", channels=1).read_bytes()
-    with pytest.raises(ArtefactError, match=r"its inputs are \{'input_1': \[1, 16, 16\]\}"):
-        TensorRtEngine(write_stand_in(tmp_path, gray))
-
-
-def test_a_run_that_fails_says_why(stand_in: StandIn, tmp_path: Path) -> None:
-    with closing(TensorRtEngine(write_stand_in(tmp_path))) as engine:
-        stand_in.fail_run_after = 0
-        with pytest.raises(EngineError, match="tensorrt: running a batch failed: the run failed"):
-            engine.infer(np.zeros((3, 3, SIZE, SIZE), np.float32))
-
-
-def test_a_graph_that_does_not_launch_is_an_error(stand_in: StandIn, tmp_path: Path) -> None:
-    images = np.zeros((3, 3, SIZE, SIZE), np.float32)
-    with closing(TensorRtEngine(write_stand_in(tmp_path))) as engine:
-        engine.infer(images)
-        engine.infer(images)
-        stand_in.libcuda.cuGraphLaunch = lambda graph, stream: 700
-        with pytest.raises(EngineError, match="CUDA error 700"):
-            engine.infer(images)
-
-
-def test_graphs_follow_the_size_of_the_batch(stand_in: StandIn, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    with (
-        closing(TensorRtEngine(write_stand_in(tmp_path))) as engine,
-        closing(open_engine(tmp_path / "model.onnx", "cpu", 1)) as reference,
-    ):
-        for count in (3, 3, 3, 4, 4, 4, 3, 3, 3, 5, 3, 3):
-            images = random.random((count, 3, SIZE, SIZE), np.float32)
-            np.testing.assert_array_equal(engine.infer(images), reference.infer(images))
-    assert stand_in.launched_graphs == 3
-
-
-@pytest.mark.parametrize("call", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags"])
-def test_where_capturing_fails_runs_go_on_without(stand_in: StandIn, tmp_path: Path, call: str) -> None:
-    setattr(stand_in.libcuda, call, lambda *told: 1)
-    images = np.random.default_rng(0).random((3, 3, SIZE, SIZE), np.float32)
-    with closing(TensorRtEngine(write_stand_in(tmp_path))) as engine:
-        first, *rest = [engine.infer(images) for _ in range(4)]
-    assert all(np.array_equal(first, answers) for answers in rest)
-    assert stand_in.launched_graphs == 0
-
-
-def test_a_layer_that_can_not_be_captured_ends_the_capture(stand_in: StandIn, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).random((3, 3, SIZE, SIZE), np.float32)
-    begin = stand_in.libcuda.cuStreamBeginCapture_v2
-
-    def failing(stream: ctypes.c_void_p, mode: int) -> int:
-        stand_in.fail_run_after = 0
-        return begin(stream, mode)
-
-    stand_in.libcuda.cuStreamBeginCapture_v2 = failing
-    with closing(TensorRtEngine(write_stand_in(tmp_path))) as engine:
-        first, second = engine.infer(images), engine.infer(images)
-        stand_in.fail_run_after = -1
-        np.testing.assert_array_equal(first, second)
-        np.testing.assert_array_equal(first, engine.infer(images))
-    assert stand_in.launched_graphs == 0
 
 
 def test_errors_are_kept_for_the_message_not_printed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -9,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gpu_stand_in import StandIn
 from PIL import Image
-from tiny_models import CONTRACT, RGB, SIZE, write_images, write_onnx
+from tiny_models import RGB, SIZE, write_images, write_onnx
 
-from trt_cls.artefacts.sidecar import Profile, Sidecar, write_sidecar
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
-from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import DataError
 from trt_cls.evaluation import benchmark as module
 from trt_cls.evaluation import stages
@@ -43,38 +39,6 @@ def test_the_cpu_shares_its_threads_among_decode_and_preprocess(tmp_path: Path) 
     assert result.share_of_limit > 0
     assert all(0 < stage.p50_ms <= stage.p99_ms for stage in result.stages)
     assert (result.backend, result.batch_size, result.workers, result.kernel) == ("onnxruntime-cpu", 4, 2, None)
-
-
-@pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plan for the GPU that the CPU plays."""
-    StandIn((1, 3)).install(monkeypatch)
-    monkeypatch.setattr("trt_cls.evaluation.stages.COPIED", 1 << 10)
-    plan = tmp_path / "model.engine"
-    plan.write_bytes(write_onnx(tmp_path / "model.onnx").read_bytes())
-    digest = hashlib.sha256(plan.read_bytes()).hexdigest()
-    sidecar = Sidecar(CONTRACT, digest, "tensorrt", "10.9", ("8.0",), "", Profile(1, 1, 3), "model.onnx", digest)
-    write_sidecar(plan, sidecar)
-    return plan
-
-
-def test_on_a_gpu_the_stages_work_side_by_side_and_the_kernel_has_its_own_floor(plan: Path, tmp_path: Path) -> None:
-    with closing(TensorRtEngine(plan)) as engine:
-        result = benchmark(engine, samples_in(tmp_path), batch_size=8, workers=2, seconds=0)
-    assert names(result) == ["decode", "preprocess", "engine", "all"]
-    assert [stage.stage for stage in result.stages if stage.limits] == ["decode", "preprocess", "engine"]
-    assert (result.executor, result.batch_size) == ("cuda", 3)
-    assert result.kernel is not None
-    assert result.kernel.share > 0
-    assert result.to_dict()["kernel"]["share"] == result.kernel.share
-
-
-def test_on_a_gpu_the_memory_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Path) -> None:
-    gpu = StandIn((1, 3))
-    gpu.install(monkeypatch)
-    with closing(TensorRtEngine(plan)) as engine:
-        benchmark(engine, samples_in(tmp_path), batch_size=3, workers=1, seconds=0)
-    gpu.assert_all_freed()
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,17 @@ static void check(const unsigned* grid, const unsigned* block, int height, int w
         cuda_on_cpu::die("the host's grid or block is not the kernel's");
 }
 
+// A GPU refuses what a CPU takes: it loads these by 8 and by 16 bytes.
+static void check_alignment(const Source* sources, const int* tables) {
+    if (reinterpret_cast<unsigned long>(sources) % alignof(Source) || reinterpret_cast<unsigned long>(tables) % 16)
+        cuda_on_cpu::die("the sources or the tables are not aligned");
+}
+
 #define LAUNCH(KERNEL)                                                                                    \
     extern "C" void launch_##KERNEL(const unsigned* grid, const unsigned* block, const Byte* pixels,           \
                                     const Source* sources, const int* tables, const float* normalization,      \
                                     int reversed, int height, int width, float* output) {                        \
-        check(grid, block, height, width);                                                                     \
+        check(grid, block, height, width), check_alignment(sources, tables);                                   \
         cuda_on_cpu::launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, [&] {                 \
             KERNEL(pixels, sources, tables, normalization, reversed, height, width, output);                   \
         });                                                                                                    \
@@ -27,7 +33,7 @@ LAUNCH(preprocess_gray_float32)
                                     const Source* sources, const Change* changes, const int* tables,           \
                                     const float* normalization, int reversed, int height, int width,           \
                                     float* output) {                                                           \
-        check(grid, block, height, width);                                                                     \
+        check(grid, block, height, width), check_alignment(sources, tables);                                   \
         cuda_on_cpu::launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, [&] {                 \
             KERNEL(pixels, sources, changes, tables, normalization, reversed, height, width, output);          \
         });                                                                                                    \

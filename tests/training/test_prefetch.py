@@ -1,19 +1,16 @@
-"""Packed batches on their way to the GPU: with the kernel and the streams played by the CPU, equal to whole ones."""
+"""Packed batches with the kernel played by the CPU, equal to whole ones; their way to a GPU is in tests/driver."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gpu_stand_in import StandIn, Stream
 from pixel_reference import preprocessing_of
 from shared_data import photos
 
@@ -22,7 +19,6 @@ from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import PackedBatch, TrainingBatch, TrainingLoader, pinned
-from trt_cls.preprocessing.cuda import NON_BLOCKING, CudaAugmentation
 from trt_cls.spec.experiment import (
     NO_EXTENSIONS,
     Experiment,
@@ -33,7 +29,6 @@ from trt_cls.spec.experiment import (
     RegConfig,
     TrainConfig,
 )
-from trt_cls.training import prefetch
 from trt_cls.training.compute import Compute, choose_compute
 from trt_cls.training.prefetch import open_augmentation, prefetched
 from trt_cls.training.run import train
@@ -113,85 +108,6 @@ def test_broken_images_are_left_out_and_a_batch_of_them_is_empty(folder: ImageFo
     assert kernel.batches == [5]
 
 
-class Lazily:
-    """A GPU's memory and streams as torch shows them: what is queued is done when somebody waits for it."""
-
-    device = SimpleNamespace(type="cuda", index=0)
-
-    def __init__(self, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._kept: list[torch.Tensor] = []  # torch gives memory on only to what comes later on the stream
-        self.recorded: list[torch.Tensor] = []
-        self.owners: set[Stream] = set()
-        """The streams that copies were queued on, as torch's allocators note them."""
-        self._stream: Stream | None = None
-        stand_in._push(1)
-        self.copies = Queue(Stream(stand_in))
-        stand_in._push(-1)
-        monkeypatch.setattr(prefetch, "_copies", lambda index: self.copies)
-        monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: Queue(stand_in.streams[handle]))
-        monkeypatch.setattr(torch.cuda, "stream", self._entered)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(wait_event=lambda event: event()))
-        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: self.recorded.append(tensor))
-
-    @contextmanager
-    def _entered(self, queue: Queue) -> Iterator[None]:
-        self._stream = queue.stream
-        yield
-        self._stream = None
-
-    def moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        assert self._stream is not None, "copied on the stream of the steps, which must then wait for it"
-        self.owners.add(self._stream)
-        copy = torch.full_like(tensor, 255 if tensor.dtype == torch.uint8 else torch.nan)
-        self._stream.add(lambda: copy.copy_(tensor))
-        self._kept.append(copy)
-        return copy
-
-    targets = moved
-
-    def images(self, images: torch.Tensor) -> torch.Tensor:
-        return images
-
-
-class Queue:
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-
-    def wait_event(self, event: Callable[[], None]) -> None:
-        self.stream.add(event)
-
-    def record_event(self) -> Callable[[], None]:
-        reached: list[bool] = []
-        self.stream.add(lambda: reached.append(True))
-
-        def wait() -> None:
-            while not reached:
-                self.stream.queue.pop(0)()
-
-        return wait
-
-
-def test_a_batch_is_ready_when_it_is_handed_over_and_the_next_is_under_way(
-    folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in = StandIn((1, 1))
-    stand_in.install(monkeypatch)
-    lazily = Lazily(stand_in, monkeypatch)
-    kernel = CudaAugmentation(COLOR, 0)
-    _, stream = stand_in.streams.values()
-    assert stream.flags == NON_BLOCKING, "else every launch waits for the step, which is on the default stream"
-    expected = list(loader(folder, COLOR, NO_EXTENSIONS, pack=False, mixup_alpha=0.0).epoch(0))
-    batches = loader(folder, COLOR, NO_EXTENSIONS, pack=True, mixup_alpha=0.0).epoch(0)
-    for number, batch in enumerate(prefetched(batches, lazily, kernel)):
-        check_same([batch], [expected[number]])
-        assert lazily.recorded[-2:][0] is batch.images
-        assert lazily.recorded[-2:][1] is batch.targets
-        assert bool(stream.queue) == (number + 1 < len(expected))
-        assert not lazily.owners & {stream}, "memory that the kernel's stream is asked about when it is gone"
-    kernel.close()
-    stand_in.assert_all_freed()
-
-
 def test_a_training_with_packed_batches_ends_as_one_without(
     experiment: Callable[..., Experiment], tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,16 +147,6 @@ def test_one_line_says_why_a_gpu_does_not_augment(
         assert open_augmentation(ON_GPU, COLOR, extensions) is None
     (message,) = caplog.messages
     assert told in message
-
-
-def test_where_a_gpu_and_its_tools_are_there_the_kernel_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = StandIn((1, 1))
-    stand_in.install(monkeypatch)
-    kernel = open_augmentation(ON_GPU, COLOR, NO_EXTENSIONS)
-    assert kernel is not None
-    assert kernel.shape == (3, 48, 64)
-    kernel.close()
-    stand_in.assert_all_freed()
 
 
 def test_pinning_leaves_no_tensor_of_a_packed_batch_behind(

@@ -16,6 +16,7 @@ from trt_cls.engines.backends import BACKENDS, Backend
 
 State = Literal["ok", "absent", "broken"]
 OLDEST_PYTHON = (3, 10)
+OLDEST_JETPACK = 6
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPTIONAL = (
@@ -45,6 +46,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
     """A finding for each part of the machine."""
     return (
         _python(facts),
+        *_jetson(facts),
         _driver(facts),
         *(finding for backend in BACKENDS for finding in _backend(backend, facts)),
         _images(facts),
@@ -61,6 +63,22 @@ def _python(facts: Facts) -> Finding:
     if version < OLDEST_PYTHON:
         return Finding("Python", "broken", found, "install Python 3.10 or newer")
     return Finding("Python", "ok", found)
+
+
+def _jetson(facts: Facts) -> Iterator[Finding]:
+    board = facts.jetson
+    if board is None:
+        return
+    system = f"JetPack {board.jetpack}, Linux for Tegra {board.release}" if board.jetpack else board.release
+    mode = f"power mode {board.power_mode}" if board.power_mode else ""
+    found = ", ".join(filter(None, (board.model, system, mode)))
+    if board.jetpack and board.jetpack < OLDEST_JETPACK:
+        yield Finding("Jetson", "broken", found, f"flash JetPack {OLDEST_JETPACK} or newer, which has Python 3.10")
+    else:
+        slower = board.power_mode and not board.power_mode.startswith("MAXN")
+        yield Finding(
+            "Jetson", "ok", found, "for full speed: sudo nvpmodel -m 0 && sudo jetson_clocks" if slower else ""
+        )
 
 
 def _driver(facts: Facts) -> Finding:
@@ -100,10 +118,15 @@ def _onnxruntime(facts: Facts) -> Finding:
     if "onnxruntime" not in facts.modules:
         cure = f"pip install --force-reinstall {installed[0].split()[0]}"
         return Finding(name, "broken", f"{found}, but its module is missing", cure)
-    if facts.gpu and "onnxruntime" in facts.packages:
+    if facts.gpu and "onnxruntime" in facts.packages and not _without_gpu_runtime(facts):
         cure = f'for the GPU: pip uninstall -y onnxruntime; pip install "{PRODUCT}[gpu]"'
         return Finding(name, "ok", f"{found}, provider CPU alone", cure)
     return Finding(name, "ok", f"{found}, providers {', '.join((*facts.providers, 'CPU'))}")
+
+
+def _without_gpu_runtime(facts: Facts) -> bool:
+    """There is no onnxruntime-gpu for this machine, and the extra `gpu` takes the one for the CPU."""
+    return facts.jetson is not None and facts.python.startswith("3.10.")
 
 
 def _tensorrt(facts: Facts) -> Finding:
@@ -120,7 +143,10 @@ def _tensorrt(facts: Facts) -> Finding:
         return Finding("TensorRT", "ok", found or "installed by the system, as on JetPack")
     if parts:
         return Finding("TensorRT", "broken", f"{found}, but its module is missing", again)
-    cure = f'pip install "{PRODUCT}[gpu]"; on a Jetson, JetPack includes it' if facts.gpu else "needs a GPU first"
+    if facts.jetson:
+        cure = "sudo apt-get install nvidia-jetpack python3-libnvinfer, in an environment with --system-site-packages"
+    else:
+        cure = f'pip install "{PRODUCT}[gpu]"' if facts.gpu else "needs a GPU first"
     return Finding("TensorRT", "absent", "not installed", cure)
 
 
@@ -152,7 +178,8 @@ def _pycuda(facts: Facts) -> Finding:
 def _nvrtc(facts: Facts) -> Finding:
     if facts.nvrtc:
         return Finding("NVRTC", "ok", f"{facts.nvrtc}, compiles the kernels at first use")
-    return Finding("NVRTC", "absent", "not found: no preprocessing on a GPU", "pip install nvidia-cuda-nvrtc")
+    cure = "sudo apt-get install nvidia-jetpack" if facts.jetson else "pip install nvidia-cuda-nvrtc"
+    return Finding("NVRTC", "absent", "not found: no preprocessing on a GPU", cure)
 
 
 def _torch(facts: Facts) -> Finding:

@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from trt_cls.doctor.jetson import Jetson, jetson
 from trt_cls.gpu import Gpu, visible_gpu
 from trt_cls.preprocessing.nvrtc import nvrtc, version
 
@@ -52,6 +53,7 @@ class Facts:
     """Compiler → version, of those on the PATH."""
     has_native_library: bool
     """Whether the C++ library for images was built."""
+    jetson: Jetson | None = None
 
 
 def find_out() -> Facts:
@@ -77,6 +79,7 @@ def find_out() -> Facts:
         nvrtc=_nvrtc(),
         tools={name: version for name in ("nvcc", "g++") if (version := _tool(name))},
         has_native_library=any((Path(__file__).parents[1] / "preprocessing").glob("_host*.so")),
+        jetson=jetson(),
     )
 
 

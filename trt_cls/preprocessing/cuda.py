@@ -14,13 +14,10 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
-from trt_cls.gpu import close_at_exit, cuda_driver, current_context, primary_context
+from trt_cls.gpu import NON_BLOCKING, GpuOwner, close_at_exit, cuda_driver, current_context, primary_context
 from trt_cls.preprocessing.nvrtc import cache_folder, compiled
 from trt_cls.preprocessing.packing import BLOCK, MOST_IMAGES, Bundle, grid, kernel_name, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
-
-NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING: a stream that does not wait for the default one, on which torch computes."""
 
 
 class Kernels:
@@ -69,7 +66,7 @@ class Kernels:
             del self._module
 
 
-class CudaPreprocessing:
+class CudaPreprocessing(GpuOwner):
     """One description's kernel on the first GPU.
 
     Raises:
@@ -88,7 +85,7 @@ class CudaPreprocessing:
         self.cuda = self._kernels.cuda
         with self.current():
             self._kernel = self._kernels.function(kernel_name(preprocessing), "PPPPiiiP")
-            self._stream = self.cuda.Stream()
+            self._stream = self.cuda.Stream(NON_BLOCKING)
             self._input, self._output = Staging(self.cuda), Staging(self.cuda)
         close_at_exit(self)
 
@@ -152,7 +149,7 @@ class CudaPreprocessing:
         return self._kernels.current()
 
 
-class CudaAugmentation:
+class CudaAugmentation(GpuOwner):
     """The kernel of a training on one GPU, with a stream for it that computing need not wait for.
 
     Raises:

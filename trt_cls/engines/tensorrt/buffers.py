@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trt_cls.contract import INPUT, OUTPUT, Contract
 from trt_cls.engines.tensorrt.api import Plan
 from trt_cls.errors import EngineError
-from trt_cls.gpu import driver_library
+from trt_cls.gpu import NON_BLOCKING, driver_library
 
 
 class Slot:
@@ -30,13 +30,15 @@ class Slot:
         self._plan = plan
         self._shape = contract.preprocessing.input_shape
         self._cuda = cuda
-        self.stream = cuda.Stream()
+        # The default stream may not be used while a stream that it waits for captures, which another slot's may do.
+        self.stream = cuda.Stream(NON_BLOCKING)
         self._run = plan.new_run()
         size = plan.largest * int(np.prod(self._shape)) * 4
         self.input: Any = cuda.mem_alloc(size)
         """The network's input in GPU memory, float32 [largest,C,H,W]."""
         # A batch below the profile's smallest runs with what is left here behind it: numbers, not chance.
-        cuda.memset_d8(self.input, 0, size)
+        cuda.memset_d8_async(self.input, 0, size, self.stream)
+        self.stream.synchronize()  # what follows may fail, and free it
         self._answers: NDArray[np.float32] = cuda.pagelocked_empty((plan.largest, len(contract.classes)), np.float32)
         self._output = cuda.mem_alloc(self._answers.nbytes)
         self._run.bind(INPUT, int(self.input))

@@ -18,10 +18,10 @@ from trt_cls.engines.sidecar import read_plan, require_architecture, require_ver
 from trt_cls.engines.tensorrt.api import Plan, import_runtime
 from trt_cls.engines.tensorrt.buffers import Slot
 from trt_cls.errors import EngineError
-from trt_cls.gpu import Gpu, close_at_exit, cuda_driver, current_context, primary_context, visible_gpu
+from trt_cls.gpu import Gpu, GpuOwner, close_at_exit, cuda_driver, current_context, primary_context, visible_gpu
 
 
-class TensorRtEngine:
+class TensorRtEngine(GpuOwner):
     """A plan, and a slot that `infer` runs it in; `graphs` captures runs of one shape as CUDA graphs.
 
     Raises:

@@ -1,8 +1,8 @@
 """TensorRT's names over a CUDA kernel that computes the network of tests/tiny_models.py: softmax(gain · channel means).
 
-For a GPU machine without TensorRT: the engine's memory, stream capture, graphs and both lanes of the pipeline then run
-on real hardware. A plan is the shapes of the profile as JSON, a line end, and the ONNX file. It shows nothing of
-TensorRT itself.
+For a GPU machine without TensorRT, and for the driver of tests/driver: the engine's memory, stream capture, graphs and
+both lanes of the pipeline then run on real hardware or under the checks of that driver. A plan is the shapes of the
+profile as JSON, a line end, and the ONNX file. It shows nothing of TensorRT itself.
 """
 
 from __future__ import annotations
@@ -10,39 +10,34 @@ from __future__ import annotations
 import ctypes
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from trt_cls.preprocessing import nvrtc
 
 __version__ = "10.9.0.34"
-GAIN = 4.0
+KERNEL = Path(__file__).with_name("network.cu")
 MAJOR, MINOR = 75, 76
 """Attributes of a device, from cuda.h."""
-KERNEL = r"""
-extern "C" __global__ void network(const float* images, float* answers, int pixels, float gain) {
-    __shared__ float logits[3];
-    if (threadIdx.x < 3) {
-        const float* plane = images + (blockIdx.x * 3ll + threadIdx.x) * pixels;
-        float sum = 0;
-        for (int i = 0; i < pixels; i++) sum += plane[i];
-        logits[threadIdx.x] = gain * sum / pixels;
-    }
-    __syncthreads();
-    if (threadIdx.x < 3) {
-        const float largest = fmaxf(logits[0], fmaxf(logits[1], logits[2]));
-        float total = 0;
-        for (int i = 0; i < 3; i++) total += expf(logits[i] - largest);
-        answers[blockIdx.x * 3 + threadIdx.x] = expf(logits[threadIdx.x] - largest) / total;
-    }
-}
-"""
+ran: list[int] = []
+"""The batch of each run that was queued or captured, for tests to look at and to clear."""
+fail_after = -1
+"""How many more runs are queued before one fails; -1: none fails."""
 _cuda = ctypes.CDLL("libcuda.so.1")
 float32 = "float32"
 
 
 class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def __init__(self) -> None:
+        pass
+
+    def log(self, severity: int, message: str) -> None:
+        pass
 
 
 class Logger(ILogger):
@@ -60,6 +55,10 @@ class NetworkDefinitionCreationFlag:
 
 class BuilderFlag:
     TF32 = 7
+
+
+class LayerInformationFormat:
+    JSON = "json"
 
 
 class MemoryPoolType:
@@ -116,30 +115,29 @@ class Builder:
         return json.dumps(config.profile.shapes).encode() + b"\n" + network[0]
 
 
-class Runtime:
-    def __init__(self, logger: Any) -> None:
-        pass
-
-    def deserialize_cuda_engine(self, plan: bytes) -> Engine:
-        return Engine(plan)
-
-
 class Engine:
     num_io_tensors = 2
 
-    def __init__(self, plan: bytes) -> None:
-        self.profile = [tuple(shape) for shape in json.loads(plan.partition(b"\n")[0])]
-        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        check(_cuda.cuCtxGetDevice(ctypes.byref(device)))
-        check(_cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device))
-        check(_cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device))
-        module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
-        cubin = nvrtc.compile_source(KERNEL.encode(), "network.cu", f"sm_{major.value}{minor.value}")
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(cubin)
+    module: ctypes.c_void_p | None = None
+
+    def __init__(self, profile: list[tuple[int, ...]], logger: ILogger) -> None:
+        self.profile, self.logger = profile, logger
+        major, minor, self.function = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
+        check(_cuda.cuInit(0))
+        check(_cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, 0))
+        check(_cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, 0))
+        module = ctypes.c_void_p()
+        with primary_context(), tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(cubin(f"sm_{major.value}{minor.value}"))
             file.flush()
             check(_cuda.cuModuleLoad(ctypes.byref(module), file.name.encode()))
-        check(_cuda.cuModuleGetFunction(ctypes.byref(self.function), module, b"network"))
+            self.module = module
+            check(_cuda.cuModuleGetFunction(ctypes.byref(self.function), module, b"network"))
+
+    def __del__(self) -> None:
+        if self.module:
+            with primary_context():
+                _cuda.cuModuleUnload(self.module)
 
     def get_tensor_name(self, index: int) -> str:
         return ("input_1", "predictions")[index]
@@ -156,8 +154,16 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return self.profile
 
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector()
+
     def create_execution_context(self) -> Context:
         return Context(self)
+
+
+class Inspector:
+    def get_engine_information(self, form: str) -> str:
+        return json.dumps({"Layers": ["network"]})
 
 
 class Context:
@@ -175,14 +181,53 @@ class Context:
         return self.engine.profile[0][0] <= shape[0] <= self.engine.profile[2][0]
 
     def execute_async_v3(self, stream: int) -> bool:
+        global fail_after
+        if fail_after == 0:
+            self.engine.logger.log(ILogger.ERROR, "the run\nfailed")
+            return False
+        fail_after -= 1
         count, _, height, width = self.shape
+        ran.append(count)
         arguments = (
             ctypes.c_void_p(self.addresses["input_1"]), ctypes.c_void_p(self.addresses["predictions"]),
-            ctypes.c_int(height * width), ctypes.c_float(GAIN),
+            ctypes.c_int(height * width),
         )  # fmt: skip
         pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
         launch = self.engine.function, count, 1, 1, 32, 1, 1, 0, ctypes.c_void_p(stream), pointers, None
         return _cuda.cuLaunchKernel(*launch) == 0
+
+
+class Runtime:
+    engine = Engine
+
+    def __init__(self, logger: ILogger) -> None:
+        self.logger = logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+        try:
+            shapes = json.loads(plan.partition(b"\n")[0])
+        except ValueError as error:
+            self.logger.log(ILogger.ERROR, f"it is not\na plan: {error}")
+            return None
+        return self.engine([tuple(shape) for shape in shapes], self.logger)
+
+
+@contextmanager
+def primary_context() -> Iterator[None]:
+    """Of the first GPU: TensorRT takes it by itself, whatever context is current."""
+    context = ctypes.c_void_p()
+    check(_cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+    check(_cuda.cuCtxPushCurrent_v2(context))
+    try:
+        yield
+    finally:
+        _cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+        _cuda.cuDevicePrimaryCtxRelease_v2(0)
+
+
+@cache
+def cubin(architecture: str) -> bytes:
+    return nvrtc.compile_source(KERNEL.read_bytes(), KERNEL.name, architecture)
 
 
 def check(error: int) -> None:

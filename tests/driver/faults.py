@@ -1,0 +1,192 @@
+"""Plants faults in what uses a GPU, in a copy of the last commit, and names what fails over the stand-in driver.
+
+    python tests/driver/faults.py [MODULE …]
+
+Exits with 1 where a fault goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import build
+import run
+
+
+class Fault(NamedTuple):
+    """What it is, what is written where in a file instead of what is right, and the tests that are to notice."""
+
+    kind: str
+    module: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
+
+SLOT, PIPELINE = "trt_cls/engines/tensorrt/buffers.py", "trt_cls/engines/tensorrt/pipeline.py"
+CUDA, PREFETCH = "trt_cls/preprocessing/cuda.py", "trt_cls/training/prefetch.py"
+GPU = "trt_cls/gpu.py"
+ENGINES, EXECUTORS, TRAINING = ("test_engine.py", "test_pipeline.py"), ("test_executor.py",), ("test_prefetch.py",)
+
+FAULTS = [
+    Fault(
+        "missing wait",
+        SLOT,
+        "        self.stream.synchronize()\n        return self._answers",
+        "        return self._answers",
+        ENGINES,
+    ),
+    Fault(
+        "default stream",
+        SLOT,
+        "memset_d8_async(self.input, 0, size, self.stream)",
+        "memset_d8(self.input, 0, size)",
+        ENGINES,
+    ),
+    Fault("used again too early", SLOT, "return self._answers[:count].copy()", "return self._answers[:count]", ENGINES),
+    Fault("leaked graph", SLOT, "            self._graph.close()\n", "            pass\n", ENGINES),
+    Fault("wrong size", SLOT, "int(np.prod(self._shape)) * 4", "int(np.prod(self._shape)) * 2", ENGINES),
+    Fault(
+        "wrong offset",
+        SLOT,
+        "self._run.bind(INPUT, int(self.input))",
+        "self._run.bind(INPUT, int(self.input) + 4)",
+        ENGINES,
+    ),
+    Fault(
+        "graph of another batch",
+        SLOT,
+        "if self._graph is not None and batch == self._batch:",
+        "if self._graph is not None:",
+        ENGINES,
+    ),
+    Fault(
+        "no wait before freeing",
+        SLOT,
+        '"""Waits for what is queued, and frees all."""\n        self.stream.synchronize()',
+        '"""Waits for what is queued, and frees all."""',
+        ENGINES,
+    ),
+    Fault(
+        "used again too early",
+        PIPELINE,
+        "while batch.images and not free:",
+        "while batch.images and not running:",
+        ENGINES,
+    ),
+    Fault(
+        "used again too early",
+        PIPELINE,
+        "self._staging = kernel.new_staging()",
+        "self._staging = engine.__dict__.setdefault('staging', kernel.new_staging())",
+        ENGINES,
+    ),
+    Fault(
+        "another stream",
+        PIPELINE,
+        "int(self._slot.input), self._slot.stream)",
+        "int(self._slot.input), self._kernel._stream)",
+        ENGINES,
+    ),
+    Fault(
+        "wrong offset", PIPELINE, "int(self._slot.input), self._slot", "int(self._slot.input) + 16, self._slot", ENGINES
+    ),
+    Fault(
+        "leaked lane",
+        PIPELINE,
+        "            lanes.pop().close()",
+        "            lanes.pop()._slot.stream.synchronize(); break",
+        ENGINES,
+    ),
+    Fault(
+        "missing wait",
+        CUDA,
+        "            self._stream.synchronize()\n        return host_output",
+        "        return host_output",
+        EXECUTORS,
+    ),
+    Fault(
+        "used again too early",
+        CUDA,
+        ".reshape(shape).copy()",
+        ".reshape(shape)",
+        ("../gpu/test_on_gpu.py -k stay_as_they_are",),
+    ),
+    Fault("wrong offset", CUDA, "int(device) + start for start", "int(device) + start + 16 for start", EXECUTORS),
+    Fault(
+        "pageable memory",
+        CUDA,
+        "self._cuda.pagelocked_empty(size + size // 4, np.uint8)",
+        "np.empty(size + size // 4, np.uint8)",
+        EXECUTORS,
+    ),
+    Fault(
+        "leak of what was forgotten",
+        GPU,
+        "            self.close()\n\n\n_open",
+        "            pass\n\n\n_open",
+        (*ENGINES, *EXECUTORS),
+    ),
+    Fault("leaked context", GPU, "        cuda.Context.pop()", "        pass", EXECUTORS),
+    Fault("leaked primary context", GPU, "    primary.detach()", "    pass", EXECUTORS),
+    Fault("missing wait", PREFETCH, "    own.wait_event(copies.record_event())\n", "", TRAINING),
+    Fault("missing wait", PREFETCH, "    copies.wait_event(own.record_event())\n", "", TRAINING),
+    Fault("missing wait", PREFETCH, "    current.wait_event(copied)\n", "", TRAINING),
+    Fault("used again too early", PREFETCH, "        tensor.record_stream(current)\n", "        pass\n", TRAINING),
+    Fault(
+        "wrong offset", PREFETCH, "bundle.data_ptr(), batch.starts", "bundle.data_ptr() + 16, batch.starts", TRAINING
+    ),
+]
+
+
+def noticed(fault: Fault, copy: Path, report: Path) -> str:
+    """The first way in which a test or the driver notices `fault` in `copy`, which is restored; empty: none."""
+    module = copy / fault.module
+    text = module.read_text()
+    if fault.right not in text:
+        raise SystemExit(f"{fault.module} no longer holds {fault.right!r}: write the fault anew")
+    module.write_text(text.replace(fault.right, fault.wrong, 1))
+    settings = run.environment(report, copy) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    tests = " ".join(f"{copy}/tests/driver/{test}" for test in fault.tests).split(" ")
+    command = [*run.PYTEST, "-x", *tests, *(["-k", f"not {run.EACH_ALLOCATION}"] if "-k" not in tests else [])]
+    try:
+        for way in run.WAYS:
+            log = report.with_suffix(".log")
+            with log.open("w") as output:
+                counts = run.carried_out(command, settings | way.environment, report, copy, output)
+            if counts["failed"] or any(counts[name] for name in run.ZERO):
+                failed = [line for line in log.read_text().splitlines() if line.startswith(("FAILED ", "ERROR "))]
+                test = failed[0].split()[1].rpartition("/")[2] if failed else "counts at the end"
+                return f"{way}: {test}"
+    finally:
+        module.write_text(text)
+    return ""
+
+
+def main() -> int:
+    faults = [fault for fault in FAULTS if not sys.argv[1:] or any(name in fault.module for name in sys.argv[1:])]
+    unnoticed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        subprocess.run(["git", "clone", "--quiet", run.ROOT, copy], check=True)
+        for library in run.ROOT.glob("trt_cls/preprocessing/_host*"):
+            shutil.copy(library, copy / "trt_cls" / "preprocessing")
+        for fault in faults:
+            try:
+                where = noticed(fault, copy, Path(folder) / "report")
+            except build.Missing as missing:
+                print(f"faults: skipped, {missing}")
+                return 0
+            unnoticed += not where
+            print(f"{fault.kind}, {fault.module}: {fault.wrong.strip()!r}: {where or 'NOT NOTICED'}", flush=True)
+    print(f"{len(faults)} faults, {unnoticed} not noticed")
+    return int(unnoticed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
