@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tiny_models import CONTRACT, write_onnx
 
+from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.contract import Contract
-from trt_cls.engines.sidecar import Builder, Profile, Sidecar, write_sidecar
 
 VERSION = "10.9.0.34"
 """Of the names in tests/gpu/tensorrt_over_cuda."""

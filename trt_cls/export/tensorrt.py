@@ -34,10 +34,9 @@ DEFAULT_PROFILE = Profile(1, 8, 32)
 """From one image to 32 camera streams at a time, tuned for 8; memory is taken for the largest."""
 WORKSPACE = 2 << 30
 """Bytes. A Jetson shares its memory with the GPU; the largest convolutions here ask for less."""
-RTX_CAPABILITIES = ("SM86", "SM89", "SM120")
-"""Ampere, Ada and Blackwell of the RTX line: what NVIDIA's support matrix calls portable by default (the same from
-TensorRT-RTX 1.0 to 1.5). The module can name SM80 (A100) as well, which the matrix does not list; Turing (7.5) and GB10
-(12.1) take an engine of their own. No Hopper and no Jetson."""
+RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
+"""Ampere, Ada and Blackwell. NVIDIA's support matrices of TensorRT-RTX 1.0 to 1.5 call 8.6, 8.9 and 12.0 portable; 1.7
+names 8.0 (A100) too. Turing (7.5) and GB10 (12.1) need an engine of their own. No Hopper and no Jetson."""
 MESSAGES_SHOWN = 3
 
 
