@@ -13,6 +13,7 @@ from trt_cls.evaluation.metrics import (
     cross_entropy,
     measure,
     top_k_accuracy,
+    top_k_indices,
 )
 
 CLASSES = 7
@@ -44,6 +45,11 @@ def test_of_equal_classes_the_lower_index_is_likelier() -> None:
     probabilities = np.array([[0.3, 0.3, 0.3, 0.1]] * 4, np.float32)
     labels = np.arange(4)
     assert [top_k_accuracy(probabilities, labels, k) for k in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1]
+    shares = [
+        np.mean([label in row for label, row in zip(labels, top_k_indices(probabilities, k), strict=True)])
+        for k in (1, 2, 3, 4)
+    ]
+    assert shares == [0.25, 0.5, 0.75, 1], "the same rule"
     assert confusion_matrix(probabilities, labels)[:, 0].tolist() == [1, 1, 1, 1]
 
 

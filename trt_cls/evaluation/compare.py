@@ -18,7 +18,7 @@ from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
-from trt_cls.evaluation.metrics import Probabilities, mcnemar
+from trt_cls.evaluation.metrics import Probabilities, mcnemar, top_k_indices
 from trt_cls.preprocessing.pillow import Floats
 from trt_cls.text import told_apart
 
@@ -187,22 +187,18 @@ def _comparison(
         )
         for row in np.flatnonzero(best_a != best_b).tolist()
     )
+    sets_a, sets_b = (np.sort(top_k_indices(answers, top_k)) for answers in (a, b))
     return Comparison(
         images=len(samples),
         top1_agreement=1 - len(changed) / len(samples),
         top_k=top_k,
-        top_k_agreement=float((_likeliest(a, top_k) == _likeliest(b, top_k)).all(axis=1).mean()),
+        top_k_agreement=float((sets_a == sets_b).all(axis=1).mean()),
         max_abs_difference=float(np.max(largest)),
         p99=float(np.quantile(largest, 0.99, method="higher")),
         changed=changed,
         skipped=tuple(skipped),
         verdict=_verdict(samples, best_a, best_b),
     )
-
-
-def _likeliest(probabilities: Probabilities, k: int) -> NDArray[np.int64]:
-    """The indices of the `k` likeliest classes of each image, in rising order; of equal classes the lower index."""
-    return np.sort(np.argsort(-probabilities, axis=1, kind="stable")[:, :k], axis=1)
 
 
 def _verdict(samples: Sequence[Sample], best_a: NDArray[np.int64], best_b: NDArray[np.int64]) -> Verdict | None:

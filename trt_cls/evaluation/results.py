@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Comparison
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
-from trt_cls.evaluation.metrics import ClassScores
+from trt_cls.evaluation.metrics import ClassScores, top_k_indices
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.report.page import comparison_page
 from trt_cls.files import atomic, write_text
@@ -97,10 +97,9 @@ def labels_of(predictions: Predictions, classes: Sequence[str], top_k: int) -> I
         yield Labeled(str(sample.path), likeliest(row, classes, top_k))
 
 
-def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[tuple[str, float], ...]:
+def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], k: int) -> tuple[tuple[str, float], ...]:
     """The top-k classes of one image (at most all) with their probabilities, highest first."""
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
-    return tuple((classes[index], float(probabilities[index])) for index in order)
+    return tuple((classes[index], float(probabilities[index])) for index in top_k_indices(probabilities, k))
 
 
 def line(labeled: Labeled, form: Format) -> str:
