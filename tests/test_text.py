@@ -82,7 +82,7 @@ def test_a_stream_takes_every_character(monkeypatch: pytest.MonkeyPatch, encodin
         ("cat ", "cat", "its character 4 is U+0020 SPACE, expected none"),
     ],
 )
-def test_names_that_look_alike_are_told_apart(name: str, known: str, difference: str) -> None:
+def test_names_that_look_alike_are_distinguished(name: str, known: str, difference: str) -> None:
     assert difference in did_you_mean(name, ["dog", known])
 
 

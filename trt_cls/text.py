@@ -75,7 +75,7 @@ def difference(name: str, other: str) -> str:
     return f"its character {start + 1} is {found}, expected {expected}"
 
 
-def told_apart(names: Sequence[str], others: Sequence[str]) -> str:
+def look_alikes(names: Sequence[str], others: Sequence[str]) -> str:
     """`; "X" looks like "Y", but …` for the first pair of names that look alike and differ, or nothing."""
     pairs = ((a, b) for a, b in zip(names, others, strict=False) if looks_like(a, b))
     return next((f'; "{a}" looks like "{b}", but {difference(a, b)}' for a, b in pairs), "")

@@ -47,7 +47,7 @@ def test_json_holds_every_finding(machine: list[Finding], capsys: pytest.Capture
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [entry["state"] for entry in found] == ["ok", "absent", "broken"]
-    assert set(found[0]) == {"name", "state", "found", "cure"}
+    assert set(found[0]) == {"name", "state", "found", "fix"}
 
 
 def test_imports_nothing_heavy() -> None:

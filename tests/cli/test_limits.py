@@ -42,7 +42,7 @@ def test_what_is_short_is_named_with_its_limit(
     assert f"(ulimit {flag})" in line
 
 
-def test_the_limit_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_itself_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1_000_000, 1_000_000))
     assert "limited to 1,000,000 bytes;" in str(limits.shortage(MemoryError()))
     assert limits.shortage(SystemError("returned NULL without setting an exception"))

@@ -80,11 +80,11 @@ def test_taos_flags_are_taken(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert row(lines, "conv1")[3:] == ["64", "excluded"]
     assert row(lines, "block_1a_conv_1")[3:] == ["64", "excluded"]
     assert row(lines, "block_2a_conv_2")[3] == row(lines, "block_2a_conv_shortcut")[3]
-    told = json.loads((tmp_path / "pruning.json").read_text())
-    assert told["filters"]["conv1"] == [64, 64]
-    assert told["threshold"] == 0.6
-    assert told["whole"]["conv1"] == "excluded"
-    assert told["parameters"][1] / told["parameters"][0] == told["pruning_ratio"] < 1
+    written = json.loads((tmp_path / "pruning.json").read_text())
+    assert written["filters"]["conv1"] == [64, 64]
+    assert written["threshold"] == 0.6
+    assert written["unprunable"]["conv1"] == "excluded"
+    assert written["parameters"][1] / written["parameters"][0] == written["pruning_ratio"] < 1
 
 
 def test_a_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ def test_a_class_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
         image_folder(root)
 
 
-def test_names_that_look_alike_are_told_apart(tmp_path: Path) -> None:
+def test_names_that_look_alike_are_distinguished(tmp_path: Path) -> None:
     root = dataset(tmp_path)
     (root / "caf\N{LATIN SMALL LETTER E}\N{COMBINING ACUTE ACCENT}").mkdir()
     with pytest.raises(DataError, match=r'looks like "café", but its character 4 is U\+0065 .* U\+0301'):

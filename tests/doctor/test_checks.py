@@ -61,7 +61,7 @@ def of(facts: Facts, name: str) -> Finding:
 
 def test_a_complete_machine_has_nothing_to_fix() -> None:
     assert {finding.state for finding in findings(GPU)} == {"ok"}
-    assert not any(finding.cure for finding in findings(GPU))
+    assert not any(finding.fix for finding in findings(GPU))
     assert of(GPU, "GPU").found == "NVIDIA L4, compute capability 8.9, driver for CUDA 13.0"
     assert of(GPU, "ONNX Runtime").found == "onnxruntime-gpu 1.31.1, providers CUDA, TENSORRT, CPU"
 
@@ -72,11 +72,11 @@ def test_a_machine_without_gpu_lacks_things_but_is_not_broken() -> None:
     assert {name for name, state in found.items() if state == "absent"} == {
         "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "OpenVINO", "images", "NVRTC", *(row[0] for row in OPTIONAL),
     }  # fmt: skip
-    assert all(finding.cure for finding in findings(CPU) if finding.state == "absent")
+    assert all(finding.fix for finding in findings(CPU) if finding.state == "absent")
 
 
 @pytest.mark.parametrize(
-    ("facts", "name", "found", "cure"),
+    ("facts", "name", "found", "fix"),
     [
         (replace(CPU, python="3.9.18"), "Python", "3.9.18", "Python 3.10"),
         (replace(CPU, has_nvidia_device=True), "GPU", "libcuda.so.1", "--gpus all"),
@@ -106,11 +106,11 @@ def test_a_machine_without_gpu_lacks_things_but_is_not_broken() -> None:
         (but(CPU, onnxruntime="1.9"), "trt-cls", "requires onnxruntime>=1.20, found 1.9", "onnxruntime>=1.20"),
     ],
 )
-def test_what_does_not_fit_is_broken_and_has_a_cure(facts: Facts, name: str, found: str, cure: str) -> None:
+def test_what_does_not_fit_is_broken_and_has_a_fix(facts: Facts, name: str, found: str, fix: str) -> None:
     finding = of(facts, name)
     assert finding.state == "broken"
     assert found in finding.found
-    assert cure in finding.cure
+    assert fix in finding.fix
 
 
 def test_requirements_are_followed_from_package_to_package() -> None:
@@ -127,10 +127,10 @@ def test_requirements_are_followed_from_package_to_package() -> None:
 
 def test_a_gpu_without_its_packages_tells_how_to_use_it() -> None:
     idle = replace(CPU, driver_cuda=(13, 0), gpu=GPU.gpu, has_nvidia_device=True, torch_cuda=None)
-    assert 'pip install "trt-cls[gpu]"' in of(idle, "ONNX Runtime").cure
-    assert 'pip install "trt-cls[gpu]"' in of(idle, "TensorRT").cure
-    assert of(idle, "pycuda").cure.startswith("install the CUDA Toolkit, then CUDA_ROOT=")
-    assert "torchvision" in of(idle, "torch").cure
+    assert 'pip install "trt-cls[gpu]"' in of(idle, "ONNX Runtime").fix
+    assert 'pip install "trt-cls[gpu]"' in of(idle, "TensorRT").fix
+    assert of(idle, "pycuda").fix.startswith("install the CUDA Toolkit, then CUDA_ROOT=")
+    assert "torchvision" in of(idle, "torch").fix
 
 
 def test_jetpacks_tensorrt_needs_no_package() -> None:
@@ -144,7 +144,7 @@ def test_an_absent_optional_package_is_named_with_the_extra_that_installs_it(
     name: str, packages: tuple[str, ...], purpose: str, extra: str
 ) -> None:
     finding = of(CPU, name)
-    assert (finding.state, finding.cure) == ("absent", f'pip install "trt-cls[{extra}]"')
+    assert (finding.state, finding.fix) == ("absent", f'pip install "trt-cls[{extra}]"')
     assert purpose in finding.found
     project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(packages) & {Requirement(text).name for text in project["optional-dependencies"][extra]}
@@ -165,19 +165,19 @@ def test_a_jetson_is_named_with_its_jetpack_and_power_mode() -> None:
     assert of(ON_ORIN, "Jetson").found == (
         "NVIDIA Jetson AGX Orin Developer Kit, JetPack 6, Linux for Tegra 36.4.3, power mode MAXN"
     )
-    assert of(ON_ORIN, "ONNX Runtime").cure == "", "there is no onnxruntime-gpu for it"
-    assert "nvpmodel -m 0" in of(replace(ON_ORIN, jetson=replace(ORIN, power_mode="15W")), "Jetson").cure
+    assert of(ON_ORIN, "ONNX Runtime").fix == "", "there is no onnxruntime-gpu for it"
+    assert "nvpmodel -m 0" in of(replace(ON_ORIN, jetson=replace(ORIN, power_mode="15W")), "Jetson").fix
     assert "Jetson" not in {finding.name for finding in findings(GPU)}
 
 
 def test_a_jetson_is_sent_to_jetpack_for_what_the_index_has_not() -> None:
     bare = replace(ON_ORIN, modules=frozenset({"onnxruntime"}), nvrtc=None)
-    assert "python3-libnvinfer" in of(bare, "TensorRT").cure
-    assert "--system-site-packages" in of(bare, "TensorRT").cure
-    assert "nvidia-jetpack" in of(bare, "NVRTC").cure
+    assert "python3-libnvinfer" in of(bare, "TensorRT").fix
+    assert "--system-site-packages" in of(bare, "TensorRT").fix
+    assert "nvidia-jetpack" in of(bare, "NVRTC").fix
 
 
 def test_a_jetpack_without_a_python_that_is_new_enough_is_broken() -> None:
     old = of(replace(ON_ORIN, jetson=replace(ORIN, release="35.6.0")), "Jetson")
     assert old.state == "broken"
-    assert "JetPack 6" in old.cure
+    assert "JetPack 6" in old.fix

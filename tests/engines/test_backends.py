@@ -58,4 +58,4 @@ def test_a_row_is_all_that_a_new_backend_needs(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(module, "BACKENDS", (*BACKENDS, row))
     assert open_engine(path, new, 2) == (path, new, 2)
     (finding,) = [finding for finding in checks.findings(find_out()) if finding.name == "New"]
-    assert (finding.state, finding.cure) == ("absent", 'pip install "trt-cls[new]"; it runs tests')
+    assert (finding.state, finding.fix) == ("absent", 'pip install "trt-cls[new]"; it runs tests')

@@ -52,12 +52,12 @@ def test_a_truncated_file_is_refused(kind: str, share: float, request: pytest.Fi
         read_contract(path)
 
 
-def test_a_foreign_onnx_file_is_told_apart(tmp_path: Path) -> None:
+def test_a_foreign_onnx_file_is_distinguished(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"not exported by trt-cls.*trt-cls export"):
         read_contract(write_onnx(tmp_path / "foreign.onnx", contract=None))
 
 
-def test_a_foreign_checkpoint_is_told_apart(tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_is_distinguished(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"contract.*pretrained_model_path"):
         read_contract(write_safetensors(tmp_path / "foreign.safetensors", None))
 
@@ -71,7 +71,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".engine"])
-def test_missing_empty_and_folder_are_told_apart(tmp_path: Path, suffix: str) -> None:
+def test_missing_empty_and_folder_are_distinguished(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     with pytest.raises(ArtefactError, match="no such file"):
         read_contract(path)

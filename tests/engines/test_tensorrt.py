@@ -44,7 +44,7 @@ def write_engine(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(visible_gpu() is not None, reason="a GPU is there")
-def test_without_a_gpu_the_cure_is_named(tmp_path: Path) -> None:
+def test_without_a_gpu_the_fix_is_named(tmp_path: Path) -> None:
     with pytest.raises((MissingDependency, DeviceError), match=r"trt-cls\[gpu\]|no NVIDIA GPU can be used"):
         open_engine(write_engine(tmp_path))
 

@@ -115,7 +115,7 @@ def test_images_of_the_spec_are_taken_and_none_at_all_is_refused(pictures: Path)
         calibration_folder(Int8(), None)
 
 
-def test_few_images_and_images_of_one_folder_are_told(contract: Contract, pictures: Path, tmp_path: Path) -> None:
+def test_few_images_and_images_of_one_folder_are_reported(contract: Contract, pictures: Path, tmp_path: Path) -> None:
     assert shortcomings(calibration_images(contract.preprocessing, pictures, 1), 12) == []
     (few,) = shortcomings(calibration_images(contract.preprocessing, pictures, 1), 16)
     assert "holds 12 images, 16 were asked for" in few

@@ -192,7 +192,7 @@ def test_a_checkpoint_keeps_the_ranges(arch: str, tmp_path: Path) -> None:
     assert torch.equal(loaded.module(images), network(images))
 
 
-def test_a_scale_without_its_layer_is_told(tmp_path: Path) -> None:
+def test_a_scale_without_its_layer_is_reported(tmp_path: Path) -> None:
     network = build(MODEL, 3)
     network.get_submodule("bn_conv1").register_buffer("input_scale", torch.ones(1))
     preprocessing = Preprocessing(3, 16, 16, "none", "bilinear", "rgb", 255.0, (0.0,) * 3, (1.0,) * 3)

@@ -175,7 +175,7 @@ def test_what_the_library_would_misread_never_reaches_it() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on memory that holds")
-def test_too_little_memory_is_told(library: ctypes.CDLL) -> None:
+def test_too_little_memory_is_reported(library: ctypes.CDLL) -> None:
     import resource
 
     def outputs(count: int) -> int:

@@ -173,7 +173,7 @@ class WidthWrittenIn(torch.nn.Module):
         return self.fc(self.conv(images).mean((2, 3), keepdim=True).view(-1, 32))
 
 
-def test_code_with_a_width_written_in_is_told() -> None:
+def test_code_with_a_width_written_in_is_reported() -> None:
     with pytest.raises(TrtClsError, match=r"does not run .* fixed widths"):
         prune_network(WidthWrittenIn().eval(), (3, 8, 8), Criteria(threshold=2))
 
@@ -183,7 +183,7 @@ class Looks(torch.nn.Module):
         return images if images.sum() > 0 else -images
 
 
-def test_a_network_that_can_not_be_followed_is_told() -> None:
+def test_a_network_that_can_not_be_followed_is_reported() -> None:
     with pytest.raises(TrtClsError, match=r"torch\.export") as raised:
         prune_network(Looks(), (3, 8, 8), Criteria())
     assert "\n" not in str(raised.value)

@@ -44,7 +44,7 @@ def test_a_holder_that_left_no_name_is_another_process(tmp_path: Path) -> None:
             pass
 
 
-def test_a_file_system_without_locks_is_told(
+def test_a_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def none(*_: Any) -> None:

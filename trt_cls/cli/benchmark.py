@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import batch_option, common_options, executor_option, provider_option, results_option
+from trt_cls.cli.options import PATH, batch_option, common_options, executor_option, provider_option, results_option
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ BATCH_SIZE = 32
 
 
 @click.command("benchmark")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option(
     "--stage",
     "wanted",
@@ -30,7 +30,7 @@ BATCH_SIZE = 32
     show_default=True,
     help="What to measure; all: each stage alone, then the pipeline.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of images. Left out: pictures made for it.")
+@click.option("--images", type=PATH, help="Folder of images. Left out: pictures made for it.")
 @click.option("--workers", type=click.IntRange(min=0), help="Threads that load images.  [default: one for each core]")
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="About how long each figure takes."

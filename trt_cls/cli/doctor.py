@@ -36,8 +36,8 @@ def command(as_json: bool) -> None:
         for finding in found:
             padding = " " * (WIDTH - len(click.unstyle(MARKS[finding.state])))
             click.echo(f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {printable(finding.found)}")
-            if finding.cure:
-                echo(f"{'':{WIDTH + width + 4}}→ {finding.cure}")
+            if finding.fix:
+                echo(f"{'':{WIDTH + width + 4}}→ {finding.fix}")
     broken = [finding.name for finding in found if finding.state == "broken"]
     if broken:
         raise TrtClsError(

@@ -1,4 +1,4 @@
-"""`trt-cls export`."""
+"""`trt-cls export`: writes an ONNX file and an engine, and files for DeepStream and Triton."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import common_options, int8_options, model_option, spec_options
+from trt_cls.cli.options import PATH, common_options, int8_options, model_option, spec_options
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from trt_cls.export.tensorrt import Request
 
 BATCH = click.IntRange(min=1)
-FILE = click.Path(path_type=Path)
 
 
 @click.command(name="export")
 @model_option(required=True, description="Checkpoint (.safetensors), or ONNX file written by this command.")
-@click.option("-o", "--output", "--output_file", "output", type=FILE, required=True, help="ONNX file to write.")
+@click.option("-o", "--output", "--output_file", "output", type=PATH, required=True, help="ONNX file to write.")
 @spec_options(required=False)
 @click.option("--fp16", is_flag=True, help="Compute in float16; input, output and softmax stay float32.")
 @int8_options
@@ -39,14 +38,14 @@ FILE = click.Path(path_type=Path)
     help="TAO's name for the same. Left out: the model's own.",
 )
 @click.option(
-    "--images", type=FILE, help="Images to check the files on. Left out: the spec's evaluation or validation dataset."
+    "--images", type=PATH, help="Images to check the files on. Left out: the spec's evaluation or validation dataset."
 )
 @click.option(
     "--engine",
     "--engine_file",
     "engine",
-    type=FILE,
-    help="Engine to write; an error where none can be built. Left out: beside the ONNX file.",
+    type=PATH,
+    help="Engine to write; an error if none can be built. Left out: beside the ONNX file.",
 )
 @click.option(
     "--builder",
@@ -64,8 +63,8 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--max-batch", "--max_batch_size", "maximum", type=BATCH, help="Largest batch of the engine.  [default: 32]"
 )
-@click.option("--deepstream", type=FILE, metavar="DIR", help="Folder to fill for DeepStream (Gst-nvinfer).")
-@click.option("--triton", type=FILE, metavar="DIR", help="Triton model repository to add the model to.")
+@click.option("--deepstream", type=PATH, metavar="DIR", help="Folder to fill for DeepStream (Gst-nvinfer).")
+@click.option("--triton", type=PATH, metavar="DIR", help="Triton model repository to add the model to.")
 @common_options
 def command(
     model: Path,
@@ -88,10 +87,10 @@ def command(
 ) -> None:
     """Write an ONNX file and a TensorRT engine from a checkpoint.
 
-    Each file is held against the model on real images before it gets its name.
+    Each file is compared with the model on real images before it gets its name.
     """
     precision = _precision(fp16, int8, data_type)
-    _require_consistent(precision, quantization, spec, overrides, embed=embed, deepstream=deepstream)
+    _require_consistent(precision, quantization, embed=embed, deepstream=deepstream)
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.export.export import export
     from trt_cls.export.tensorrt import profile_from_batches
@@ -136,8 +135,6 @@ def _precision(fp16: bool, int8: bool, data_type: Precision | None) -> Precision
 def _require_consistent(
     precision: Precision | None,
     quantization: Int8,
-    spec: Path | None,
-    overrides: tuple[str, ...],
     *,
     embed: bool,
     deepstream: Path | None,
@@ -149,8 +146,6 @@ def _require_consistent(
             "--embed-preprocessing writes a file for 8-bit pixels, and DeepStream gives float32; leave it out: "
             "--deepstream puts into its own copy what nvinfer can't do"
         )
-    if overrides and spec is None:
-        raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
     if quantization != Int8() and precision != "int8":
         raise click.UsageError("the flags of calibration and --int8-… belong to --int8; add it, or leave them out")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from trt_cls.artefacts.classmap import read_classmap
-from trt_cls.cli.options import common_options, spec_options
+from trt_cls.cli.options import PATH, common_options, spec_options
 from trt_cls.contract import Contract, Preprocessing
-from trt_cls.errors import ArtefactError, MissingDependency, RequestError
+from trt_cls.errors import ArtefactError, RequestError, require
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import default_preprocessing_of_tao, preprocessing_of_tao
 from trt_cls.spec import load
@@ -24,19 +24,18 @@ if TYPE_CHECKING:
     from trt_cls.models.tao.network import Imported
 
 CLASSMAP = "classmap.json"
-FILE = click.Path(path_type=Path)
 SHOWN_CLASSES = 5
 OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "retain_head", "freeze_bn")
 
 
 @click.command("import-tao")
-@click.argument("model", type=FILE)
-@click.option("-o", "--output", "--output_file", type=FILE, required=True, help="Checkpoint to write.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", "--output_file", type=PATH, required=True, help="Checkpoint to write.")
 @spec_options(required=False)
 @click.option(
     "-cm",
     "--classmap",
-    type=FILE,
+    type=PATH,
     help="TAO's classmap.json.  [default: the one beside MODEL or one folder up, else numbered classes]",
 )
 @common_options
@@ -48,8 +47,6 @@ def command(
     MODEL is a file that TAO's train or prune wrote, not encrypted. It does not contain the preprocessing: name the spec
     that it was trained with.
     """
-    if overrides and spec is None:
-        raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
     if output.suffix != ".safetensors":
         name = output.with_suffix(".safetensors")
         raise RequestError(f"-o {output}: expected a name that ends in .safetensors; use -o {name}")
@@ -68,13 +65,10 @@ def command(
 
 
 def _import(model: Path) -> Imported:
-    try:
-        from trt_cls.models.tao.hdf5 import require_readable
-        from trt_cls.models.tao.network import import_network
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependency("torch", "importing a model", "train") from error
+    require("torch", "importing a model", "train")
+    from trt_cls.models.tao.hdf5 import require_readable
+    from trt_cls.models.tao.network import import_network
+
     require_readable(model)
     return import_network(model)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trt_cls.cli.options import common_options
+from trt_cls.cli.options import PATH, common_options
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--layers", is_flag=True, help="A line for each layer, in place of counts.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
 @common_options

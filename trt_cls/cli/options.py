@@ -33,10 +33,16 @@ set_option = click.option(
 
 
 def spec_options(*, required: bool) -> Decorator:
-    """`-e SPEC` as `spec` (a Path or None), and `set_option`."""
+    """`-e SPEC` as `spec` (a Path or None), and `set_option`, which is refused without it."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = set_option(function)
+        @wraps(function)
+        def checked(*arguments: Any, **given: Any) -> Any:
+            if given["overrides"] and given["spec"] is None:
+                raise click.UsageError("--set changes a field of a spec, and there is none; name one with -e")
+            return function(*arguments, **given)
+
+        set_option(checked)
         return click.option(
             "-e",
             "--experiment-spec",
@@ -46,7 +52,7 @@ def spec_options(*, required: bool) -> Decorator:
             type=PATH,
             required=required,
             help="Spec file.",
-        )(function)
+        )(checked)
 
     return decorate
 
@@ -128,10 +134,10 @@ def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-class _Executors(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """Takes "pillow" too, an older name of "cpu"."""
+class Executors(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """The values of `--executor`; takes "pillow" too, an older name of "cpu"."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: D102
         chosen: str = super().convert("cpu" if value == "pillow" else value, param, ctx)
         return chosen
 
@@ -140,7 +146,7 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--executor` as `executor`."""
     return click.option(
         "--executor",
-        type=_Executors(["auto", "cpu", "cuda"]),
+        type=Executors(["auto", "cpu", "cuda"]),
         default="auto",
         help="What resizes and normalizes the images, with the same result: the CPU, or the GPU for a TensorRT engine. "
         "auto: the GPU if possible.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import PATH, common_options, model_option, spec_options
+from trt_cls.cli.options import PATH, Executors, common_options, model_option, spec_options
 from trt_cls.errors import DataError, RequestError
 from trt_cls.terminal import echo
 
@@ -35,9 +35,9 @@ GPU_BATCH = 32
 )
 @click.option(
     "--executor",
-    type=click.Choice(["pillow", "cuda"]),
-    default="pillow",
-    help="What computes the pixels, with the same result: Pillow on the CPU, or an NVIDIA GPU.",
+    type=Executors(["cpu", "cuda"]),
+    default="cpu",
+    help="What resizes and normalizes the images, with the same result: the CPU, or an NVIDIA GPU.",
 )
 @common_options
 def command(
@@ -59,7 +59,7 @@ def command(
         raise RequestError(f"-o {output}: expected a file name ending in .npy")
     preprocessing, train = _request(spec, overrides, model, split)
     if train and executor == "cuda":
-        raise RequestError("--executor cuda does not augment; expected --split val with it; or use --executor pillow")
+        raise RequestError("--executor cuda does not augment; expected --split val with it; or use --executor cpu")
     paths = [path for image in images for path in list_images(image)]
     tensor = _gpu_tensor(paths, preprocessing) if executor == "cuda" else _cpu_tensor(paths, preprocessing, train)
     results_folder(output.parent)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trt_cls.cli.options import common_options, model_option, results_option
+from trt_cls.cli.options import PATH, common_options, model_option, results_option
 from trt_cls.errors import MissingDependency
 from trt_cls.terminal import echo
 
@@ -21,7 +21,7 @@ EQUALIZATIONS = ("union", "intersection", "arithmetic_mean", "geometric_mean")
 
 @click.command(name="prune", context_settings={"show_default": True})
 @model_option(required=True, description="Checkpoint (.safetensors).")
-@click.option("-o", "--output", "--output_file", type=click.Path(path_type=Path), help="Checkpoint to write.")
+@click.option("-o", "--output", "--output_file", type=PATH, help="Checkpoint to write.")
 @click.option(
     "-pth",
     "--threshold",
@@ -151,6 +151,6 @@ def _write(results: Path, pruned: Pruned) -> None:
         "multiply_adds": pruned.multiply_adds,
         "latency_seconds": pruned.latency,
         "filters": pruned.filters,
-        "whole": dict(pruned.unprunable),
+        "unprunable": dict(pruned.unprunable),
     }
     write_text(results_folder(results) / "pruning.json", json.dumps(content, indent=1, ensure_ascii=False))

@@ -38,7 +38,7 @@ class Finding:
     state: State
     """"absent" is not an error: nothing that is installed needs it."""
     found: str
-    cure: str = ""
+    fix: str = ""
     """How to fix or install it, usually a command; empty if nothing is to be done."""
 
 
@@ -102,8 +102,8 @@ def _backend(backend: Backend, facts: Facts) -> list[Finding]:
     installed = [f"{name} {facts.packages[name]}" for name in backend.packages if name in facts.packages]
     if installed:
         return [Finding(backend.name, "ok", ", ".join(installed))]
-    cure = f'pip install "{PRODUCT}[{backend.extra}]"; it runs {backend.purpose}'
-    return [Finding(backend.name, "absent", "not installed", cure)]
+    fix = f'pip install "{PRODUCT}[{backend.extra}]"; it runs {backend.purpose}'
+    return [Finding(backend.name, "absent", "not installed", fix)]
 
 
 def _onnxruntime(facts: Facts) -> Finding:
@@ -111,16 +111,16 @@ def _onnxruntime(facts: Facts) -> Finding:
     name, found = "ONNX Runtime", ", ".join(installed)
     wanted = "gpu" if facts.gpu else "cpu"
     if len(installed) > 1:
-        cure = f'pip uninstall -y {" ".join(ONNX_RUNTIMES)}; pip install "{PRODUCT}[{wanted}]"'
-        return Finding(name, "broken", f"{found}: both install the module onnxruntime, one overwrote the other", cure)
+        fix = f'pip uninstall -y {" ".join(ONNX_RUNTIMES)}; pip install "{PRODUCT}[{wanted}]"'
+        return Finding(name, "broken", f"{found}: both install the module onnxruntime, one overwrote the other", fix)
     if not installed:
         return Finding(name, "absent", "not installed", f'pip install "{PRODUCT}[{wanted}]"')
     if "onnxruntime" not in facts.modules:
-        cure = f"pip install --force-reinstall {installed[0].split()[0]}"
-        return Finding(name, "broken", f"{found}, but its module is missing", cure)
+        fix = f"pip install --force-reinstall {installed[0].split()[0]}"
+        return Finding(name, "broken", f"{found}, but its module is missing", fix)
     if facts.gpu and "onnxruntime" in facts.packages and not _without_gpu_runtime(facts):
-        cure = f'for the GPU: pip uninstall -y onnxruntime; pip install "{PRODUCT}[gpu]"'
-        return Finding(name, "ok", f"{found}, provider CPU alone", cure)
+        fix = f'for the GPU: pip uninstall -y onnxruntime; pip install "{PRODUCT}[gpu]"'
+        return Finding(name, "ok", f"{found}, provider CPU alone", fix)
     return Finding(name, "ok", f"{found}, providers {', '.join((*facts.providers, 'CPU'))}")
 
 
@@ -144,10 +144,10 @@ def _tensorrt(facts: Facts) -> Finding:
     if parts:
         return Finding("TensorRT", "broken", f"{found}, but its module is missing", again)
     if facts.jetson:
-        cure = "sudo apt-get install nvidia-jetpack python3-libnvinfer, in an environment with --system-site-packages"
+        fix = "sudo apt-get install nvidia-jetpack python3-libnvinfer, in an environment with --system-site-packages"
     else:
-        cure = f'pip install "{PRODUCT}[gpu]"' if facts.gpu else "needs a GPU first"
-    return Finding("TensorRT", "absent", "not installed", cure)
+        fix = f'pip install "{PRODUCT}[gpu]"' if facts.gpu else "needs a GPU first"
+    return Finding("TensorRT", "absent", "not installed", fix)
 
 
 def _tensorrt_rtx(facts: Facts) -> Finding:
@@ -158,8 +158,8 @@ def _tensorrt_rtx(facts: Facts) -> Finding:
             name, "absent", "not installed", f'pip install "{PRODUCT}[rtx]"; it builds engines without a GPU'
         )
     if "tensorrt_rtx" not in facts.modules:
-        cure = f'pip install --force-reinstall "{PRODUCT}[rtx]"'
-        return Finding(name, "broken", f"{version}, but its module is missing", cure)
+        fix = f'pip install --force-reinstall "{PRODUCT}[rtx]"'
+        return Finding(name, "broken", f"{version}, but its module is missing", fix)
     return Finding(name, "ok", f"{version}, builds engines{'' if facts.gpu else '; running them takes a GPU'}")
 
 
@@ -178,8 +178,8 @@ def _pycuda(facts: Facts) -> Finding:
 def _nvrtc(facts: Facts) -> Finding:
     if facts.nvrtc:
         return Finding("NVRTC", "ok", f"{facts.nvrtc}, compiles the kernels at first use")
-    cure = "sudo apt-get install nvidia-jetpack" if facts.jetson else "pip install nvidia-cuda-nvrtc"
-    return Finding("NVRTC", "absent", "not found: no preprocessing on a GPU", cure)
+    fix = "sudo apt-get install nvidia-jetpack" if facts.jetson else "pip install nvidia-cuda-nvrtc"
+    return Finding("NVRTC", "absent", "not found: no preprocessing on a GPU", fix)
 
 
 def _torch(facts: Facts) -> Finding:
@@ -189,17 +189,17 @@ def _torch(facts: Facts) -> Finding:
     found = f"{version} for {f'CUDA {_dotted(facts.torch_cuda)}' if facts.torch_cuda else 'the CPU'}"
     vision = facts.packages.get("torchvision", version)
     if ("+cpu" in version) != ("+cpu" in vision):
-        cure = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
-        return Finding("torch", "broken", f"{found}, but torchvision {vision} is another build", cure)
+        fix = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+        return Finding("torch", "broken", f"{found}, but torchvision {vision} is another build", fix)
     if facts.torch_cuda and facts.driver_cuda and facts.torch_cuda[0] > facts.driver_cuda[0]:
-        cure = (
+        fix = (
             "update the NVIDIA driver, or: pip install --force-reinstall torch torchvision "
             f"--index-url https://download.pytorch.org/whl/cu{facts.driver_cuda[0]}{facts.driver_cuda[1]}"
         )
-        return Finding("torch", "broken", f"{found}, but the driver runs CUDA up to {_dotted(facts.driver_cuda)}", cure)
+        return Finding("torch", "broken", f"{found}, but the driver runs CUDA up to {_dotted(facts.driver_cuda)}", fix)
     if facts.gpu and facts.torch_cuda is None:
-        cure = "for the GPU: pip install --force-reinstall torch torchvision"
-        return Finding("torch", "ok", found, cure)
+        fix = "for the GPU: pip install --force-reinstall torch torchvision"
+        return Finding("torch", "ok", found, fix)
     return Finding("torch", "ok", found)
 
 
@@ -215,18 +215,18 @@ def _images(facts: Facts) -> Finding:
     """Without simplejpeg or the C++ library, images take longer; their pixels are the same."""
     resize = "resized by the C++ library" if facts.has_native_library else "resized by Pillow"
     decode = "decoded by simplejpeg" if "simplejpeg" in facts.packages else "decoded by Pillow"
-    cures = []
+    fixes = []
     if not facts.has_native_library:
-        cures.append("install g++ and trt-cls again: six times as fast")
+        fixes.append("install g++ and trt-cls again: six times as fast")
     if "simplejpeg" not in facts.packages:
-        cures.append("pip install simplejpeg")
-    return Finding("images", "absent" if cures else "ok", f"{decode}, {resize}", "; ".join(cures))
+        fixes.append("pip install simplejpeg")
+    return Finding("images", "absent" if fixes else "ok", f"{decode}, {resize}", "; ".join(fixes))
 
 
-def _tool(facts: Facts, name: str, cure: str) -> Finding:
+def _tool(facts: Facts, name: str, fix: str) -> Finding:
     if name in facts.tools:
         return Finding(name, "ok", facts.tools[name])
-    return Finding(name, "absent", "not on the PATH: pycuda can't be built here", cure)
+    return Finding(name, "absent", "not on the PATH: pycuda can't be built here", fix)
 
 
 def _optional(facts: Facts, name: str, packages: Sequence[str], purpose: str, extra: str) -> Finding:

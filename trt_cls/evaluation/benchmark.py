@@ -1,4 +1,4 @@
-"""The speed of each stage from image files to predictions, the bottleneck, and how much of its speed the whole reaches.
+"""The speed of each stage from image files to predictions, the bottleneck, and the pipeline's share of its speed.
 
 The stages themselves are in `stages.py`.
 """
@@ -59,7 +59,7 @@ class Benchmark:
     kernel: Bandwidth | None
     """Bandwidth of the preprocessing kernel; None: the CPU preprocesses."""
     share_of_limit: float | None
-    """The speed of the whole as a share of its slowest stage's; None: not all stages were measured."""
+    """The speed of the pipeline as a share of its slowest stage's; None: not all stages were measured."""
 
     @property
     def limit(self) -> Figures | None:
@@ -123,7 +123,7 @@ def measured_rounds(stages: Sequence[Stage], seconds: float) -> list[dict[str, f
 
 
 def share_of_slowest(stages: Sequence[Stage], rounds: Sequence[dict[str, float]]) -> float:
-    """The speed of the whole as a share of the slowest stage's in the same round; median of the rounds."""
+    """The speed of the pipeline as a share of the slowest stage's in the same round; median of the rounds."""
     limiting = [stage.name for stage in stages if stage.limits]
     return float(np.median([speeds["all"] / min(speeds[name] for name in limiting) for speeds in rounds]))
 

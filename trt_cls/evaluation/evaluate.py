@@ -27,10 +27,6 @@ Progress = Callable[[int], None]
 """Called with the number of images that this process has just done, skipped ones included."""
 
 
-def no_progress(images: int) -> None:
-    """No progress report."""
-
-
 @dataclass(frozen=True)
 class Seconds:
     """Where the time was spent."""
@@ -104,7 +100,7 @@ def predict(
     batch_size: int,
     workers: int,
     executor: Executor = "auto",
-    progress: Progress = no_progress,
+    progress: Progress = lambda images: None,
     processes: Processes = ALONE,
 ) -> Predictions:
     """The probabilities of `samples`; images that can't be decoded are listed as skipped.

@@ -36,7 +36,7 @@ KEPT = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage; the stage `all` is the whole way from files to predictions."""
+    """One stage; the stage `all` is the pipeline from files to predictions."""
 
     name: str
     work: Callable[[Any], int]
@@ -46,7 +46,7 @@ class Stage:
     batch: Sequence[Any]
     """The input of a run for latency: one batch."""
     limits: bool
-    """Whether it runs in parallel to the others, so that the whole can't be faster."""
+    """Whether it runs in parallel to the others, so that the pipeline can't be faster."""
 
     def through(self) -> int:
         """Processes many batches; returns the number of images."""
@@ -86,7 +86,7 @@ class Job:
         """A stage that begins with image files."""
         return Stage(name, work, self.samples, self.samples[: self.batch_size], limits)
 
-    def whole(self, executor: Executor) -> Stage:
+    def pipeline(self, executor: Executor) -> Stage:
         """The stage `all`."""
 
         def work(samples: Sequence[Sample]) -> int:
@@ -125,7 +125,7 @@ def host_stages(job: Job, executor: Executor) -> Iterator[list[Stage]]:
             Stage("preprocess", prepare, images, images[:1], limits=False),
             job.of_files("decode+preprocess", decode_and_prepare, limits=True),
             Stage("engine", infer, tensors, tensors[:1], limits=True),
-            job.whole(executor),
+            job.pipeline(executor),
         ]
 
 
@@ -165,7 +165,7 @@ def device_stages(job: Job, engine: TensorRtEngine, kernel: CudaPreprocessing) -
             job.of_files("decode", job.decode, limits=True),
             Stage("preprocess", partial(through, prepare=True), images, images[:1], limits=True),
             Stage("engine", partial(through, run=True), [images[0]] * len(images), images[:1], limits=True),
-            job.whole("cuda"),
+            job.pipeline("cuda"),
         ]
 
 

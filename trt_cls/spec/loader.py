@@ -79,7 +79,7 @@ def _read(
         report.add("", "no field found, expected a spec: model_config { … } train_config { … } eval_config { … }")
         return None
     apply_overrides(message, overrides, report)
-    experiment = experiment_from_message(message, report, complete=complete)
+    experiment: Experiment = _block(Experiment, message, "", report, complete)
     if complete:
         for section in needs:
             if getattr(experiment, section) is None and report.sound(section):
@@ -101,13 +101,8 @@ def _similar(path: Path) -> str:
     return printable(did_you_mean(path.name, names))
 
 
-def experiment_from_message(message: Message, report: Report, *, complete: bool) -> Experiment:
-    """The experiment; `complete` says whether fields that are missing were left out by the author of the spec."""
-    experiment: Experiment = _block(Experiment, message, "", report, complete)
-    return experiment
-
-
 def _block(cls: Any, message: Message, path: str, report: Report, complete: bool) -> Any:
+    """The dataclass of a block; a missing field is a problem only if the spec is `complete`, read to its end."""
     hints = get_type_hints(cls)
     given: dict[str, Any] = {}
     for option in fields(cls):

@@ -36,12 +36,12 @@ def message_from_text(text: str, report: Report) -> tuple[Message, bool]:
         return message, False
     if report.problems:
         return message, True
-    whole = new_message()
+    parsed = new_message()
     try:
-        text_format.Parse(text, whole)
+        text_format.Parse(text, parsed)
     except (text_format.ParseError, ValueError) as error:
         report.add("", quoted(str(error)))
-    return whole, True
+    return parsed, True
 
 
 class _Reader:

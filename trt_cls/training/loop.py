@@ -211,7 +211,7 @@ class Training:
             start = f", from {self.folder.best} by train_config.pretrained_model_path"
         raise TrtClsError(
             f"epoch {self.epoch}: the {which} loss is {loss}; expected a finite number; lower the learning_rate of "
-            f"train_config.lr_config, or set extensions.clip_grad_norm, and train anew in another folder{start}"
+            f"train_config.lr_config, or set extensions.clip_grad_norm, and train again in another folder{start}"
         )
 
     def _validation_batches(self) -> Iterator[Batch]:
@@ -269,7 +269,7 @@ class Training:
     def _save_state(self) -> None:
         training = self.learner.metrics_of_all()
         if training.images:
-            self._require_finite("training", training.loss)  # else --resume would go on from there
+            self._require_finite("training", training.loss)  # else --resume would continue from there
         self._broken_train.share(self._processes)
         self._broken_val.share(self._processes)
         state = TrainState(

@@ -15,6 +15,7 @@ from trt_cls.artefacts.classmap import write_classmap
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
 from trt_cls.models.int8_layers import quantize_like
+from trt_cls.models.network import count_parameters
 from trt_cls.models.widths import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
 from trt_cls.training.compute import choose_compute, compiler_failures_reported, repeatable
@@ -151,10 +152,9 @@ def _system(setup: Setup) -> str:
 
 
 def _size(setup: Setup, model: nn.Module) -> str:
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    count = count_parameters(model)
     return (
         f"{len(setup.train.samples)} training and {len(setup.val.samples)} validation images · "
-        f"{len(setup.contract.classes)} classes · {total:,} parameters, {trainable:,} trainable · "
+        f"{len(setup.contract.classes)} classes · {count.total:,} parameters, {count.trainable:,} trainable · "
         f"{setup.loader.steps_per_epoch} steps an epoch"
     )

@@ -114,7 +114,7 @@ def _rendezvous() -> list[str]:
 def _refuse_other_training(folder: RunFolder) -> None:
     if folder.state.exists():
         raise RequestError(
-            f"{folder.root}: holds a training already; expected a new folder; go on with that training by --resume, "
+            f"{folder.root}: holds a training already; expected a new folder; continue that training with --resume, "
             "or name another folder with -r"
         )
     if any(folder.weights.glob("*.safetensors")):

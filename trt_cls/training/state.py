@@ -110,7 +110,7 @@ def foreign_reported(path: Path) -> Iterator[None]:
         reason = f": {error}" if isinstance(error, _Foreign) else ""
         raise ArtefactError(
             f"{path}: can't be read ({type(error).__name__}{reason}); expected the state of a training by this "
-            "version; train anew in another folder, from one of its checkpoints by train_config.pretrained_model_path"
+            "version; train again in another folder, from one of its checkpoints by train_config.pretrained_model_path"
         ) from error
 
 

@@ -119,7 +119,7 @@ def _matrix(evaluation: Evaluation, confused: Sequence[Cell]) -> dict[str, Any]:
         }
         for truth in kept
     ]
-    return {"names": [names[index] for index in kept], "rows": rows, "whole": len(kept) == len(names)}
+    return {"names": [names[index] for index in kept], "rows": rows, "complete": len(kept) == len(names)}
 
 
 def _stages(evaluation: Evaluation) -> list[tuple[str, float]]:
