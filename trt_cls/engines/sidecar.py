@@ -6,10 +6,7 @@ import hashlib
 from pathlib import Path
 from shlex import quote
 
-from trt_cls.artefacts.sidecar import Profile as Profile
-from trt_cls.artefacts.sidecar import Sidecar as Sidecar
-from trt_cls.artefacts.sidecar import sidecar_path
-from trt_cls.artefacts.sidecar import write_sidecar as write_sidecar
+from trt_cls.artefacts.sidecar import Sidecar, sidecar_path
 from trt_cls.errors import ArtefactError
 from trt_cls.gpu import Gpu
 

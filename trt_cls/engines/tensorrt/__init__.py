@@ -2,7 +2,3 @@
 
 Does not know: how a plan is built, which is `export/tensorrt.py`. Begin with `engine.py`.
 """
-
-from trt_cls.engines.tensorrt.engine import TensorRtEngine
-
-__all__ = ["TensorRtEngine"]
