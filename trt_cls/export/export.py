@@ -73,8 +73,7 @@ def export(
     target = replace(contract, precision=precision, preprocessing=replace(contract.preprocessing, embedded=embed))
     _check_request(model, output, contract, target, engine, builder, int8)
     labelled = images or (dataset_of(experiment) if experiment else None)
-    quantizing = precision == "int8" and contract.precision != "int8"
-    calibration = calibration_folder(int8, experiment) if quantizing else None
+    calibration = calibration_folder(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
     check = Check(model, precision, images_for(target.preprocessing, labelled or calibration))
 
