@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import PurePath
 
@@ -55,6 +55,12 @@ def csv_row(cells: Sequence[object]) -> str:
     return row.getvalue().removesuffix("\r\n") + "\n"
 
 
+def listed(values: Iterable[object], most: int = 5) -> str:
+    """The first few, comma-separated, and how many more there are."""
+    texts = [str(value) for value in values]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def has_foreign_bytes(name: str) -> bool:
     """Whether a name is no valid UTF-8."""
     return _SURROGATE.search(name) is not None
@@ -75,7 +81,7 @@ def difference(name: str, other: str) -> str:
     return f"its character {start + 1} is {found}, expected {expected}"
 
 
-def look_alikes(names: Sequence[str], others: Sequence[str]) -> str:
+def lookalikes(names: Sequence[str], others: Sequence[str]) -> str:
     """`; "X" looks like "Y", but …` for the first pair of names that look alike and differ, or nothing."""
     pairs = ((a, b) for a, b in zip(names, others, strict=False) if looks_like(a, b))
     return next((f'; "{a}" looks like "{b}", but {difference(a, b)}' for a, b in pairs), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import PARITY_KEY, read_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, read_sidecar, sidecar_path, write_sidecar
+from trt_cls.contract import METADATA_KEY
 from trt_cls.engines import open_engine
 from trt_cls.engines.graph import read_graph
 from trt_cls.errors import ArtefactError, DataError
@@ -235,12 +237,45 @@ def test_a_graph_that_can_not_be_read_is_refused(
     one_line(error, "m.onnx")
 
 
-@pytest.mark.parametrize("size", [1, 10_001])
-def test_metadata_without_end_is_refused(size: int, tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(b"\x72\x00" * size)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x72\x00",
+        b"\x72\x00" * 10_001,
+        b"\x72\x06" + b"\x0a\x00" * 3,
+        b"\x72\x04\x0a\x7fab",
+        b"\x72\x03\x0a\x01\xff",
+        b"\x3a" + b"\xff" * 9 + b"\x01",
+        b"\x3a" + b"\xff" * 100,
+        b"\x08",
+        b"\x0b" * 100_000,
+        b"\x0d" + bytes(4),
+    ],
+    ids=[
+        "empty", "many entries", "many fields", "beyond its entry", "no UTF-8", "huge length", "endless length",
+        "no value", "groups", "fixed",
+    ],
+)  # fmt: skip
+def test_metadata_that_can_not_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ArtefactError) as error:
         read_contract(tmp_path / "m.onnx")
     one_line(error, "m.onnx")
+
+
+def test_a_contract_is_read_without_the_weights(tmp_path: Path) -> None:
+    model = onnx.ModelProto()
+    model.metadata_props.add(key=METADATA_KEY, value=CONTRACT.to_json())
+    graph = b"\x3a\x80\x80\x80\x40"  # field 7 with 2^27 bytes
+    with (tmp_path / "m.onnx").open("wb") as file:
+        file.write(model.SerializeToString() + graph)
+        file.truncate(file.tell() + 2**27)
+    tracemalloc.start()
+    try:
+        assert read_contract(tmp_path / "m.onnx") == CONTRACT
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_parity_in_the_file_is_decoded_too(tmp_path: Path) -> None:

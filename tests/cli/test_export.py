@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_models import write_onnx
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Profile, read_sidecar
@@ -51,6 +52,15 @@ def test_says_what_was_written_and_how_far_it_is_off(
     assert "64 random images" in lines[1]
     assert lines[2] == f"next: trt-cls evaluate -e SPEC -m {output}"
     assert len(lines) == 3
+
+
+def test_a_file_without_parity_is_not_blamed_on_onnx_runtime(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, output = write_onnx(tmp_path / "model.onnx"), tmp_path / "copy.onnx"
+    assert main(["export", "-m", str(model), "-o", str(output), "--builder", "none"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"parity not checked, {model} records none: export it again from its .safetensors checkpoint"
 
 
 def test_flags_of_tao_reach_the_engine(exported: Path, tmp_path: Path) -> None:

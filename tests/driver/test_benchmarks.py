@@ -13,10 +13,10 @@ from driver import stand_in
 from driver.stand_in import Driver, write_plan
 from tiny_models import write_images, write_onnx
 
+from trt_cls.artefacts.sidecar import Profile
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample, list_images
-from trt_cls.engines.sidecar import Profile
-from trt_cls.engines.tensorrt import TensorRtEngine
+from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.evaluation.benchmark import benchmark
 
 stand_in.require()

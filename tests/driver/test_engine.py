@@ -18,8 +18,8 @@ from driver.stand_in import CAPABILITY, VERSION, Driver, names
 from tiny_models import CONTRACT, RGB, SIZE
 
 from trt_cls.engines import open_engine
-from trt_cls.engines.tensorrt import TensorRtEngine
 from trt_cls.engines.tensorrt.buffers import capture
+from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import ArtefactError, EngineError
 from trt_cls.preprocessing.pillow import Floats
 

@@ -67,7 +67,7 @@ def on_host(folder: Path, samples: list[Sample]) -> tuple[Predictions, Predictio
     with closing(open_engine(folder / "model.onnx", "cpu", 1)) as engine:
         by_onnx_runtime = predict(engine, samples, batch_size=9, workers=0)
     with closing(TensorRtEngine(plan)) as engine:
-        return by_onnx_runtime, predict(engine, samples, batch_size=9, workers=0, executor="pillow")
+        return by_onnx_runtime, predict(engine, samples, batch_size=9, workers=0, executor="cpu")
 
 
 @pytest.mark.parametrize(("builder", "capturable"), [("tensorrt", True), ("tensorrt", False), ("tensorrt-rtx", True)])

@@ -17,7 +17,8 @@ from trt_cls.contract import Contract
 from trt_cls.errors import DataError, ExportError, RequestError
 from trt_cls.export import export as room
 from trt_cls.export.export import export
-from trt_cls.export.int8 import Int8, calibration_folder, calibration_images, shortcomings
+from trt_cls.export.images import BATCH, images_for
+from trt_cls.export.int8 import Int8, calibration_folder, shortcomings
 from trt_cls.spec.experiment import (
     Experiment,
     LrConfig,
@@ -116,11 +117,11 @@ def test_images_of_the_spec_are_taken_and_none_at_all_is_refused(pictures: Path)
 
 
 def test_few_images_and_images_of_one_folder_are_reported(contract: Contract, pictures: Path, tmp_path: Path) -> None:
-    assert shortcomings(calibration_images(contract.preprocessing, pictures, 1), 12) == []
-    (few,) = shortcomings(calibration_images(contract.preprocessing, pictures, 1), 16)
+    assert shortcomings(images_for(contract.preprocessing, pictures, BATCH), 12) == []
+    (few,) = shortcomings(images_for(contract.preprocessing, pictures, BATCH), 16)
     assert "holds 12 images, 16 were asked for" in few
     shutil.copytree(pictures / "cat", tmp_path / "cat")
-    _, one = shortcomings(calibration_images(contract.preprocessing, tmp_path, 1), 16)
+    _, one = shortcomings(images_for(contract.preprocessing, tmp_path, BATCH), 16)
     assert f"one folder, {tmp_path / 'cat'}" in one
 
 
@@ -130,7 +131,7 @@ def test_the_batches_come_from_all_classes(contract: Contract, pictures: Path, t
         (tmp_path / name).mkdir()
         for index in range(20):
             shutil.copy(source, tmp_path / name / f"{index}.png")
-    images = calibration_images(contract.preprocessing, tmp_path, 2)
+    images = images_for(contract.preprocessing, tmp_path, 2 * BATCH)
     assert len(images.samples) == 32
     counts = [sum(sample.path.parent.name == name for sample in images.samples) for name in contract.classes]
     assert min(counts) >= 6

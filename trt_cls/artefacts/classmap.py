@@ -11,7 +11,7 @@ from trt_cls.artefacts.contracts import faults_of_classes
 from trt_cls.artefacts.decoding import read_bytes
 from trt_cls.errors import DataError
 from trt_cls.files import write_text
-from trt_cls.text import printable
+from trt_cls.text import listed, printable
 
 FORM = 'expected JSON of the form {"cat": 0, "dog": 1}'
 
@@ -35,7 +35,8 @@ def read_classmap(path: Path) -> tuple[str, ...]:
     names = tuple(sorted(content, key=lambda name: int(content[name])))
     indices = [content[name] for name in names]
     if indices != list(range(len(indices))):
-        raise DataError(f"{path}: its indices are {_listed(indices)}; expected 0 to {len(indices) - 1}, each once")
+        found = listed(f"{index:.4g}" if abs(index) > 10**9 else index for index in indices)
+        raise DataError(f"{path}: its indices are {found}; expected 0 to {len(indices) - 1}, each once")
     for field, fault in faults_of_classes(names):
         raise DataError(printable(f"{path}: {field}: {fault}; name the classes as their folders"))
     return names
@@ -52,8 +53,3 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) != len(pairs):
         raise ValueError("a class name stands in it twice")
     return content
-
-
-def _listed(indices: list[int], limit: int = 5) -> str:
-    shown = ", ".join(f"{index:.4g}" if abs(index) > 10**9 else str(index) for index in indices[:limit])
-    return shown + (f" and {len(indices) - limit} more" if len(indices) > limit else "")

@@ -6,15 +6,14 @@ Metadata is read and written here alone. Does not know: how a graph is made or r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.sidecar import Parity, parity_from_json
@@ -30,6 +29,12 @@ BATCH = "N"
 """Name of the dynamic dimension."""
 MOST_BYTES = 2**31 - 1
 """Of a protobuf message."""
+MOST_FIELDS = 10_000
+"""Of a model beside its graph: it has some 10, and one for each entry of its metadata and each local function."""
+VARINT, DELIMITED = 0, 2
+"""Protobuf's wire types; a model has no others."""
+METADATA, ENTRY_KEY, ENTRY_VALUE = 14 << 3 | DELIMITED, 1 << 3 | DELIMITED, 2 << 3 | DELIMITED
+"""Keys of ModelProto.metadata_props and of both fields of its entries: the number in onnx.proto, and the wire type."""
 REMEDY = "expected one written by trt-cls export; copy it, or export it again from its .safetensors checkpoint"
 
 
@@ -44,12 +49,19 @@ class OnnxModel:
 
 
 def read_contract(path: Path) -> Contract:
-    """The contract in the ONNX file `path`, read without the onnx package.
+    """The contract in the ONNX file `path`, read without the onnx package and without reading the weights.
 
     Raises:
         ArtefactError: the file is truncated, foreign, or its contract can't be read.
     """
-    return _contract_in(_parsed(path, _metadata_message()), path)
+    properties: dict[str, str] = {}
+    with _parsing(path), path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        for key, start, end in _fields(content, MOST_FIELDS):
+            if key == METADATA:
+                entry = content[start:end]
+                parts = {part: entry[start:end].decode() for part, start, end in _fields(entry, 2)}
+                properties[parts.get(ENTRY_KEY, "")] = parts.get(ENTRY_VALUE, "")
+    return _contract_in(properties, path)
 
 
 def read_onnx(path: Path) -> OnnxModel:
@@ -59,8 +71,9 @@ def read_onnx(path: Path) -> OnnxModel:
         ArtefactError: it is truncated, damaged or foreign, or its graph is not what its contract says.
     """
     proto = read_graph(path)
-    text = _properties(proto).get(PARITY_KEY)
-    model = OnnxModel(proto, _contract_in(proto, path), parity_from_json(text, str(path)) if text else None)
+    properties = {entry.key: entry.value for entry in proto.metadata_props}
+    text = properties.get(PARITY_KEY)
+    model = OnnxModel(proto, _contract_in(properties, path), parity_from_json(text, str(path)) if text else None)
     if fault := fault_of_ends(model):
         raise ArtefactError(f"{path}: {fault}; export it again from its .safetensors checkpoint")
     return model
@@ -85,7 +98,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """
     import onnx
 
-    proto: onnx.ModelProto = _parsed(path, onnx.ModelProto)
+    with _parsing(path):
+        proto = onnx.ModelProto.FromString(path.read_bytes())
     external = next((tensor for tensor in _tensors(proto.graph) if tensor.data_location or tensor.external_data), None)
     if external is not None:
         raise ArtefactError(f"{path}: keeps the weight {external.name!r} in another file; {REMEDY}")
@@ -139,46 +153,56 @@ def _type_and_shape(info: onnx.ValueInfoProto) -> tuple[int, list[str | int]]:
     return tensor.elem_type, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
 
 
-def _parsed(path: Path, kind: Any) -> Any:
-    """The file as a protobuf message of the class `kind`."""
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Turns the faults that protobuf's parser and `_fields` find in `path` into an ArtefactError."""
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ArtefactError(f"{path}: has {size:,} bytes, and an ONNX file at most {MOST_BYTES:,}; {REMEDY}")
     try:
-        return kind.FromString(path.read_bytes())
-    except DecodeError as error:
+        yield
+    except (DecodeError, ValueError) as error:
         raise ArtefactError(f"{path}: is truncated or no ONNX file ({size:,} bytes); {REMEDY}") from error
 
 
-@cache
-def _metadata_message() -> type[Message]:
-    """ModelProto with its metadata alone, field 14 of onnx.proto: the parser steps over all else."""
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="trt_cls/metadata.proto", package="trt_cls", syntax="proto3")
-    entry, model = file.message_type.add(name="Entry"), file.message_type.add(name="Model")
-    for number, name in enumerate(("key", "value"), 1):
-        entry.field.add(name=name, number=number, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    model.field.add(
-        name="metadata_props", number=14, type=field.TYPE_MESSAGE, label=field.LABEL_REPEATED,
-        type_name=".trt_cls.Entry",
-    )  # fmt: skip
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("trt_cls.Model"))
+def _fields(content: mmap | bytes, most: int) -> Iterator[tuple[int, int, int]]:
+    """The key of each field of a protobuf message, and where its content begins and ends; the content is not read.
+
+    Raises:
+        ValueError: the message is truncated, or has more than `most` fields or one of another wire type.
+    """
+    end = 0
+    for _ in range(most):
+        if end >= len(content):
+            break
+        key, start = _varint(content, end)
+        value, end = _varint(content, start)
+        if key & 7 == DELIMITED:
+            start, end = end, end + value
+        elif key & 7 != VARINT:
+            raise ValueError(f"wire type {key & 7}")
+        yield key, start, end
+    if end != len(content):
+        raise ValueError(f"{len(content)} bytes found, expected {end}")
 
 
-def _contract_in(message: Any, path: Path) -> Contract:
-    properties = _properties(message)
+def _varint(content: mmap | bytes, start: int) -> tuple[int, int]:
+    """A number in protobuf's encoding, 7 bits a byte, the lowest first; and where it ends."""
+    value = 0
+    for index, byte in enumerate(content[start : start + 10]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, start + index + 1
+    raise ValueError("a number without end")
+
+
+def _contract_in(properties: Mapping[str, str], path: Path) -> Contract:
     if METADATA_KEY not in properties:
         raise ArtefactError(
             f"{path}: carries no contract, so it was not exported by trt-cls; expected a file that says its own "
             "classes and preprocessing; write it with trt-cls export -m CHECKPOINT -o FILE.onnx"
         )
     return contract_from_json(properties[METADATA_KEY], str(path))
-
-
-def _properties(message: Any) -> dict[str, str]:
-    return {entry.key: entry.value for entry in message.metadata_props}
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

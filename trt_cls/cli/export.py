@@ -169,7 +169,7 @@ def _print_next(result: ExportResult, builder: Request) -> None:
 
     echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
     if not result.parity:
-        echo('parity not checked, onnxruntime is not installed: pip install "trt-cls[cpu]", then export again')
+        echo(f"parity not checked, {result.no_parity}")
     if not result.engine and builder != "none":
         echo(f"no engine: {result.no_engine}; {HOW_TO_GET_ONE}, then")
         echo(f"  trt-cls export -m {result.onnx} -o {result.onnx} --engine {result.onnx.with_suffix('.engine')}")

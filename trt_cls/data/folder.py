@@ -13,7 +13,7 @@ from typing import TypeVar
 from trt_cls.data.walk import Walk, is_ignored
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.preprocessing.gate import EXTENSIONS
-from trt_cls.text import has_foreign_bytes
+from trt_cls.text import has_foreign_bytes, listed
 
 T = TypeVar("T")
 LAYOUT = "expected one sub-folder of images per class"
@@ -64,7 +64,7 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
         found = f"{LAYOUT}, files ending in {' '.join(EXTENSIONS)}{walk.not_read_below(root)}"
         raise DataError(f"{root}: no images in its class folders; {found}")
     if empty and not allow_missing:
-        found = f"{_names(empty)}{walk.not_read_below(root / empty[0])}"
+        found = f"{listed(empty)}{walk.not_read_below(root / empty[0])}"
         raise DataError(f"{root}: no images for {found}; add images, or remove the folder and its class")
     walk.warn()
     return ImageFolder(root, tuple(samples), tuple(classes))
@@ -119,12 +119,6 @@ def _check_classes(root: Path, folders: Sequence[str], classes: Sequence[str], a
     missing = [] if allow_missing else sorted(set(classes) - set(folders))
     if unknown:
         hint = did_you_mean(unknown[0], classes)
-        raise DataError(f"{root}: {_names(unknown)} is not among the {len(classes)} classes; rename or remove it{hint}")
+        raise DataError(f"{root}: {listed(unknown)} is not among the {len(classes)} classes; rename or remove it{hint}")
     if missing:
-        raise DataError(f"{root}: no folder for {_names(missing)}; {LAYOUT}, named as in the class map")
-
-
-def _names(values: Sequence[object], limit: int = 5) -> str:
-    """The first few, comma-separated, and how many more there are."""
-    shown = ", ".join(str(value) for value in values[:limit])
-    return shown + (f" and {len(values) - limit} more" if len(values) > limit else "")
+        raise DataError(f"{root}: no folder for {listed(missing)}; {LAYOUT}, named as in the class map")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,7 @@ def session_of(graph: onnx.ModelProto, tensors: Iterable[str] = (), *, optimized
     import onnx
 
     runtime = _import_onnxruntime()
-    opened = onnx.ModelProto()
-    opened.CopyFrom(graph)
+    opened = deepcopy(graph)
     known = {info.name for info in (*graph.graph.input, *graph.graph.output)}
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
     options = _options(runtime, None)

@@ -6,12 +6,20 @@ import hashlib
 from pathlib import Path
 from shlex import quote
 
-from trt_cls.artefacts.sidecar import Profile as Profile
-from trt_cls.artefacts.sidecar import Sidecar as Sidecar
-from trt_cls.artefacts.sidecar import sidecar_path
-from trt_cls.artefacts.sidecar import write_sidecar as write_sidecar
+from trt_cls.artefacts.sidecar import Profile, Sidecar, sidecar_path, write_sidecar
 from trt_cls.errors import ArtefactError
 from trt_cls.gpu import Gpu
+
+__all__ = [
+    "Profile",
+    "Sidecar",
+    "not_for_this_machine",
+    "read_plan",
+    "rebuild_command",
+    "require_architecture",
+    "require_version",
+    "write_sidecar",
+]
 
 
 def read_plan(plan: Path, sidecar: Sidecar) -> bytes:

@@ -23,7 +23,7 @@ from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import Answered, answers_on_device
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency, RequestError
 from trt_cls.preprocessing.cuda import CudaPreprocessing
-from trt_cls.text import look_alikes
+from trt_cls.text import lookalikes
 
 Executor = Literal["auto", "cpu", "cuda"]
 """What preprocesses the images; "auto": the GPU for a TensorRT engine if possible, else the CPU."""
@@ -107,6 +107,6 @@ def require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> No
     if names != contract.classes:
         raise ArtefactError(
             f"{classmap} and {model} disagree on the classes: {list(names)} in the class map, {list(contract.classes)} "
-            f"in the model{look_alikes(names, contract.classes)}; expected the class map of the training; leave it "
-            "out, the model carries its own classes"
+            f"in the model{lookalikes(names, contract.classes)}; expected the class map of the training; leave it out, "
+            "the model carries its own classes"
         )

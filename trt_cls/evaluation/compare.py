@@ -20,7 +20,7 @@ from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.metrics import Probabilities, mcnemar, top_k_indices
 from trt_cls.preprocessing.pillow import Floats
-from trt_cls.text import look_alikes
+from trt_cls.text import lookalikes
 
 BATCH_SIZE = 32
 WORKERS = 4
@@ -163,7 +163,7 @@ def require_same_meaning(a: Contract, b: Contract, *, own_preprocessing: bool) -
     if not differences or (own_preprocessing and a.classes == b.classes):
         return
     found = f"the two models do not mean the same: {'; '.join(differences)} (the first model's value ≠ the second's)"
-    found += look_alikes(a.classes, b.classes)
+    found += lookalikes(a.classes, b.classes)
     advice = "compare files that were exported from one checkpoint"
     if a.classes == b.classes:
         advice += ", or let each have the images by its own contract with --own-preprocessing"

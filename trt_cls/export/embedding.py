@@ -5,6 +5,7 @@ Does not know: resize and crop, which stay outside.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -25,8 +26,8 @@ def embed_preprocessing(model: OnnxModel) -> OnnxModel:
     Channel order, mean and std are computed in float32 inside, whatever the network computes in. The new contract says
     so, and the engines take such a file as they take others.
     """
-    proto = _copy(model)
-    graph, preprocessing = proto.graph, model.contract.preprocessing
+    proto, preprocessing = deepcopy(model.proto), model.contract.preprocessing
+    graph = proto.graph
     prepend_normalization(graph, preprocessing)
     steps = [
         helper.make_node("Cast", [INPUT], [f"{INPUT}_float"], name=f"{INPUT}_float", to=onnx.TensorProto.FLOAT),
@@ -52,7 +53,7 @@ def embed_normalization(model: OnnxModel) -> OnnxModel:
 
     Its contract says so: divisor 1, means 0, deviations 1.
     """
-    preprocessing, proto = model.contract.preprocessing, _copy(model)
+    preprocessing, proto = model.contract.preprocessing, deepcopy(model.proto)
     zeros, ones = (0.0,) * preprocessing.channels, (1.0,) * preprocessing.channels
     prepend_normalization(proto.graph, preprocessing)
     return _checked(model, proto, replace(preprocessing, divisor=1.0, mean=zeros, std=ones))
@@ -78,12 +79,6 @@ def prepend_normalization(graph: onnx.GraphProto, preprocessing: Preprocessing) 
         graph.initializer.append(numpy_helper.from_array(np.asarray(value), constant))
         graph.node.insert(index, helper.make_node(operator, [source, constant], [target], name=constant))
         source = target
-
-
-def _copy(model: OnnxModel) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model.proto)
-    return copy
 
 
 def _checked(model: OnnxModel, proto: onnx.ModelProto, fed: Preprocessing) -> OnnxModel:

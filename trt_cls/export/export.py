@@ -30,12 +30,14 @@ class ExportResult:
     onnx: Path
     precision: Precision
     parity: Parity | None
-    """None: ONNX Runtime is not installed, so the file was not run."""
+    """None: the file was not run."""
     engine: Path | None
     engine_parity: Parity | None
     """None: there is no engine, or this machine can't run it."""
     no_engine: str
     """Why there is no engine; empty where there is one."""
+    no_parity: str = ""
+    """Why the ONNX file was not run and what to do, where it was not."""
 
 
 def export(
@@ -69,11 +71,9 @@ def export(
     precision = precision or contract.precision
     embed = embed or contract.preprocessing.embedded
     target = replace(contract, precision=precision, preprocessing=replace(contract.preprocessing, embedded=embed))
-    _check_request(model, output, contract, target, engine, builder)
-    _check_int8(model, contract, int8)
+    _check_request(model, output, contract, target, engine, builder, int8)
     labelled = images or (dataset_of(experiment) if experiment else None)
-    quantizing = precision == "int8" and contract.precision != "int8"
-    calibration = calibration_folder(int8, experiment) if quantizing else None
+    calibration = calibration_folder(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
     check = Check(model, precision, images_for(target.preprocessing, labelled or calibration))
 
@@ -87,17 +87,19 @@ def export(
     results_folder(output.parent)
     if model.suffix == ".onnx" and contract == target:
         found = _copy_onnx(model, output)
+        no_parity = f"{model} records none: export it again from its .safetensors checkpoint"
     else:
         plain = _network(model, contract)
         found = _write_onnx(plain, convert(plain), output, check)
-    parity = found.parity if found else None
+        no_parity = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
     say(_written(output, precision, found))
+    result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
     if choice is None:
-        return ExportResult(output, precision, parity, None, None, no_engine)
+        return result
     engine = engine or output.with_suffix(".engine")
     engine_parity = build_engine(output, target, engine, choice, profile, check, say)
     say(_written(engine, precision, Checked(engine_parity) if engine_parity else None))
-    return ExportResult(output, precision, parity, engine, engine_parity, no_engine)
+    return replace(result, engine=engine, engine_parity=engine_parity)
 
 
 def _written(path: Path, precision: Precision, found: Checked | None) -> str:
@@ -118,7 +120,7 @@ def _contract(model: Path, experiment: Experiment | None) -> Contract:
 
 
 def _check_request(
-    model: Path, output: Path, contract: Contract, target: Contract, engine: Path | None, builder: Request
+    model: Path, output: Path, contract: Contract, target: Contract, engine: Path | None, builder: Request, int8: Int8
 ) -> None:
     if output.suffix != ".onnx":
         raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")
@@ -129,6 +131,11 @@ def _check_request(
     if engine is not None and builder == "none":
         raise RequestError(
             f"--engine {engine} asks for an engine and --builder none for no engine; leave one of them out"
+        )
+    if contract.precision == "int8" and int8 != Int8():
+        raise RequestError(
+            f"{model} computes in int8 with ranges of its own; expected no flag that says how to measure or choose "
+            "them; leave --calibration-… and --int8-… out, or export a model in fp32"
         )
     if contract == target:
         return
@@ -145,14 +152,6 @@ def _check_request(
     if output.exists() and output.samefile(model):
         raise RequestError(
             f"-o {output}: would replace the {contract.precision} file that is read; name another output"
-        )
-
-
-def _check_int8(model: Path, contract: Contract, int8: Int8) -> None:
-    if contract.precision == "int8" and int8 != Int8():
-        raise RequestError(
-            f"{model} computes in int8 with ranges of its own; expected no flag that says how to measure or choose "
-            "them; leave --calibration-… and --int8-… out, or export a model in fp32"
         )
 
 

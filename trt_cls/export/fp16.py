@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -32,8 +33,7 @@ def fp16_from_fp32(model: OnnxModel) -> OnnxModel:
     Raises:
         ExportError: a weight is too large for float16, or the graph is not one that `onnx_from_module` wrote.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = deepcopy(model.proto)
     graph = proto.graph
     if graph.node[-1].op_type != "Softmax" or list(graph.node[-1].input) != [LOGITS]:
         raise ExportError(f"the graph's last node is {graph.node[-1].op_type}; expected the Softmax of {LOGITS}")

@@ -57,14 +57,14 @@ class Images:
         )
 
 
-def images_for(preprocessing: Preprocessing, folder: Path | None) -> Images:
-    """Up to 512 images of `folder`, or 64 random ones.
+def images_for(preprocessing: Preprocessing, folder: Path | None, most: int = MOST) -> Images:
+    """Up to `most` images from all over `folder`, the same ones each time; without a folder 64 random ones.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
     found = list_images(folder) if folder else []
-    samples = tuple(Sample(path) for path in evenly_spread(found, MOST))
+    samples = tuple(Sample(path) for path in evenly_spread(found, most))
     return Images(preprocessing, folder, samples, len(found))
 
 

@@ -86,11 +86,8 @@ def _strip(model: onnx.ModelProto) -> None:
 def _append_softmax(graph: onnx.GraphProto) -> None:
     # Added here and not by a wrapper around the module, so that weights keep their names of the checkpoint.
     (logits,) = graph.output
-    predictions = onnx.ValueInfoProto()
-    predictions.CopyFrom(logits)
-    predictions.name = OUTPUT
-    graph.value_info.append(logits)
-    graph.output[0].CopyFrom(predictions)
+    graph.value_info.append(logits)  # a copy
+    logits.name = OUTPUT
     graph.node.append(onnx.helper.make_node("Softmax", [LOGITS], [OUTPUT], name="softmax", axis=1))
 
 

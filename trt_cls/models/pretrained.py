@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from trt_cls.models.tao.hdf5 import SUFFIXES, read_keras_model, require_readable
 from trt_cls.models.tao.network import import_network, tensors_of
 from trt_cls.models.widths import require_answers, resize
 from trt_cls.spec.experiment import ModelConfig
+from trt_cls.text import listed
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training scripts store the state dict."""
@@ -63,7 +64,7 @@ class LoadedWeights:
         if self.narrowed:
             lines.append(f"  {self.narrowed} layers are as narrow as in the file, which was pruned")
         lines += [
-            f"  {label:18} {len(names):5}  {_some(names)}"
+            f"  {label:18} {len(names):5}  {listed(names, 3)}"
             for label, names in (
                 ("of another shape", self.mismatched),
                 ("not in the file", self.missing),
@@ -111,7 +112,7 @@ def take(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Loade
     ]
     if not matched:
         raise ArtefactError(
-            f"{source}: none of its {len(given)} tensors fits by name and shape ({_some(given)}); expected names "
+            f"{source}: none of its {len(given)} tensors fits by name and shape ({listed(given, 3)}); expected names "
             f"such as {next(iter(own))}; set model_config as the weights were trained, or leave "
             "pretrained_model_path out"
         )
@@ -194,8 +195,3 @@ def _unwrapped(loaded: Any, path: Path) -> Mapping[str, Any]:
         if all(isinstance(name, str) for name in inner):
             return inner
     raise ArtefactError(f"{path} holds a {type(loaded).__name__}; expected a state dict, a mapping of names to tensors")
-
-
-def _some(names: Iterable[object], limit: int = 3) -> str:
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")

@@ -53,7 +53,7 @@ def write_deepstream(onnx_file: Path, plan: Plan, folder: Path, say: Callable[[s
     contract = read_contract(onnx_file)
     check_request(contract, plan.profile)
     with filled(folder, last=CONFIG) as draft:
-        reason = "" if expressible(contract.preprocessing) else why_embedded(contract.preprocessing)
+        reason = why_embedded(contract.preprocessing)
         model = _place_model(onnx_file, contract, draft, reason, say)
         if reason and plan.path:
             plan = replace(plan, path=None, why=f"{plan.path.name} takes normalized pixels")
@@ -81,13 +81,10 @@ def check_request(contract: Contract, profile: Profile) -> None:
         )
 
 
-def expressible(preprocessing: Preprocessing) -> bool:
-    """Whether one factor and an offset per channel say it all."""
-    return len(set(preprocessing.std)) == 1
-
-
 def why_embedded(preprocessing: Preprocessing) -> str:
-    """Why the normalization went into the ONNX file."""
+    """Why the normalization goes into the ONNX file; empty where one factor and an offset per channel express it."""
+    if len(set(preprocessing.std)) == 1:
+        return ""
     std = ", ".join(f"{value:g}" for value in preprocessing.std)
     return f"nvinfer has one net-scale-factor, and the channels of this network are divided by {std}"
 

@@ -42,7 +42,20 @@ def write_triton(onnx_file: Path, plan: Plan, folder: Path, say: Callable[[str],
             shutil.copyfile(onnx_file, version / "model.onnx")
         write_text(draft / LABELS, "".join(f"{label}\n" for label in contract.classes))
         shutil.copyfile(Path(__file__).with_name("triton_client.py"), draft / CLIENT)
-        write_text(draft / CONFIG, _config(name, contract, plan))
+        settings = render(
+            "triton_config.pbtxt.j2",
+            name=name,
+            plan=plan,
+            contract=contract,
+            contract_json=json.dumps(contract.to_json(), ensure_ascii=False),
+            key=METADATA_KEY,
+            input=INPUT,
+            output=OUTPUT,
+            labels=LABELS,
+            data_type=DATA_TYPES[contract.preprocessing.input_type],
+            queue_delay=QUEUE_DELAY,
+        )
+        write_text(draft / CONFIG, settings)
     say(f"wrote {folder / name} with the {'engine' if plan.path else f'ONNX file, no engine: {plan.why}'}")
     say(f"  tritonserver --model-repository {folder}, then python {folder / name / CLIENT} IMAGES")
 
@@ -50,20 +63,3 @@ def write_triton(onnx_file: Path, plan: Plan, folder: Path, say: Callable[[str],
 def check_request(contract: Contract, profile: Profile) -> None:
     """Raises a RequestError where Triton can't serve a model of this contract in these batches."""
     check_servable(contract.classes, profile, "\n", "Triton")
-
-
-def _config(name: str, contract: Contract, plan: Plan) -> str:
-    """config.pbtxt, a ModelConfig in protobuf's text format."""
-    return render(
-        "triton_config.pbtxt.j2",
-        name=name,
-        plan=plan,
-        contract=contract,
-        contract_json=json.dumps(contract.to_json(), ensure_ascii=False),
-        key=METADATA_KEY,
-        input=INPUT,
-        output=OUTPUT,
-        labels=LABELS,
-        data_type=DATA_TYPES[contract.preprocessing.input_type],
-        queue_delay=QUEUE_DELAY,
-    )

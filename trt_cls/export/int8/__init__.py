@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from trt_cls.artefacts.onnx_file import OnnxModel
-from trt_cls.contract import Contract, Preprocessing
-from trt_cls.data.folder import Sample, evenly_spread, image_folder, list_images
+from trt_cls.contract import Contract
+from trt_cls.data.folder import evenly_spread, image_folder
 from trt_cls.errors import DataError, RequestError
-from trt_cls.export.images import BATCH, Images
+from trt_cls.export.images import BATCH, Images, images_for
 from trt_cls.export.int8.calibration import measure_magnitudes
 from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, quantizable, trained_layers
 from trt_cls.export.int8.sensitivity import Labelled, choose, rank, signal_to_noise, table
@@ -78,8 +78,9 @@ def quantize(
         ExportError: the network can't be quantized, or not within `max_loss`.
     """
     graph = model.proto
-    images = calibration_images(model.contract.preprocessing, folder, asked.batches)
-    for line in shortcomings(images, asked.batches * BATCH):
+    wanted = asked.batches * BATCH
+    images = images_for(model.contract.preprocessing, folder, wanted)
+    for line in shortcomings(images, wanted):
         say(line)
     kept = ends(graph, asked.keep)
     layers = {name: tensors for name, tensors in quantizable(graph).items() if name not in kept}
@@ -131,13 +132,6 @@ def _thresholds(
         return ranges[asked], asked
     best, compared = best_of(signal_to_noise(model, ranges, layers, images))
     return ranges[best], compared
-
-
-def calibration_images(preprocessing: Preprocessing, folder: Path, batches: int) -> Images:
-    """Up to `batches` of 16 images from all over `folder`, the same ones each time."""
-    found = list_images(folder)
-    chosen = evenly_spread(found, batches * BATCH)
-    return Images(preprocessing, folder, tuple(Sample(path) for path in chosen), len(found))
 
 
 def shortcomings(images: Images, asked: int) -> list[str]:

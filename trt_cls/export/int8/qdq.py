@@ -8,6 +8,7 @@ addition are. ONNX Runtime's quantizer writes the graph. Ranges come from `calib
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
 
@@ -88,12 +89,10 @@ def int8_from_fp32(model: OnnxModel, thresholds: Mapping[str, float], layers: Co
 def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
     """The network with Q/DQ pairs before the inputs and weights of `layers`, all else float32."""
     ort = require("onnxruntime.quantization", "Quantizing to INT8", "cpu", package="onnxruntime")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     operators = sorted({node.op_type for node in model.graph.node if node.name in layers})
     ranges = {name: (np.float32(-value), np.float32(value)) for name, value in thresholds.items()}
     quantizer = ort.QDQQuantizer(
-        copy,
+        deepcopy(model),
         per_channel=True,
         reduce_range=False,
         weight_qType=ort.QuantType.QInt8,
