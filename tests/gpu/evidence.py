@@ -54,7 +54,6 @@ def lanes(out: Path, images: Path, dataset: Path) -> list[list[Step]]:
         Step("small_batches", SMALL),
         Step("kernel_tests", [*TESTS, tests, "-k", f"not ({of_engines})"]),
         Step("engine_tests", [*TESTS, tests, "-k", of_engines], environment=stand_in),
-        Step("contexts", [sys.executable, str(HERE / "contexts.py")]),
     ]
     sanitizer = [
         Step(tool, ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *SMALL])
@@ -87,12 +86,13 @@ def commands(out: Path, dataset: Path) -> list[Step]:
     ]
 
 
-def speed(images: Path) -> list[Step]:
-    """Measurements, one after the other."""
+def alone(images: Path) -> list[Step]:
+    """What measures speed, or takes all of the GPU's memory; one after the other."""
     bench = ROOT / "benchmarks"
     profile = ["--clock-control", "none", "-k", "regex:preprocess_color", "-s", "2", "-c", "1"]
     launches = [sys.executable, "-c", "import gpu_preprocessing; gpu_preprocessing.measure_alone()"]
     return [
+        Step("contexts", [sys.executable, str(HERE / "contexts.py")]),
         Step("gpu_preprocessing", [sys.executable, str(bench / "gpu_preprocessing.py")], limit=90),
         Step("gpu_training_loader", [sys.executable, str(bench / "gpu_training_loader.py"), "--images", str(images)]),
         Step(
@@ -160,7 +160,7 @@ def main() -> int:
             lambda steps: [carried_out(step, out) for step in steps], lanes(out, images.resolve(), dataset.resolve())
         )
         rows = [row for side in sides for row in side]
-    rows += [carried_out(step, out) for step in speed(images.resolve())]
+    rows += [carried_out(step, out) for step in alone(images.resolve())]
     machine = about(("torch", "pycuda", "tensorrt", "onnxruntime"))
     with (out / "summary.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *machine], lineterminator="\n")
