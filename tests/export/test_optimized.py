@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 
-def transformer() -> onnx.ModelProto:
+def transformer() -> OnnxModel:
     """A vision transformer of six small blocks."""
     pytest.importorskip("timm")
     from trt_cls.export.onnx_file import onnx_from_module
@@ -27,7 +27,7 @@ def transformer() -> onnx.ModelProto:
 
     config = ModelConfig(arch="timm/test_vit", input_image_size="3,160,160")
     contract = Contract(config, default_preprocessing_of_tao(config.input_shape), tuple("abcde"))
-    return onnx_from_module(build(config, 5).eval(), contract).proto
+    return onnx_from_module(build(config, 5).eval(), contract)
 
 
 @pytest.mark.parametrize("kind", ["convolutions", pytest.param("transformer", marks=pytest.mark.slow)])
@@ -36,7 +36,8 @@ def test_no_layer_becomes_an_integer_kernel(
 ) -> None:
     from optimized import integer_kernels, optimized, quantized_layers
 
-    model = fp32 if kind == "convolutions" else transformer()
+    exported = OnnxModel(fp32, contract) if kind == "convolutions" else transformer()
+    model = exported.proto
     layers = quantizable(model)
     shape = [dim.dim_value or 2 for dim in model.graph.input[0].type.tensor_type.shape.dim]
     batch = np.random.default_rng(0).normal(0, 60, shape).astype(np.float32)
@@ -44,7 +45,7 @@ def test_no_layer_becomes_an_integer_kernel(
     ranges = {name: found.largest for name, found in measure_magnitudes(model, tensors, [batch]).items()}
     weighted = sum(node.op_type != "Add" for node in model.graph.node if node.name in layers)
     for name, quantized in (
-        ("file.onnx", int8_from_fp32(OnnxModel(model, contract), ranges, layers).proto),
+        ("file.onnx", int8_from_fp32(exported, ranges, layers).proto),
         ("compared.onnx", with_qdq(model, ranges, layers)),
     ):
         onnx.save(quantized, tmp_path / name)
