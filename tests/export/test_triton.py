@@ -172,13 +172,13 @@ def test_the_client_never_sends_more_than_the_server_takes(exported: Path, pictu
 def test_a_failure_leaves_the_repository_as_it_was(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*given: Any) -> str:
+    def fail(*given: Any, **more: Any) -> str:
         raise OSError("disk full")
 
     folder = tmp_path / "repository"
     write_triton(exported, NO_PLAN, folder, silent)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr(writer, "_config", fail)
+    monkeypatch.setattr(writer, "render", fail)
     with pytest.raises(OSError, match="disk full"):
         write_triton(exported, replace(NO_PLAN, profile=Profile(1, 1, 1)), folder, silent)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -187,7 +187,7 @@ def test_gray_images(name: str, tmp_path: Path) -> None:
 
 
 def test_odd_sides_pad_efficientnet_otherwise(tmp_path: Path) -> None:
-    record = table("efficientnet_b0")
+    record = deepcopy(table("efficientnet_b0"))
     kept = [layer for layer in record["layers"] if layer["name"] != "stem_conv_pad"]
     for layer in kept:
         layer["inputs"] = ["input_1" if name == "stem_conv_pad" else name for name in layer["inputs"]]
