@@ -324,7 +324,7 @@ def test_an_output_of_another_size_never_reaches_the_library(out: np.ndarray, li
 
 def test_a_side_beyond_32_bits_of_bytes_is_resized_by_pillow() -> None:
     wide = np.zeros((1, cpu.LONGEST + 1, 1), np.uint8)
-    assert cpu.library_for(axes((wide.shape[1], 1), plain(1, 4, 4, "none", "bilinear"))) is None
+    assert cpu.native_for(axes((wide.shape[1], 1), plain(1, 4, 4, "none", "bilinear"))) is None
     assert fit(wide, plain(1, 4, 4, "none", "bilinear")).shape == (4, 4, 1)
 
 

@@ -41,7 +41,7 @@ def preprocess(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None 
         DataError: the image is too long and thin for a crop.
     """
     both = axes((pixels.shape[1], pixels.shape[0]), preprocessing)
-    library = library_for(both)
+    library = native_for(both)
     if library is None or preprocessing.embedded:
         return pillow.normalize(window(pixels, both, preprocessing.filter), preprocessing, out)
     if out is None:
@@ -54,7 +54,7 @@ def window(pixels: Pixels, both: tuple[Axis, Axis], filter_name: Filter) -> Pixe
     """The part of the resized image [H,W,C] that the axes across and down describe; the image where that is all."""
     if all(axis == Axis(axis.have, axis.have, 0, axis.have) for axis in both):
         return pixels
-    library = library_for(both)
+    library = native_for(both)
     if library is not None:
         return resample_natively(library, pixels, both, filter_name)
     return pillow.cropped(Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]), both, filter_name)
@@ -75,7 +75,7 @@ def shared_library() -> ctypes.CDLL | None:
     return None
 
 
-def library_for(both: tuple[Axis, Axis]) -> ctypes.CDLL | None:
+def native_for(both: tuple[Axis, Axis]) -> ctypes.CDLL | None:
     """The library, where it is there and takes images of these sides."""
     return None if max(max(axis) for axis in both) > LONGEST else shared_library()
 
