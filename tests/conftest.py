@@ -4,12 +4,9 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; set before numpy and torch are imported. What is set outside counts.
@@ -19,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_runtest_setup() -> None:
     """Exports of equal networks are made once; tests that load no ONNX are left alone."""
     if "trt_cls.export.onnx_file" in sys.modules:
-        from export_memory import remember_exports
+        from support.export_memory import remember_exports
 
         remember_exports()
 
@@ -27,8 +24,7 @@ def pytest_runtest_setup() -> None:
 @pytest.fixture
 def fresh_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the exporter's own repeatability: torch exports each time."""
-    from export_memory import EXPORT
-
+    from support.export_memory import EXPORT
     from trt_cls.export import onnx_file
 
     monkeypatch.setattr(onnx_file, "_exported", EXPORT)

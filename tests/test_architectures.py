@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 import pytest
-from shared_data import cifar10
 
+from support.shared_data import cifar10
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.preprocessing.description import preprocessing_from_spec
@@ -110,8 +110,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
 def trained(asked: Experiment, pictures: ImageFolder) -> Any:
     """The network after two steps of the trainer, and some more, so that it answers these pictures."""
     import torch
-    from calibration import train_on
 
+    from support.calibration import train_on
     from trt_cls.data.loader import TrainingLoader
     from trt_cls.data.stream import stream
     from trt_cls.models import build
@@ -150,9 +150,8 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
 def test_learns_and_is_exported(
     model: ModelConfig, pictures: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from calibration import judge_int8
-    from optimized import integer_kernels, optimized
-
+    from support.calibration import judge_int8
+    from support.optimized import integer_kernels, optimized
     from trt_cls.export.export import export
     from trt_cls.export.int8 import Int8
     from trt_cls.export.parity import BOUNDS
@@ -191,8 +190,8 @@ def test_learns_and_is_exported(
 @pytest.mark.parametrize("model", [model for model in ALL if (model.arch, model.n_layers) in LARGEST], ids=label)
 def test_the_largest_are_exported(model: ModelConfig, pictures: ImageFolder, tmp_path: Path) -> None:
     import torch
-    from calibration import calibrate
 
+    from support.calibration import calibrate
     from trt_cls.data.stream import stream
     from trt_cls.export.export import export
     from trt_cls.models import build

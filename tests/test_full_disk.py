@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
-from tiny_models import CONTRACT
 
+from support.tiny_models import CONTRACT
 from trt_cls.errors import TrtClsError
 from trt_cls.files import atomic, write_text
 from trt_cls.models import build

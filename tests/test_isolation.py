@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import write_images, write_onnx
 
+from support.tiny_models import write_images, write_onnx
 from trt_cls.isolation import PROGRAM, python
 from trt_cls.models.tao import hdf5
 

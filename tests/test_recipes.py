@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipes import RECIPES, carry_out
+
+from support.recipes import RECIPES, carry_out
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
@@ -21,7 +22,7 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text()
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each recipe gives in a copy of the package where all of them were followed."""
-    from tiny_models import write_onnx
+    from support.tiny_models import write_onnx
 
     root = tmp_path_factory.mktemp("recipes")
     shutil.copytree(ROOT / "trt_cls", root / "trt_cls", ignore=shutil.ignore_patterns("__pycache__"))
@@ -30,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         carry_out(edits, root)
     path = os.pathsep.join((str(root), str(ROOT / "tests")))
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "recipes.py"), *RECIPES],
+        [sys.executable, str(ROOT / "tests" / "support" / "recipes.py"), *RECIPES],
         cwd=root, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout)

@@ -11,8 +11,8 @@ from typing import Any
 
 import onnx
 import pytest
-from tiny_models import CONTRACT, write_onnx
 
+from support.tiny_models import CONTRACT, write_onnx
 from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.model_file import read_contract

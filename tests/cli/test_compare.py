@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import COLORS, CONTRACT, probabilities, write_images, write_onnx
 
+from support.tiny_models import COLORS, CONTRACT, probabilities, write_images, write_onnx
 from trt_cls.cli import main
 
 GAIN = 3.5

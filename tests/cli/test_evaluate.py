@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
 
+from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
 from trt_cls.cli import main
 
 SPEC = """

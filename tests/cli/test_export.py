@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import write_onnx
 
+from support.tiny_models import write_onnx
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Profile, read_sidecar
 from trt_cls.cli import main

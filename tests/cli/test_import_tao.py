@@ -12,12 +12,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("h5py")
 
-from models.keras_file import calibrate, keras_layers, narrow, write
-from models.recipe import images
-from shared_data import tao_json
-from spec_texts import spec_text
-from tiny_models import write_images
-
+from support.keras_file import calibrate, keras_layers, narrow, write
+from support.reference_weights import images
+from support.shared_data import tao_json
+from support.spec_texts import spec_text
+from support.tiny_models import write_images
 from trt_cls.artefacts.checkpoint import read_contract
 from trt_cls.cli import main
 from trt_cls.contract import Contract

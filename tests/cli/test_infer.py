@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import COLORS, probabilities, write_images, write_onnx
 
+from support.tiny_models import COLORS, probabilities, write_images, write_onnx
 from trt_cls.cli import main
 
 

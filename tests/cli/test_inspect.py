@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import write_onnx
 
+from support.tiny_models import write_onnx
 from trt_cls.cli import main
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from shared_data import tao_records
 
+from support.shared_data import tao_records
 from trt_cls.cli import main
 from trt_cls.spec.architectures import ARCHITECTURES
 

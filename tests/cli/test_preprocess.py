@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pixel_reference import preprocess
-from spec_texts import spec_text
-from tiny_models import RGB, write_onnx
 
+from support.pixel_reference import preprocess
+from support.spec_texts import spec_text
+from support.tiny_models import RGB, write_onnx
 from trt_cls.cli import main
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import augment, draws_for

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import COLORS, CONTRACT, RGB, SIZE, write_onnx
 
+from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_onnx
 from trt_cls.cli import main
 from trt_cls.cli.processes import _arguments_of_each
 from trt_cls.distributed.processes import Processes

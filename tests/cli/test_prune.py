@@ -33,8 +33,7 @@ train_config {{
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from models.recipe import fill
-
+    from support.reference_weights import fill
     from trt_cls.models import build
     from trt_cls.models.checkpoint import save_checkpoint
 

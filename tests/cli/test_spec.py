@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from shared_data import TAO_SPEC
-from spec_texts import spec_text
 
+from support.shared_data import TAO_SPEC
+from support.spec_texts import spec_text
 from trt_cls.cli import main
 from trt_cls.spec import loads
 from trt_cls.spec.reference import reference

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pixel_reference import preprocessing_of
-from shared_data import odd_folders, preprocessed
 
+from support.pixel_reference import preprocessing_of
+from support.shared_data import odd_folders, preprocessed
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import Mixing, augment, change_colors, mixup_shares, smoothed_targets
 from trt_cls.preprocessing.images import decode

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pixel_reference import preprocessing_of
 
+from support.pixel_reference import preprocessing_of
 from trt_cls.data import loader as loader_module
 from trt_cls.data.augmentation import augment, draws_for
 from trt_cls.data.folder import ImageFolder, Sample
@@ -141,10 +141,8 @@ def test_an_epoch_leaves_torchs_own_generator_alone(folder: ImageFolder) -> None
 
 INTERRUPTED = """
 import signal
-import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from pixel_reference import preprocessing_of
+from support.pixel_reference import preprocessing_of
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
@@ -170,10 +168,12 @@ if __name__ == "__main__":
 
 def test_ctrl_c_is_quiet_in_the_workers(folder: ImageFolder, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(INTERRUPTED.format(tests=str(Path(__file__).parents[1]), image=str(folder.samples[5].path)))
+    script.write_text(INTERRUPTED.format(image=str(folder.samples[5].path)))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pixel_reference import preprocess, preprocessing_of
 
+from support.pixel_reference import preprocess, preprocessing_of
 from trt_cls.data import stream as stream_module
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Batch, Skipped, stream

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pixel_reference import preprocessing_of
 
+from support.pixel_reference import preprocessing_of
 from trt_cls.data import loader as loader_module
 from trt_cls.data.augmentation import augment
 from trt_cls.data.folder import ImageFolder, Sample

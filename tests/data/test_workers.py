@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from batch_maker import make
 
+from support.batch_maker import make
 from trt_cls.data.workers import LoaderError, Workers
 from trt_cls.errors import DataError, RequestError
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
-    opened = Workers(make, 2, "batch_maker")
+    opened = Workers(make, 2, "support.batch_maker")
     yield opened
     opened.close()
 

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+
 from driver.stand_in import Driver
 
 

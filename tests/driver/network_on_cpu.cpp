@@ -1,5 +1,5 @@
 // The network that stands in for TensorRT's (tests/gpu/tensorrt_over_cuda), for the CPU.
-#include "../kernels/cuda_on_cpu.h"
+#include "../support/cuda_on_cpu.h"
 
 #include "../gpu/tensorrt_over_cuda/tensorrt/network.cu"
 

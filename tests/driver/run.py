@@ -20,16 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import build
+
 HERE = Path(__file__).resolve().parent
 TESTS, ROOT = HERE.parent, HERE.parents[1]
-sys.path[:0] = [str(HERE), str(TESTS), str(ROOT)]
-import build  # noqa: E402
-
-from kernels import host  # noqa: E402
-
 PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=3"]
-ALONE = ["-fno-gnu-unique"]
-"""For kernels with blocks of another shape: each library keeps its own threads."""
+KERNELS = """
+import sys
+from pathlib import Path
+from support.cuda_on_cpu import FLAGS, HERE, KERNEL, WRAPPER, compiled
+network, network_on_cpu = map(Path, sys.argv[1:])
+for source, kernel in ((WRAPPER, KERNEL), (network_on_cpu, network)):
+    # Each library keeps its own threads: they have blocks of another shape.
+    print(compiled(source, [*FLAGS, "-fno-gnu-unique"], (kernel, HERE / "cuda_on_cpu.h"))._name)
+"""
+"""Prints the paths of the kernels' libraries."""
 EACH_ALLOCATION = "an_allocation_that_fails"
 ZERO = ("pageable", "leaks", "violations")
 
@@ -59,17 +64,19 @@ def environment(report: Path, root: Path = ROOT) -> dict[str, str]:
         build.Missing: the driver can't be built here.
     """
     driver, site = build.build()
-    on_cpu = TESTS / "kernels" / "cuda_on_cpu.h"
     network = TESTS / "gpu" / "tensorrt_over_cuda" / "tensorrt" / "network.cu"
-    sources = {host.WRAPPER: (host.KERNEL, on_cpu), HERE / "network_on_cpu.cpp": (network, on_cpu)}
-    kernels = [host.compiled(source, [*host.FLAGS, *ALONE], includes) for source, includes in sources.items()]
+    path = os.pathsep.join(map(str, (ROOT, TESTS)))
+    kernels = subprocess.run(
+        [sys.executable, "-c", KERNELS, network, HERE / "network_on_cpu.cpp"],
+        env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True,
+    ).stdout.split()  # fmt: skip
     tests = root / "tests"
     path = [root, tests, tests / "gpu" / "tensorrt_over_cuda", tests / "driver" / "names", site]
     return os.environ | {
         "LD_LIBRARY_PATH": str(driver),
         "PYTHONPATH": os.pathsep.join(map(str, path)),
         "XDG_CACHE_HOME": str(build.cache() / "kernels"),
-        "DRIVER_KERNELS": ":".join(library._name for library in kernels),
+        "DRIVER_KERNELS": ":".join(kernels),
         "DRIVER_REPORT": str(report),
     }
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import CONTRACT, write_onnx
 
+from support.tiny_models import CONTRACT, write_onnx
 from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.contract import Contract
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from driver import stand_in
 from driver.stand_in import Driver, write_plan
-from tiny_models import write_images, write_onnx
-
+from support.tiny_models import write_images, write_onnx
 from trt_cls.artefacts.sidecar import Profile
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample, list_images

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from driver import stand_in
 from driver.stand_in import CAPABILITY, VERSION, Driver, names
-from tiny_models import CONTRACT, RGB, SIZE
-
+from support.tiny_models import CONTRACT, RGB, SIZE
 from trt_cls.engines import open_engine
 from trt_cls.engines.tensorrt.buffers import capture
 from trt_cls.engines.tensorrt.engine import TensorRtEngine

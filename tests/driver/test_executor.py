@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from driver import stand_in
 from driver.stand_in import Driver
-
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError, DeviceError
 from trt_cls.preprocessing import cuda, nvrtc

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from driver import stand_in
 from driver.stand_in import Driver
-from tiny_models import SIZE, write_images, write_onnx
-
+from support.tiny_models import SIZE, write_images, write_onnx
 from trt_cls.cli import main
 
 stand_in.require()

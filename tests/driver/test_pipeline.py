@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from driver import stand_in
 from driver.stand_in import Driver, lazy, names
-from PIL import Image
-from tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images
-
+from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images
 from trt_cls.artefacts.sidecar import Builder
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from driver import stand_in
 from driver.stand_in import Driver
-from pixel_reference import preprocessing_of
-from shared_data import photos
-
+from support.pixel_reference import preprocessing_of
+from support.shared_data import photos
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.gpu import NON_BLOCKING

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_models import write_onnx
 
+from support.tiny_models import write_onnx
 from trt_cls.doctor import checks
 from trt_cls.doctor.facts import find_out
 from trt_cls.engines import backends, open_engine

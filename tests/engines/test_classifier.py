@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import COLORS, CONTRACT, RGB, SIZE, probabilities, write_images, write_onnx
 
 import trt_cls
+from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, probabilities, write_images, write_onnx
 from trt_cls.engines.classifier import BATCH, Classifier
 from trt_cls.errors import DataError, EngineError, RequestError
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_models import CONTRACT, write_onnx
 
+from support.tiny_models import CONTRACT, write_onnx
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import METADATA_KEY
 from trt_cls.errors import ArtefactError

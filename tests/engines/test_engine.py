@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from tiny_models import CONTRACT, RGB, SIZE, probabilities, write_onnx
 
+from support.tiny_models import CONTRACT, RGB, SIZE, probabilities, write_onnx
 from trt_cls.engines import open_engine
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, RequestError
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny_models import write_onnx
 
+from support.tiny_models import write_onnx
 from trt_cls.engines.graph import read_graph
 from trt_cls.errors import ArtefactError
 

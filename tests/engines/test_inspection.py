@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_models import CONTRACT, RGB, write_onnx
 
+from support.tiny_models import CONTRACT, RGB, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, write_sidecar
 from trt_cls.engines.inspection import PlanLayer, inspect
 from trt_cls.errors import ArtefactError

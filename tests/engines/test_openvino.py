@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import CONTRACT, SIZE, probabilities, write_onnx
 
+from support.tiny_models import CONTRACT, SIZE, probabilities, write_onnx
 from trt_cls.engines import open_engine
 from trt_cls.engines.classifier import load_classifier
 from trt_cls.errors import ArtefactError, EngineError, MissingDependency, RequestError

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import CONTRACT
 
+from support.tiny_models import CONTRACT
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, file_sha256, read_sidecar, sidecar_path, write_sidecar
 from trt_cls.engines.sidecar import read_plan

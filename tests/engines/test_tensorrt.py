@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import CONTRACT, SIZE, write_onnx
 
+from support.tiny_models import CONTRACT, SIZE, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.engines import open_engine
 from trt_cls.engines.tensorrt.api import make_logger

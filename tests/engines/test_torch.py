@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONTRACT, RGB
 
 import trt_cls
+from support.tiny_models import CONTRACT, RGB
 from trt_cls.engines import open_engine
 from trt_cls.errors import ArtefactError, DeviceError
 from trt_cls.models import build

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spec_texts import spec_text
 
+from support.spec_texts import spec_text
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
 from trt_cls.preprocessing.description import preprocessing_from_spec, require_spec_fits

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_models import RGB, SIZE, write_images, write_onnx
 
+from support.tiny_models import RGB, SIZE, write_images, write_onnx
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import CONTRACT, RGB, probabilities, write_images, write_onnx
 
+from support.tiny_models import CONTRACT, RGB, probabilities, write_images, write_onnx
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
 from trt_cls.errors import ArtefactError, DataError

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import COLORS, CONTRACT, probabilities, write_images, write_onnx
 
+from support.tiny_models import COLORS, CONTRACT, probabilities, write_images, write_onnx
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.engines import open_engine
 from trt_cls.engines.engine import Engine

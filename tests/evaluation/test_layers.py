@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny_models import CONTRACT, SIZE, write_onnx
 
+from support.tiny_models import CONTRACT, SIZE, write_onnx
 from trt_cls.contract import METADATA_KEY
 from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.evaluation.layers import bound, compare_layers, first_beyond

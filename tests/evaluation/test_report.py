@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Browser
 from PIL import Image
-from tiny_models import CONTRACT
 
+from support.browser import Browser
+from support.tiny_models import CONTRACT
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.evaluate import Evaluation, Predictions, Seconds

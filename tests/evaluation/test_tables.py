@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import CONTRACT
 
+from support.tiny_models import CONTRACT
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.evaluate import Evaluation, Predictions, Seconds

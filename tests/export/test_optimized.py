@@ -34,7 +34,7 @@ def transformer() -> OnnxModel:
 def test_no_layer_becomes_an_integer_kernel(
     fp32: onnx.ModelProto, contract: Contract, tmp_path: Path, kind: str
 ) -> None:
-    from optimized import integer_kernels, optimized, quantized_layers
+    from support.optimized import integer_kernels, optimized, quantized_layers
 
     exported = OnnxModel(fp32, contract) if kind == "convolutions" else transformer()
     model = exported.proto

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pixel_reference import preprocess
 
+from support.pixel_reference import preprocess
 from trt_cls.contract import Contract, Precision
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import Images, dataset_of, evenly_spread, images_for

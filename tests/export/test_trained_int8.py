@@ -13,9 +13,9 @@ from onnx import numpy_helper
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
-from calibration import calibrate  # noqa: E402
 from torch import nn  # noqa: E402
 
+from support.calibration import calibrate  # noqa: E402
 from trt_cls.artefacts.model_file import read_contract  # noqa: E402
 from trt_cls.artefacts.sidecar import read_sidecar  # noqa: E402
 from trt_cls.contract import INPUT, OUTPUT, Contract  # noqa: E402

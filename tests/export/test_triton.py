@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import shared_data
 from PIL import Image
 
+from support import shared_data
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.cli import main
@@ -27,7 +27,7 @@ from trt_cls.serving.triton import write_triton
 pytest.importorskip("torch")
 pytest.importorskip("tritonclient.grpc")
 
-from triton_stand_in import read_config, serve
+from support.triton_stand_in import read_config, serve
 
 NO_PLAN = Plan(None, Profile(1, 8, 32), "not asked for")
 PHOTO_PIXELS = Preprocessing(

@@ -12,7 +12,6 @@ from time import process_time
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["trt_cls", "google.protobuf.text_format"]):
     from trt_cls.artefacts.classmap import read_classmap
     from trt_cls.artefacts.contracts import contract_from_json

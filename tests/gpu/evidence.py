@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -139,6 +140,14 @@ def with_patience(running: subprocess.Popen[bytes], seconds: float) -> None:
         return
 
 
+def said(module: str, call: str) -> str:
+    """What a function of the tests or the benchmarks returns, as text."""
+    code = f"import json; from {module} import *; print({call})"
+    environment = os.environ | {"PYTHONPATH": _path(ROOT / "benchmarks")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip()
+
+
 def _path(*first: Path) -> str:
     return os.pathsep.join(map(str, (*first, ROOT, ROOT / "tests")))
 
@@ -149,11 +158,9 @@ def main() -> int:
     parser.add_argument("--images", type=Path, help="photographs, one sub-folder per class; else those of the tests")
     parser.add_argument("--dataset", type=Path, help="a folder with train and test; default: that of the tests")
     given = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT)]
-    from _results import about
-    from shared_data import cifar10, photos
-
-    out, images, dataset = given.out.resolve(), given.images or photos(), given.dataset or cifar10()
+    out = given.out.resolve()
+    images = given.images or Path(said("support.shared_data", "photos()"))
+    dataset = given.dataset or Path(said("support.shared_data", "cifar10()"))
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
         sides = pool.map(
@@ -161,7 +168,7 @@ def main() -> int:
         )
         rows = [row for side in sides for row in side]
     rows += [carried_out(step, out) for step in alone(images.resolve())]
-    machine = about(("torch", "pycuda", "tensorrt", "onnxruntime"))
+    machine = json.loads(said("_results", 'json.dumps(about(("torch", "pycuda", "tensorrt", "onnxruntime")))'))
     with (out / "summary.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *machine], lineterminator="\n")
         writer.writeheader()

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driver import stand_in
 from PIL import Image
-from pixel_reference import preprocess
-from shared_data import all_photos, odd_images
-from tiny_models import CONTRACT, SIZE, write_images, write_onnx
 
+from driver import stand_in
+from support.pixel_reference import preprocess
+from support.shared_data import all_photos, odd_images
+from support.tiny_models import CONTRACT, SIZE, write_images, write_onnx
 from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import Sample, list_images

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from shared_data import photos
 
-from kernels import host
+from support import cuda_on_cpu
+from support.shared_data import photos
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import image_folder
 from trt_cls.gpu import visible_gpu
@@ -35,7 +35,7 @@ def test_both_ways_of_the_training_loader_are_measured(monkeypatch: pytest.Monke
         monkeypatch.setattr(script, name, value)
     monkeypatch.setattr(script.torch.cuda, "synchronize", lambda: None)
     small = Preprocessing(3, 24, 32, "center", "bilinear", "rgb", 255.0, (0.5,) * 3, (0.2,) * 3)
-    rows = script.measure(image_folder(photos()), choose_compute("cpu", "fp32"), host.Augmentation(small), small)
+    rows = script.measure(image_folder(photos()), choose_compute("cpu", "fp32"), cuda_on_cpu.Augmentation(small), small)
     assert [row["augmented_on"] for row in rows] == ["GPU", "CPU"]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
     assert rows[0]["values_off"] == 0

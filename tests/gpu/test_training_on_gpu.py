@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pixel_reference import preprocessing_of
-from shared_data import photos
 
+from support.pixel_reference import preprocessing_of
+from support.shared_data import photos
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import TrainingBatch, TrainingLoader

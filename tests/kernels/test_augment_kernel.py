@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_strategies import FILTERS, lengths, noise
-from pixel_reference import COLOR, GRAY, preprocessing_of
-from shared_data import all_photos
 
-from kernels import host
+from support import cuda_on_cpu
+from support.image_strategies import FILTERS, lengths, noise
+from support.pixel_reference import COLOR, GRAY, preprocessing_of
+from support.shared_data import all_photos
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, Plan, apply, plan
 from trt_cls.data.transforms import MOST_SOURCE_PIXELS, part
@@ -31,7 +31,7 @@ TRAIN = TrainConfig(
 
 def different_bits(images: list[Pixels], plans: list[Plan], preprocessing: Preprocessing) -> int:
     """How many values of the batch the kernel and the CPU disagree on."""
-    found = host.augment([part(*both, preprocessing) for both in zip(images, plans, strict=True)], preprocessing)
+    found = cuda_on_cpu.augment([part(*both, preprocessing) for both in zip(images, plans, strict=True)], preprocessing)
     tensors = []
     for image, made in zip(images, plans, strict=True):
         tensors.append(normalize(apply(made, image, preprocessing.filter), preprocessing))

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from image_strategies import CROPS, FILTERS, Case, cases, noise, plain
 from PIL import Image
-from pixel_reference import COLOR, GRAY, preprocessing_of
-from shared_data import all_photos, odd_images
 
-from kernels import host
+from support import cuda_on_cpu
+from support.image_strategies import CROPS, FILTERS, Case, cases, noise, plain
+from support.pixel_reference import COLOR, GRAY, preprocessing_of
+from support.shared_data import all_photos, odd_images
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import decode
@@ -26,7 +26,7 @@ from trt_cls.preprocessing.pillow import fit, hwc, normalize
 
 def different_pixels(images: list[Image.Image], preprocessing: Preprocessing) -> int:
     """How many values the kernel and Pillow disagree on, over the batch."""
-    tensors = host.preprocess([hwc(image) for image in images], preprocessing)
+    tensors = cuda_on_cpu.preprocess([hwc(image) for image in images], preprocessing)
     expected = np.stack([fit(image, preprocessing) for image in images]).transpose(0, 3, 1, 2)
     return np.count_nonzero(tensors != expected)
 
@@ -94,7 +94,7 @@ def test_any_size_up_to_a_large_one_becomes_any_other_as_by_pillow(case: Case) -
 )
 def test_nothing_outside_the_arrays_is_touched(file: str, tests: str, passed: int) -> None:
     """The random sizes once more, in a process with AddressSanitizer."""
-    host.build()
+    cuda_on_cpu.build()
     asan = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     if not Path(asan.stdout.strip()).is_absolute():
         pytest.skip("g++ has no AddressSanitizer")
@@ -184,7 +184,7 @@ def test_normalized_values_are_numpys_bit_for_bit(preprocessing: Preprocessing) 
     channels = preprocessing.channels
     image = np.concatenate([SHADES, SHADES[::-1], SHADES.transpose(1, 0, 2)], 2)[:, :, :channels]
     expected = normalize(image, preprocessing)
-    single = host.preprocess([image], preprocessing)[0]
+    single = cuda_on_cpu.preprocess([image], preprocessing)[0]
     np.testing.assert_array_equal(single.view(np.uint32), expected.view(np.uint32))
 
 

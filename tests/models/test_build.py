@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.records import activation, outline
 from torch import nn
 
+from support.records import activation, outline
 from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.families import FAMILIES

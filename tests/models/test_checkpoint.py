@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.recipe import fill, images
 from safetensors.torch import load_file, save_file
 
+from support.reference_weights import fill, images
 from trt_cls.artefacts.checkpoint import read_contract
 from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
 from trt_cls.errors import ArtefactError

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from calibration import calibrate
 from torch import nn
 
+from support.calibration import calibrate
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.errors import MissingDependency, RequestError, TrtClsError
 from trt_cls.export.export import export

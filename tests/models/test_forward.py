@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.recipe import batch_norm, depthwise_kernel_and_bias, fill, images, kernel_and_bias
-from models.records import config, label
-from shared_data import tao_json, tao_records
 from torch import Tensor, nn
 
+from support.records import config, label
+from support.reference_weights import batch_norm, depthwise_kernel_and_bias, fill, images, kernel_and_bias
+from support.shared_data import tao_json, tao_records
 from trt_cls.models import build
 
 RECORDS = tao_records("forward_outputs.json")

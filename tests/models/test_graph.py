@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from models.records import activation, outline
 
+from support.records import activation, outline
 from trt_cls.models import build
 from trt_cls.spec.experiment import ModelConfig
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from models.records import config, outline
-from shared_data import layer_tables, tao_json
 from torch import nn
 
+from support.records import config, outline
+from support.shared_data import layer_tables, tao_json
 from trt_cls.models.network import INPUT, Network
 
 TABLES = layer_tables()

@@ -4,9 +4,9 @@ from math import prod
 from typing import Any
 
 import pytest
-from models.records import config, outline
-from shared_data import tao_json, tao_records
 
+from support.records import config, outline
+from support.shared_data import tao_json, tao_records
 from trt_cls.models.network import count_parameters
 from trt_cls.spec.architectures import ARCHITECTURES
 

@@ -10,11 +10,11 @@ pytest.importorskip("h5py")
 
 import numpy as np
 import torch
-from models.keras_file import Layers, Weights, calibrate, keras_layers, narrow, pruned, run, whole, write
-from models.recipe import fill, images
-from models.records import config, label, outline
-from shared_data import layer_tables, tao_files, tao_json, tao_records
 
+from support.keras_file import Layers, Weights, calibrate, keras_layers, narrow, pruned, run, whole, write
+from support.records import config, label, outline
+from support.reference_weights import fill, images
+from support.shared_data import layer_tables, tao_files, tao_json, tao_records
 from trt_cls.contract import Contract
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint, widths

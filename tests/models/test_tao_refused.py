@@ -12,9 +12,9 @@ pytest.importorskip("h5py")
 
 import h5py
 import numpy as np
-from models.keras_file import Layers, Weights, keras_layers, narrow, write
-from shared_data import tao_json
 
+from support.keras_file import Layers, Weights, keras_layers, narrow, write
+from support.shared_data import tao_json
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
 from trt_cls.models import build

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_strategies import CROPS, FILTERS, Case, cases, lengths, noise, plain, reachable
 from PIL import Image
-from pixel_reference import COLOR, GRAY, preprocess, preprocessing_of
-from shared_data import all_photos, odd_images
 
-from kernels import host
+from support import cuda_on_cpu
+from support.image_strategies import CROPS, FILTERS, Case, cases, lengths, noise, plain, reachable
+from support.pixel_reference import COLOR, GRAY, preprocess, preprocessing_of
+from support.shared_data import all_photos, odd_images
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import cpu, pillow
@@ -43,7 +43,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
 def build() -> ctypes.CDLL:
     project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
     (module,) = project["tool"]["setuptools"]["ext-modules"]
-    return host.compiled(SOURCE, [*module["extra-compile-args"], "-Wall", "-Wextra", "-Werror"])
+    return cuda_on_cpu.compiled(SOURCE, [*module["extra-compile-args"], "-Wall", "-Wextra", "-Werror"])
 
 
 def fit(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
@@ -330,7 +330,7 @@ def test_a_side_beyond_32_bits_of_bytes_is_resized_by_pillow() -> None:
 
 @pytest.mark.slow
 def test_random_pairs_of_description_and_image_never_reach_beyond_their_memory() -> None:
-    from asan_pairs import run
+    from support.asan_pairs import run
 
     done = run(300, 3)
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pixel_reference import integer_resize, preprocess, preprocessing_of
-from shared_data import all_photos, odd_folders, odd_images, preprocessed
 
+from support.pixel_reference import integer_resize, preprocess, preprocessing_of
+from support.shared_data import all_photos, odd_folders, odd_images, preprocessed
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import fit, normalize

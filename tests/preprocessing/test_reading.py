@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from shared_data import all_photos, cifar10, odd_images
 
+from support.shared_data import all_photos, cifar10, odd_images
 from trt_cls.data.folder import list_images
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import images

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibration import judge_int8, train_on
-from models.recipe import fill
-from shared_data import cifar10
 
+from support.calibration import judge_int8, train_on
+from support.reference_weights import fill
+from support.shared_data import cifar10
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.stream import stream

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.recipe import fill
 from safetensors.torch import load_file, save_file
 
+from support.reference_weights import fill
 from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.models import build

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.recipe import fill, images
-from models.records import config, label
-from shared_data import tao_records
 from torch import nn
 
+from support.records import config, label
+from support.reference_weights import fill, images
+from support.shared_data import tao_records
 from trt_cls.models import build
 from trt_cls.models.network import count_parameters
 from trt_cls.pruning.graph import ChannelGraph

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibration import features_of, train_on
-from models.recipe import fill
-from shared_data import cifar10, tao_json
 from torch.nn import functional
 
+from support.calibration import features_of, train_on
+from support.reference_weights import fill
+from support.shared_data import cifar10, tao_json
 from trt_cls.cli import main
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
@@ -112,7 +112,7 @@ def test_a_narrower_network_of_another_architecture_is_not_followed(tmp_path: Pa
 
 def test_a_network_pruned_in_tao_gives_its_widths_too(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
-    from models.keras_file import keras_layers, narrow, write
+    from support.keras_file import keras_layers, narrow, write
 
     layers = keras_layers(tao_json("layer_tables/cspdarknet_tiny.json"), (3, 32, 32), narrow)
     path = write(tmp_path / "a.hdf5", *layers)

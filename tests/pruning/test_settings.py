@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from calibration import calibrate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.recipe import fill
-from pruning.zeroed import answer_with_zeroed
 from torch import nn
 
+from support.calibration import calibrate
+from support.reference_weights import fill
+from support.zeroed import answer_with_zeroed
 from trt_cls.cli import main
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.errors import RequestError

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from calibration import calibrate
-from pruning.zeroed import answer_with_zeroed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from support.calibration import calibrate
+from support.zeroed import answer_with_zeroed
 from trt_cls.models import build
 from trt_cls.pruning.graph import ChannelGraph
 from trt_cls.pruning.selection import Criteria, kept_filters, scored

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from spec_texts import problems, spec_text
 
+from support.spec_texts import problems, spec_text
 from trt_cls.errors import SpecError
 from trt_cls.spec import load, loads
 

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from shared_data import TAO_SPEC
-from spec_texts import problems, spec_text
 
+from support.shared_data import TAO_SPEC
+from support.spec_texts import problems, spec_text
 from trt_cls.errors import SpecError
 from trt_cls.spec import load, loads
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_data import TAO_SPEC
-from spec_texts import spec_text
 
+from support.shared_data import TAO_SPEC
+from support.spec_texts import spec_text
 from trt_cls.errors import SpecError
 from trt_cls.spec import Experiment, load, loads, show
 from trt_cls.spec.architectures import ARCHITECTURES

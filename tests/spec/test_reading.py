@@ -3,8 +3,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from spec_texts import problems, spec_text
 
+from support.spec_texts import problems, spec_text
 from trt_cls.spec import loads
 
 FIVE_MISTAKES = """\

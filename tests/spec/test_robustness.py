@@ -10,8 +10,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from shared_data import TAO_SPEC
 
+from support.shared_data import TAO_SPEC
 from trt_cls.errors import Problem, SpecError
 from trt_cls.spec import load, loads
 from trt_cls.spec.descriptors import new_message

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from shared_data import tao_records
-from spec_texts import problems, spec_text
 
+from support.shared_data import tao_records
+from support.spec_texts import problems, spec_text
 from trt_cls.spec.architectures import ARCHITECTURES
 
 GRAY = 'input_image_size: "1,32,32"'

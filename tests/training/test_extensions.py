@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from rounding import assert_rounds_like
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
+from support.rounding import assert_rounds_like
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.distributed.processes import ALONE
 from trt_cls.errors import RequestError

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pixel_reference import preprocessing_of
-from shared_data import photos
 
-from kernels import host
+from support import cuda_on_cpu
+from support.pixel_reference import preprocessing_of
+from support.shared_data import photos
 from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
@@ -77,7 +77,7 @@ def test_an_epoch_of_packed_batches_is_that_of_whole_ones(
 ) -> None:
     asked = EXTENSIONS[extensions]
     packed = loader(folder, preprocessing, asked, pack=True, **given).epoch(3)
-    kernel = host.Augmentation(preprocessing)
+    kernel = cuda_on_cpu.Augmentation(preprocessing)
     found = list(prefetched(packed, choose_compute("cpu", "fp32"), kernel))
     check_same(found, list(loader(folder, preprocessing, asked, pack=False, **given).epoch(3)))
     assert kernel.batches == [8, 8, 8, 6]
@@ -100,7 +100,7 @@ def test_a_bundle_is_smaller_than_the_tensor_that_it_becomes(folder: ImageFolder
 
 def test_broken_images_are_left_out_and_a_batch_of_them_is_empty(folder: ImageFolder, tmp_path: Path) -> None:
     samples = [replace(sample, path=tmp_path / "none.jpg") for sample in folder.samples]
-    kernel, compute = host.Augmentation(COLOR), choose_compute("cpu", "fp32")
+    kernel, compute = cuda_on_cpu.Augmentation(COLOR), choose_compute("cpu", "fp32")
     for chosen in (samples[:8], [*samples[:3], *folder.samples[:5]]):
         broken = ImageFolder(folder.root, tuple(chosen), folder.classes)
         found = list(prefetched(loader(broken, COLOR, NO_EXTENSIONS, pack=True).epoch(0), compute, kernel))
@@ -115,8 +115,8 @@ def test_a_training_with_packed_batches_ends_as_one_without(
     expected = train(asked, tmp_path / "whole", device="cpu", reporter=quiet())
     kernels = []
 
-    def opened(compute: Compute, preprocessing: Preprocessing, extensions: Extensions) -> host.Augmentation:
-        kernels.append(host.Augmentation(preprocessing))
+    def opened(compute: Compute, preprocessing: Preprocessing, extensions: Extensions) -> cuda_on_cpu.Augmentation:
+        kernels.append(cuda_on_cpu.Augmentation(preprocessing))
         return kernels[-1]
 
     monkeypatch.setattr("trt_cls.training.setup.open_augmentation", opened)

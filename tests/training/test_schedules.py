@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shared_data import tao_json
 
+from support.shared_data import tao_json
 from trt_cls.spec.experiment import CosineLr, LrConfig, SoftAnnealLr, StepLr
 from trt_cls.training.optimization import Schedule, schedule
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from pixel_reference import preprocess
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from support.pixel_reference import preprocess
 from trt_cls import spec
 from trt_cls.artefacts.classmap import read_classmap, write_classmap
 from trt_cls.data.folder import image_folder

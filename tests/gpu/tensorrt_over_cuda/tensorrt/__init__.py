@@ -1,4 +1,4 @@
-"""TensorRT's names over a CUDA kernel that computes the network of tests/tiny_models.py: softmax(gain · channel means).
+"""TensorRT's names over a CUDA kernel that computes support/tiny_models.py's network: softmax(gain · channel means).
 
 For a GPU machine without TensorRT, and for the driver of tests/driver: the engine's memory, stream capture, graphs and
 both lanes of the pipeline then run on real hardware or under the checks of that driver. A plan is the shapes of the

@@ -1,4 +1,4 @@
-// The network of tests/tiny_models.py: softmax(GAIN * mean of each of three planes). A block of 32 threads makes an image.
+// The network of tests/support/tiny_models.py: softmax(GAIN * mean of each of three planes). A block of 32 threads makes an image.
 constexpr float GAIN = 4.0f;
 
 extern "C" __global__ void network(const float* images, float* answers, int pixels) {

@@ -1,6 +1,6 @@
 """Random pairs of description and image through the native executors under AddressSanitizer and UBSan.
 
-    python tests/asan_pairs.py COUNT SEED
+    python tests/support/asan_pairs.py COUNT SEED
 
 Exit status 0: no report; pairs that do not fit each other were refused before the call.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1"
 
 
@@ -38,14 +38,14 @@ def sides(rng: np.random.Generator, most: float) -> int:
 
 
 def inside(count: int, seed: int) -> None:
-    from kernels import host
+    from support import cuda_on_cpu
     from trt_cls.contract import Preprocessing
     from trt_cls.errors import DataError
     from trt_cls.preprocessing import cpu
     from trt_cls.preprocessing.pillow import Pixels, axes
 
     source = ROOT / "kernels" / "preprocess_host.cpp"
-    library = host.compiled(source, ["-std=c++17", "-ffp-contract=off"])
+    library = cuda_on_cpu.compiled(source, ["-std=c++17", "-ffp-contract=off"])
     cpu.shared_library = lambda: library  # type: ignore[assignment]
     rng = np.random.default_rng(seed)
     refused = 0
@@ -69,7 +69,7 @@ def inside(count: int, seed: int) -> None:
         pixels = rng.integers(0, 256, (*shape, given), np.uint8)
         if odd and rng.random() < 0.3:
             pixels = np.asfortranarray(pixels)
-        for execute in (cpu.preprocess, fit, lambda image, how: host.preprocess([image], how)):
+        for execute in (cpu.preprocess, fit, lambda image, how: cuda_on_cpu.preprocess([image], how)):
             try:
                 execute(pixels, wanted)
             except (DataError, ValueError):

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import pictures
-
+from support import pictures
 from trt_cls.data.folder import list_images
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parents[1] / "reference"
 SHARED = REFERENCE.parents[2] / "shared"
 PHOTOS = SHARED / "data" / "photos.tar"
 TAO_SPEC = REFERENCE / "tao-spec.txt"

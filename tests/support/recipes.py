@@ -146,8 +146,7 @@ def carry_out(edits: Edits, root: Path) -> None:
 
 
 def spec_field() -> Any:
-    from spec_texts import spec_text
-
+    from support.spec_texts import spec_text
     from trt_cls.spec import loads, show
     from trt_cls.spec.reference import markdown
 
@@ -169,8 +168,8 @@ def architecture() -> Any:
 
 def optimizer() -> Any:
     import torch
-    from spec_texts import spec_text
 
+    from support.spec_texts import spec_text
     from trt_cls.spec import loads
     from trt_cls.training.optimization import optimizer as made
 

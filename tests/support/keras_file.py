@@ -10,9 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from models.recipe import batch_norm, depthwise_kernel_and_bias, kernel_and_bias
 from torch import Tensor
 from torch.nn import functional
+
+from support.reference_weights import batch_norm, depthwise_kernel_and_bias, kernel_and_bias
 
 Layers = list[dict[str, Any]]
 Weights = dict[str, list[np.ndarray]]

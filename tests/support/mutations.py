@@ -1,6 +1,6 @@
 """Plants a fault for each promise in a copy of the last commit and names the test that fails.
 
-    python tests/mutations.py ["PROMISE" ...]
+    python tests/support/mutations.py ["PROMISE" ...]
 
 The copy stands alone, so that the tests have no more than the repository gives. Exits 1 where a fault goes unnoticed.
 """
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Fault(NamedTuple):
