@@ -8,6 +8,7 @@ A row that this processor can't run says `not run`.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from _results import about, write
+from _results import RESULTS, about, write
 
 TESTS = (
     "tests/models/test_int8_ranges.py",
@@ -66,7 +67,7 @@ SETTINGS = (
 
 
 def main() -> None:
-    """Writes the table."""
+    """Writes the rows of this processor; those of others stay."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tests", nargs="*", default=TESTS, help="test files to run on each setting")
     parser.add_argument("--choose", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
@@ -76,7 +77,10 @@ def main() -> None:
         return
     with TemporaryDirectory() as folder:
         prepare(Path(folder))
-        write("processors", [row(setting, Path(folder), given.tests) for setting in SETTINGS])
+        rows = [row(setting, Path(folder), given.tests) for setting in SETTINGS]
+    with (RESULTS / "processors.csv").open(newline="") as file:
+        others = [row for row in csv.DictReader(file) if row["processor"] != processor()]
+    write("processors", [*others, *rows])
 
 
 def prepare(folder: Path) -> None:
