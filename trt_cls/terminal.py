@@ -39,4 +39,4 @@ class _OneLine(logging.Formatter):
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Prints lines, with everything that is not printable escaped. Pass names with line breaks through `printable`."""
-    click.echo("\n".join(printable(line) for line in text.split("\n")), err=err, nl=nl)
+    click.echo("\n".join(printable(line) for line in text.split("\n")), err=err, nl=nl)  # noqa: TID251

@@ -13,6 +13,8 @@ from PIL import Image
 
 from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
 from trt_cls.cli import main
+from trt_cls.cli.evaluate import _report_missing
+from trt_cls.data.folder import ImageFolder
 
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{size},{size}" use_batch_norm: true }}
@@ -190,3 +192,8 @@ def test_a_test_set_without_a_class_measures_the_others(empty: bool, run: Run, f
     scores = json.loads((folder / "out/results.json").read_text())["per_class"]
     assert scores[gone.name]["support"] == 0
     assert all(score["support"] > 0 for name, score in scores.items() if name != gone.name)
+
+
+def test_a_class_name_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _report_missing(ImageFolder(Path("data"), (), ("\x1b[2J\u202egone",)))
+    assert capsys.readouterr().err.endswith("(support 0): \\x1b[2J\\u202egone\n")

@@ -94,6 +94,13 @@ def test_a_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path, capsys: pyte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_results_that_cannot_be_written_are_refused_before_the_work(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "pruned.safetensors"
+    assert main(["prune", "-m", str(checkpoint), "-o", str(output), "-r", str(tmp_path / "file"), "--no-latency"]) == 2
+    assert not output.exists()
+
+
 def test_that_nothing_was_removed_is_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "-m", checkpoint, "--dry-run", "-pth", "0")[-1].startswith("nothing was removed")
 

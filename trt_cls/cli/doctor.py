@@ -35,7 +35,8 @@ def command(as_json: bool) -> None:
         width = max(len(finding.name) for finding in found)
         for finding in found:
             padding = " " * (WIDTH - len(click.unstyle(MARKS[finding.state])))
-            click.echo(f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {printable(finding.found)}")
+            line = f"{MARKS[finding.state]}{padding}  {finding.name:{width}}  {printable(finding.found)}"
+            click.echo(line)  # noqa: TID251  its colors are escapes
             if finding.fix:
                 echo(f"{'':{WIDTH + width + 4}}→ {finding.fix}")
     broken = [finding.name for finding in found if finding.state == "broken"]

@@ -112,7 +112,7 @@ def _report_missing(folder: ImageFolder) -> None:
     missing = [name for label, name in enumerate(folder.classes) if label not in there]
     if missing:
         names = ", ".join(missing[:MOST_NAMES]) + (" …" if len(missing) > MOST_NAMES else "")
-        click.echo(
+        echo(
             f"{folder.root}: no images of {len(missing)} of {len(folder.classes)} classes (support 0): {names}",
             err=True,
         )

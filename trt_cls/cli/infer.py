@@ -194,7 +194,7 @@ def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, 
             if sys.stdout.isatty():
                 echo(printable(text))
             else:
-                click.echo(text.encode("utf-8", FOREIGN))
+                click.echo(text.encode("utf-8", FOREIGN))  # noqa: TID251  a file or pipe takes names as they are
         return
     path = folder / f"result.{form or 'csv'}"
     count = write_labels(lines, path)

@@ -101,9 +101,12 @@ def command(
         raise click.UsageError("-pth and --target-flops both decide how much is removed; leave one of them out")
     if more_layers and not excluded:
         raise click.UsageError(f'"{more_layers[0]}" belongs to no flag; name layers to exclude after -el')
+    from trt_cls.files import results_folder
     from trt_cls.pruning.prune import prune
     from trt_cls.pruning.selection import Criteria
 
+    if results is not None:
+        results_folder(results)
     names = tuple(name for given in (*excluded, *more_layers) for name in given.split(",") if name)
     criteria = Criteria(threshold=0.1 if threshold is None else threshold, excluded=names, **rules)
     measure = latency if latency is not None else not dry_run and _can_measure()
@@ -142,7 +145,7 @@ def _print(pruned: Pruned) -> None:
 
 
 def _write(results: Path, pruned: Pruned) -> None:
-    from trt_cls.files import results_folder, write_text
+    from trt_cls.files import write_text
 
     content = {
         "threshold": pruned.threshold,
@@ -153,4 +156,4 @@ def _write(results: Path, pruned: Pruned) -> None:
         "filters": pruned.filters,
         "unprunable": dict(pruned.unprunable),
     }
-    write_text(results_folder(results) / "pruning.json", json.dumps(content, indent=1, ensure_ascii=False))
+    write_text(results / "pruning.json", json.dumps(content, indent=1, ensure_ascii=False))
