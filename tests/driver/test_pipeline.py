@@ -218,13 +218,13 @@ def test_infer_and_evaluate_take_the_pipeline(
     spec.write_text(
         f'model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{SIZE},{SIZE}" }}\neval_config {{ }}'
     )
-    write_images(tmp_path / "labelled", 3)
+    write_images(tmp_path / "labeled", 3)
     names().ran.clear()
     assert main(["infer", "-m", str(plan), "-i", str(images), "-b", "3", "--executor", "cuda"]) == 0
     assert [line.split(",")[1] for line in (images / "result.csv").read_text().splitlines()] == [
         list(COLORS)[index % 3] for index in range(7)
     ]
-    arguments = ["-e", str(spec), "-m", str(plan), "--dataset", str(tmp_path / "labelled"), "--top-k", "1"]
+    arguments = ["-e", str(spec), "-m", str(plan), "--dataset", str(tmp_path / "labeled"), "--top-k", "1"]
     assert main(["evaluate", *arguments, "--set", 'eval_config.eval_dataset_path="/nowhere"']) == 0
     assert "top-1 accuracy     1.0000" in capsys.readouterr().out
     # 7 images by 3, the last one in a batch of the smallest size; 9 in batches as large as the profile takes

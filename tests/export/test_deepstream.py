@@ -46,7 +46,7 @@ def silent(line: str) -> None:
 
 
 def published(mode: str, pixels: np.ndarray) -> np.ndarray:
-    """What Keras' preprocess_input documents for `mode`, from RGB or grey pixels [H,W,C] to [C,H,W], in float64."""
+    """What Keras' preprocess_input documents for `mode`, from RGB or gray pixels [H,W,C] to [C,H,W], in float64."""
     planes = pixels.astype(np.float64).transpose(2, 0, 1)
     gray = len(planes) == 1
     if mode == "tf":
@@ -86,7 +86,7 @@ def read_config(folder: Path) -> SectionProxy:
 
 
 def fed_by_nvinfer(config: SectionProxy, pixels: np.ndarray) -> np.ndarray:
-    """The tensor [C,H,W] that nvinfer documents for RGB or grey pixels [H,W,C] of the network's size, in float32."""
+    """The tensor [C,H,W] that nvinfer documents for RGB or gray pixels [H,W,C] of the network's size, in float32."""
     scale = np.float32(config["net-scale-factor"])
     offsets = np.array([float(value) for value in config["offsets"].split(";")], np.float32)
     planes = pixels.astype(np.float32).transpose(2, 0, 1)
@@ -366,7 +366,7 @@ def test_embedding_for_8_bit_pixels_is_refused_together_with_deepstream(
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_class_that_can_not_be_labelled_is_refused_before_the_export(
+def test_a_class_that_can_not_be_labeled_is_refused_before_the_export(
     contract: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = averaging(tmp_path / "net.onnx", replace(contract, classes=("a;b", "c")))

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from support import shared_data
+from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.cli import main
-from trt_cls.contract import METADATA_KEY, Contract, Preprocessing, contract_from_json
+from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
 from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import RequestError
 from trt_cls.serving import triton as writer

@@ -93,7 +93,7 @@ def whole(width: int, height: int) -> tuple[Axis, Axis]:
     return Axis(width, width, 0, width), Axis(height, height, 0, height)
 
 
-def test_every_shade_of_every_colour_changes_as_on_the_cpu() -> None:
+def test_every_shade_of_every_color_changes_as_on_the_cpu() -> None:
     """Pixels as they are: each step of 5 of all three channels, by the largest changes, none, and some between."""
     steps = np.arange(0, 256, 5, dtype=np.uint8)  # 0 to 255
     colors = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(len(steps), -1, 3)
