@@ -19,7 +19,7 @@ from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
 from trt_cls.data.folder import evenly_spread, image_folder
 from trt_cls.errors import DataError, RequestError
-from trt_cls.export.images import BATCH, Images, images_for
+from trt_cls.export.images import BATCH, ImageSet, images_for
 from trt_cls.export.int8.calibration import measure_magnitudes
 from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, quantizable, trained_layers
 from trt_cls.export.int8.sensitivity import LabeledImages, choose, rank, signal_to_noise, table
@@ -134,7 +134,7 @@ def _thresholds(
     return ranges[best], compared
 
 
-def shortcomings(images: Images, asked: int) -> list[str]:
+def shortcomings(images: ImageSet, asked: int) -> list[str]:
     """What calibration on `images` may miss, a sentence for each, for people."""
     found = []
     if len(images.samples) < asked:
@@ -152,7 +152,7 @@ def shortcomings(images: Images, asked: int) -> list[str]:
     return found
 
 
-def _peek(images: Images) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
+def _peek(images: ImageSet) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
     """The first images, up to 64, and all of them.
 
     Raises:

@@ -40,7 +40,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerChoice:
     """Which layers compute in INT8, and the accuracy with them."""
 
     ranking: tuple[Layer, ...]
@@ -131,7 +131,7 @@ def choose(
     labeled: LabeledImages,
     max_loss: float,
     say: Callable[[str], None],
-) -> Choice:
+) -> LayerChoice:
     """As many layers in INT8 as lose no more than `max_loss` (a share, 0 to 1) of the float32 top-1.
 
     All of them are tried first, then the number kept in float16 is bisected: more of them are taken to lose less.
@@ -157,10 +157,10 @@ def choose(
             middle = (low + kept) // 2
             low, kept = (low, middle) if within(middle) else (middle, kept)
         int8_from_fp32(model, thresholds, [layer.name for layer in ranking[kept:]])  # refuses none
-    return Choice(ranking, kept, reference, measured[0], measured[kept])
+    return LayerChoice(ranking, kept, reference, measured[0], measured[kept])
 
 
-def table(choice: Choice) -> list[str]:
+def table(choice: LayerChoice) -> list[str]:
     """The ranking for people, a line for each layer."""
     width = max(len(layer.weights) for layer in choice.ranking)
     lines = [f"  {'layer':{width}}  operator  signal/noise  computes in"]
