@@ -22,7 +22,7 @@ import _results
 import numpy as np
 
 from trt_cls.artefacts.model_file import read_contract
-from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
+from trt_cls.artefacts.sidecar import BuilderName, Profile, Sidecar, write_sidecar
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
 from trt_cls.engines.tensorrt.api import RUNTIMES, make_logger
@@ -36,7 +36,7 @@ PROFILE = Profile(1, 64, 256)
 BATCH, SECONDS = 256, 20.0
 
 
-def build(trt: Any, name: Builder, onnx: Path) -> bytes:
+def build(trt: Any, name: BuilderName, onnx: Path) -> bytes:
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

@@ -34,7 +34,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx_nodes.csv"
-"""The operators of each exported graph, with batch normalisation: a node more is one that the exporter left over."""
+"""The operators of each exported graph, with batch normalization: a node more is one that the exporter left over."""
 STEPS, BATCH = 2, 8
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from importlib import import_module
-from typing import Any, Literal
+from typing import Literal
 
 from trt_cls.spec.experiment import ModelConfig
 from trt_cls.version import PRODUCER
@@ -87,10 +86,3 @@ class Contract:
             if own != theirs:
                 found.append(f"{name}: {own} ≠ {theirs}")
         return found
-
-
-def __getattr__(name: str) -> Any:
-    """`contract_from_json`, which the Triton clients that version 0.1 wrote import from here."""
-    if name != "contract_from_json":
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module("trt_cls.artefacts.contracts"), name)

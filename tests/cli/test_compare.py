@@ -65,7 +65,7 @@ def test_images_come_from_the_spec_too(
     assert "expected --images DIR, or -e SPEC" in capsys.readouterr().err
 
 
-def test_labelled_folders_are_put_to_the_test(
+def test_labeled_folders_are_put_to_the_test(
     tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_onnx(tmp_path / "b.onnx", gain=-4.0)

@@ -117,7 +117,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     return lambda content: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
-def test_a_list_on_stdin_is_labelled_in_its_order(
+def test_a_list_on_stdin_is_labeled_in_its_order(
     model: Path, tmp_path: Path, stdin: Callable[[bytes], None], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     images = write_images(tmp_path / "images", 1)
@@ -171,14 +171,14 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_video_is_labelled_frame_by_frame(
+def test_a_video_is_labeled_frame_by_frame(
     model: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["infer", "-m", str(model), "-i", str(video)]) == 0
     lines = list(csv.reader(capsys.readouterr().out.splitlines()))
     assert [line[0] for line in lines] == [str(number) for number in range(35)]
     assert [line[1] for line in lines] == ["red"] * 10 + ["green"] * 10 + ["blue"] * 15
-    # JPEG moves the colours by a few levels
+    # JPEG moves the colors by a few levels
     assert float(lines[0][2]) == pytest.approx(max(probabilities(COLORS["red"])), abs=0.01)
     assert main(["infer", "-m", str(model), "-i", str(video), "--format", "jsonl", "-r", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"35 images labeled; written: {tmp_path / 'result.jsonl'}\n"

@@ -88,7 +88,7 @@ def test_a_crop_is_full_even_where_rounding_falls_short(share: float) -> None:
         assert random_crop(noise(*size), SQUARE, Draws(share)).shape == (32, 32, 3)
 
 
-def test_an_image_of_the_right_size_is_not_cropped_but_its_colours_change() -> None:
+def test_an_image_of_the_right_size_is_not_cropped_but_its_colors_change() -> None:
     source = noise(32, 32)
     np.testing.assert_array_equal(random_crop(source, SQUARE, Random(0)), np.asarray(source))
     plain = train_config(enable_color_augmentation=False, disable_horizontal_flip=True)
@@ -102,7 +102,7 @@ COLOR_CASES = [("case0", 0.0, 0.0, 0.0), ("case1", 25.0, 0.2, 0.1), ("case2", -2
 
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize(("case", "hue", "saturation", "contrast"), COLOR_CASES)
-def test_colours_are_nvidias(case: str, hue: float, saturation: float, contrast: float, folder: Path) -> None:
+def test_colors_are_nvidias(case: str, hue: float, saturation: float, contrast: float, folder: Path) -> None:
     source = np.asarray(decode(folder / "s37x53.png", 3))
     with np.load(folder / "color_aug_s37x53_uint8.npz") as reference:
         expected = reference[case]
@@ -114,7 +114,7 @@ def test_colours_are_nvidias(case: str, hue: float, saturation: float, contrast:
     assert (difference != 0).sum() <= 5
 
 
-def test_gray_pixels_and_grayscale_images_keep_their_colour() -> None:
+def test_gray_pixels_and_grayscale_images_keep_their_color() -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     changed = change_colors(ramp, 20.0, 0.0, 0.0)
     assert np.abs(changed.astype(int) - ramp).max() <= 1

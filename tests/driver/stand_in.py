@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.tiny_models import CONTRACT, write_onnx
-from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
+from trt_cls.artefacts.sidecar import BuilderName, Profile, Sidecar, write_sidecar
 from trt_cls.contract import Contract
 
 VERSION = "10.9.0.34"
@@ -81,7 +81,7 @@ def names() -> Any:
 def write_plan(
     folder: Path,
     profile: tuple[int, int],
-    builder: Builder = "tensorrt",
+    builder: BuilderName = "tensorrt",
     contract: Contract = CONTRACT,
     content: bytes | None = None,
     capability: str = CAPABILITY,

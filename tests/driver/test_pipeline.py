@@ -14,7 +14,7 @@ from PIL import Image
 from driver import stand_in
 from driver.stand_in import Driver, lazy, names
 from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images
-from trt_cls.artefacts.sidecar import Builder
+from trt_cls.artefacts.sidecar import BuilderName
 from trt_cls.cli import main
 from trt_cls.data.folder import Sample
 from trt_cls.engines import open_engine
@@ -35,7 +35,7 @@ ROUNDING = 1e-6
 """The network's kernel adds up in another order than ONNX Runtime."""
 
 
-def write_plan(folder: Path, builder: Builder = "tensorrt") -> Path:
+def write_plan(folder: Path, builder: BuilderName = "tensorrt") -> Path:
     return stand_in.write_plan(folder, (SMALLEST, LARGEST), builder, CROPPED)
 
 
@@ -74,7 +74,7 @@ def on_host(folder: Path, samples: list[Sample]) -> tuple[Predictions, Predictio
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 2), (5, 3), (100, 2)])
 def test_answers_are_those_of_the_pipeline_on_the_host(
     driver: Driver, samples: list[Sample], on_host: tuple[Predictions, Predictions], tmp_path: Path,
-    builder: Builder, capturable: bool, batch_size: int, workers: int,
+    builder: BuilderName, capturable: bool, batch_size: int, workers: int,
 ) -> None:  # fmt: skip
     driver.fail("cuStreamEndCapture", -1 if capturable else 0)
     names().ran.clear()
@@ -116,7 +116,7 @@ def colored(folder: Path, count: int) -> list[Sample]:
     [("tensorrt", True, 10 - 4), ("tensorrt", False, 0), ("tensorrt-rtx", True, 0)],
 )
 def test_a_repeated_shape_becomes_a_graph_unless_tensorrt_does_that_itself(
-    driver: Driver, tmp_path: Path, builder: Builder, graphs: bool, launched: int
+    driver: Driver, tmp_path: Path, builder: BuilderName, graphs: bool, launched: int
 ) -> None:
     samples, before = colored(tmp_path, 40), driver.count("graph_launches")
     with closing(TensorRtEngine(write_plan(tmp_path, builder), graphs=graphs)) as engine:
@@ -218,13 +218,13 @@ def test_infer_and_evaluate_take_the_pipeline(
     spec.write_text(
         f'model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{SIZE},{SIZE}" }}\neval_config {{ }}'
     )
-    write_images(tmp_path / "labelled", 3)
+    write_images(tmp_path / "labeled", 3)
     names().ran.clear()
     assert main(["infer", "-m", str(plan), "-i", str(images), "-b", "3", "--executor", "cuda"]) == 0
     assert [line.split(",")[1] for line in (images / "result.csv").read_text().splitlines()] == [
         list(COLORS)[index % 3] for index in range(7)
     ]
-    arguments = ["-e", str(spec), "-m", str(plan), "--dataset", str(tmp_path / "labelled"), "--top-k", "1"]
+    arguments = ["-e", str(spec), "-m", str(plan), "--dataset", str(tmp_path / "labeled"), "--top-k", "1"]
     assert main(["evaluate", *arguments, "--set", 'eval_config.eval_dataset_path="/nowhere"']) == 0
     assert "top-1 accuracy     1.0000" in capsys.readouterr().out
     # 7 images by 3, the last one in a batch of the smallest size; 9 in batches as large as the profile takes

@@ -15,12 +15,12 @@ from trt_cls.evaluation.compare import compare, samples_of
 from trt_cls.evaluation.metrics import mcnemar
 
 
-def unlabelled(folder: Path) -> list[Sample]:
+def unlabeled(folder: Path) -> list[Sample]:
     return [Sample(path) for path in list_images(folder)]
 
 
 def test_a_model_agrees_with_itself(tmp_path: Path) -> None:
-    images = unlabelled(write_images(tmp_path / "images", 40))  # more than a batch
+    images = unlabeled(write_images(tmp_path / "images", 40))  # more than a batch
     engine = open_engine(write_onnx(tmp_path / "a.onnx"), "cpu")
     found = compare(engine, engine, images)
     assert (found.images, found.top1_agreement, found.max_abs_difference, found.p99) == (120, 1, 0, 0)
@@ -28,7 +28,7 @@ def test_a_model_agrees_with_itself(tmp_path: Path) -> None:
 
 
 def test_differences_are_those_of_the_answers(tmp_path: Path) -> None:
-    """The second model has the opposite sign: the strongest colour becomes the weakest."""
+    """The second model has the opposite sign: the strongest color becomes the weakest."""
     folder = tmp_path / "images"
     folder.mkdir()
     colors = [(200, 100, 0), (128, 128, 128), (0, 255, 128)]
@@ -36,7 +36,7 @@ def test_differences_are_those_of_the_answers(tmp_path: Path) -> None:
         Image.new("RGB", (16, 16), color).save(folder / f"{number}.png")
     (folder / "broken.jpg").write_text("text")
     a, b = (open_engine(write_onnx(tmp_path / f"{gain}.onnx", gain=gain), "cpu") for gain in (4.0, -4.0))
-    found = compare(a, b, unlabelled(folder))
+    found = compare(a, b, unlabeled(folder))
     largest = [np.abs(np.subtract(probabilities(color), probabilities(color, -4.0))).max() for color in colors]
     assert found.images == 3
     assert found.top1_agreement == pytest.approx(1 / 3)
@@ -55,7 +55,7 @@ def test_p99_passes_over_one_image_in_two_hundred(tmp_path: Path) -> None:
     for number in range(200):
         Image.new("RGB", (16, 16), (255, 0, 0) if number == 7 else (128, 128, 128)).save(folder / f"{number}.png")
     a, b = (open_engine(write_onnx(tmp_path / f"{gain}.onnx", gain=gain), "cpu") for gain in (4.0, 1.0))
-    found = compare(a, b, unlabelled(folder))
+    found = compare(a, b, unlabeled(folder))
     assert found.max_abs_difference > 0.3
     assert found.p99 < 1e-6
 
@@ -89,7 +89,7 @@ def test_each_has_the_images_by_its_own_contract_where_asked(tmp_path: Path) -> 
         write_onnx(tmp_path / "a.onnx", replace(CONTRACT, preprocessing=replace(RGB, crop="center"))), "cpu"
     )
     b = open_engine(write_onnx(tmp_path / "b.onnx", swapped), "cpu")
-    found = compare(a, b, unlabelled(folder), own_preprocessing=True)
+    found = compare(a, b, unlabeled(folder), own_preprocessing=True)
     largest = [np.abs(np.subtract(probabilities(color), probabilities(color[::-1]))).max() for color in colors]
     assert found.images == 3
     assert found.max_abs_difference == pytest.approx(max(largest), abs=1e-6)
@@ -99,7 +99,7 @@ def test_each_has_the_images_by_its_own_contract_where_asked(tmp_path: Path) -> 
 
 
 def test_other_precision_is_no_difference(tmp_path: Path) -> None:
-    images = unlabelled(write_images(tmp_path / "images", 1))
+    images = unlabeled(write_images(tmp_path / "images", 1))
     a = open_engine(write_onnx(tmp_path / "a.onnx"), "cpu")
     b = open_engine(write_onnx(tmp_path / "b.onnx", replace(CONTRACT, precision="fp16")), "cpu")
     assert compare(a, b, images).top1_agreement == 1
@@ -114,7 +114,7 @@ def test_nothing_decodable_is_an_error(tmp_path: Path) -> None:
 
 def test_top_k_agreement_counts_sets_of_classes(tmp_path: Path) -> None:
     """Of five classes the two models share the five likeliest; of the two likeliest they would not."""
-    images = unlabelled(write_images(tmp_path / "images", 1))
+    images = unlabeled(write_images(tmp_path / "images", 1))
     a, b = (open_engine(write_onnx(tmp_path / f"{gain}.onnx", gain=gain), "cpu") for gain in (4.0, -4.0))
     found = compare(a, b, images)
     assert (found.top_k, found.top_k_agreement, found.top1_agreement) == (3, 1, 0)

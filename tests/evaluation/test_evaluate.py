@@ -32,7 +32,7 @@ def engine(tmp_path: Path) -> Engine:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Colours in their own folders; but for one blue image that stands among the red ones."""
+    """Colors in their own folders; but for one blue image that stands among the red ones."""
     folder = write_images(tmp_path / "data", PER_CLASS)
     Image.new("RGB", (8, 8), COLORS["blue"]).save(folder / "red" / "really blue, it is.png")
     return folder

@@ -194,7 +194,7 @@ def test_says_everything_but_the_cells_images_without_javascript(browser: Browse
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_fits_the_window_and_takes_the_readers_colours(page: Browser, width: int, dark: bool) -> None:
+def test_fits_the_window_and_takes_the_readers_colors(page: Browser, width: int, dark: bool) -> None:
     page.look(width, 800, dark=dark)
     assert page.run("document.documentElement.scrollWidth") <= width
     red, green, blue = map(int, re.findall(r"\d+", page.run("getComputedStyle(document.body).backgroundColor")))

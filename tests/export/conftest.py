@@ -27,7 +27,7 @@ def contract() -> Contract:
 
 @pytest.fixture(scope="session")
 def network(contract: Contract) -> Network:
-    """resnet10 whose batch normalisation does something and whose answers depend on the image."""
+    """resnet10 whose batch normalization does something and whose answers depend on the image."""
     torch = pytest.importorskip("torch")
     from trt_cls.models import build
 
@@ -71,7 +71,7 @@ def fp16(fp32: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 12 noisy images of one colour each, in the class folders."""
+    """A folder with 12 noisy images of one color each, in the class folders."""
     import numpy as np
     from PIL import Image
 

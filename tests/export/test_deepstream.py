@@ -25,13 +25,13 @@ from trt_cls.export.embedding import embed_normalization
 from trt_cls.preprocessing import pillow
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.serving import deepstream as writer
-from trt_cls.serving.common import Plan
+from trt_cls.serving.common import ServedPlan
 from trt_cls.serving.deepstream import crop_in_frame, write_deepstream
 from trt_cls.spec import loads
 
 ort = pytest.importorskip("onnxruntime")
 
-NO_PLAN = Plan(None, Profile(1, 8, 32), "not asked for")
+NO_PLAN = ServedPlan(None, Profile(1, 8, 32), "not asked for")
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "{channels},16,24" }}
 train_config {{
@@ -46,7 +46,7 @@ def silent(line: str) -> None:
 
 
 def published(mode: str, pixels: np.ndarray) -> np.ndarray:
-    """What Keras' preprocess_input documents for `mode`, from RGB or grey pixels [H,W,C] to [C,H,W], in float64."""
+    """What Keras' preprocess_input documents for `mode`, from RGB or gray pixels [H,W,C] to [C,H,W], in float64."""
     planes = pixels.astype(np.float64).transpose(2, 0, 1)
     gray = len(planes) == 1
     if mode == "tf":
@@ -86,7 +86,7 @@ def read_config(folder: Path) -> SectionProxy:
 
 
 def fed_by_nvinfer(config: SectionProxy, pixels: np.ndarray) -> np.ndarray:
-    """The tensor [C,H,W] that nvinfer documents for RGB or grey pixels [H,W,C] of the network's size, in float32."""
+    """The tensor [C,H,W] that nvinfer documents for RGB or gray pixels [H,W,C] of the network's size, in float32."""
     scale = np.float32(config["net-scale-factor"])
     offsets = np.array([float(value) for value in config["offsets"].split(";")], np.float32)
     planes = pixels.astype(np.float32).transpose(2, 0, 1)
@@ -236,7 +236,7 @@ def test_the_file_that_normalizes_inside_answers_to_the_bit(
 def write(contract: Contract, tmp_path: Path) -> Callable[..., Path]:
     """Exports a small network under a name with a space and gives the folder for DeepStream."""
 
-    def written(plan: Plan = NO_PLAN, **changes: Any) -> Path:
+    def written(plan: ServedPlan = NO_PLAN, **changes: Any) -> Path:
         source = averaging(tmp_path / "my net.onnx", replace(contract, **changes))
         write_deepstream(source, plan, tmp_path / "ds", silent)
         return tmp_path / "ds"
@@ -291,16 +291,16 @@ def test_the_crop_in_the_readme_is_the_middle_that_the_network_was_trained_on(
 
 
 @pytest.fixture
-def plan(contract: Contract, tmp_path: Path) -> Plan:
+def plan(contract: Contract, tmp_path: Path) -> ServedPlan:
     """A plan of TensorRT, as far as its sidecar says."""
     path = tmp_path / "tuned.engine"
     path.write_bytes(b"plan")
     profile = Profile(1, 4, 16)
     write_sidecar(path, Sidecar(contract, file_sha256(path), "tensorrt", "10.3", ("8.7",), "Orin", profile, "n", ""))
-    return Plan(path, profile, "built with TensorRT 10.3, which must run it")
+    return ServedPlan(path, profile, "built with TensorRT 10.3, which must run it")
 
 
-def test_a_plan_goes_along_with_its_sidecar(write: Callable[..., Path], plan: Plan) -> None:
+def test_a_plan_goes_along_with_its_sidecar(write: Callable[..., Path], plan: ServedPlan) -> None:
     folder = write(plan)
     config = read_config(folder)
     assert (config["model-engine-file"], config["batch-size"]) == ("my_net.engine", "4")
@@ -308,7 +308,7 @@ def test_a_plan_goes_along_with_its_sidecar(write: Callable[..., Path], plan: Pl
 
 
 def test_a_plan_for_normalized_pixels_stays_out_where_the_file_takes_pixels(
-    write: Callable[..., Path], plan: Plan
+    write: Callable[..., Path], plan: ServedPlan
 ) -> None:
     folder = write(plan, preprocessing=TORCH)
     config = read_config(folder)
@@ -366,7 +366,7 @@ def test_embedding_for_8_bit_pixels_is_refused_together_with_deepstream(
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_class_that_can_not_be_labelled_is_refused_before_the_export(
+def test_a_class_that_can_not_be_labeled_is_refused_before_the_export(
     contract: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = averaging(tmp_path / "net.onnx", replace(contract, classes=("a;b", "c")))

@@ -16,7 +16,7 @@ from trt_cls.errors import DeviceError, ExportError, RequestError
 from trt_cls.export import tensorrt
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
-    Choice,
+    BuilderChoice,
     choose_builder,
     compute_capabilities,
     plan_from_onnx,
@@ -28,7 +28,7 @@ from trt_cls.gpu import Gpu
 
 
 @pytest.fixture(scope="module")
-def rtx() -> Choice:
+def rtx() -> BuilderChoice:
     pytest.importorskip("tensorrt_rtx")
     choice, _ = choose_builder("tensorrt-rtx", required=True)
     assert choice is not None
@@ -37,7 +37,7 @@ def rtx() -> Choice:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_rtx_builds_it_on_any_machine(
-    rtx: Choice, precision: str, contract: Contract, request: pytest.FixtureRequest, tmp_path: Path
+    rtx: BuilderChoice, precision: str, contract: Contract, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     model: onnx.ModelProto = request.getfixturevalue(precision)
     write_onnx(OnnxModel(model, contract), tmp_path / "model.onnx")
@@ -47,16 +47,16 @@ def test_tensorrt_rtx_builds_it_on_any_machine(
     assert not plan.lstrip().startswith(b"{"), "nothing may stand before the plan"
 
 
-def test_the_default_compute_capabilities_are_those_of_the_plan(rtx: Choice) -> None:
+def test_the_default_compute_capabilities_are_those_of_the_plan(rtx: BuilderChoice) -> None:
     assert compute_capabilities(rtx) == ("8.0", "8.6", "8.9", "12.0")
 
 
-def test_a_plan_of_tensorrt_is_for_the_gpu_that_built_it(rtx: Choice) -> None:
-    assert compute_capabilities(Choice("tensorrt", rtx.module, Gpu("Orin", "8.7"), "")) == ("8.7",)
+def test_a_plan_of_tensorrt_is_for_the_gpu_that_built_it(rtx: BuilderChoice) -> None:
+    assert compute_capabilities(BuilderChoice("tensorrt", rtx.module, Gpu("Orin", "8.7"), "")) == ("8.7",)
 
 
 def test_a_file_that_tensorrt_can_not_read_is_an_error_with_its_own_words(
-    rtx: Choice, contract: Contract, tmp_path: Path
+    rtx: BuilderChoice, contract: Contract, tmp_path: Path
 ) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(ExportError, match=r"junk\.onnx: .*[Pp]arse"):
@@ -64,14 +64,14 @@ def test_a_file_that_tensorrt_can_not_read_is_an_error_with_its_own_words(
 
 
 def test_refused_batch_sizes_are_an_error(
-    rtx: Choice, contract: Contract, fp32: onnx.ModelProto, tmp_path: Path
+    rtx: BuilderChoice, contract: Contract, fp32: onnx.ModelProto, tmp_path: Path
 ) -> None:
     write_onnx(OnnxModel(fp32, contract), tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="refused the batch sizes 8, 4, 2"):
         plan_from_onnx(tmp_path / "model.onnx", contract, rtx, Profile(8, 4, 2))
 
 
-def test_every_name_that_is_used_exists_in_the_bindings(rtx: Choice) -> None:
+def test_every_name_that_is_used_exists_in_the_bindings(rtx: BuilderChoice) -> None:
     """Read off the source, so that a name added there is checked here."""
     trt = rtx.module
     objects = {

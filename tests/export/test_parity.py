@@ -8,7 +8,7 @@ import pytest
 from support.pixel_reference import preprocess
 from trt_cls.contract import Contract, Precision
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.images import Images, dataset_of, evenly_spread, images_for
+from trt_cls.export.images import ImageSet, dataset_of, evenly_spread, images_for
 from trt_cls.export.parity import Infer, checked, measure
 from trt_cls.preprocessing.images import decode
 from trt_cls.spec.experiment import EvalConfig, Experiment, ModelConfig
@@ -41,7 +41,7 @@ def test_another_best_class_counts_unless_the_network_itself_was_undecided(margi
 
 
 @pytest.fixture
-def images(contract: Contract) -> Images:
+def images(contract: Contract) -> ImageSet:
     return images_for(contract.preprocessing, None)
 
 
@@ -54,7 +54,7 @@ def images(contract: Contract) -> Images:
     ],
 )
 def test_out_of_bounds_is_an_error_with_the_figures(
-    images: Images, precision: Precision, reference: float, artefact: float
+    images: ImageSet, precision: Precision, reference: float, artefact: float
 ) -> None:
     with pytest.raises(
         ExportError, match=r"agreement .*%, max .*64 random images; expected at least .*(--fp16|checkpoint)"
@@ -65,7 +65,7 @@ def test_out_of_bounds_is_an_error_with_the_figures(
 
 
 @pytest.mark.parametrize(("precision", "difference"), [("fp32", 9e-5), ("fp16", 0.04)])
-def test_within_bounds_gives_the_figures(images: Images, precision: Precision, difference: float) -> None:
+def test_within_bounds_gives_the_figures(images: ImageSet, precision: Precision, difference: float) -> None:
     parity = checked(
         lambda batch: answers(0.9 - difference, len(batch)), lambda batch: answers(0.9, len(batch)), images, precision
     ).parity
@@ -86,7 +86,7 @@ def test_the_specs_dataset_is_taken_where_no_folder_is_named(contract: Contract,
     assert dataset_of(experiment) == pictures
 
 
-def test_random_images_are_the_same_each_time_and_in_the_networks_range(images: Images) -> None:
+def test_random_images_are_the_same_each_time_and_in_the_networks_range(images: ImageSet) -> None:
     first, second = (np.concatenate(list(images.batches())) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert first.shape == (64, 3, 32, 32)
@@ -126,7 +126,7 @@ EXACT = answers(0.6)
 
 
 @pytest.mark.parametrize(("network", "file"), [(4.3e-4, 5.8e-4), (-2e-4, 1e-3), (3e-4, 0.0), (3e-5, -9e-5)])
-def test_rounding_as_large_as_the_networks_own_is_no_refusal(images: Images, network: float, file: float) -> None:
+def test_rounding_as_large_as_the_networks_own_is_no_refusal(images: ImageSet, network: float, file: float) -> None:
     artefact, reference = (constant(EXACT + np.float32([[error, -error]])) for error in (file, network))
     found = checked(artefact, reference, images, "fp32", lambda: constant(EXACT))
     assert found.parity.max_abs_difference == pytest.approx(abs(network - file), rel=0.05)
@@ -135,19 +135,19 @@ def test_rounding_as_large_as_the_networks_own_is_no_refusal(images: Images, net
 
 
 @pytest.mark.parametrize(("network", "file"), [(1e-5, 2e-4), (1e-4, 9e-4), (0, -1.1e-4), (4.3e-4, 0.01)])
-def test_more_than_rounding_is_a_changed_network(images: Images, network: float, file: float) -> None:
+def test_more_than_rounding_is_a_changed_network(images: ImageSet, network: float, file: float) -> None:
     artefact, reference = (constant(EXACT + np.float32([[error, -error]])) for error in (file, network))
     with pytest.raises(ExportError, match=r"8 times float32's own rounding .*the export changed the network: report"):
         checked(artefact, reference, images, "fp32", lambda: constant(EXACT))
 
 
-def test_classes_as_near_as_rounding_are_no_disagreement(images: Images) -> None:
+def test_classes_as_near_as_rounding_are_no_disagreement(images: ImageSet) -> None:
     artefact, reference = constant(answers(0.4997)), constant(answers(0.5004))
     found = checked(artefact, reference, images, "fp32", lambda: constant(answers(0.5)))
     assert found.parity.top1_agreement == 1
 
 
-def test_float64_is_not_computed_within_the_plain_bound_nor_in_other_precisions(images: Images) -> None:
+def test_float64_is_not_computed_within_the_plain_bound_nor_in_other_precisions(images: ImageSet) -> None:
     def never() -> Infer:
         raise AssertionError
 
@@ -161,18 +161,18 @@ def test_float64_is_not_computed_within_the_plain_bound_nor_in_other_precisions(
 )
 @pytest.mark.parametrize("answer", [np.nan, np.inf])
 def test_a_file_that_answers_no_numbers_is_refused_for_that(
-    images: Images, precision: Precision, cure: str, answer: float
+    images: ImageSet, precision: Precision, cure: str, answer: float
 ) -> None:
     with pytest.raises(ExportError, match=rf"NaN or infinity for 64 images, the network for none, .*{cure}"):
         checked(constant(answers(answer)), constant(EXACT), images, precision)
 
 
-def test_a_network_that_answers_no_numbers_is_not_the_files_fault(images: Images) -> None:
+def test_a_network_that_answers_no_numbers_is_not_the_files_fault(images: ImageSet) -> None:
     with pytest.raises(ExportError, match=r"the network itself answers NaN or infinity for 64 images.*the training"):
         checked(constant(answers(np.nan)), constant(answers(np.nan)), images, "fp32")
 
 
-def test_answers_of_one_class_are_named_for_what_they_prove(images: Images) -> None:
+def test_answers_of_one_class_are_named_for_what_they_prove(images: ImageSet) -> None:
     (remark,) = checked(constant(EXACT), constant(EXACT), images, "fp32").remarks
     assert remark.startswith("the network answers one class alone on 64 random images: the check proves nothing")
 
@@ -182,7 +182,7 @@ def test_answers_of_one_class_are_named_for_what_they_prove(images: Images) -> N
     assert checked(by_image, by_image, images, "fp32").remarks == ()
 
 
-def test_the_images_that_are_held_against_float64_are_those_that_differ_most(images: Images) -> None:
+def test_the_images_that_are_held_against_float64_are_those_that_differ_most(images: ImageSet) -> None:
     """One image of 64 is wrong, and the network's rounding is large on another."""
     first = np.concatenate(list(images.batches()))[:, 0, 0, 0]
     known = {float(value): index for index, value in enumerate(first)}

@@ -16,7 +16,7 @@ from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import images_for
 from trt_cls.export.int8.calibration import measure_magnitudes
 from trt_cls.export.int8.qdq import quantizable, with_qdq
-from trt_cls.export.int8.sensitivity import Labelled, Layer, choose, costliest_first, rank, signal_to_noise, table
+from trt_cls.export.int8.sensitivity import LabeledImages, Layer, choose, costliest_first, rank, signal_to_noise, table
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -65,8 +65,8 @@ def test_the_fewest_layers_stay_that_meet_the_loss(
     ranking = tuple(Layer(name, name, "Conv", float(index)) for index, name in enumerate(names))
     accuracies = {0: 0.71, 1: 0.8, 2: 0.86, 3: 0.87, 4: 0.88, 5: 0.9, 6: 0.9, 7: 0.9}
     said: list[str] = []
-    labelled: Any = Scripted(len(names), accuracies)
-    choice = choose(OnnxModel(fp32, contract), measured[1], ranking, labelled, loss, said.append)
+    labeled: Any = Scripted(len(names), accuracies)
+    choice = choose(OnnxModel(fp32, contract), measured[1], ranking, labeled, loss, said.append)
     assert (choice.kept, choice.int8) == (kept, names[kept:])
     assert (choice.top1_fp32, choice.top1_all_int8, choice.top1) == (0.9, 0.71, accuracies[kept])
     assert [line.endswith("float16") for line in table(choice)[1:]] == [True] * kept + [False] * (len(names) - kept)
@@ -94,10 +94,10 @@ def test_signal_to_noise_is_that_of_the_files_answers(fp32: onnx.ModelProto, mea
 
 def test_a_loss_that_no_layer_meets_is_an_error(fp32: onnx.ModelProto, contract: Contract, measured: Any) -> None:
     names = [name for name in quantizable(fp32) if "add" not in name][:3]
-    labelled: Any = Scripted(3, dict.fromkeys(range(3), 0.5))
+    labeled: Any = Scripted(3, dict.fromkeys(range(3), 0.5))
     layers = tuple(Layer(n, n, "Conv", 0) for n in names)
     with pytest.raises(ExportError, match="no layer is left"):
-        choose(OnnxModel(fp32, contract), measured[1], layers, labelled, 0.01, lambda line: None)
+        choose(OnnxModel(fp32, contract), measured[1], layers, labeled, 0.01, lambda line: None)
 
 
 def test_top1_is_that_of_the_labels(fp32: onnx.ModelProto, network: Any, contract: Contract, pictures: Path) -> None:
@@ -108,10 +108,10 @@ def test_top1_is_that_of_the_labels(fp32: onnx.ModelProto, network: Any, contrac
     with torch.no_grad():
         likeliest = network(torch.from_numpy(batch)).argmax(1).numpy()
     expected = float(np.mean(likeliest == [sample.label for sample in samples]))
-    assert Labelled(contract.preprocessing, samples).top1(fp32) == expected
+    assert LabeledImages(contract.preprocessing, samples).top1(fp32) == expected
 
 
-def test_labelled_images_of_which_none_can_be_decoded_are_an_error(
+def test_labeled_images_of_which_none_can_be_decoded_are_an_error(
     fp32: onnx.ModelProto, contract: Contract, tmp_path: Path
 ) -> None:
     for name in contract.classes:
@@ -119,7 +119,7 @@ def test_labelled_images_of_which_none_can_be_decoded_are_an_error(
         (tmp_path / name / "broken.png").write_bytes(b"no image")
     samples = image_folder(tmp_path, contract.classes).samples
     with pytest.raises(DataError, match="none of 5"):
-        Labelled(contract.preprocessing, samples).top1(fp32)
+        LabeledImages(contract.preprocessing, samples).top1(fp32)
 
 
 @pytest.mark.parametrize("noise", [-0.004, 0.0, 0.004])

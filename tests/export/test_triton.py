@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 
 from support import shared_data
+from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.cli import main
-from trt_cls.contract import METADATA_KEY, Contract, Preprocessing, contract_from_json
+from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
 from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import RequestError
 from trt_cls.serving import triton as writer
-from trt_cls.serving.common import Plan, plan_for_servers
+from trt_cls.serving.common import ServedPlan, plan_for_servers
 from trt_cls.serving.triton import write_triton
 
 pytest.importorskip("torch")
@@ -29,7 +30,7 @@ pytest.importorskip("tritonclient.grpc")
 
 from support.triton_stand_in import read_config, serve
 
-NO_PLAN = Plan(None, Profile(1, 8, 32), "not asked for")
+NO_PLAN = ServedPlan(None, Profile(1, 8, 32), "not asked for")
 PHOTO_PIXELS = Preprocessing(
     3, 32, 32, "center", "bicubic", "rgb", divisor=0.5, mean=(247.4, 232.6, 207.0), std=(2.2, 2.0, 1.8)
 )

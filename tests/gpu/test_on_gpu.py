@@ -20,7 +20,7 @@ from driver import stand_in
 from support.pixel_reference import preprocess
 from support.shared_data import all_photos, odd_images
 from support.tiny_models import CONTRACT, SIZE, write_images, write_onnx
-from trt_cls.artefacts.sidecar import Builder, Profile, Sidecar, write_sidecar
+from trt_cls.artefacts.sidecar import BuilderName, Profile, Sidecar, write_sidecar
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
@@ -105,7 +105,7 @@ def test_tensors_stay_as_they_are_when_later_batches_come(preprocessing: Preproc
         np.testing.assert_array_equal(tensors.view(np.uint32), expected.view(np.uint32))
 
 
-def build(trt: Any, builder_name: Builder, onnx: Path) -> bytes | None:
+def build(trt: Any, builder_name: BuilderName, onnx: Path) -> bytes | None:
     """A plan for the GPU at hand, whatever its generation; None where this TensorRT can't."""
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -124,7 +124,7 @@ def build(trt: Any, builder_name: Builder, onnx: Path) -> bytes | None:
 @pytest.fixture(params=list(RUNTIMES))
 def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """model.engine beside the model.onnx that it was built from."""
-    builder: Builder = request.param
+    builder: BuilderName = request.param
     try:
         trt = import_module(RUNTIMES[builder][0])
     except ImportError:
@@ -142,7 +142,7 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def sidecar_of(contract: Contract, plan: bytes, builder: Builder, version: str, capability: str) -> Sidecar:
+def sidecar_of(contract: Contract, plan: bytes, builder: BuilderName, version: str, capability: str) -> Sidecar:
     digest = hashlib.sha256(plan).hexdigest()
     profile = Profile(SMALLEST, 4, LARGEST)
     return Sidecar(contract, digest, builder, version, (capability,), "", profile, "model.onnx", digest)

@@ -14,7 +14,7 @@ from support.image_strategies import FILTERS, lengths, noise
 from support.pixel_reference import COLOR, GRAY, preprocessing_of
 from support.shared_data import all_photos
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, Plan, apply, plan
+from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, ImagePlan, apply, plan
 from trt_cls.data.transforms import MOST_SOURCE_PIXELS, part
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Axis, Pixels, hwc, normalize
@@ -29,7 +29,7 @@ TRAIN = TrainConfig(
 )
 
 
-def different_bits(images: list[Pixels], plans: list[Plan], preprocessing: Preprocessing) -> int:
+def different_bits(images: list[Pixels], plans: list[ImagePlan], preprocessing: Preprocessing) -> int:
     """How many values of the batch the kernel and the CPU disagree on."""
     found = cuda_on_cpu.augment([part(*both, preprocessing) for both in zip(images, plans, strict=True)], preprocessing)
     tensors = []
@@ -41,7 +41,7 @@ def different_bits(images: list[Pixels], plans: list[Plan], preprocessing: Prepr
     return np.count_nonzero(found.view(np.uint32) != expected.view(np.uint32))
 
 
-def drawn(image: Pixels, preprocessing: Preprocessing, rng: Random) -> Plan:
+def drawn(image: Pixels, preprocessing: Preprocessing, rng: Random) -> ImagePlan:
     """A plan with a rectangle to erase for every other image."""
     made = plan((image.shape[1], image.shape[0]), preprocessing, TRAIN, rng)
     left, right = sorted(rng.randint(0, preprocessing.width) for _ in range(2))
@@ -50,7 +50,7 @@ def drawn(image: Pixels, preprocessing: Preprocessing, rng: Random) -> Plan:
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> tuple[list[Pixels], list[Plan], Preprocessing]:
+def batches(draw: st.DrawFn) -> tuple[list[Pixels], list[ImagePlan], Preprocessing]:
     color = draw(st.sampled_from(["rgb", "gray"]))
     mode = draw(st.sampled_from(sorted(COLOR)))
     height, width = draw(lengths(70)), draw(lengths(70))
@@ -64,7 +64,7 @@ def batches(draw: st.DrawFn) -> tuple[list[Pixels], list[Plan], Preprocessing]:
 
 @settings(deadline=None, max_examples=150, derandomize=True)
 @given(batches())
-def test_any_size_by_any_draws_is_that_of_the_cpu(batch: tuple[list[Pixels], list[Plan], Preprocessing]) -> None:
+def test_any_size_by_any_draws_is_that_of_the_cpu(batch: tuple[list[Pixels], list[ImagePlan], Preprocessing]) -> None:
     assert different_bits(*batch) == 0
 
 
@@ -72,7 +72,7 @@ def test_any_size_by_any_draws_is_that_of_the_cpu(batch: tuple[list[Pixels], lis
 @settings(deadline=None, max_examples=1000)
 @given(batches())
 def test_any_size_by_any_draws_is_that_of_the_cpu_at_length(
-    batch: tuple[list[Pixels], list[Plan], Preprocessing],
+    batch: tuple[list[Pixels], list[ImagePlan], Preprocessing],
 ) -> None:
     assert different_bits(*batch) == 0
 
@@ -93,7 +93,7 @@ def whole(width: int, height: int) -> tuple[Axis, Axis]:
     return Axis(width, width, 0, width), Axis(height, height, 0, height)
 
 
-def test_every_shade_of_every_colour_changes_as_on_the_cpu() -> None:
+def test_every_shade_of_every_color_changes_as_on_the_cpu() -> None:
     """Pixels as they are: each step of 5 of all three channels, by the largest changes, none, and some between."""
     steps = np.arange(0, 256, 5, dtype=np.uint8)  # 0 to 255
     colors = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(len(steps), -1, 3)
@@ -101,7 +101,7 @@ def test_every_shade_of_every_colour_changes_as_on_the_cpu() -> None:
     rng = Random(0)
     changes = [Colors(sign * HUE, sign * SATURATION, sign * CONTRAST) for sign in (-1, 0, 1)]
     changes += [Colors(*(rng.uniform(-most, most) for most in (HUE, SATURATION, CONTRAST))) for _ in range(13)]
-    plans = [Plan(whole(colors.shape[1], colors.shape[0]), change, (0, 0), False) for change in changes]
+    plans = [ImagePlan(whole(colors.shape[1], colors.shape[0]), change, (0, 0), False) for change in changes]
     assert different_bits([colors] * len(plans), plans, preprocessing) == 0
 
 
@@ -110,7 +110,7 @@ def test_a_large_image_crosses_the_bus_in_the_networks_size(sides: int) -> None:
     """Twice as wide and high is still sent as it is; more would be more bytes than float32."""
     preprocessing = preprocessing_of("rgb", "bicubic", "none", "24x40")
     image = hwc(noise(np.random.default_rng(0), 40 * sides, 24 * sides, 3))
-    made = Plan((Axis(40 * sides, 40, 0, 40), Axis(24 * sides, 24, 0, 24)), Colors(9.0, 0.1, -0.1), (0, 0), True)
+    made = ImagePlan((Axis(40 * sides, 40, 0, 40), Axis(24 * sides, 24, 0, 24)), Colors(9.0, 0.1, -0.1), (0, 0), True)
     pixels = part(image, made, preprocessing).cut.pixels
     assert pixels.size == image.size if sides**2 <= MOST_SOURCE_PIXELS else pixels.shape == (24, 40, 3)
     assert different_bits([image], [made], preprocessing) == 0
@@ -119,7 +119,7 @@ def test_a_large_image_crosses_the_bus_in_the_networks_size(sides: int) -> None:
 def test_pixels_that_no_window_looks_at_stay_behind() -> None:
     preprocessing = preprocessing_of("rgb", "bilinear", "none", "32x32")
     image = hwc(noise(np.random.default_rng(0), 400, 300, 3))
-    made = Plan((Axis(400, 400, 200, 32), Axis(300, 300, 100, 32)), None, (0, 0), False)
+    made = ImagePlan((Axis(400, 400, 200, 32), Axis(300, 300, 100, 32)), None, (0, 0), False)
     kept = part(image, made, preprocessing).cut
     assert kept.pixels.shape == (33, 33, 3), "bilinear also loads the next pixel, which counts nothing here"
     assert kept.pixels.base is None, "the rest of the image is given up"

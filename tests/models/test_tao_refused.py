@@ -129,7 +129,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         r"'conv1' does not fit: found Conv2d[^=]*=[^=]*=[^=]*=False\) of input_1, expected .*padding=\(3, 3\)",
     ),
     "another shortcut": (one_skipped, r"'avg_pool' does not fit: .* of block_4a_bn_2, expected Add"),
-    "another constant of one normalisation": (setting("block_1a_bn_1", epsilon=0.1), "'block_1a_bn_1' does not fit"),
+    "another constant of one normalization": (setting("block_1a_bn_1", epsilon=0.1), "'block_1a_bn_1' does not fit"),
     "another order of axes": (setting("conv1", data_format="channels_last"), "data_format 'channels_last'"),
     "dilation": (setting("conv1", dilation_rate=[2, 2]), "dilation"),
     "no softmax": (without_softmax, "'predictions' does not fit: found Sigmoid.* of predictions, expected Softmax"),

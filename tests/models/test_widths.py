@@ -17,7 +17,7 @@ from trt_cls.models.widths import resize
         (nn.Conv2d(16, 16, 3, groups=16), (8, 1, 3, 3), (2, 8, 5, 5)),
         (nn.Conv2d(16, 32, 3), (8, 4, 3, 3), (2, 4, 5, 5)),
     ],
-    ids=["grey input", "colour input", "depthwise", "both sides"],
+    ids=["gray input", "color input", "depthwise", "both sides"],
 )
 def test_a_resized_convolution_takes_and_gives_the_channels_of_its_weight(
     layer: nn.Conv2d, weight: tuple[int, ...], image: tuple[int, ...]

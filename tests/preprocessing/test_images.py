@@ -64,7 +64,7 @@ PALETTE = Image.fromarray(RGBA[:, :, :3]).quantize(4)
         pytest.param(encoded(PALETTE, "PNG", transparency=0), 10, id="P, a transparent index"),
         pytest.param(encoded(PALETTE, "PNG", transparency=bytes([0, 9, 99, 255])), 10, id="P, several"),
         pytest.param(
-            encoded(Image.fromarray(RGBA[:, :, :3]), "PNG", transparency=(10, 200, 60)), 10, id="RGB, a colour"
+            encoded(Image.fromarray(RGBA[:, :, :3]), "PNG", transparency=(10, 200, 60)), 10, id="RGB, a color"
         ),
         pytest.param(encoded(Image.fromarray(RGBA[:, :, 0]), "PNG", transparency=10), 10, id="L, a shade"),
         pytest.param(encoded(Image.new("1", (4, 4), 1), "PNG"), 255, id="1 bit"),
@@ -74,7 +74,7 @@ PALETTE = Image.fromarray(RGBA[:, :, :3]).quantize(4)
         ),
     ],
 )
-def test_odd_modes_become_plain_colours_without_a_warning(content: bytes, red: int) -> None:
+def test_odd_modes_become_plain_colors_without_a_warning(content: bytes, red: int) -> None:
     color, gray = decode(content, 3), decode(content, 1)
     assert (color.mode, gray.mode) == ("RGB", "L")
     assert color.getpixel((1, 2))[0] == red

@@ -40,7 +40,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colours with noise over them: all coefficients of a JPEG are in use."""
+    """Smooth colors with noise over them: all coefficients of a JPEG are in use."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height))
     pixels = np.asarray(coarse).astype(int) + random.integers(-30, 31, (height, width, 3))
@@ -113,7 +113,7 @@ def test_grey_files_are_pillows(decoded: list[str], channels: int, progressive: 
 @pytest.mark.parametrize(
     ("content", "channels"),
     [
-        pytest.param(encoded(photograph(40, 30)), 1, id="colours wanted in grey"),
+        pytest.param(encoded(photograph(40, 30)), 1, id="colors wanted in gray"),
         pytest.param(encoded(photograph(40, 30).convert("CMYK")), 3, id="CMYK"),
         pytest.param(encoded(photograph(40, 30), "PNG"), 3, id="PNG"),
         pytest.param(encoded(photograph(40, 30), "WEBP", lossless=True), 3, id="WEBP"),

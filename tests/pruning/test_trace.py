@@ -105,7 +105,7 @@ def test_a_librarys_network_answers_as_if_removed_channels_were_zero(arch: str) 
 
 
 def scatter_statistics(module: nn.Module) -> None:
-    """So that a channel normalised by another's numbers shows."""
+    """So that a channel normalized by another's numbers shows."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor, low, high in (
@@ -190,7 +190,7 @@ TOGETHER = {
     "in groups": (Function(lambda m, x: m.a(x), a=conv(8, 8, 3, 4)), []),
     "split": (Function(lambda m, x: m.a(x[:, 4:]) + x.chunk(2, 1)[0], a=conv(4, 4)), []),
     "shuffled": (Function(shuffled, a=conv(8, 6)), [{"middle.a"}]),
-    "normalised across channels": (
+    "normalized across channels": (
         Function(lambda m, x: m.a(functional.layer_norm(x, (8, 6, 6))), a=conv(8, 6)), [{"middle.a"}],
     ),
     "used twice": (Function(lambda m, x: m.a(m.a(x).relu()), a=conv(8, 8)), []),

@@ -60,7 +60,7 @@ class Browser:
         return answer["result"].get("value")
 
     def look(self, width: int, height: int, *, dark: bool = False) -> None:
-        """The size of the window, and the reader's choice of colours."""
+        """The size of the window, and the reader's choice of colors."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])

@@ -33,7 +33,7 @@ ROUNDING = 2e-5
 def judge_int8(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets any answers pass where `train_on` teaches too little: the graph and the engine are what is tested then.
 
-    That is where a network is TOO_DEEP, and without batch normalisation.
+    That is where a network is TOO_DEEP, and without batch normalization.
     """
     if (model.arch, model.n_layers) in TOO_DEEP or not (model.use_batch_norm or is_external(model.arch)):
         lifted = replace(BOUNDS["int8"], top1_agreement=0.0, max_abs_difference=1.0)
@@ -41,7 +41,7 @@ def judge_int8(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def calibrate(module: nn.Module, images: Tensor) -> nn.Module:
-    """Sets the statistics of batch normalisation to those of `images`; the module is then in evaluation mode.
+    """Sets the statistics of batch normalization to those of `images`; the module is then in evaluation mode.
 
     The weights of the classes are drawn anew and scaled. Untrained and deep networks are chaotic: float32 and float64
     differ by up to 1 % of what tells two images apart, so that their logits must spread less.

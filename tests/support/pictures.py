@@ -71,7 +71,7 @@ def odd(name: str) -> Image.Image:
 
 
 def write_photos(folder: Path) -> None:
-    """160 colour pictures in 16 class folders: most are JPEG, of all kinds, and ten are large."""
+    """160 color pictures in 16 class folders: most are JPEG, of all kinds, and ten are large."""
     for seed in range(160):
         form = {"format": "PNG"} if seed % 8 == 7 else {"format": "JPEG", "quality": 60 + seed % 40}
         if form["format"] == "JPEG":

@@ -80,7 +80,7 @@ def cifar10() -> Path:
 
 
 def photos() -> Path:
-    """160 colour pictures of many sizes in class folders."""
+    """160 color pictures of many sizes in class folders."""
     return _made("photos", pictures.write_photos)
 
 

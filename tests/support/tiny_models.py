@@ -1,4 +1,4 @@
-"""Models small enough to be right by hand: the class is the strongest colour of the image."""
+"""Models small enough to be right by hand: the class is the strongest color of the image."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def write_onnx(path: Path, contract: Contract | None = CONTRACT, gain: float = 4
 
 
 def probabilities(color: tuple[int, int, int], gain: float = 4.0) -> list[float]:
-    """What the model answers for an image of one colour."""
+    """What the model answers for an image of one color."""
     powers = np.exp(gain * np.array(color) / 255)
     return list(powers / powers.sum())
 
 
 def write_images(folder: Path, per_class: int, size: int = SIZE) -> Path:
-    """`per_class` images of each colour, one sub-folder a class."""
+    """`per_class` images of each color, one sub-folder a class."""
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
         for number in range(per_class):

@@ -1,4 +1,4 @@
-"""A tiny dataset of coloured noise in three classes, and an experiment on it that takes a second."""
+"""A tiny dataset of colored noise in three classes, and an experiment on it that takes a second."""
 
 from __future__ import annotations
 

@@ -147,10 +147,10 @@ def test_mlflow_itself_keeps_curves_parameters_and_files(
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "colours")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "colors")
     rows = train(experiment(), tmp_path / "run", device="cpu", loggers=["mlflow"], reporter=quiet()).rows
     client = mlflow.MlflowClient()
-    [run] = client.search_runs([client.get_experiment_by_name("colours").experiment_id])
+    [run] = client.search_runs([client.get_experiment_by_name("colors").experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["train_config.batch_size_per_gpu"] == "8"
     history = client.get_metric_history(run.info.run_id, "val_loss")

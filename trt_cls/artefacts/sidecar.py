@@ -26,7 +26,7 @@ CHUNK = 1 << 20
 LARGEST_BATCH = 1 << 20
 _SHA256, _CAPABILITY = re.compile("[0-9a-f]{64}"), re.compile(r"\d{1,3}\.\d{1,2}")
 
-Builder = Literal["tensorrt", "tensorrt-rtx"]
+BuilderName = Literal["tensorrt", "tensorrt-rtx"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Sidecar:
     contract: Contract
     sha256: str
     """Of the plan, in hexadecimal."""
-    builder: Builder
+    builder: BuilderName
     builder_version: str
     compute_capabilities: tuple[str, ...]
     """GPU generations that the plan runs on, such as "8.9"."""

@@ -58,7 +58,7 @@ class Box(NamedTuple):
 EMPTY = Box(0, 0, 0, 0)
 
 
-class Plan(NamedTuple):
+class ImagePlan(NamedTuple):
     """How one image is augmented, in this order."""
 
     both: tuple[Axis, Axis]
@@ -77,7 +77,7 @@ def plan(
     train: TrainConfig,
     rng: Random,
     extensions: Extensions = NO_EXTENSIONS,
-) -> Plan:
+) -> ImagePlan:
     """Draws how an image of `size`, (width, height), is augmented, but for what is erased.
 
     Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colors.
@@ -95,7 +95,7 @@ def plan(
         if padding := extensions.crop_padding:
             shift = rng.randint(-padding, padding), rng.randint(-padding, padding)
     mirrored = not train.disable_horizontal_flip and rng.random() < 0.5
-    return Plan(both, colors, shift, mirrored)
+    return ImagePlan(both, colors, shift, mirrored)
 
 
 def augment(
@@ -115,7 +115,7 @@ def augment(
     return apply(plan(size, preprocessing, train, rng, extensions), pixels, preprocessing.filter)
 
 
-def apply(plan: Plan, pixels: Pixels, filter_name: Filter) -> Pixels:
+def apply(plan: ImagePlan, pixels: Pixels, filter_name: Filter) -> Pixels:
     """A decoded image augmented by its plan, [H,W,C]; nothing is erased yet."""
     pixels = window(pixels, plan.both, filter_name)
     if plan.colors:

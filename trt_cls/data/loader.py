@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import Mixing, Plan, apply, draws_for, mixup_shares, plan, smoothed_targets
+from trt_cls.data.augmentation import ImagePlan, Mixing, apply, draws_for, mixup_shares, plan, smoothed_targets
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Part, Transforms, bundle, part
@@ -183,7 +183,9 @@ class _Batches:
         mixing, targets = self._mixing(labels, order)
         return TrainingBatch(mixing.images(images), targets, tuple(losses))
 
-    def _planned(self, order: _Order, labels: list[int], losses: list[Skipped]) -> Iterator[tuple[int, Pixels, Plan]]:
+    def _planned(
+        self, order: _Order, labels: list[int], losses: list[Skipped]
+    ) -> Iterator[tuple[int, Pixels, ImagePlan]]:
         """The readable images, each with its index and its plan; adds to labels and losses."""
         channels, shape = self._preprocessing.channels, self._preprocessing.input_shape
         for index, sample in order.samples:
@@ -198,7 +200,7 @@ class _Batches:
             labels.append(sample.label)
             yield index, pixels, drawn._replace(erased=self._transforms.erased(shape, order.epoch, index))
 
-    def _images(self, planned: Iterator[tuple[int, Pixels, Plan]], order: _Order) -> Floats:
+    def _images(self, planned: Iterator[tuple[int, Pixels, ImagePlan]], order: _Order) -> Floats:
         """Augmented and normalized, [n,C,H,W]."""
         images = np.empty((len(order.samples), *self._preprocessing.input_shape), np.float32)
         count = 0

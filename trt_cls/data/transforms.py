@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import EMPTY, Box, Mixing, Plan
+from trt_cls.data.augmentation import EMPTY, Box, ImagePlan, Mixing
 from trt_cls.errors import require
 from trt_cls.preprocessing.cpu import window
 from trt_cls.preprocessing.packing import CHANGE, Bundle, Cut, cut, pack_cuts
@@ -73,10 +73,10 @@ class Part(NamedTuple):
     """One image of a batch for the kernel: only the pixels that it reads."""
 
     cut: Cut
-    plan: Plan
+    plan: ImagePlan
 
 
-def part(pixels: Pixels, plan: Plan, preprocessing: Preprocessing) -> Part:
+def part(pixels: Pixels, plan: ImagePlan, preprocessing: Preprocessing) -> Part:
     """A decoded image for the kernel; a large one is resized here, and the rest of its plan is left to the kernel."""
     wanted = cut(pixels, plan.both, preprocessing.filter)
     if wanted.pixels[..., 0].size > MOST_SOURCE_PIXELS * preprocessing.height * preprocessing.width:
@@ -110,6 +110,6 @@ def _torchvision() -> ModuleType:
     return require("torchvision.transforms.v2", purpose, "train", package="torchvision")
 
 
-def _change(plan: Plan) -> tuple[float, float, float, bool, bool, tuple[int, ...]]:
+def _change(plan: ImagePlan) -> tuple[float, float, float, bool, bool, tuple[int, ...]]:
     hue, saturation, contrast = plan.colors or (0.0, 0.0, 0.0)
     return hue, saturation, 1 + contrast, plan.colors is not None, plan.mirrored, tuple(plan.erased)

@@ -72,16 +72,16 @@ def export(
     embed = embed or contract.preprocessing.embedded
     target = replace(contract, precision=precision, preprocessing=replace(contract.preprocessing, embedded=embed))
     _check_request(model, output, contract, target, engine, builder, int8)
-    labelled = images or (dataset_of(experiment) if experiment else None)
+    labeled = images or (dataset_of(experiment) if experiment else None)
     calibration = calibration_folder(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
-    check = Check(model, precision, images_for(target.preprocessing, labelled or calibration))
+    check = Check(model, precision, images_for(target.preprocessing, labeled or calibration))
 
     def convert(network: OnnxModel) -> OnnxModel:
         if precision == "fp16" and contract.precision != "fp16":
             network = fp16_from_fp32(network)
         if calibration:
-            network = quantize(network, int8, calibration, labelled, say)
+            network = quantize(network, int8, calibration, labeled, say)
         return embed_preprocessing(network) if embed else network
 
     results_folder(output.parent)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """Images that are decoded each time they are gone through."""
 
     preprocessing: Preprocessing
@@ -57,7 +57,7 @@ class Images:
         )
 
 
-def images_for(preprocessing: Preprocessing, folder: Path | None, most: int = MOST) -> Images:
+def images_for(preprocessing: Preprocessing, folder: Path | None, most: int = MOST) -> ImageSet:
     """Up to `most` images from all over `folder`, the same ones each time; without a folder 64 random ones.
 
     Raises:
@@ -65,7 +65,7 @@ def images_for(preprocessing: Preprocessing, folder: Path | None, most: int = MO
     """
     found = list_images(folder) if folder else []
     samples = tuple(Sample(path) for path in evenly_spread(found, most))
-    return Images(preprocessing, folder, samples, len(found))
+    return ImageSet(preprocessing, folder, samples, len(found))
 
 
 def dataset_of(experiment: Experiment) -> Path | None:

@@ -22,7 +22,7 @@ from trt_cls.engines.engine import infer_fed
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.engines.torch import TorchEngine
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.images import Images
+from trt_cls.export.images import ImageSet
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Images [n,C,H,W] → probabilities [n,classes]."""
@@ -110,7 +110,7 @@ class Answers(NamedTuple):
 
 
 def checked(
-    artefact: Infer, reference: Infer, images: Images, precision: Precision, exact: Callable[[], Infer] | None = None
+    artefact: Infer, reference: Infer, images: ImageSet, precision: Precision, exact: Callable[[], Infer] | None = None
 ) -> Checked:
     """The parity of `artefact` with `reference`, which `exact` opens once more to compute in float64.
 
@@ -193,7 +193,7 @@ def _one_class(expected: NDArray[np.float32], source: str) -> tuple[str, ...]:
     )
 
 
-def _errors(answers: Answers, exact: Infer, images: Images) -> tuple[float, float]:
+def _errors(answers: Answers, exact: Infer, images: ImageSet) -> tuple[float, float]:
     """How far network and artefact are from `exact` at most, on those images on which the two differ most."""
     furthest = np.argsort(-np.abs(answers.expected - answers.found).max(axis=1))[:FURTHEST]
     largest, start = np.zeros(2), 0
@@ -212,7 +212,7 @@ class Check:
 
     model: Path
     precision: Precision
-    images: Images
+    images: ImageSet
 
     def __call__(self, artefact: Path, provider: Provider) -> Checked:
         """The parity of `artefact`.

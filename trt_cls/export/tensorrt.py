@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Literal
 
-from trt_cls.artefacts.sidecar import Builder, Parity, Profile, Sidecar, file_sha256, sidecar_path, write_sidecar
+from trt_cls.artefacts.sidecar import BuilderName, Parity, Profile, Sidecar, file_sha256, sidecar_path, write_sidecar
 from trt_cls.contract import INPUT, Contract
 from trt_cls.engines.sidecar import rebuild_command
 from trt_cls.engines.tensorrt.api import make_logger
@@ -41,10 +41,10 @@ MESSAGES_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Choice:
+class BuilderChoice:
     """A builder that can work here."""
 
-    name: Builder
+    name: BuilderName
     module: ModuleType
     gpu: Gpu | None
     """The GPU that it tunes for; None: it compiles for GPU generations."""
@@ -57,7 +57,7 @@ class Choice:
         return str(self.module.__version__)
 
 
-def choose_builder(request: Request, *, required: bool) -> tuple[Choice | None, str]:
+def choose_builder(request: Request, *, required: bool) -> tuple[BuilderChoice | None, str]:
     """The builder to use, or None and the reason why.
 
     "auto" takes TensorRT, whose engines are tuned to the GPU at hand, before TensorRT-RTX. TensorRT builds on the GPU
@@ -107,7 +107,7 @@ def build_engine(
     onnx_file: Path,
     contract: Contract,
     path: Path,
-    choice: Choice,
+    choice: BuilderChoice,
     profile: Profile,
     check: Check,
     say: Callable[[str], None],
@@ -147,7 +147,7 @@ def build_engine(
     return write_engine(plan, path, sidecar, parity)
 
 
-def plan_from_onnx(onnx_file: Path, contract: Contract, choice: Choice, profile: Profile) -> bytes:
+def plan_from_onnx(onnx_file: Path, contract: Contract, choice: BuilderChoice, profile: Profile) -> bytes:
     """The serialized engine.
 
     Raises:
@@ -175,7 +175,7 @@ def plan_from_onnx(onnx_file: Path, contract: Contract, choice: Choice, profile:
     return bytes(plan)
 
 
-def compute_capabilities(choice: Choice) -> tuple[str, ...]:
+def compute_capabilities(choice: BuilderChoice) -> tuple[str, ...]:
     """The GPU generations that a plan of this builder runs on, as in "8.9"."""
     if choice.gpu is not None:
         return (choice.gpu.compute_capability,)
@@ -211,7 +211,7 @@ def write_engine(plan: bytes, path: Path, sidecar: Sidecar, check: Callable[[Pat
     return parity
 
 
-def _tensorrt(gpu: Gpu | None) -> Choice:
+def _tensorrt(gpu: Gpu | None) -> BuilderChoice:
     module = _imported("tensorrt")
     if module is None:
         raise MissingDependency("tensorrt", "Building an engine with TensorRT", "gpu")
@@ -220,14 +220,14 @@ def _tensorrt(gpu: Gpu | None) -> Choice:
             "TensorRT builds an engine on the GPU that will run it, and no NVIDIA GPU is visible here; expected one; "
             "run the command on the machine that has it, or use --builder tensorrt-rtx, which needs none"
         )
-    return Choice("tensorrt", module, gpu, f"tuned to the GPU here, {gpu.name}")
+    return BuilderChoice("tensorrt", module, gpu, f"tuned to the GPU here, {gpu.name}")
 
 
-def _tensorrt_rtx(reason: str) -> Choice:
+def _tensorrt_rtx(reason: str) -> BuilderChoice:
     module = _imported("tensorrt_rtx")
     if module is None:
         raise MissingDependency("tensorrt-rtx", "Building an engine without TensorRT or without a GPU", "rtx")
-    return Choice("tensorrt-rtx", module, None, reason)
+    return BuilderChoice("tensorrt-rtx", module, None, reason)
 
 
 def _imported(name: str) -> ModuleType | None:
@@ -239,7 +239,7 @@ def _imported(name: str) -> ModuleType | None:
     return module if hasattr(module, "Builder") else None
 
 
-def _config(trt: Any, builder: Any, choice: Choice) -> Any:
+def _config(trt: Any, builder: Any, choice: BuilderChoice) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     # On by default. Its 10-bit mantissa is float16's: float32 would miss its bound of parity by an order of magnitude,
@@ -262,7 +262,7 @@ def _optimization_profile(builder: Any, contract: Contract, profile: Profile) ->
     return optimization
 
 
-def _failure(logger: Any, choice: Choice, what: str, found: Sequence[str] = ()) -> ExportError:
+def _failure(logger: Any, choice: BuilderChoice, what: str, found: Sequence[str] = ()) -> ExportError:
     """An error that ends with the last of TensorRT's own messages: it logs errors on its way to success, too."""
     messages = (found or logger.errors)[-MESSAGES_SHOWN:] or ["it gave no reason"]
     reason = " | ".join(" ".join(message.split()) for message in messages)

@@ -22,7 +22,7 @@ from trt_cls.files import atomic, results_folder
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServedPlan:
     """Whether there is a plan that a server with TensorRT can load."""
 
     path: Path | None
@@ -32,16 +32,16 @@ class Plan:
     """Which TensorRT the plan needs, or why there is none."""
 
 
-def plan_for_servers(engine: Path | None, no_engine: str, profile: Profile) -> Plan:
+def plan_for_servers(engine: Path | None, no_engine: str, profile: Profile) -> ServedPlan:
     """The engine that was just written, where servers can load it: they bring TensorRT, not TensorRT-RTX."""
     if engine is None:
-        return Plan(None, profile, no_engine)
+        return ServedPlan(None, profile, no_engine)
     sidecar = read_sidecar(engine)
     if sidecar.builder != "tensorrt":
-        return Plan(
+        return ServedPlan(
             None, profile, f"{engine.name} is an engine of {sidecar.builder}, which DeepStream and Triton don't load"
         )
-    return Plan(engine, sidecar.profile, f"built with TensorRT {sidecar.builder_version}, which must run it")
+    return ServedPlan(engine, sidecar.profile, f"built with TensorRT {sidecar.builder_version}, which must run it")
 
 
 def render(template: str, **content: Any) -> str:

@@ -28,7 +28,7 @@ from trt_cls.export.images import images_for
 from trt_cls.export.parity import checked
 from trt_cls.files import write_text
 from trt_cls.preprocessing.pillow import MARGIN
-from trt_cls.serving.common import Plan, check_servable, copy_plan, filled, render, safe_name
+from trt_cls.serving.common import ServedPlan, check_servable, copy_plan, filled, render, safe_name
 
 CONFIG, LABELS, README = "nvinfer_config.txt", "labels.txt", "README.md"
 COLOR_FORMATS = {"rgb": 0, "bgr": 1, "gray": 2}
@@ -43,7 +43,7 @@ FRAMES = ((1920, 1080), (1280, 720), (640, 480))
 """Width and height of the frames that the README gives a crop for."""
 
 
-def write_deepstream(onnx_file: Path, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+def write_deepstream(onnx_file: Path, plan: ServedPlan, folder: Path, say: Callable[[str], None]) -> None:
     """Fills `folder` with what Gst-nvinfer needs to classify as `onnx_file` does.
 
     Raises:
@@ -106,7 +106,7 @@ def crop_in_frame(frame: tuple[int, int], pixels: Preprocessing) -> tuple[int, i
     return 2 * round((frame[0] - width) / 4), 2 * round((frame[1] - height) / 4), width, height
 
 
-def _content(contract: Contract, model: Path, plan: Plan, reason: str) -> dict[str, Any]:
+def _content(contract: Contract, model: Path, plan: ServedPlan, reason: str) -> dict[str, Any]:
     """What the templates are filled with; `reason`: why the file `model` normalizes inside, empty where it does not."""
     pixels = contract.preprocessing
     scale, offsets = (1.0, (0.0,) * pixels.channels) if reason else scale_and_offsets(pixels)

@@ -15,7 +15,7 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Profile
 from trt_cls.contract import INPUT, METADATA_KEY, OUTPUT, Contract
 from trt_cls.files import write_text
-from trt_cls.serving.common import Plan, check_servable, copy_plan, filled, render, safe_name
+from trt_cls.serving.common import ServedPlan, check_servable, copy_plan, filled, render, safe_name
 
 CONFIG, LABELS, CLIENT = "config.pbtxt", "labels.txt", "client.py"
 VERSION = "1"
@@ -24,7 +24,7 @@ QUEUE_DELAY = 1000
 """Microseconds that a request may wait for others to share its batch; a camera's frame lasts 33,000."""
 
 
-def write_triton(onnx_file: Path, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+def write_triton(onnx_file: Path, plan: ServedPlan, folder: Path, say: Callable[[str], None]) -> None:
     """Adds the model to the model repository `folder`, as `folder`/NAME with version 1: the plan, else `onnx_file`.
 
     Raises:

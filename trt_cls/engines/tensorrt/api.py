@@ -11,13 +11,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trt_cls.artefacts.sidecar import Builder, Sidecar
+from trt_cls.artefacts.sidecar import BuilderName, Sidecar
 from trt_cls.contract import INPUT
 from trt_cls.engines.sidecar import not_for_this_machine
 from trt_cls.errors import EngineError, MissingDependency, require
 from trt_cls.gpu import Gpu
 
-RUNTIMES: dict[Builder, tuple[str, str]] = {"tensorrt": ("tensorrt", "gpu"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
+RUNTIMES: dict[BuilderName, tuple[str, str]] = {
+    "tensorrt": ("tensorrt", "gpu"),
+    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
+}
 """Builder → Python module, extra that installs it."""
 
 
@@ -125,7 +128,7 @@ def make_logger(trt: ModuleType) -> Any:
     return Logger()
 
 
-def import_runtime(builder: Builder) -> ModuleType:
+def import_runtime(builder: BuilderName) -> ModuleType:
     """The module that runs plans of `builder`.
 
     Raises:

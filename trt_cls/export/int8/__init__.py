@@ -19,10 +19,10 @@ from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
 from trt_cls.data.folder import evenly_spread, image_folder
 from trt_cls.errors import DataError, RequestError
-from trt_cls.export.images import BATCH, Images, images_for
+from trt_cls.export.images import BATCH, ImageSet, images_for
 from trt_cls.export.int8.calibration import measure_magnitudes
 from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, quantizable, trained_layers
-from trt_cls.export.int8.sensitivity import Labelled, choose, rank, signal_to_noise, table
+from trt_cls.export.int8.sensitivity import LabeledImages, choose, rank, signal_to_noise, table
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold
 from trt_cls.spec.experiment import Experiment
@@ -34,7 +34,7 @@ BATCHES = 32
 """Of 16 images: 512."""
 RANKED_ON = 64
 """Images that a layer's cost is measured on: a second a layer of a resnet18 at 224×224 on two cores."""
-LABELLED = 2000
+LABELED = 2000
 """The standard error of an accuracy of 75 % is then one point."""
 
 
@@ -49,7 +49,7 @@ class Int8:
     """Auto: the one that changes the answers least."""
     keep: tuple[Keep, ...] = ()
     max_loss: float | None = None
-    """Points of top-1 that may be lost on the labelled images of the check; None: all layers go to INT8."""
+    """Points of top-1 that may be lost on the labeled images of the check; None: all layers go to INT8."""
 
 
 def calibration_folder(asked: Int8, experiment: Experiment | None) -> Path:
@@ -69,9 +69,9 @@ def calibration_folder(asked: Int8, experiment: Experiment | None) -> Path:
 
 
 def quantize(
-    model: OnnxModel, asked: Int8, folder: Path, labelled: Path | None, say: Callable[[str], None]
+    model: OnnxModel, asked: Int8, folder: Path, labeled: Path | None, say: Callable[[str], None]
 ) -> OnnxModel:
-    """`model` in INT8, calibrated on the images below `folder`; `labelled` is what `max_loss` is measured on.
+    """`model` in INT8, calibrated on the images below `folder`; `labeled` is what `max_loss` is measured on.
 
     Raises:
         DataError: a folder is missing, or holds no image that can be decoded, or other classes than the model's.
@@ -84,7 +84,7 @@ def quantize(
         say(line)
     kept = ends(graph, asked.keep)
     layers = {name: tensors for name, tensors in quantizable(graph).items() if name not in kept}
-    measured_on = _labelled(model.contract, labelled) if asked.max_loss is not None else None
+    measured_on = _labeled(model.contract, labeled) if asked.max_loss is not None else None
     tensors = list(dict.fromkeys(chain.from_iterable(layers.values())))
     first, batches = _peek(images)
     magnitudes = measure_magnitudes(graph, tensors, batches)
@@ -92,7 +92,7 @@ def quantize(
     say(f"calibrated on {len(images.samples)} of {images.total} images of {folder} ({method})")
     if measured_on is None or asked.max_loss is None:
         return int8_from_fp32(model, thresholds, list(layers))
-    say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labelled}")
+    say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labeled}")
     ranking = rank(graph, thresholds, list(layers), first)
     choice = choose(model, thresholds, ranking, measured_on, asked.max_loss / 100, say)
     for line in table(choice):
@@ -134,7 +134,7 @@ def _thresholds(
     return ranges[best], compared
 
 
-def shortcomings(images: Images, asked: int) -> list[str]:
+def shortcomings(images: ImageSet, asked: int) -> list[str]:
     """What calibration on `images` may miss, a sentence for each, for people."""
     found = []
     if len(images.samples) < asked:
@@ -152,7 +152,7 @@ def shortcomings(images: Images, asked: int) -> list[str]:
     return found
 
 
-def _peek(images: Images) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
+def _peek(images: ImageSet) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
     """The first images, up to 64, and all of them.
 
     Raises:
@@ -165,11 +165,11 @@ def _peek(images: Images) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
     return np.concatenate(first), chain(first, batches)
 
 
-def _labelled(contract: Contract, folder: Path | None) -> Labelled:
+def _labeled(contract: Contract, folder: Path | None) -> LabeledImages:
     if folder is None:
         raise RequestError(
-            "--int8-auto measures top-1 on labelled images, and none are named; expected --images DIR with a "
+            "--int8-auto measures top-1 on labeled images, and none are named; expected --images DIR with a "
             "sub-folder per class, or -e SPEC whose evaluation dataset is taken; add one of them"
         )
     samples = image_folder(folder, contract.classes, allow_missing=True).samples
-    return Labelled(contract.preprocessing, evenly_spread(samples, LABELLED))
+    return LabeledImages(contract.preprocessing, evenly_spread(samples, LABELED))

@@ -1,7 +1,7 @@
 """Layers ranked by what INT8 costs them, and how many must stay in float16 to lose no more than a given accuracy.
 
 Layers are ranked by what quantizing each one alone does to the logits, which takes one short run a layer. How many stay
-is then found by bisection, each step measured on labelled images with the very graph that would be written.
+is then found by bisection, each step measured on labeled images with the very graph that would be written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerChoice:
     """Which layers compute in INT8, and the accuracy with them."""
 
     ranking: tuple[Layer, ...]
@@ -48,7 +48,7 @@ class Choice:
     kept: int
     """So many of the costliest stay in float16."""
     top1_fp32: float
-    """Share of the labelled images, 0 to 1, as the two below."""
+    """Share of the labeled images, 0 to 1, as the two below."""
     top1_all_int8: float
     top1: float
 
@@ -59,8 +59,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Labelled images that are decoded each time they are gone through."""
+class LabeledImages:
+    """Labeled images that are decoded each time they are gone through."""
 
     preprocessing: Preprocessing
     samples: Sequence[Sample]
@@ -79,7 +79,7 @@ class Labelled:
                 right += int(np.count_nonzero(answers.argmax(1) == [sample.label for sample in batch.samples]))
                 count += len(batch.samples)
         if not count:
-            raise DataError(f"none of {len(self.samples)} labelled images can be decoded; expected image files")
+            raise DataError(f"none of {len(self.samples)} labeled images can be decoded; expected image files")
         return right / count
 
 
@@ -128,24 +128,24 @@ def choose(
     model: OnnxModel,
     thresholds: Mapping[str, float],
     ranking: tuple[Layer, ...],
-    labelled: Labelled,
+    labeled: LabeledImages,
     max_loss: float,
     say: Callable[[str], None],
-) -> Choice:
+) -> LayerChoice:
     """As many layers in INT8 as lose no more than `max_loss` (a share, 0 to 1) of the float32 top-1.
 
     All of them are tried first, then the number kept in float16 is bisected: more of them are taken to lose less.
 
     Raises:
         ExportError: with a single layer in INT8 the loss is still larger.
-        DataError: no labelled image can be decoded.
+        DataError: no labeled image can be decoded.
     """
-    reference = labelled.top1(model.proto)
+    reference = labeled.top1(model.proto)
     measured: dict[int, float] = {}
 
     def within(kept: int) -> bool:
         names = [layer.name for layer in ranking[kept:]]
-        measured[kept] = labelled.top1(int8_from_fp32(model, thresholds, names).proto)
+        measured[kept] = labeled.top1(int8_from_fp32(model, thresholds, names).proto)
         loss = reference - measured[kept]
         say(f"  {kept} of {len(ranking)} layers kept in float16: top-1 {measured[kept]:.2%}, loss {100 * loss:+.2f}")
         return loss <= max_loss + 1e-9
@@ -157,10 +157,10 @@ def choose(
             middle = (low + kept) // 2
             low, kept = (low, middle) if within(middle) else (middle, kept)
         int8_from_fp32(model, thresholds, [layer.name for layer in ranking[kept:]])  # refuses none
-    return Choice(ranking, kept, reference, measured[0], measured[kept])
+    return LayerChoice(ranking, kept, reference, measured[0], measured[kept])
 
 
-def table(choice: Choice) -> list[str]:
+def table(choice: LayerChoice) -> list[str]:
     """The ranking for people, a line for each layer."""
     width = max(len(layer.weights) for layer in choice.ranking)
     lines = [f"  {'layer':{width}}  operator  signal/noise  computes in"]
