@@ -32,6 +32,9 @@ constexpr int TOGETHER = 2;  // source rows that a thread resamples side by side
 constexpr int GROUP = 4;  // taps whose pixels and weights are loaded together
 constexpr int PRECISION = 22;  // bits of a weight behind the point
 constexpr int LEVELS = 256;    // of a byte
+// So many pixels end within CHANNELS words, wherever in the first of these they begin.
+template <int CHANNELS>
+constexpr int REACH = (4 * CHANNELS - 3) / CHANNELS;
 
 // One image of the batch. The host has the same layout in packing.SOURCE.
 struct Source {
@@ -73,14 +76,17 @@ __device__ void restart(int (&sums)[CHANNELS]) {
     for (int c = 0; c < CHANNELS; c++) sums[c] = ROUNDING;
 }
 
-// Four pixels from any address on. The words that hold them are loaded, and one more, of which nothing may be needed:
-// behind the last pixel of a batch there are SLACK bytes (packing.py).
+// The next four pixels of a row, from any address on; the first `taps` of them count. `low` is the first of the words
+// that hold them, and becomes the last, with which the next group begins. The last is loaded only where a pixel that
+// counts may reach into it. Others may hold no such pixel: behind the last one of a batch there are SLACK bytes
+// (packing.py).
 template <int CHANNELS>
-__device__ void load_group(const unsigned* __restrict__ words, unsigned shift, unsigned (&bytes)[CHANNELS]) {
-    unsigned low = words[0];
+__device__ void load_group(const unsigned* __restrict__ words, unsigned shift, int taps, unsigned& low,
+                           unsigned (&bytes)[CHANNELS]) {
 #pragma unroll
     for (int i = 0; i < CHANNELS; i++) {
-        const unsigned high = words[i + 1];
+        unsigned high = low;
+        if (i + 1 < CHANNELS || taps > REACH<CHANNELS>) high = words[i + 1];
         bytes[i] = __funnelshift_r(low, high, shift);
         low = high;
     }
@@ -96,7 +102,7 @@ __device__ void resample_across(const Byte* __restrict__ pixels, const Source& s
     unsigned* resampled = &chunk[threadIdx.y][threadIdx.x];
     for (int row = threadIdx.y; row < rows; row += WARPS * TOGETHER, resampled += WARPS * TOGETHER * TILE_WIDTH) {
         const unsigned* __restrict__ words[TOGETHER];
-        unsigned shift[TOGETHER];
+        unsigned shift[TOGETHER], low[TOGETHER];
         int sums[TOGETHER][CHANNELS];
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
@@ -105,22 +111,23 @@ __device__ void resample_across(const Byte* __restrict__ pixels, const Source& s
             const unsigned long long offset = left + static_cast<unsigned long long>(at) * stride;
             words[i] = reinterpret_cast<const unsigned*>(pixels + (offset & ~3ull));
             shift[i] = static_cast<unsigned>(offset) * 8;  // of which a shift takes the last five bits
+            low[i] = words[i][0];
         }
-        int tap = 0, at = x;
+        int taps = window.y, at = x;
 #pragma unroll 1
         do {
             const int4 group = across.weights[at];
 #pragma unroll
             for (int i = 0; i < TOGETHER; i++) {
                 unsigned bytes[CHANNELS];
-                load_group<CHANNELS>(words[i], shift[i], bytes);
+                load_group<CHANNELS>(words[i], shift[i], taps, low[i], bytes);
                 words[i] += CHANNELS;
 #pragma unroll
                 for (int k = 0; k < GROUP * CHANNELS; k++)
                     sums[i][k % CHANNELS] += byte_of(bytes[k / 4], k % 4) * weight(group, k / CHANNELS);
             }
-            tap += GROUP, at += across.outputs;
-        } while (tap < window.y);
+            taps -= GROUP, at += across.outputs;
+        } while (taps > 0);
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
             unsigned pixel = rounded(sums[i][0]);

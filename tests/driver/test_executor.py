@@ -91,7 +91,9 @@ def test_any_number_of_images_is_preprocessed(driver: Driver, monkeypatch: pytes
     monkeypatch.setattr(cuda, "MOST_IMAGES", 4)
     with closing(CudaPreprocessing(GRAY)) as executor:
         assert executor.preprocess([]).shape == (0, 1, 24, 50)
+        before = driver.count("launches")
         check(executor)
+        assert driver.count("launches") - before == 3
 
 
 def test_an_executor_serves_and_closes_in_any_thread(driver: Driver) -> None:

@@ -125,6 +125,16 @@ def test_a_repeated_shape_becomes_a_graph_unless_tensorrt_does_that_itself(
     assert driver.count("graph_launches") - before == launched
 
 
+def test_a_batch_may_be_larger_than_what_one_launch_takes(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trt_cls.preprocessing.cuda.MOST_IMAGES", 2)
+    samples = colored(tmp_path, 10)
+    with closing(TensorRtEngine(write_plan(tmp_path))) as engine:
+        found = predict(engine, samples, batch_size=LARGEST, workers=2, executor="cuda")
+    assert found.probabilities.argmax(1).tolist() == [sample.label for sample in samples]
+
+
 @lazy
 def test_two_batches_are_in_flight_at_once(driver: Driver, tmp_path: Path) -> None:
     samples = colored(tmp_path, 12)

@@ -71,8 +71,10 @@ class Memory:
         self.pending: list[tuple[int, Any]] = []
         self.recorded: set[int] = set()
         self.given_again = 0
+        self.streams: set[int] = set()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        self.streams.add(id(torch.cuda.current_stream()))
         size = int(np.prod(shape)) * dtype.itemsize
         with self.kernel.current():
             self.free += [address for address, event in self.pending if event.query()]
@@ -194,6 +196,40 @@ def test_steps_see_the_batches_of_the_cpu_whenever_they_run(
     for (images, targets), expected in zip(found, loader(folder, preprocessing, pack=False).epoch(0), strict=True):
         np.testing.assert_array_equal(images.view(np.uint32), expected.images.numpy().view(np.uint32))
         np.testing.assert_array_equal(targets.view(np.uint32), expected.targets.numpy().view(np.uint32))
+
+
+def test_a_batch_may_be_larger_than_what_one_launch_takes(
+    driver: Driver, folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trt_cls.preprocessing.cuda.MOST_IMAGES", 2)
+    with closing(CudaAugmentation(COLOR)) as kernel, closing(OnGpu(kernel, monkeypatch)) as gpu:
+        batch = next(prefetched(loader(folder, COLOR, pack=True).epoch(0), gpu, kernel))
+        images = gpu.step(batch.images)
+        with kernel.current():
+            gpu.steps.own.synchronize()
+        images = images.copy()
+    np.testing.assert_array_equal(images, next(loader(folder, COLOR, pack=False).epoch(0)).images.numpy())
+
+
+def test_a_batch_that_a_traceback_keeps_is_no_memory_of_a_kernels_stream(
+    driver: Driver, folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch asks the stream that memory was taken on when it is given back: the kernel's is gone by then."""
+    with closing(CudaAugmentation(COLOR)) as kernel, closing(OnGpu(kernel, monkeypatch)) as gpu:
+        batch = next(prefetched(loader(folder, COLOR, pack=True).epoch(0), gpu, kernel))
+        assert isinstance(batch.images, OnDevice)
+        assert gpu.memory.streams == {id(gpu.copies)}
+
+
+def test_batches_are_copied_on_one_stream_for_the_life_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    prefetch._copies.cache_clear()
+    try:
+        assert prefetch._copies(0) is prefetch._copies(0)
+        assert made == [0]
+    finally:
+        prefetch._copies.cache_clear()
 
 
 @stand_in.lazy

@@ -34,6 +34,16 @@ def test_onnx_gives_probabilities(tmp_path: Path, provider: Any, threads: int | 
     engine.close()
 
 
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_a_closed_engine_says_so_and_closes_twice(tmp_path: Path, provider: Any) -> None:
+    pytest.importorskip("onnxruntime" if provider == "cpu" else "openvino")
+    engine = open_engine(write_onnx(tmp_path / "model.onnx"), provider, 1)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match=f"{engine.backend}: the engine is closed; open it again"):
+        engine.infer(batch((1, 2, 3)))
+
+
 @pytest.mark.parametrize(
     "images",
     [

@@ -10,7 +10,8 @@ import torch
 import trt_cls
 from support.tiny_models import CONTRACT, RGB
 from trt_cls.engines import open_engine
-from trt_cls.errors import ArtefactError, DeviceError
+from trt_cls.engines.torch import tf32
+from trt_cls.errors import ArtefactError, DeviceError, EngineError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.spec.experiment import ModelConfig
@@ -42,6 +43,9 @@ def test_answers_with_softmax_in_evaluation_mode(checkpoint: Path) -> None:
     np.testing.assert_allclose(engine.infer(images), expected, atol=1e-6)
     np.testing.assert_allclose(engine.infer(images[:1]), expected[:1], atol=1e-6)
     engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="torch-cpu: the engine is closed; open it again"):
+        engine.infer(images)
 
 
 def test_classifies_images(checkpoint: Path) -> None:
@@ -54,6 +58,27 @@ def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu(checkpoint: Path) -> 
     with pytest.raises(DeviceError, match="finds no CUDA device, it has cpu"):
         open_engine(checkpoint, "cuda")
     assert open_engine(checkpoint).backend == "torch-cpu"
+
+
+@pytest.mark.parametrize("convolutions", [None, "ieee", "tf32"], ids=["older names", "newer, off", "newer, on"])
+def test_a_reference_is_float32_whichever_of_torchs_names_the_program_uses(convolutions: str | None) -> None:
+    backends = torch.backends
+
+    def read() -> list[object]:
+        if convolutions is None:
+            return [backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32]
+        return [backends.cudnn.conv.fp32_precision == "tf32", backends.cuda.matmul.fp32_precision == "tf32"]
+
+    before = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+    try:
+        if convolutions is not None:
+            backends.cudnn.conv.fp32_precision = convolutions
+        found = read()
+        with tf32(torch, False):
+            assert read() == [False, False]
+        assert read() == found
+    finally:
+        backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.mark.gpu

@@ -89,7 +89,14 @@ def test_every_name_that_is_used_exists_in_the_bindings(rtx: BuilderChoice) -> N
     assert {"builder.build_serialized_network", "config.add_optimization_profile", "trt.BuilderFlag"} <= seen
     assert hasattr(trt.BuilderFlag, "TF32")
     assert hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    assert all(hasattr(trt.ComputeCapability, name) for name in tensorrt.RTX_CAPABILITIES)
+
+
+def test_a_plan_is_for_the_gpus_that_nvidia_calls_portable(rtx: Choice) -> None:
+    """By default for 8.0, 8.6, 8.9 and 12.0; Turing (7.5) and GB10 (12.1) take a plan of their own, say its guide to
+    engines built without a GPU and its support matrix. It has no Hopper and no Jetson."""
+    known = {name for name in rtx.module.ComputeCapability.__members__ if name.startswith("SM")}
+    assert set(tensorrt.RTX_CAPABILITIES) == known - {"SM75", "SM121"}
+    assert tensorrt.compute_capabilities(rtx) == ("8.0", "8.6", "8.9", "12.0")
 
 
 @pytest.mark.parametrize("gpu", [None, Gpu("NVIDIA H200", "9.0")])

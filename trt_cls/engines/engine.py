@@ -33,11 +33,16 @@ class Engine(Protocol):
         Where the contract says that normalization is inside the graph, they are uint8 [n, H, W, C].
 
         Raises:
-            EngineError: the shape is not the contract's, or the run failed.
+            EngineError: the shape is not the contract's, the run failed, or the engine is closed.
         """
 
     def close(self) -> None:
-        """Frees memory and device; the engine can't be used after it."""
+        """Frees memory and device; a second time does nothing."""
+
+
+def closed(backend: str) -> EngineError:
+    """What `infer` raises after `close`."""
+    return EngineError(f"{backend}: the engine is closed; open it again")
 
 
 def infer_fed(engine: Engine, fed: Preprocessing) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -15,7 +15,7 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
 from trt_cls.contract import INPUT, OUTPUT
 from trt_cls.engines.backends import Provider
-from trt_cls.engines.engine import check_images, check_signature
+from trt_cls.engines.engine import check_images, check_signature, closed
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, one_line, require
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class OnnxRuntimeEngine:
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.infer`."""
         check_images(images, self.contract)
+        if self._session is None:
+            raise closed(self.backend)
         try:
             (probabilities,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -66,7 +68,7 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        del self._session
+        self._session = None
 
 
 def session_of(graph: onnx.ModelProto, tensors: Iterable[str] = (), *, optimized: bool = True) -> Any:

@@ -18,7 +18,7 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
 from trt_cls.contract import INPUT, OUTPUT
 from trt_cls.engines.backends import Provider
-from trt_cls.engines.engine import check_images, check_signature
+from trt_cls.engines.engine import check_images, check_signature, closed
 from trt_cls.errors import ArtefactError, EngineError, one_line, require
 
 DEVICE = "CPU"
@@ -55,6 +55,8 @@ class OpenVinoEngine:
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.infer`."""
         check_images(images, self.contract)
+        if self._model is None:
+            raise closed(self.backend)
         request = self._request(len(images) if self._static else None)
         try:
             answers = request.infer({INPUT: np.ascontiguousarray(images)})
@@ -64,7 +66,7 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        del self._requests, self._model
+        self._requests, self._model = {}, None
 
     def _request(self, batch: int | None) -> Any:
         """What runs batches of this size; None: of any."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.engines.backends import Provider
-from trt_cls.engines.engine import check_images
+from trt_cls.engines.engine import check_images, closed
 from trt_cls.errors import DeviceError, EngineError, one_line, require
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TorchEngine:
         self.contract = checkpoint.contract
         self.backend = f"torch-{device}"
         self._device = device
-        self._module = checkpoint.module.to(device).eval()
+        self._module: Any = checkpoint.module.to(device).eval()
         self._element = self._torch.float32
 
     def in_float64(self) -> TorchEngine:
@@ -46,7 +46,9 @@ class TorchEngine:
         """See `Engine.infer`; softmax, which the network leaves out, is done here."""
         torch = self._torch
         check_images(images, self.contract)
-        with torch.inference_mode(), _in_float32(torch):
+        if self._module is None:
+            raise closed(self.backend)
+        with torch.inference_mode(), tf32(torch, False):
             try:
                 given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, self._element)
                 logits = self._module(given)
@@ -57,19 +59,32 @@ class TorchEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        del self._module
+        self._module = None
 
 
 @contextmanager
-def _in_float32(torch: ModuleType) -> Iterator[None]:
-    """Keeps cuDNN's convolutions from TF32, which has 10 bits of mantissa: a reference must not."""
-    convolutions = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
+def tf32(torch: ModuleType, allowed: bool) -> Iterator[None]:
+    """Lets a GPU use TF32, which has 10 bits of mantissa, for what is computed in float32, or keeps it from that.
+
+    torch has two sets of names for it, and what the older set is read by both. Its versions 2.9 and 2.10, and their
+    compiler, raise where the older are read after the newer were set; so does 2.14 where convolutions are set alone.
+    Only where the program has done that, the newer are set here.
+    """
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    value: bool | str
+    name, value = "allow_tf32", allowed
+    try:
+        before = [(place, place.allow_tf32) for place in (products, cudnn)]
+    except RuntimeError:
+        name, value = "fp32_precision", "tf32" if allowed else "ieee"
+        before = [(place, place.fp32_precision) for place in (products, cudnn.conv)]
+    for place, _ in before:
+        setattr(place, name, value)
     try:
         yield
     finally:
-        convolutions.fp32_precision = before
+        for place, earlier in before:
+            setattr(place, name, earlier)
 
 
 def _choose(torch: ModuleType, provider: Provider) -> str:

@@ -16,7 +16,7 @@ from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
 from trt_cls.gpu import NON_BLOCKING, GpuOwner, close_at_exit, cuda_driver, current_context, primary_context
 from trt_cls.preprocessing.nvrtc import cache_folder, compiled
-from trt_cls.preprocessing.packing import BLOCK, MOST_IMAGES, Bundle, grid, kernel_name, pack, scalars
+from trt_cls.preprocessing.packing import BLOCK, CHANGE, MOST_IMAGES, SOURCE, Bundle, grid, kernel_name, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
 
 
@@ -96,9 +96,6 @@ class CudaPreprocessing(GpuOwner):
             DataError: an image is too long and thin for a crop.
             DeviceError: the GPU failed, or has not enough memory.
         """
-        if len(images) > MOST_IMAGES:
-            parts = (images[start : start + MOST_IMAGES] for start in range(0, len(images), MOST_IMAGES))
-            return np.concatenate([self.preprocess(part) for part in parts])
         shape = len(images), *self._preprocessing.input_shape
         with self.current():
             if not images:
@@ -133,8 +130,7 @@ class CudaPreprocessing(GpuOwner):
 
     def launch(self, placed: Placed, output: int, stream: Any) -> None:
         """The second half of `enqueue`, which can be repeated."""
-        arguments = *placed.addresses, *scalars(self._preprocessing), output
-        self._kernel.prepared_async_call(grid(self._preprocessing, placed.images), BLOCK, stream, *arguments)
+        launch(self._kernel, self._preprocessing, placed.addresses, placed.images, output, stream)
 
     def close(self) -> None:
         """Gives back what it holds on the GPU; a second time does nothing."""
@@ -178,8 +174,8 @@ class CudaAugmentation(GpuOwner):
             DeviceError: the GPU failed.
         """
         with self.current():
-            arguments = *(bundle + start for start in starts), *scalars(self._preprocessing), output
-            self._kernel.prepared_async_call(grid(self._preprocessing, images), BLOCK, self.stream, *arguments)
+            addresses = [bundle + start for start in starts]
+            launch(self._kernel, self._preprocessing, addresses, images, output, self.stream)
 
     def close(self) -> None:
         """Waits for what is queued, and gives back what it holds on the GPU; a second time does nothing."""
@@ -193,6 +189,19 @@ class CudaAugmentation(GpuOwner):
     def current(self) -> AbstractContextManager[None]:
         """Makes the primary context this thread's; turns CUDA's errors into a DeviceError."""
         return self._kernels.current()
+
+
+def launch(
+    kernel: Any, preprocessing: Preprocessing, addresses: Sequence[int], images: int, output: int, stream: Any
+) -> None:
+    """Queues the kernel on a bundle that begins at `addresses`, as often as its number of images takes."""
+    pixels, *heads, tables, values = addresses
+    for first in range(0, images, MOST_IMAGES):
+        here = [head + first * kind.itemsize for head, kind in zip(heads, (SOURCE, CHANGE), strict=False)]
+        arguments = pixels, *here, tables, values, *scalars(preprocessing)
+        size = grid(preprocessing, min(images - first, MOST_IMAGES))
+        at = output + first * int(np.prod(preprocessing.input_shape)) * 4
+        kernel.prepared_async_call(size, BLOCK, stream, *arguments, at)
 
 
 class Placed(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trt_cls.engines.torch import tf32
 from trt_cls.errors import DeviceError, RequestError, TrtClsError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -113,25 +114,20 @@ def repeatable(precision: str) -> Iterator[None]:
     """
     debugging: Any = torch.utils.deterministic
     cudnn: Any = torch.backends.cudnn
-    products: Any = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filling, trying = debugging.fill_uninitialized_memory, cudnn.benchmark
-    rounding = cudnn.allow_tf32, products.allow_tf32
     # cuBLAS reads it when its first handle is made: without a fixed workspace its sums depend on the streams
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     debugging.fill_uninitialized_memory = False  # a pass over every new tensor, for debugging only
     cudnn.benchmark = False
-    # The older of torch's two sets of names: once the newer is used, 2.14 raises where the older is read, as its own
-    # compiler does in 2.9 and 2.10. What these set, both read in each of them.
-    cudnn.allow_tf32 = products.allow_tf32 = precision != "fp32"
     try:
-        yield
+        with tf32(torch, precision != "fp32"):
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         debugging.fill_uninitialized_memory = filling
         cudnn.benchmark = trying
-        cudnn.allow_tf32, products.allow_tf32 = rounding
 
 
 def compiled(network: nn.Module) -> Any:

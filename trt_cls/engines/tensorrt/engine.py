@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.engines.backends import Provider
-from trt_cls.engines.engine import check_images, check_signature
+from trt_cls.engines.engine import check_images, check_signature, closed
 from trt_cls.engines.sidecar import read_plan, require_architecture, require_version
 from trt_cls.engines.tensorrt.api import Plan, import_runtime
 from trt_cls.engines.tensorrt.buffers import Slot
@@ -81,7 +81,7 @@ class TensorRtEngine(GpuOwner):
             EngineError: the engine is closed.
         """
         if self._closed:
-            raise EngineError(f"{self.backend}: the engine is closed; open it again")
+            raise closed(self.backend)
         return current_context(self._cuda, self._primary, EngineError, self.backend)
 
     def close(self) -> None:
