@@ -41,6 +41,7 @@ SECTIONS = {
 """Section of --help → command (its module is in this folder, with _ for -) → its line."""
 COMMANDS = {name: line for section in SECTIONS.values() for name, line in section.items()}
 
+
 @dataclass
 class State:
     """State of one call of the program."""
