@@ -5,8 +5,9 @@ import sys
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
-from trt_cls.cli import COMMANDS, main, program
+from trt_cls.cli import COMMANDS, State, main, program
 
 
 def modules_after(*arguments: str) -> set[str]:
@@ -40,6 +41,8 @@ def test_a_commands_own_help_begins_as_its_line_in_the_list(name: str) -> None:
     [
         (["evalute"], 'error: no command "evalute"; did you mean "evaluate"?'),
         (["xyz"], 'error: no command "xyz"; trt-cls --help lists them'),
+        (["spec", "chekc"], 'error: no command "chekc"; did you mean "check"?'),
+        (["spec", "xyz"], 'error: no command "xyz"; trt-cls spec --help lists them'),
         (["train"], "error: Missing option '-e'"),
         (["compare", "a.onnx"], "error: Missing argument 'B'."),
         (["infer", "-m", "absent.onnx", "-i", "absent.png", "--top-k", "0"], "error: Invalid value for '--top-k'"),
@@ -52,6 +55,26 @@ def test_a_wrong_call_is_one_line_and_exit_2(
     err = capsys.readouterr().err
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "heading"), [([], "Make a model:"), (["spec"], "Commands:")])
+def test_a_group_alone_prints_its_help(arguments: list[str], heading: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    alone = capsys.readouterr()
+    assert heading in alone.out.splitlines()
+    assert alone.err == ""
+    assert main([*arguments, "--help"]) == 0
+    assert capsys.readouterr().out == alone.out
+
+
+def test_the_shell_completes_commands_and_flags() -> None:
+    completions = ShellComplete(program, {"obj": State([])}, "trt-cls", "_TRT_CLS_COMPLETE")
+    found = [[each.value for each in completions.get_completions(words, start)] for words, start in (
+        ([], "ev"), (["spec"], "sh"), (["infer"], "--top"), (["evalute"], ""),
+    )]  # fmt: skip
+    assert found[:2] == [["evaluate"], ["show"]]
+    assert "--top-k" in found[2]
+    assert "train" in found[3]  # after an unknown command, the commands
 
 
 def test_a_key_is_ignored_with_a_line_and_verbose_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

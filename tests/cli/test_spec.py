@@ -66,6 +66,19 @@ def test_check_looks_for_the_folders_of_all_sections_unless_told_not_to(capsys: 
     assert main(["spec", "check", "--no-paths", spec]) == 0
 
 
+@pytest.mark.parametrize("name", ["cifar10_resnet18", "digits_resnet10", "photos_resnet50"])
+def test_a_spec_of_a_fresh_checkout_runs_or_says_how(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = str(Path(__file__).parents[2] / f"specs/{name}.txt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["spec", "check", spec]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert ("; make demo writes it" in line) == (name == "digits_resnet10")
+        assert line.endswith("; spec check --no-paths leaves it out")
+    assert main(["spec", "check", "--no-paths", spec]) == 0
+
+
 def test_check_needs_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = tmp_path / "spec.txt"
     spec.write_text("model_config { }")

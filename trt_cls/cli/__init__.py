@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import click
 
 from trt_cls.errors import RequestError, SpecError, TrtClsError, did_you_mean
 from trt_cls.version import __version__
 
-COMMANDS = {
-    "train": "Train a network from a spec file.",
-    "import-tao": "Convert a TAO .hdf5 model to a checkpoint.",
-    "evaluate": "Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report.",
-    "infer": "Label images: a file, a folder, a list, a video, a camera.",
-    "prune": "Remove the weakest filters of a network, by TAO's rules.",
-    "export": "Write a checked ONNX file and a TensorRT engine from a checkpoint.",
-    "compare": "Compare two model files on the same images.",
-    "benchmark": "Measure the speed of each stage from image files to predictions, and name the bottleneck.",
-    "inspect": "Show contract, layers, precision, size and multiply-adds of a model file.",
-    "preprocess": "Write the exact input tensor of the network.",
-    "spec": "Check and print spec files, list all fields.",
-    "models": "List the architectures: depths, sizes, freeze ids, options.",
-    "doctor": "Check what this machine can run, and how to install or fix the rest.",
-    "demo": "Train, export and evaluate real handwritten digits in a few minutes on a CPU.",
+SECTIONS = {
+    "Make a model": {
+        "spec": "Check and print spec files, list all fields.",
+        "train": "Train a network from a spec file.",
+        "evaluate": "Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report.",
+        "prune": "Remove the weakest filters of a network, by TAO's rules.",
+        "import-tao": "Convert a TAO .hdf5 model to a checkpoint.",
+    },
+    "Ship it": {
+        "export": "Write a checked ONNX file and a TensorRT engine from a checkpoint.",
+        "infer": "Label images: a file, a folder, a list, a video, a camera.",
+        "benchmark": "Measure the speed of each stage from image files to predictions, and name the bottleneck.",
+    },
+    "Look into it": {
+        "inspect": "Show contract, layers, precision, size and multiply-adds of a model file.",
+        "compare": "Compare two model files on the same images.",
+        "preprocess": "Write the exact input tensor of the network.",
+        "models": "List the architectures: depths, sizes, freeze ids, options.",
+    },
+    "Set up": {
+        "doctor": "Check what this machine can run, and how to install or fix the rest.",
+        "demo": "Train, export and evaluate real handwritten digits in a few minutes on a CPU.",
+    },
 }
-"""Command (its module is in this folder, with _ for -) → its line in --help."""
+"""Section of --help → command (its module is in this folder, with _ for -) → its line."""
+COMMANDS = {name: line for section in SECTIONS.values() for name, line in section.items()}
 
 
 @dataclass
@@ -40,16 +51,29 @@ class State:
     verbose: bool = False
 
 
-class Commands(click.Group):
+class Group(click.Group):
+    """Prints its help when it is called alone, and suggests a name for an unknown command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:  # noqa: D102
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: D102
+        names = self.list_commands(ctx)
+        if args[0] not in names and not ctx.resilient_parsing:
+            hint = did_you_mean(args[0], names) or f"; {ctx.command_path} --help lists them"
+            ctx.fail(f'no command "{args[0]}"{hint}')
+        return super().resolve_command(ctx, args)
+
+
+class Commands(Group):
     """Imports a command's module only when the command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: D102
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
         if cmd_name not in COMMANDS:
-            hint = did_you_mean(cmd_name, list(COMMANDS)) or "; trt-cls --help lists them"
-            ctx.fail(f'no command "{cmd_name}"{hint}')
+            return None
         from trt_cls import terminal
 
         terminal.prepare()
@@ -57,8 +81,10 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", line) for name, line in commands.items()])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -70,8 +96,18 @@ def program() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
     state = State(sys.argv[1:] if arguments is None else arguments)
+    return exit_status(lambda: run(state), state)
+
+
+def run(state: State) -> None:
+    """Runs the command line of `state`; errors are raised."""
+    program.main(state.arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
+
+
+def exit_status(call: Callable[[], None], state: State) -> int:
+    """Calls `call`; prints its error, if it raises one, and returns the exit status."""
     try:
-        program.main(arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
+        call()
     except SpecError as error:
         return _fail([str(problem) for problem in error.problems], error.exit_code, state)
     except TrtClsError as error:

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from trt_cls.cli import Group
 from trt_cls.cli.options import PATH, common_options, set_option
 from trt_cls.spec.experiment import Experiment
 from trt_cls.terminal import echo
 
 
-@click.group("spec")
+@click.group("spec", cls=Group)
 def command() -> None:
     """Check and print spec files, list all fields."""
 

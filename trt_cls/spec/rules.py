@@ -29,6 +29,8 @@ _EXTERNAL_OPTIONS = ("arch", "input_image_size", "resize_interpolation_method", 
 """Fields of model_config that do not depend on the family."""
 _SCOPES = ("Conv2D", "Dense")
 _FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
+_OF_DEMO = "runs/demo/data/"
+"""Where `make demo` writes its images."""
 
 log = logging.getLogger("trt_cls")
 
@@ -62,7 +64,9 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
             path, folder = f"{section}.{name}", getattr(config, name, None)
             if folder is not None and report.sound(path) and not os.path.isdir(folder):
                 found = "no folder" if os.path.exists(folder) else "no such folder"
-                report.add(path, f"{shown(folder)} is {found}, expected one with a sub-folder of images per class")
+                made = "; make demo writes it" if folder.startswith(_OF_DEMO) else ""
+                message = f"{shown(folder)} is {found}, expected one with a sub-folder of images per class{made}"
+                report.add(path, f"{message}; spec check --no-paths leaves it out")
         path, model = f"{section}.pretrained_model_path", getattr(config, "pretrained_model_path", "")
         from_hub = model == HUB and experiment.model_config and is_external(experiment.model_config.arch)
         if model and not from_hub and report.sound(path) and not os.path.isfile(model):

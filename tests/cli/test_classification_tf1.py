@@ -1,0 +1,264 @@
+"""TAO's commands: each flag of TAO's ends in its action or its one line, and a notebook's cells run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_models import COLORS, write_images, write_onnx
+
+from trt_cls import cli
+from trt_cls.artefacts.model_file import read_contract
+from trt_cls.cli import classification_tf1, program
+from trt_cls.cli.tao_flags import COMMON, VERBS, markdown
+
+DOC = Path(__file__).parents[2] / "docs/coming-from-tao.md"
+
+# As NVIDIA's parsers declare them: tao_tensorflow1_backend, makenet's scripts and its wrapper; tao_deploy,
+# classification_tf1. "#": a switch.
+WRAPPER = "--gpus --gpu_index -np --num_processes --use_amp# --log_file --multi-node# --mpirun-arg -k --key"
+TAO = {
+    "train": "-e --experiment_spec_file -r --results_dir --init_epoch -v# --verbose# -c --classmap",
+    "evaluate": "-e --experiment_spec -r --results_dir -cm --classmap -m --model_path -i --image_dir -l -b "
+    "--batch_size -c",
+    "inference": "-m --model_path -e --experiment_spec -cm --classmap -c -i --image -d --image_dir -b --batch_size -r "
+    "-v# --verbose# --results_dir",
+    "prune": "-m --model -o --output_file --results_dir -r -n --normalizer -eq --equalization_criterion -pg -v# "
+    "--pruning_granularity -pth --pruning_threshold -nf --min_num_filters -el --excluded_layers",
+    "export": "-m --model -o --output_file -e --experiment_spec --gen_ds_config# --classmap_json --static_batch_size "
+    "--target_opset --results_dir --cal_json_file -v# --verbose# --force_ptq# --cal_data_file --cal_image_dir "
+    "--data_type -s# --strict_type_constraints# --cal_cache_file --batches --max_workspace_size --max_batch_size "
+    "--batch_size --min_batch_size --opt_batch_size --onnx_route --engine_file --backend --is_byom#",
+    "gen_trt_engine": "-m --model_path -e --experiment_spec -r --results_dir --data_type --cal_image_dir "
+    "--cal_data_file --cal_cache_file --engine_file --min_batch_size --opt_batch_size --max_batch_size --batch_size "
+    "--batches -v# --max_workspace_size -s# --strict_type_constraints# --verbose#",
+    "calibration_tensorfile": "-o --output -e --experiment_spec_file -m --max_batches -v# --use_validation_set#",
+}  # fmt: skip
+VALUES = {"normalizer": "max", "equalization_criterion": "union", "data_type": "fp16", "model": "model.onnx"}
+"""For flags that do not take a 1."""
+
+
+@pytest.fixture
+def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """Command lines of trt-cls, each parsed by its command, which is not run; the folder has a spec and a model."""
+    (tmp_path / "spec.txt").write_text("model_config { }")
+    write_onnx(tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    seen = []
+
+    def parse(state: cli.State) -> None:
+        root = program.make_context("trt-cls", list(state.arguments), obj=state)
+        command = program.get_command(root, state.arguments[0])
+        assert command is not None
+        with command.make_context(command.name, state.arguments[1:], parent=root):
+            seen.append(state.arguments)
+
+    monkeypatch.setattr(classification_tf1, "run", parse)
+    yield seen
+    os.environ["CUDA_VISIBLE_DEVICES"] = "7"
+
+
+def call(line: str) -> int:
+    return classification_tf1.main(shlex.split(line))
+
+
+@pytest.mark.parametrize("verb", list(TAO))
+def test_every_flag_of_taos_is_in_the_table_and_ends_in_its_action_or_its_line(
+    verb: str, lines: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    required = {"train": "-e spec.txt -r out", "evaluate": "-e spec.txt", "calibration_tensorfile": "-e spec.txt -o x"}
+    smallest = required.get(verb, "-m model.onnx") + {"prune": " -o x.hdf5", "inference": " -i x.png"}.get(verb, "")
+    known = {name: flag for flag in (*VERBS[verb].flags, *COMMON) for name in flag.names}
+    switches = {typed.rstrip("#"): typed.endswith("#") for typed in f"{TAO[verb]} {WRAPPER}".split()}
+    assert {name: known[name].takes == "switch" for name in switches} == switches
+    for name, flag in known.items():
+        value = "" if flag.takes == "switch" else VALUES.get(flag.name, "spec.txt" if "spec" in flag.name else "1")
+        status = call(f"{verb} {smallest} {name} {value}")
+        out, err = capsys.readouterr()
+        assert "No such option" not in err
+        if flag.action == "refused":
+            assert (status, err) == (2, f"error: {flag.names[-1]}: {flag.note}\n")
+        elif verb == "calibration_tensorfile":
+            assert (status, out.count("\n"), err) == (0, 1, "")
+        else:
+            assert status == 0, err
+            assert (f"{flag.names[-1]} is ignored: {flag.note}" in err) == (flag.action == "ignored")
+            assert not flag.to or flag.to in lines.pop()
+
+
+@pytest.mark.parametrize(
+    ("typed", "becomes"),
+    [
+        ("train -e spec.txt -r out -k KEY --gpus 2 --use_amp", "train -e spec.txt -r out --gpus 2"),
+        ("train -e spec.txt -r out --gpus 2 -np -1 --init_epoch 3", "train -e spec.txt -r out --init-epoch 3 --gpus 2"),
+        ("train -e spec.txt -r out -np 3", "train -e spec.txt -r out --gpus 3"),
+        ("train --experiment_spec spec.txt --results out", "train -e spec.txt -r out"),  # argparse's short forms
+        ("evaluate -e spec.txt -i images -b 64 -r out", "evaluate -e spec.txt -r out --dataset images -b 64"),
+        ("evaluate -e spec.txt -m model.etlt", "evaluate -e spec.txt -m model.onnx"),
+        ("prune -m model.onnx -o a/p.hdf5 -el x y", "prune -m model.onnx -o a/p.safetensors -el x -el y"),
+        ("prune -m model.onnx -o p -eq union", "prune -m model.onnx -o p.safetensors -eq union"),
+        ("inference -m model.onnx -i a.png -cm c.json", "infer -m model.onnx -cm c.json -i a.png"),
+        ("inference -m model.onnx -d images", "infer -m model.onnx -i images -r images"),
+        ("inference -m model.onnx -d images -r out", "infer -m model.onnx -i images -r out"),
+        ("export -m model.onnx", "export -m model.onnx -o model.onnx --builder none"),
+        ("export -m model.onnx -o final", "export -m model.onnx -o final.onnx --builder none"),
+        (
+            "export -m model.onnx -o a/x.etlt --engine_file y.trt --data_type fp16 --gen_ds_config",
+            "export -m model.onnx --data_type fp16 --engine y.engine -o a/x.onnx --deepstream a/deepstream",
+        ),
+        (
+            "export -m model.onnx -o q.onnx --data_type int8 --cal_image_dir images --batches 10",
+            "export -m model.onnx --data_type int8 -o q.onnx --calibration-images images --calibration-batches 10 "
+            "--builder none",
+        ),
+        (
+            "gen_trt_engine -m model.onnx -e spec.txt --data_type int8 --batches 10 --batch_size 24 --max_batch_size 8",
+            "export -m model.onnx -e spec.txt --data_type int8 --max-batch 8 -o model_int8.onnx --engine model.engine "
+            "--calibration-batches 15",
+        ),
+        (
+            "gen_trt_engine -m model.onnx --data_type fp32 --batches 10 --batch_size 4 --engine_file x.trt",
+            "export -m model.onnx --data_type fp32 --engine x.engine -o model.onnx",
+        ),
+    ],
+)  # fmt: skip
+def test_a_command_of_taos_becomes_one_of_trt_cls(typed: str, becomes: str, lines: list[list[str]]) -> None:
+    Path("images").mkdir()
+    assert call(typed) == 0
+    assert lines == [becomes.split()]
+
+
+def test_gpu_index_chooses_the_gpus_and_a_clash_of_calibration_is_a_line(
+    lines: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train -e spec.txt -r out --gpu_index 0 2 -k KEY") == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,2"
+    assert call("export -m model.onnx --batches 10 --data_type fp16") == 0
+    error = capsys.readouterr().err
+    assert "--key is ignored: models are not encrypted" in error
+    assert "$ trt-cls train -e spec.txt -r out" in error
+    assert "--batches is ignored: only int8 is calibrated" in error
+
+
+def test_a_spec_that_names_a_missing_file_of_taos_takes_ours_beside_it(lines: list[list[str]]) -> None:
+    text = (
+        'train_config {{ pretrained_model_path: "{0}" train_dataset_path: "." val_dataset_path: "." '
+        'optimizer {{ sgd {{ }} }} reg_config {{ type: "None" }} lr_config {{ cosine {{ learning_rate: 0.1 }} }} }}'
+        'eval_config {{ eval_dataset_path: "." model_path: "{0}" }} model_config {{ }}'
+    )
+    Path("spec.txt").write_text(text.format("w/resnet_080.hdf5"))
+    assert call("evaluate -e spec.txt") == 2  # neither is there
+    Path("w").mkdir()
+    Path("w/resnet_080.safetensors").write_bytes(b"x")
+    ours = "w/resnet_080.safetensors"
+    assert call("train -e spec.txt -r out") == call("evaluate -e spec.txt") == 0
+    assert [line[-2:] for line in lines] == [
+        ["--set", f"train_config.pretrained_model_path={ours}"],
+        ["--set", f"eval_config.model_path={ours}"],
+    ]
+    Path("w/resnet_080.hdf5").write_bytes(b"x")  # TAO's own is there
+    assert call("evaluate -e spec.txt") == 0
+    assert "--set" not in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("exprot", 'no command "exprot"; did you mean "export"?'),
+        ("train -e spec.txt", "required: -r/--results_dir"),
+        ("train -e spec.txt -r out --gpu 2", "ambiguous option: --gpu could match --gpus, --gpu_index"),
+        ("train -e spec.txt -r out --resume", '"--resume" is unknown; classification_tf1 train --help lists'),
+        ("prune -m model.onnx -o x --excluded_layer a --pruning_treshold 1", 'did you mean "--pruning_threshold"?'),
+        ("inference -m model.onnx", "name one with -i, or a folder with -d"),
+        ("inference -m w.hdf5 -i a.png", "w.hdf5: no such file, nor w.safetensors; expected one of the two"),
+        ("inference -m modle.etlt -i a.png", 'did you mean "model.onnx"?'),
+        ("export -m model.onnx --is_byom", 'train arch: "timm/NAME"'),
+        ("export -m model.onnx --batches few", "invalid int value: 'few'"),
+        ("export -m model.onnx --data_type int4", "'int4' is not one of 'fp32', 'fp16', 'int8'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    typed: str, message: str, lines: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(typed) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_help_lists_commands_and_flags_with_what_becomes_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("") == call("--help") == 0
+    shown = capsys.readouterr().out
+    assert [name for name in VERBS if f"\n  {name} " not in shown] == []
+    for verb in VERBS:
+        assert call(f"{verb} --help") == 0
+        assert "models are not encrypted" in capsys.readouterr().out
+
+
+def test_the_documentation_has_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--markdown") == 0
+    assert capsys.readouterr().out == markdown()
+    assert DOC.read_text(encoding="utf-8").endswith(markdown())
+
+
+NOTEBOOK = """
+train -e spec.cfg -r out -k $KEY --gpus 1 --use_amp
+evaluate -e spec.cfg -k $KEY
+prune -m out/weights/resnet_002.hdf5 -o pruned/resnet.hdf5 -eq union -pth 0.6 -k $KEY --results_dir logs
+train -e retrain.cfg -r out_retrain -k $KEY
+evaluate -e retrain.cfg -m out_retrain/weights/resnet_002.hdf5 -k $KEY
+inference -e retrain.cfg -m out_retrain/weights/resnet_002.hdf5 -k $KEY -b 4 -d images/red -cm out_retrain/classmap.json
+inference -e retrain.cfg -m out_retrain/weights/resnet_002.hdf5 -k $KEY -i images/red/0.png -cm out_retrain/classmap.json
+calibration_tensorfile -e retrain.cfg -m 10 -o export/calibration.tensor
+export -m out_retrain/weights/resnet_002.hdf5 -o export/final_model -k $KEY --classmap_json out_retrain/classmap.json --gen_ds_config
+export -m out_retrain/weights/resnet_002.hdf5 -o export/int8.etlt -k $KEY --data_type int8 --cal_image_dir images --batches 2 --cal_cache_file export/int8.bin -v
+gen_trt_engine -m export/final_model.onnx -e retrain.cfg -r export -k $KEY --batch_size 4 --max_batch_size 4 --batches 3 --data_type int8 --cal_data_file export/calibration.tensor --cal_cache_file export/int8.bin --cal_image_dir images --engine_file export/final_model.trt
+gen_trt_engine -m export/final_model.onnx -e retrain.cfg -r export -k $KEY --data_type fp16 --engine_file export/half.trt
+evaluate -m export/final_model.onnx -e retrain.cfg -i images -r evaluation -b 4 -c out_retrain/classmap.json
+inference -m export/final_model.onnx -e retrain.cfg -i images/blue -r labels -b 4
+"""  # noqa: E501
+"""The cells of NVIDIA's classification notebook, the launcher taken off, with a smaller network's names."""
+
+SPEC = """
+model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,16,16" use_batch_norm: True }}
+train_config {{
+  train_dataset_path: "images" val_dataset_path: "images" pretrained_model_path: "{pretrained}"
+  preprocess_mode: "torch" batch_size_per_gpu: 4 n_epochs: 2 n_workers: 1 enable_random_crop: False
+  optimizer {{ sgd {{ lr: 0.01 momentum: 0.9 }} }}
+  reg_config {{ type: "L2" scope: "Conv2D,Dense" weight_decay: 0.0001 }}
+  lr_config {{ step {{ learning_rate: 0.01 step_size: 50 gamma: 0.5 }} }}
+}}
+eval_config {{ eval_dataset_path: "images" model_path: "{model}" top_k: 1 batch_size: 4 n_workers: 1 }}
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_cell_by_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("torch", "onnxruntime", "tensorrt_rtx"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("images"), per_class=4)
+    Path("spec.cfg").write_text(SPEC.format(pretrained="", model="out/weights/resnet_002.hdf5"))
+    Path("retrain.cfg").write_text(SPEC.format(pretrained="pruned/resnet.hdf5", model="out_retrain/resnet_002.hdf5"))
+    for cell in NOTEBOOK.strip().splitlines():
+        assert call(cell.replace("$KEY", "nvidia_tlt")) == 0, (cell, capsys.readouterr().err)
+    assert len(Path("images/red/result.csv").read_text().splitlines()) == 4  # TAO's place
+    assert len(Path("labels/result.csv").read_text().splitlines()) == 4
+    pruned, whole = Path("pruned/resnet.safetensors"), Path("out/weights/resnet_002.safetensors")
+    assert pruned.stat().st_size < whole.stat().st_size
+    assert Path("out_retrain/weights/resnet_002.safetensors").stat().st_size == pytest.approx(
+        pruned.stat().st_size, 0.1
+    )
+    found = {name: read_contract(Path("export", name)).precision for name in (
+        "final_model.onnx", "int8.onnx", "final_model_int8.onnx", "final_model.engine", "half.engine",
+    )}  # fmt: skip
+    assert list(found.values()) == ["fp32", "int8", "int8", "int8", "fp16"]
+    assert json.loads(Path("evaluation/results.json").read_text())["num_images"] == 4 * len(COLORS)
+    assert "network-type=1" in Path("export/deepstream/nvinfer_config.txt").read_text()
