@@ -92,8 +92,7 @@ def export(
         found = _copy_onnx(model, output)
         no_parity = f"{model} records none: export it again from its .safetensors checkpoint"
     else:
-        plain = _network(model, contract)
-        found = _write_onnx(plain, convert(plain), output, check)
+        found = _write_onnx(plain := _network(model, contract), convert(plain), output, check)
         no_parity = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
     say(_copied(model, output, found) if copied else _written(output, precision, found))
     result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
