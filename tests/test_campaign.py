@@ -27,10 +27,10 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
+
 from fuzz import hostile
 from fuzz.hostile import Case, ModelFiles
-from tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
-
+from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, sidecar_path, write_sidecar
 from trt_cls.cli import main
 from trt_cls.text import FOREIGN

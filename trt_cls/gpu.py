@@ -66,6 +66,16 @@ def driver_library() -> ctypes.CDLL:
     return ctypes.CDLL("libcuda.so.1")
 
 
+def require_gpu(otherwise: str) -> None:
+    """Refuses to go on without a GPU, whatever else is missing too; `otherwise` says what can be done.
+
+    Raises:
+        DeviceError: there is no GPU or no driver.
+    """
+    if visible_gpu() is None:
+        raise DeviceError(f"no NVIDIA GPU can be used here; expected one with its driver; {otherwise}")
+
+
 def cuda_driver(purpose: str, otherwise: str) -> ModuleType:
     """Pycuda's driver interface, ready to use.
 
@@ -74,6 +84,7 @@ def cuda_driver(purpose: str, otherwise: str) -> ModuleType:
         DeviceError: there is no GPU or no driver; `otherwise` says what can be done without.
     """
     if find_spec("pycuda") is None:
+        require_gpu(otherwise)
         raise MissingDependency("pycuda", purpose, "gpu")
     try:
         driver = import_module("pycuda.driver")

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_models import COLORS, write_images, write_onnx
 
+from support.tiny_models import COLORS, write_images, write_onnx
 from trt_cls import cli
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.cli import classification_tf1, program

@@ -102,7 +102,10 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(checkpoint: 
 
 
 def test_that_nothing_was_removed_is_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "-m", checkpoint, "--dry-run", "-pth", "0")[-1].startswith("nothing was removed")
+    said = run(capsys, "-m", checkpoint, "--dry-run", "-pth", "0")[-1]
+    assert said.startswith(
+        "nothing was removed: too few filters have a norm of at most 0; name a size instead, as --ta"
+    )
 
 
 def test_without_onnx_runtime_the_latency_is_left_out(

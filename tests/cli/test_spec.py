@@ -11,6 +11,7 @@ from support.shared_data import TAO_SPEC
 from support.spec_texts import spec_text
 from trt_cls.cli import main
 from trt_cls.spec import loads
+from trt_cls.spec.differences import DIFFERENCES, differences
 from trt_cls.spec.reference import reference
 
 FIVE_MISTAKES = """\
@@ -77,6 +78,32 @@ def test_a_spec_of_a_fresh_checkout_runs_or_says_how(
         assert ("; make demo writes it" in line) == (name == "digits_resnet10")
         assert line.endswith("; spec check --no-paths leaves it out")
     assert main(["spec", "check", "--no-paths", spec]) == 0
+
+
+def test_check_names_encrypted_files_and_the_differences_from_tao(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "check", "--no-paths", str(TAO_SPEC)]) == 0
+    said = capsys.readouterr().out
+    assert 'encrypted: eval_config.model_path: "/workspace/results/weights/resnet_080.tlt": TAO encrypted it' in said
+    assert "take the .hdf5" in said
+    assert "  resnet with use_pooling: averages the map; TAO's code its upper left 4×4\n" in said
+    assert "lr_config.step" not in said, "it has another schedule"
+    assert "  running variance of batch normalization: comes from the unbiased variance" in said
+
+
+def test_each_difference_that_check_lists_is_documented() -> None:
+    rows = (Path(__file__).parents[2] / "docs/differences-from-tao.md").read_text().splitlines()
+    documented = {line.split(" | ")[0].removeprefix("| ") for line in rows if line.startswith("| ")}
+    assert {row for row, _, _ in DIFFERENCES} <= documented
+
+
+def test_only_what_a_spec_leaves_out_counts_as_omitted() -> None:
+    text = spec_text(optimizer="optimizer { sgd { momentum: 0.9 } }", train="label_smoothing: 0.1 mixup_alpha: 0")
+    found = differences(loads(text), text)
+    assert found == ["label_smoothing: smooths the targets; TAO's code ignores it"]
+    text = spec_text()
+    assert "omitted optimizer fields: take the documented defaults; TAO's code takes 0" in differences(
+        loads(text), text
+    )
 
 
 def test_check_needs_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

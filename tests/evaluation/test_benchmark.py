@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -62,6 +64,30 @@ def test_the_share_is_taken_round_by_round() -> None:
         {"a": 10.0, "b": 200.0, "c": 1.0, "all": 10.0},
     ]
     assert share_of_slowest(parts, rounds) == 0.95
+
+
+@pytest.mark.parametrize(("costs", "runs"), [([0.5, 0.5], [1, 1]), ([0.04, 0.04], [8, 8]), ([0.5, 0.04], [1, 9])])
+def test_each_figure_stays_within_its_seconds_whatever_a_batch_costs(
+    costs: list[float], runs: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock, ran, said = [0.0], [0] * len(costs), []
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+
+    def work(index: int, batches: Any) -> int:
+        clock[0] += costs[index] * len(batches)
+        ran[index] += len(batches)
+        return 4 * len(batches)
+
+    names = ("decode+preprocess", "all")
+    stages_ = [Stage(name, partial(work, index), range(8), range(1), limits=True) for index, name in enumerate(names)]
+    monkeypatch.setattr(module, "host_stages", lambda *_: nullcontext(stages_))
+    with closing(open_engine(write_onnx(tmp_path / "model.onnx"), "cpu", 1)) as engine:
+        found = benchmark(engine, samples_in(tmp_path), batch_size=4, workers=0, seconds=0.2, progress=said.append)
+    for cost, stage, count in zip(costs, found.stages, ran, strict=True):
+        assert stage.images_per_second == pytest.approx(4 / cost)
+        assert cost * count <= max(cost, 2 * 0.2 + 2 * cost), "warm-up, throughput and latency"
+    assert [min(count, most) for count, most in zip(ran, runs, strict=True)] == runs
+    assert "all, first batch" in said
 
 
 def test_nothing_that_can_be_decoded_is_an_error(tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 
 from trt_cls.evaluation.metrics import (
+    balanced_accuracy,
     calibration_error,
+    class_counts,
     class_scores,
     confusion_matrix,
     cross_entropy,
+    macro_f1,
     measure,
+    one_answer,
     top_k_accuracy,
     top_k_indices,
 )
@@ -97,6 +101,27 @@ def test_calibration_error_is_that_of_its_definition(answers: Any) -> None:
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     assert calibration_error(probabilities, labels) == pytest.approx(expected, abs=ATOL)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes:UserWarning", "ignore:A single label:UserWarning")
+def test_means_over_classes_are_as_in_scikit_learn(answers: Any) -> None:
+    from sklearn import metrics as sklearn
+
+    probabilities, labels = answers
+    guesses = probabilities.argmax(axis=1)
+    counts = class_counts(guesses, labels, CLASSES)
+    np.testing.assert_array_equal(counts, measure(probabilities, labels, 1).counts)
+    assert balanced_accuracy(counts) == pytest.approx(sklearn.balanced_accuracy_score(labels, guesses))
+    assert macro_f1(counts) == pytest.approx(sklearn.f1_score(labels, guesses, average="macro"))
+
+
+def test_a_network_that_gives_one_class_for_everything_is_named() -> None:
+    labels = np.array([0] * 10 + [1] * 20 + [2] * 10)
+    found = one_answer(class_counts(np.full(40, 2), labels, 3), ("bird", "cat", "object"))
+    assert found == "all 40 answers are object; the majority class alone would score 50 %"
+    assert not one_answer(class_counts(labels, labels, 3), ("bird", "cat", "object"))
+    only = np.full(40, 2)
+    assert not one_answer(class_counts(only, only, 3), ("bird", "cat", "object")), "the images are of one class"
 
 
 def test_calibration_error_by_hand() -> None:

@@ -91,7 +91,7 @@ def test_every_name_that_is_used_exists_in_the_bindings(rtx: BuilderChoice) -> N
     assert hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
-def test_a_plan_is_for_the_gpus_that_nvidia_calls_portable(rtx: Choice) -> None:
+def test_a_plan_is_for_the_gpus_that_nvidia_calls_portable(rtx: BuilderChoice) -> None:
     """By default for 8.0, 8.6, 8.9 and 12.0; Turing (7.5) and GB10 (12.1) take a plan of their own, say its guide to
     engines built without a GPU and its support matrix. It has no Hopper and no Jetson."""
     known = {name for name in rtx.module.ComputeCapability.__members__ if name.startswith("SM")}

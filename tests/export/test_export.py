@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,13 @@ def test_an_exported_file_in_its_own_precision_is_kept_to_the_byte(
     exported: Path, tmp_path: Path, in_place: bool
 ) -> None:
     before = exported.read_bytes()
-    output = exported if in_place else tmp_path / "copy.onnx"
-    result = export(exported, output, builder="none")
+    output, said = exported if in_place else tmp_path / "copy.onnx", []
+    result = export(exported, output, builder="none", say=said.append)
     assert output.read_bytes() == before
+    assert said[0].startswith(f"{output}: unchanged" if in_place else f"copied {exported} to {output}, unchanged")
+    day = datetime.fromtimestamp(exported.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    assert f"not checked again\n  checked when it was written, {day}: top-1 agreement 100.00%" in said[0]
+    assert output.stat().st_mtime == exported.stat().st_mtime
     assert result.parity == read_onnx(exported).parity
 
 

@@ -182,6 +182,19 @@ def test_answers_of_one_class_are_named_for_what_they_prove(images: ImageSet) ->
     assert checked(by_image, by_image, images, "fp32").remarks == ()
 
 
+def test_a_network_of_one_answer_is_named_where_the_images_have_labels(
+    contract: Contract, pictures: Path, tmp_path: Path
+) -> None:
+    picture = next(pictures.rglob("*.png")).read_bytes()
+    for number in range(8):
+        path = tmp_path / "ab"[number > 1] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture)
+    images = images_for(contract.preprocessing, tmp_path, classes=("a", "b"))
+    (remark,) = checked(constant(EXACT), constant(EXACT), images, "fp32").remarks
+    assert remark.startswith("all 8 answers are a; the majority class alone would score 75 %: the check proves nothing")
+
+
 def test_the_images_that_are_held_against_float64_are_those_that_differ_most(images: ImageSet) -> None:
     """One image of 64 is wrong, and the network's rounding is large on another."""
     first = np.concatenate(list(images.batches()))[:, 0, 0, 0]

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from PIL import Image
+
 from artefacts.test_gate import (
     NOT_JSON,
     WRONG,
@@ -24,9 +26,7 @@ from artefacts.test_gate import (
     weights_elsewhere,
     without_outputs,
 )
-from PIL import Image
 from preprocessing.test_gate import encoded, fifo, kernel_log, nothing, process, sparse, zeros
-
 from trt_cls.contract import METADATA_KEY
 
 Draw = random.Random

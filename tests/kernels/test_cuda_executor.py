@@ -18,6 +18,11 @@ GRAY = Preprocessing(1, 24, 50, "none", "bilinear", "gray", 1.0, (117.3786,), (1
 
 def test_without_pycuda_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    with monkeypatch.context() as without:
+        without.setattr(gpu, "visible_gpu", lambda: None)
+        with pytest.raises(DeviceError, match="no NVIDIA GPU can be used here"):
+            cuda.CudaPreprocessing(COLOR)
+    monkeypatch.setattr(gpu, "visible_gpu", lambda: gpu.Gpu("NVIDIA Test", "8.9"))
     with pytest.raises(MissingDependency, match=r"pycuda.*trt-cls\[gpu\]"):
         cuda.CudaPreprocessing(COLOR)
 

@@ -142,7 +142,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, experiment: Make, quiet: A
 
 RESUMED = {
     "accumulate": Extensions(accumulate_steps=2, clip_grad_norm=0.5),
-    "mean": Extensions(ema_decay=0.9),
+    "mean": Extensions(ema_decay=0.9, best_metric="macro_f1"),
     "transforms": Extensions(rand_augment=RandAugment(), random_erasing=0.5, cutmix_alpha=1.0),
     "average": Extensions(average_checkpoints=2),
 }
@@ -182,7 +182,7 @@ def test_the_schedule_counts_steps_of_the_optimizer(experiment: Make, quiet: Any
 
 
 def row(epoch: int, val_acc: float) -> EpochRow:
-    return EpochRow(epoch, 0.0, 0.0, 0.0, val_acc, -float(epoch))
+    return EpochRow(epoch, 0.0, 0.0, 0.0, val_acc, -float(epoch), val_macro_f1=-val_acc)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,15 @@ def row(epoch: int, val_acc: float) -> EpochRow:
     [([], 0), ([0.1], 0), ([0.1, 0.2], 0), ([0.2, 0.2], 1), ([0.3, 0.1, 0.2], 2), ([0.1, 0.3, 0.3, 0.4], 0)],
 )
 def test_only_a_higher_accuracy_is_a_gain(accuracies: list[float], epochs: int) -> None:
-    assert epochs_without_gain([row(number + 1, value) for number, value in enumerate(accuracies)]) == epochs
+    rows = [row(number + 1, value) for number, value in enumerate(accuracies)]
+    assert epochs_without_gain(rows, "top_1") == epochs
+
+
+@pytest.mark.parametrize(("metric", "best", "waited"), [("top_1", 2, 1), ("loss", 3, 0), ("macro_f1", 1, 2)])
+def test_best_metric_chooses_the_best_epoch_and_the_patience(metric: str, best: int, waited: int) -> None:
+    rows = [row(1, 0.1), row(2, 0.4), row(3, 0.3)]
+    assert max(rows, key=lambda row: row.rank(metric)).epoch == best
+    assert epochs_without_gain(rows, metric) == waited
 
 
 def test_training_stops_early_and_says_so(experiment: Make, quiet: Any, tmp_path: Path) -> None:
@@ -203,7 +211,7 @@ def test_training_stops_early_and_says_so(experiment: Make, quiet: Any, tmp_path
     assert result.stopped_early
     assert [row.epoch for row in result.rows] == [1, 2, 3]
     assert result.last.name == "resnet_003.safetensors"
-    said = "stopped early, after epoch 3 of 9, 2 without a higher val_acc"
+    said = "stopped early, after epoch 3 of 9, 2 without a better val_acc"
     assert said in reporter.lines[-1]
     end = json.loads((tmp_path / "status.json").read_text().splitlines()[-1])
     assert end["status"] == "SUCCESS"
@@ -227,7 +235,7 @@ def test_the_average_is_the_mean_of_the_last_checkpoints_with_renewed_statistics
         elif tensor.is_floating_point():
             torch.testing.assert_close(tensor, (last[name] + earlier[name]) / 2, rtol=1e-6, atol=1e-7)
     assert statistics > 0
-    assert (result.averaged.first_epoch, result.averaged.last_epoch) == (2, 3)
+    assert (result.averaged.first_epoch, result.averaged.row.epoch) == (2, 3)
     assert load_checkpoint(result.averaged.path).contract.classes == ("blue", "green", "red")
     assert "mean of epochs 2 to 3" in (tmp_path / "status.json").read_text()
 

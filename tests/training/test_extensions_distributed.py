@@ -81,7 +81,7 @@ def test_processes_validate_the_network_that_is_saved(extensions: Extensions, ex
     for name, entry in zip(names, told[1:-1], strict=True):
         checkpoint = load_checkpoint(weights / f"{name}.safetensors")
         batches = stream(val.samples, checkpoint.contract.preprocessing, batch_size=4, workers=0)
-        accuracy, loss = validate(checkpoint.module, batches, CPU, BrokenImages(val), ALONE)
-        loss += penalty(request.train_config.reg_config, checkpoint.module).value().item()
+        found = validate(checkpoint.module, batches, CPU, BrokenImages(val), ALONE)
+        loss = found.loss + penalty(request.train_config.reg_config, checkpoint.module).value().item()
         # each process's own statistics differ by far more than sums in another order
-        assert entry["kpi"] == {"validation_accuracy": accuracy, "validation_loss": pytest.approx(loss, rel=1e-5)}
+        assert entry["kpi"] == {"validation_accuracy": found.accuracy, "validation_loss": pytest.approx(loss, rel=1e-5)}

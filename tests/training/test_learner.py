@@ -38,7 +38,9 @@ def test_step_follows_the_gradient_of_the_loss_it_reports(type_: str, experiment
     penalty = sum((w.abs() if type_ == "L1" else w * w).sum() for w in kernels) * 0.01
     loss = -(targets * functional.log_softmax(logits, dim=1)).sum(dim=1).mean() + penalty
     loss.backward()
-    assert learner.metrics().loss == pytest.approx(loss.detach().item(), rel=1e-5)
+    found = learner.metrics()
+    assert found.loss == pytest.approx((loss - penalty).item(), rel=1e-5)
+    assert found.penalty == pytest.approx(penalty.item(), rel=1e-5)
     assert learner.metrics().accuracy == (logits.argmax(1) == targets.argmax(1)).double().mean().item()
     for (name, parameter), other in zip(model.named_parameters(), expected.parameters(), strict=True):
         assert other.grad is not None

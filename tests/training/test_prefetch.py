@@ -143,6 +143,7 @@ def test_one_line_says_why_a_gpu_does_not_augment(
     extensions: Extensions, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "visible_gpu", lambda: gpu.Gpu("NVIDIA Test", "8.9"))
     with caplog.at_level(logging.WARNING):
         assert open_augmentation(ON_GPU, COLOR, extensions) is None
     (message,) = caplog.messages

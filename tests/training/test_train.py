@@ -69,7 +69,8 @@ def test_folder_holds_the_promised_files_and_nothing_else(done: TrainingResult) 
 
 def test_curve_has_a_row_per_epoch_and_the_rate_of_its_last_step(done: TrainingResult) -> None:
     written = rows(done.results.root)
-    assert list(written[0]) == ["epoch", "acc", "loss", "lr", "val_acc", "val_loss"]
+    columns = ["epoch", "acc", "loss", "lr", "val_acc", "val_loss"]
+    assert list(written[0]) == [*columns, "penalty", "val_penalty", "val_balanced_accuracy", "val_macro_f1"]
     assert [row["epoch"] for row in written] == [1, 2, 3]
     # cosine after a warm-up of a fifth of nine steps; the last step begins at 8/9
     share = (8 / 9 - 0.2) / 0.8
@@ -77,7 +78,9 @@ def test_curve_has_a_row_per_epoch_and_the_rate_of_its_last_step(done: TrainingR
     assert written[2]["lr"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_checkpoint_gives_the_accuracy_and_loss_of_its_row(done: TrainingResult, images: Path) -> None:
+def test_checkpoint_gives_the_figures_of_its_row(done: TrainingResult, images: Path) -> None:
+    from sklearn import metrics as sklearn
+
     checkpoint = load_checkpoint(done.last)
     folder = image_folder(images / "val")
     assert checkpoint.contract.classes == folder.classes
@@ -89,7 +92,13 @@ def test_checkpoint_gives_the_accuracy_and_loss_of_its_row(done: TrainingResult,
     penalty = 1e-4 * sum((kernel.double() ** 2).sum().item() for kernel in kernels)
     row = rows(done.results.root)[-1]
     assert row["val_acc"] == (logits.argmax(1) == labels).double().mean().item()
-    assert row["val_loss"] == pytest.approx(functional.cross_entropy(logits, labels).item() + penalty, rel=1e-5)
+    assert row["val_loss"] == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert row["val_penalty"] == pytest.approx(penalty, rel=1e-5)
+    answers = logits.argmax(1)
+    assert row["val_balanced_accuracy"] == pytest.approx(sklearn.balanced_accuracy_score(labels, answers))
+    assert row["val_macro_f1"] == pytest.approx(sklearn.f1_score(labels, answers, average="macro"))
+    recalls = sklearn.recall_score(labels, answers, average=None)
+    assert done.rows[-1].recalls == pytest.approx(recalls.tolist())
 
 
 def test_best_is_the_checkpoint_of_the_best_validation_accuracy(done: TrainingResult) -> None:
@@ -105,7 +114,10 @@ def test_status_has_a_json_object_a_line_with_taos_keys(done: TrainingResult) ->
     assert [line["status"] for line in lines] == ["STARTED", "RUNNING", "RUNNING", "RUNNING", "SUCCESS"]
     assert all({"date", "time", "verbosity", "message"} <= line.keys() for line in lines)
     assert {"epoch", "max_epoch", "time_per_epoch", "eta", "graphical", "kpi"} <= lines[1].keys()
-    assert lines[2]["graphical"]["validation_accuracy"] == rows(done.results.root)[1]["val_acc"]
+    second = rows(done.results.root)[1]
+    assert lines[2]["graphical"]["validation_accuracy"] == second["val_acc"]
+    assert lines[2]["graphical"]["loss"] == second["loss"] + second["penalty"], "TAO's sum"
+    assert lines[2]["kpi"]["validation_loss"] == second["val_loss"] + second["val_penalty"]
 
 
 def test_events_hold_curves_images_and_histograms(done: TrainingResult) -> None:

@@ -8,6 +8,7 @@ from trt_cls.artefacts import checkpoint, onnx_file
 from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError, did_you_mean
+from trt_cls.spec.differences import encrypted
 
 PLANS = (".engine", ".plan")
 SUFFIXES = (".onnx", ".safetensors", *PLANS)
@@ -39,6 +40,7 @@ def check_model_file(path: Path) -> None:
         remedy = "name a file written by trt-cls train or export"
         if path.suffix in (".hdf5", ".h5"):
             remedy = f"make one of a TAO model: trt-cls import-tao {path} -o {path.with_suffix('.safetensors')}"
+        remedy = encrypted(path.name) or remedy
         raise ArtefactError(f'{path}: its suffix is "{path.suffix}"; expected one of {", ".join(SUFFIXES)}; {remedy}')
     if not path.exists():
         siblings = [entry.name for entry in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -33,7 +34,11 @@ BATCH_SIZE = 32
 @click.option("--images", type=PATH, help="Folder of images. Left out: pictures made for it.")
 @click.option("--workers", type=click.IntRange(min=0), help="Threads that load images.  [default: one for each core]")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="About how long each figure takes."
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Most that a figure takes; a batch that takes longer is run once.",
 )
 @batch_option
 @provider_option
@@ -63,7 +68,7 @@ def command(
 
     if results:
         results_folder(results)
-    with TemporaryDirectory() as folder, closing(open_engine(model, provider)) as engine:
+    with TemporaryDirectory() as folder, closing(open_engine(model, provider)) as engine, _shown() as progress:
         paths = list_images(images) if images else write_pictures(Path(folder))
         measured = benchmark(
             engine,
@@ -73,6 +78,7 @@ def command(
             wanted=wanted,
             executor=executor,
             seconds=seconds,
+            progress=progress,
         )
     source = f"{len(paths)} images of {images}" if images else f"{len(paths)} generated JPEG pictures of 500×375"
     _print(measured, model, source)
@@ -80,6 +86,19 @@ def command(
         text = json.dumps({"model": str(model), "images": source, **measured.to_dict()}, indent=2)
         write_text(results / "benchmark.json", text + "\n")
         echo(f"written: {results / 'benchmark.json'}")
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows on a terminal what is measured."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda doing: None
+        return
+    with console.status("benchmark") as status:
+        yield lambda doing: status.update(f"benchmark: {doing}")
 
 
 def _print(measured: Benchmark, model: Path, source: str) -> None:
@@ -101,7 +120,7 @@ def _print(measured: Benchmark, model: Path, source: str) -> None:
         f"engine: {measured.backend}, {measured.precision}; images prepared by {measured.executor}; "
         f"batch {measured.batch_size}, {measured.workers} threads"
     )
-    echo("images/s: batch after batch, median of 5 rounds; p50, p99: one batch of that size by itself")
+    echo(f"images/s: batch after batch, median of {measured.rounds} rounds; p50, p99: one batch of that size by itself")
     if measured.limit:
         shared = " (images and network share the cores)" if measured.backend.endswith("-cpu") else ""
         share = f"{measured.share_of_limit:.0%}"

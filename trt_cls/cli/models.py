@@ -20,7 +20,10 @@ SIDE = 224
 def command() -> None:
     """List the architectures: depths, sizes, freeze ids, and the options that change each one's network."""
     require("torch", "Measuring the architectures", "train")
-    echo(f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; GFLOPs: 10⁹ multiply-adds per image\n")
+    echo(
+        f"Measured with use_batch_norm, {CLASSES:,} classes, 3×{SIDE}×{SIDE}; parameters with the statistics of batch "
+        "normalization; GFLOPs: 10⁹ multiply-adds per image\n"
+    )
     click.secho(HEADER, bold=True)
     for architecture in ARCHITECTURES.values():
         last_columns = f"  {_blocks_and_options(architecture)}"
@@ -40,7 +43,7 @@ def _blocks_and_options(architecture: Architecture) -> str:
 
 
 def _sizes(architecture: Architecture, depth: int | None) -> str:
-    """Parameters, without the statistics of batch normalization, and multiply-adds of one image."""
+    """Parameters, and multiply-adds of one image."""
     import torch
 
     from trt_cls.models import build
@@ -50,4 +53,4 @@ def _sizes(architecture: Architecture, depth: int | None) -> str:
     config = ModelConfig(arch=architecture.name, n_layers=depth or 18, input_image_size=size, use_batch_norm=True)
     with torch.device("meta"):
         network = build(config, CLASSES)
-    return f"{count_parameters(network).trainable:11,}  {multiply_adds(network, config.input_shape) / 1e9:6.2f}"
+    return f"{count_parameters(network).total:11,}  {multiply_adds(network, config.input_shape) / 1e9:6.2f}"

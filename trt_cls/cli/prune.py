@@ -141,7 +141,16 @@ def _print(pruned: Pruned) -> None:
         slow, fast = (seconds * 1e3 for seconds in pruned.latency)
         echo(f"latency        {slow:.2f} ms → {fast:.2f} ms ({slow / fast:.2f}×; ONNX Runtime, CPU, one image)")
     if weights.ratio == 1:
-        echo("nothing was removed: no filter is below the threshold, or no layer may lose filters")
+        echo(_nothing_removed(pruned))
+
+
+def _nothing_removed(pruned: Pruned) -> str:
+    if pruned.unprunable.keys() >= pruned.filters.keys():
+        return "nothing was removed: no layer may lose filters, for the reasons above"
+    return (
+        f"nothing was removed: too few filters have a norm of at most {pruned.threshold:g}; name a size instead, as "
+        "--target-flops 0.7 for 70 % of the multiply-adds, or lower -pg and -nf"
+    )
 
 
 def _write(results: Path, pruned: Pruned) -> None:

@@ -28,17 +28,24 @@ def _spec_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--no-paths", is_flag=True, help="Do not check that the folders and files exist.")
 @common_options
 def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
-    """Validate SPEC; print each problem with its line."""
+    """Validate SPEC: print each problem with its line, encrypted files, and where TAO's results differ."""
+    from trt_cls.spec.differences import differences, encrypted_files
     from trt_cls.spec.loader import experiment_from_text, read_text
 
+    text = read_text(spec)
     experiment = experiment_from_text(
-        read_text(spec),
+        text,
         str(spec),
         overrides=overrides,
         needs=("train_config",),
         files_of=() if no_paths else ("train_config", "eval_config"),
     )
     echo(f"{spec}: ok ({_summary(experiment)})")
+    for line in encrypted_files(experiment):
+        echo(f"encrypted: {line}")
+    met = differences(experiment, " ".join((text, *overrides)))
+    echo(f"differences from TAO: {len(met)}{', see docs/differences-from-tao.md' if met else ''}")
+    echo("".join(f"  {line}\n" for line in met), nl=False)
 
 
 @command.command("show")

@@ -83,7 +83,6 @@ def command(
 
 def _summary(result: TrainingResult) -> list[str]:
     best, files = result.best, result.results
-    offered = files.best
     lines = [f"broken image: {image.path}: {image.reason}" for image in result.skipped]
     done = f"done: {len(result.rows)} epochs, {len(result.skipped)} broken images"
     if result.steps_left_out:
@@ -93,14 +92,14 @@ def _summary(result: TrainingResult) -> list[str]:
     averaged = []
     if result.averaged:
         averaged = [f"averaged:   {result.averaged.path} ({result.averaged})"]
-        if result.averaged.val_acc > best.val_acc:
-            offered = result.averaged.path
+    export = ["trt-cls", "export", "-m", str(result.offered), "-o", str(files.root / "model.onnx")]
     return [
         *lines,
         done,
+        *([f"warning:    {best.one_answer}"] if best.one_answer else []),
         f"best model: {files.best} (epoch {best.epoch}: val_acc {best.val_acc:.4f}, val_loss {best.val_loss:.4f})",
         f"last model: {result.last}",
         *averaged,
         f"curves:     {files.curve}, tensorboard --logdir {files.events}",
-        f"next:       {shlex.join(['trt-cls', 'export', '-m', str(offered), '-o', str(files.root / 'model.onnx')])}",
+        f"next:       {shlex.join(export)}",
     ]

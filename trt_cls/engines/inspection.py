@@ -25,8 +25,8 @@ from trt_cls.gpu import visible_gpu
 from trt_cls.models.int8_ranges import SCALE
 
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
-NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked", SCALE)
-"""Statistics of batch normalization, and INT8's scales."""
+NO_PARAMETERS = (".num_batches_tracked", SCALE)
+"""Counts of batches, and INT8's scales."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Inspection:
     sha256: str
     contract: Contract
     parameters: int | None = None
+    """With the statistics of batch normalization, which an ONNX file has in the weights of convolutions."""
     multiply_adds: int | None = None
     """Of convolutions and matrix products, for one image."""
     weights: dict[str, int] | None = None
@@ -130,9 +131,9 @@ def plan_layers(path: Path, sidecar: Sidecar) -> tuple[PlanLayer, ...]:
         EngineError: the runtime can't load it here.
         MissingDependency: the runtime is not installed.
     """
-    trt = import_runtime(sidecar.builder)
     if visible_gpu() is None:
         raise DeviceError("a plan's layers can be read only on a GPU that runs it, and none is visible here")
+    trt = import_runtime(sidecar.builder)
     logger = make_logger(trt)
     engine = trt.Runtime(logger).deserialize_cuda_engine(read_plan(path, sidecar))
     if engine is None:

@@ -6,7 +6,7 @@ The stages themselves are in `stages.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,8 +25,6 @@ Wanted = Literal["all", "decode", "preprocess", "engine"]
 BATCHES = 8
 """Minimum number of batches of a pass over the images."""
 ROUNDS = 5
-MIN_BATCHES = 3
-"""Minimum number of batches for the percentiles."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,8 @@ class Benchmark:
     stages: tuple[Figures, ...]
     kernel: Bandwidth | None
     """Bandwidth of the preprocessing kernel; None: the CPU preprocesses."""
+    rounds: int
+    """Number of rounds behind the throughput."""
     share_of_limit: float | None
     """The speed of the pipeline as a share of its slowest stage's; None: not all stages were measured."""
 
@@ -85,8 +85,11 @@ def benchmark(
     wanted: Wanted = "all",
     executor: Executor = "auto",
     seconds: float = 2.0,
+    progress: Callable[[str], None] = lambda doing: None,
 ) -> Benchmark:
-    """Measures the stages that `wanted` names, each for about `seconds` of throughput and `seconds` of latency.
+    """Measures the stages that `wanted` names, each for `seconds` of throughput and `seconds` of latency at most.
+
+    A stage of which one batch takes longer is run once; `progress` is called with what is measured next.
 
     Raises:
         DataError: none of `samples` can be decoded.
@@ -107,19 +110,63 @@ def benchmark(
             if wanted in ("all", "preprocess"):
                 share = bandwidth(kernel, engine.contract.preprocessing, job.first_batches()[0])
         chosen = [stage for stage in stages if wanted in ("all", stage.name)]
-        rounds = measured_rounds(chosen, seconds / ROUNDS)
-        figures = tuple(_figures(stage, rounds, seconds) for stage in chosen)
+        costs = {}
+        for stage in chosen:
+            progress(f"{stage.name}, first batch")
+            costs[stage.name] = _cost(stage, seconds)
+        rounds = measured_rounds(chosen, costs, seconds, progress)
+        figures = []
+        for stage in chosen:
+            progress(f"{stage.name}, latency")
+            figures.append(_figures(stage, rounds, costs[stage.name], seconds))
     prepared_by = cpu.executor() if kernel is None else "cuda"
     reached = share_of_slowest(chosen, rounds) if wanted == "all" else None
     precision = engine.contract.precision
-    return Benchmark(engine.backend, precision, prepared_by, batch_size, workers, figures, share, reached)
+    return Benchmark(
+        engine.backend, precision, prepared_by, batch_size, workers, tuple(figures), share, len(rounds), reached
+    )
 
 
-def measured_rounds(stages: Sequence[Stage], seconds: float) -> list[dict[str, float]]:
-    """Images/s of each stage in each round; the stages take turns, so that a drift of the machine affects all."""
-    for stage in stages:
-        stage.one()  # warms up
-    return [{stage.name: _speed(stage, seconds) for stage in stages} for _ in range(ROUNDS)]
+@dataclass(frozen=True)
+class Cost:
+    """What a first batch of a stage cost."""
+
+    seconds: float
+    images: int
+    alone: bool
+    """It used up the time: no other batch is run."""
+
+
+def _cost(stage: Stage, seconds: float) -> Cost:
+    """Warms up; a batch that fits into the time is run again, because the first may be far slower."""
+    for _ in range(2):
+        start = time.perf_counter()
+        images = stage.one()
+        spent = time.perf_counter() - start
+        if spent > seconds / ROUNDS:
+            break
+    return Cost(spent, images, alone=spent > seconds > 0)
+
+
+def measured_rounds(
+    stages: Sequence[Stage], costs: Mapping[str, Cost], seconds: float, progress: Callable[[str], None]
+) -> list[dict[str, float]]:
+    """Images/s of each stage in each round; the stages take turns, so that a drift of the machine affects all.
+
+    There are as many rounds as the slowest stage has time for, and none of a stage whose first batch took it all.
+    """
+    slowest = max((cost.seconds for cost in costs.values() if not cost.alone), default=0.0)
+    count = max(1, min(ROUNDS, int(seconds / slowest))) if slowest and seconds else ROUNDS
+    rounds = []
+    for number in range(count):
+        speeds = {}
+        for stage in stages:
+            cost = costs[stage.name]
+            if not cost.alone:
+                progress(f"{stage.name}, round {number + 1} of {count}")
+            speeds[stage.name] = cost.images / cost.seconds if cost.alone else _speed(stage, cost, seconds / count)
+        rounds.append(speeds)
+    return rounds
 
 
 def share_of_slowest(stages: Sequence[Stage], rounds: Sequence[dict[str, float]]) -> float:
@@ -128,17 +175,19 @@ def share_of_slowest(stages: Sequence[Stage], rounds: Sequence[dict[str, float]]
     return float(np.median([speeds["all"] / min(speeds[name] for name in limiting) for speeds in rounds]))
 
 
-def _speed(stage: Stage, seconds: float) -> float:
+def _speed(stage: Stage, cost: Cost, seconds: float) -> float:
+    """Images/s over at least one batch; no run is begun that would not end in time."""
     images, start = 0, time.perf_counter()
-    while images == 0 or time.perf_counter() - start < seconds:
-        images += stage.through()
+    while images == 0 or time.perf_counter() - start + cost.seconds < seconds:
+        left = seconds - (time.perf_counter() - start)
+        images += stage.through(max(1, int(left / cost.seconds)))
     return images / (time.perf_counter() - start)
 
 
-def _figures(stage: Stage, rounds: Sequence[dict[str, float]], seconds: float) -> Figures:
-    times: list[float] = []
+def _figures(stage: Stage, rounds: Sequence[dict[str, float]], cost: Cost, seconds: float) -> Figures:
+    times = [cost.seconds * 1e3] if cost.alone else []
     start = time.perf_counter()
-    while len(times) < MIN_BATCHES or time.perf_counter() - start < seconds:
+    while not times or (not cost.alone and time.perf_counter() - start + cost.seconds < seconds):
         before = time.perf_counter()
         stage.one()
         times.append((time.perf_counter() - before) * 1e3)

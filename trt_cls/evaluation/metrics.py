@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Counts = NDArray[np.int64]
+"""[3, classes]: right answers, answers, and images of each class."""
 
 EPSILON = 1e-7
 """Lowest probability in the loss, as in Keras: a probability of 0 would make the mean infinite."""
@@ -58,6 +61,12 @@ class Metrics:
     per_class: tuple[ClassScores, ...]
     ece: float
     """Expected calibration error, 0 to 1."""
+
+    @property
+    def counts(self) -> Counts:
+        """Per class, from the confusion matrix."""
+        matrix = self.confusion_matrix
+        return np.stack([np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)])
 
 
 def measure(probabilities: Probabilities, labels: Labels, top_k: int) -> Metrics:
@@ -113,6 +122,43 @@ def class_scores(matrix: NDArray[np.int64]) -> tuple[ClassScores, ...]:
             support=int(images),
         )
         for hits, claims, images in zip(right, predicted, support, strict=True)
+    )
+
+
+def class_counts(answers: Labels, labels: Labels, classes: int) -> Counts:
+    """Counts of `answers` [n] to images of the classes `labels` [n]; n may be 0."""
+    counted = (answers[answers == labels], answers, labels)
+    return np.stack([np.bincount(found, minlength=classes) for found in counted])
+
+
+def recalls(counts: Counts) -> NDArray[np.float64]:
+    """The recall of each class [classes]; 0 without images."""
+    right, _, images = counts
+    shares: NDArray[np.float64] = right / np.maximum(images, 1)
+    return shares
+
+
+def balanced_accuracy(counts: Counts) -> float:
+    """The mean recall of the classes that have images."""
+    return float(recalls(counts)[counts[2] > 0].mean())
+
+
+def macro_f1(counts: Counts) -> float:
+    """The mean F1 of the classes that have images or answers."""
+    right, answers, images = counts
+    found = answers + images > 0
+    return float((2 * right[found] / (answers + images)[found]).mean())
+
+
+def one_answer(counts: Counts, classes: Sequence[str]) -> str:
+    """A sentence if all answers are one class, although images of several were seen; else empty."""
+    _, answers, images = counts
+    if np.count_nonzero(answers) != 1 or np.count_nonzero(images) < 2:
+        return ""
+    share = 100 * images.max() / images.sum()
+    return (
+        f"all {answers.sum():,} answers are {classes[answers.argmax()]}; "
+        f"the majority class alone would score {share:.3g} %"
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Comparison
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
-from trt_cls.evaluation.metrics import ClassScores, top_k_indices
+from trt_cls.evaluation.metrics import ClassScores, one_answer, top_k_indices
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.report.page import comparison_page
 from trt_cls.files import atomic, write_text
@@ -139,6 +139,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("calibration error", f"{metrics.ece:.4f}"),
         ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),
     ]
+    if warning := one_answer(metrics.counts, classes):
+        figures.append(("warning", warning))
     parts = ["\n".join(f"{name:18} {value}" for name, value in figures)]
     if len(classes) <= MOST_CLASSES:
         parts.append("Confusion Matrix (rows: truth)\n" + confusion_table(metrics.confusion_matrix.tolist(), classes))

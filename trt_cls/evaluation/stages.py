@@ -48,9 +48,9 @@ class Stage:
     limits: bool
     """Whether it runs in parallel to the others, so that the pipeline can't be faster."""
 
-    def through(self) -> int:
-        """Processes many batches; returns the number of images."""
-        return self.work(self.items)
+    def through(self, batches: int) -> int:
+        """Processes up to so many batches; returns the number of images."""
+        return self.work(self.items[: batches * len(self.batch)])
 
     def one(self) -> int:
         """Processes a single batch."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from trt_cls.artefacts.model_file import PLANS, read_contract
@@ -75,7 +77,7 @@ def export(
     labeled = images or (dataset_of(experiment) if experiment else None)
     calibration = calibration_folder(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
-    check = Check(model, precision, images_for(target.preprocessing, labeled or calibration))
+    check = Check(model, precision, images_for(target.preprocessing, labeled or calibration, classes=contract.classes))
 
     def convert(network: OnnxModel) -> OnnxModel:
         if precision == "fp16" and contract.precision != "fp16":
@@ -85,14 +87,14 @@ def export(
         return embed_preprocessing(network) if embed else network
 
     results_folder(output.parent)
-    if model.suffix == ".onnx" and contract == target:
+    copied = model.suffix == ".onnx" and contract == target
+    if copied:
         found = _copy_onnx(model, output)
         no_parity = f"{model} records none: export it again from its .safetensors checkpoint"
     else:
-        plain = _network(model, contract)
-        found = _write_onnx(plain, convert(plain), output, check)
+        found = _write_onnx(plain := _network(model, contract), convert(plain), output, check)
         no_parity = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
-    say(_written(output, precision, found))
+    say(_copied(model, output, found) if copied else _written(output, precision, found))
     result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
     if choice is None:
         return result
@@ -105,6 +107,15 @@ def export(
 def _written(path: Path, precision: Precision, found: Checked | None) -> str:
     line = f"wrote {path} ({precision}, {path.stat().st_size / 1e6:.1f} MB)"
     return "\n  ".join([line, figures(found.parity), *found.remarks] if found else [line])
+
+
+def _copied(model: Path, output: Path, found: Checked | None) -> str:
+    """Says that nothing was computed, and when the file was checked."""
+    same = output.samefile(model)
+    written = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    line = f"{output}: unchanged, left as it is" if same else f"copied {model} to {output}, unchanged"
+    checked = f"checked when it was written, {written}: {figures(found.parity)}" if found else "not checked"
+    return f"{line}; not checked again\n  {checked}"
 
 
 def _contract(model: Path, experiment: Experiment | None) -> Contract:
@@ -189,4 +200,5 @@ def _copy_onnx(model: Path, output: Path) -> Checked | None:
     if not (output.exists() and output.samefile(model)):
         with atomic(output) as beside:
             beside.write_bytes(model.read_bytes())
+            os.utime(beside, (model.stat().st_atime, model.stat().st_mtime))  # the date of its check
     return Checked(parity) if parity else None

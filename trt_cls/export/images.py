@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.folder import Sample, evenly_spread, list_images
+from trt_cls.data.folder import Sample, evenly_spread
 from trt_cls.data.stream import stream
+from trt_cls.evaluation.compare import samples_of
 from trt_cls.preprocessing.pillow import normalize
 from trt_cls.spec.experiment import Experiment
 
@@ -35,6 +36,8 @@ class ImageSet:
     samples: tuple[Sample, ...]
     total: int
     """Images in the folder, of which `samples` are a part."""
+    classes: tuple[str, ...] = ()
+    """Of the network; `samples` are labeled if all are in folders named so."""
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
         """Preprocessed images, float32 [n,C,H,W]; what can't be decoded is left out with a warning."""
@@ -57,15 +60,16 @@ class ImageSet:
         )
 
 
-def images_for(preprocessing: Preprocessing, folder: Path | None, most: int = MOST) -> ImageSet:
+def images_for(
+    preprocessing: Preprocessing, folder: Path | None, most: int = MOST, classes: Sequence[str] = ()
+) -> ImageSet:
     """Up to `most` images from all over `folder`, the same ones each time; without a folder 64 random ones.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
-    found = list_images(folder) if folder else []
-    samples = tuple(Sample(path) for path in evenly_spread(found, most))
-    return ImageSet(preprocessing, folder, samples, len(found))
+    found = samples_of(folder, classes) if folder else []
+    return ImageSet(preprocessing, folder, tuple(evenly_spread(found, most)), len(found), tuple(classes))
 
 
 def dataset_of(experiment: Experiment) -> Path | None:

@@ -22,6 +22,7 @@ from trt_cls.engines.engine import infer_fed
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.engines.torch import TorchEngine
 from trt_cls.errors import DataError, ExportError
+from trt_cls.evaluation.metrics import class_counts, one_answer
 from trt_cls.export.images import ImageSet
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -129,7 +130,7 @@ def checked(
         )
     source = images.describe(len(answers.expected))
     _require_numbers(answers, precision, source)
-    remarks = _one_class(answers.expected, source)
+    remarks = _one_class(answers.expected, images, source)
     agreement = answers.agreement(bounds.tie)
     parity = Parity(len(answers.expected), agreement, float(f"{answers.difference:.2g}"), source)
     if agreement >= bounds.top1_agreement and answers.difference <= bounds.max_abs_difference:
@@ -184,11 +185,19 @@ def _require_numbers(answers: Answers, precision: Precision, source: str) -> Non
         )
 
 
-def _one_class(expected: NDArray[np.float32], source: str) -> tuple[str, ...]:
-    if expected.shape[1] == 1 or len(np.unique(expected.argmax(axis=1))) > 1:
+def _one_class(expected: NDArray[np.float32], images: ImageSet, source: str) -> tuple[str, ...]:
+    given = expected.argmax(axis=1)
+    if expected.shape[1] == 1 or len(np.unique(given)) > 1:
         return ()
+    nothing = "the check proves nothing about the labels"
+    labels = np.array([sample.label for sample in images.samples])
+    if len(labels) == len(given) and labels.min() >= 0:
+        counts = class_counts(given, labels, expected.shape[1])
+        if named := one_answer(counts, images.classes):
+            return (f"{named}: {nothing}; train the network longer, or look at its training.html",)
+    name = f", {images.classes[given[0]]}," if images.classes else ""
     return (
-        f"the network answers one class alone on {source}: the check proves nothing about the labels; "
+        f"the network answers one class alone{name} on {source}: {nothing}; "
         "name images of all classes with --images DIR",
     )
 

@@ -19,6 +19,7 @@ from trt_cls.models.network import head_of
 from trt_cls.models.tao.hdf5 import SUFFIXES, read_keras_model, require_readable
 from trt_cls.models.tao.network import import_network, tensors_of
 from trt_cls.models.widths import require_answers, resize
+from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import ModelConfig
 from trt_cls.text import listed
 
@@ -176,6 +177,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ArtefactError(f"{path} {what}; expected a .safetensors, .hdf5, .pth or .pt file of weights")
+    if hint := encrypted(path.name):
+        raise ArtefactError(f"{path}: {hint}")
     if path.suffix in SUFFIXES:
         require_readable(path)
         return tensors_of(read_keras_model(path))

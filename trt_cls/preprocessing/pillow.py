@@ -142,6 +142,17 @@ def normalize(pixels: Pixels, preprocessing: Preprocessing, out: Floats | None =
     return out
 
 
+def pixels_from_input(images: Floats, preprocessing: Preprocessing) -> Pixels:
+    """The inverse of `normalize`, to look at: network input [n,C,H,W] as pixels [n,H,W,C], rounded and clipped."""
+    if preprocessing.embedded:
+        return images.astype(np.uint8)
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    pixels = (images.transpose(0, 2, 3, 1) * std + mean) * np.float32(preprocessing.divisor)
+    if preprocessing.channel_order == "bgr":
+        pixels = pixels[..., ::-1]
+    return pixels.round().clip(0, 255).astype(np.uint8)
+
+
 @cache
 def normalized_bytes(preprocessing: Preprocessing) -> Floats:
     """The network's input for each value of a byte in each of its channels, [C,256]."""

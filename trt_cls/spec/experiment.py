@@ -364,8 +364,11 @@ class Extensions:
     accumulate_steps: int = option(
         1, "batches whose gradients are averaged for one step of the optimizer and the schedule", at_least(1)
     )
+    best_metric: str = option(
+        "top_1", "what chooses the best epoch, in validation", one_of("top_1", "loss", "balanced_accuracy", "macro_f1")
+    )
     early_stopping_patience: int = option(
-        0, "stop after this many epochs without a higher val_acc; 0: off", at_least(0)
+        0, "stop after this many epochs without a better best_metric; 0: off", at_least(0)
     )
     distillation: Distillation | None = option(None, "knowledge distillation from another model")
     average_checkpoints: int = option(

@@ -18,6 +18,7 @@ from typing import Any
 from trt_cls.errors import did_you_mean
 from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, is_external
+from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
 from trt_cls.spec.problems import Report, shown
 
@@ -70,7 +71,8 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
         path, model = f"{section}.pretrained_model_path", getattr(config, "pretrained_model_path", "")
         from_hub = model == HUB and experiment.model_config and is_external(experiment.model_config.arch)
         if model and not from_hub and report.sound(path) and not os.path.isfile(model):
-            message = f"{shown(model)} is no such file, expected a model file, or the field left out"
+            wanted = encrypted(model) or "expected a model file, or the field left out"
+            message = f"{shown(model)} is no such file, {wanted}"
             hint = f'; "{HUB}" is for networks of {" and ".join(LIBRARIES)}' if model == HUB else ""
             report.add(path, message + hint)
 

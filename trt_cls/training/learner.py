@@ -32,9 +32,11 @@ class Metrics(NamedTuple):
     """Means over the images of an epoch so far; NaN before the first."""
 
     loss: float
-    """Cross-entropy with the smoothed and mixed targets, the teacher's part if there is one, and the penalty."""
+    """Cross-entropy with the smoothed and mixed targets, and the teacher's part if there is one."""
     accuracy: float
     images: int
+    penalty: float = 0.0
+    """On weights."""
 
 
 class Learner:
@@ -67,7 +69,7 @@ class Learner:
         self._optimizer = optimizer(config.optimizer, self.penalty.parameter_groups(model))
         self._scaler = compute.scaler()
         self._seed = config.random_seed
-        self._sums = torch.zeros(3, dtype=torch.float64, device=compute.last)
+        self._sums = torch.zeros(4, dtype=torch.float64, device=compute.last)
         self._full_group = group * config.batch_size_per_gpu * processes.size if group > 1 else 0
         """Images of several batches for one step of the optimizer; 0: a step for each batch."""
         self._images_of_group = 0
@@ -160,7 +162,7 @@ class Learner:
         return batch
 
     def _loss(self, batch: TrainingBatch) -> Tensor:
-        """The mean over the batch without the penalty; the running sums include it."""
+        """The mean over the batch, without the penalty."""
         images, targets = self._compute.images(batch.images), self._compute.targets(batch.targets)
         with self._compute.autocast():
             logits = self._network(images)
@@ -168,9 +170,9 @@ class Learner:
         if self._teacher:
             loss = self._teacher.blended(loss, logits.float(), batch.images)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
-        reported = loss.detach() + self.penalty.value().to(loss.device)
-        count = torch.full_like(reported, len(targets))
-        self._sums += torch.stack([reported * count, correct.to(reported.dtype), count]).double()
+        count = torch.full_like(loss, len(targets))
+        penalty = self.penalty.value().to(loss.device)
+        self._sums += torch.stack([loss.detach() * count, correct.to(loss.dtype), count, penalty * count]).double()
         return loss
 
     def _no_loss(self, batch: TrainingBatch) -> Tensor:
@@ -253,7 +255,7 @@ def _images_needed(model: nn.Module, batch_size: int) -> int:
 
 
 def _means(sums: list[float]) -> Metrics:
-    loss, correct, images = sums
+    loss, correct, images, penalty = sums
     if not images:
         return Metrics(math.nan, math.nan, 0)
-    return Metrics(loss / images, correct / images, int(images))
+    return Metrics(loss / images, correct / images, int(images), penalty / images)

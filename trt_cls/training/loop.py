@@ -19,11 +19,12 @@ from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.data.workers import LoaderError
 from trt_cls.errors import DataError, RequestError, TrtClsError
+from trt_cls.evaluation import metrics
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted, SavePoints, StopRequest
-from trt_cls.training.learner import Learner
-from trt_cls.training.logs import Averaged, EpochRow, Log, epochs_without_gain
+from trt_cls.training.learner import Learner, Metrics
+from trt_cls.training.logs import Averaged, EpochRow, Log, ending, epochs_without_gain
 from trt_cls.training.optimization import penalty, schedule
 from trt_cls.training.parallel import copy_from_first
 from trt_cls.training.prefetch import prefetched
@@ -50,6 +51,8 @@ class TrainingResult:
     """By early_stopping_patience, before the last epoch."""
     averaged: Averaged | None
     """If average_checkpoints asks for it."""
+    offered: Path
+    """The better checkpoint of the best epoch and `averaged`, by extensions.best_metric."""
 
 
 @dataclass
@@ -74,6 +77,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self._config, self._extensions = self.setup.config, self.setup.extensions
+        self._metric = self._extensions.best_metric
         self._processes, self._compute = self.setup.processes, self.setup.compute
         self._steps = self.setup.loader.steps_per_epoch
         self._rate = schedule(self._config.lr_config, self._processes.size)
@@ -119,14 +123,14 @@ class Training:
             raise
         result = self._result()
         for log in self.logs:
-            log.done(self.rows, result.best)
+            log.done(self.rows, result.best, ending(self.rows, self._config.n_epochs, self._metric))
         return result
 
     def _run_epoch(self) -> None:
         started = time.monotonic()
         self._train_epoch()
         row = self._epoch_row()
-        best = all(row.rank > earlier.rank for earlier in self.rows)
+        best = all(row.rank(self._metric) > earlier.rank(self._metric) for earlier in self.rows)
         self.rows.append(row)
         for log in self.logs:
             log.epoch_done(self.rows, self.learner.result, best=best, seconds=time.monotonic() - started)
@@ -143,7 +147,7 @@ class Training:
         for batch in self._batches():
             self._save_or_stop()
             for log in self.logs if self.step == first else ():
-                log.first_batch(self.epoch, batch.images)
+                log.first_batch(self.epoch, batch)
             self._broken_train.add(batch.skipped)
             ends_group = (self.step + 1) % group == 0 or self.step + 1 == self._steps
             self.learner.step(batch, before + self.step, self._rate_at(self.step), ends_group=ends_group)
@@ -176,16 +180,8 @@ class Training:
                 f"{self.setup.train.root}: epoch {self.epoch} had no batch to train on; "
                 f"expected two readable images at least{each}; add images"
             )
-        self._require_finite("training", training.loss)
-        accuracy, loss = self._validated(self.learner.result)
-        return EpochRow(
-            epoch=self.epoch,
-            acc=training.accuracy,
-            loss=training.loss,
-            lr=self._rate_at(self._steps - 1),
-            val_acc=accuracy,
-            val_loss=loss,
-        )
+        self._require_finite("training", training.loss + training.penalty)
+        return self._validated(self.learner.result, training)
 
     def _rate_at(self, step: int) -> float:
         """The learning rate of a step of this epoch, counted from 0; the same in all steps of a group."""
@@ -193,14 +189,27 @@ class Training:
         groups = math.ceil(self._steps / group)
         return self._rate(((self.epoch - 1) * groups + step // group) / (groups * self._config.n_epochs))
 
-    def _validated(self, network: nn.Module) -> tuple[float, float]:
-        """Accuracy, and loss with the penalty."""
+    def _validated(self, network: nn.Module, training: Metrics) -> EpochRow:
+        """The row of this epoch, in which `network` was trained with the metrics `training`."""
         copy_from_first(network.buffers(), self._processes)  # they come from each process's own batches
         compute = self._compute
-        accuracy, loss = validate(network, self._validation_batches(), compute, self._broken_val, self._processes)
-        loss += penalty(self._config.reg_config, network).value().item()
-        self._require_finite("validation", loss)
-        return accuracy, loss
+        found = validate(network, self._validation_batches(), compute, self._broken_val, self._processes)
+        weights = penalty(self._config.reg_config, network).value().item()
+        self._require_finite("validation", found.loss + weights)
+        return EpochRow(
+            epoch=self.epoch,
+            acc=training.accuracy,
+            loss=training.loss,
+            lr=self._rate_at(self._steps - 1),
+            val_acc=found.accuracy,
+            val_loss=found.loss,
+            penalty=training.penalty,
+            val_penalty=weights,
+            val_balanced_accuracy=metrics.balanced_accuracy(found.counts),
+            val_macro_f1=metrics.macro_f1(found.counts),
+            recalls=tuple(metrics.recalls(found.counts).tolist()),
+            one_answer=metrics.one_answer(found.counts, self.setup.contract.classes),
+        )
 
     def _require_finite(self, which: str, loss: float) -> None:
         """Refuses a network whose outputs are not finite: its accuracy would be that of class 0."""
@@ -240,7 +249,7 @@ class Training:
     def _is_over(self, epoch: int) -> bool:
         """Whether the training ends before `epoch`."""
         patience = self._extensions.early_stopping_patience
-        return epoch > self._config.n_epochs or (0 < patience <= epochs_without_gain(self.rows))
+        return epoch > self._config.n_epochs or (0 < patience <= epochs_without_gain(self.rows, self._metric))
 
     def _average_checkpoints(self) -> None:
         """Makes, validates and saves the mean of the last checkpoints."""
@@ -251,8 +260,8 @@ class Training:
             network.load_state_dict(network.state_dict() | mean_of(states))
         copy_from_first(network.state_dict().values(), self._processes)
         renew_statistics(network, self._images_again(), self._compute, self._processes)
-        accuracy, loss = self._validated(network)
-        self.average = Averaged(self.folder.averaged, rows[0].epoch, rows[-1].epoch, accuracy, loss)
+        row = self._validated(network, self.learner.metrics_of_all())
+        self.average = Averaged(self.folder.averaged, rows[0].epoch, row)
         for log in self.logs:
             log.averaged(self.average, network)
 
@@ -268,8 +277,8 @@ class Training:
 
     def _save_state(self) -> None:
         training = self.learner.metrics_of_all()
-        if training.images:
-            self._require_finite("training", training.loss)  # else --resume would continue from there
+        if training.images:  # else --resume would continue from there
+            self._require_finite("training", training.loss + training.penalty)
         self._broken_train.share(self._processes)
         self._broken_val.share(self._processes)
         state = TrainState(
@@ -287,13 +296,16 @@ class Training:
         self._processes.wait()
 
     def _result(self) -> TrainingResult:
+        best, average = max(self.rows, key=lambda row: row.rank(self._metric)), self.average
+        better = average if average and average.row.score(self._metric) > best.score(self._metric) else None
         return TrainingResult(
             results=self.folder,
             last=self._checkpoint(self.rows[-1].epoch),
             rows=tuple(self.rows),
-            best=max(self.rows, key=lambda row: row.rank),
+            best=best,
             skipped=self._broken_train.images + self._broken_val.images,
             steps_left_out=self.learner.steps_left_out,
             stopped_early=self.rows[-1].epoch < self._config.n_epochs,
-            averaged=self.average,
+            averaged=average,
+            offered=better.path if better else self.folder.best,
         )

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from trt_cls.spec.experiment import Experiment
 from trt_cls.text import FOREIGN
 from trt_cls.training.logs import EpochRow
 
-FORMAT = 2
+FORMAT = 3
 
 MOST = 2**31
 """Largest number of epochs, and of steps in one."""
@@ -78,7 +78,7 @@ def request_fields(
 
 def write_state(path: Path, state: TrainState) -> None:
     """Writes `state` atomically."""
-    rows = [list(astuple(row)) for row in state.rows]
+    rows = [[getattr(row, field.name) for field in fields(row)] for row in state.rows]
     content = {"format": FORMAT, **vars(state), "request": json.dumps(state.request), "rows": rows}
     # a file object: given a path, torch does not report which system error stopped it
     with atomic(path) as beside, beside.open("wb") as file:
@@ -180,7 +180,10 @@ def _state_from_content(content: Any) -> TrainState:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, list) or len(row) != len(fields(EpochRow)) or type(row[0]) is not int:
         return False
-    return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in row[1:])
+    figures, recalls, one_answer = row[1:-2], row[-2], row[-1]
+    if not isinstance(recalls, tuple) or type(one_answer) is not str:
+        return False
+    return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in (*figures, *recalls))
 
 
 def _require(holds: bool, part: str) -> None:

@@ -1,4 +1,4 @@
-"""Loss and accuracy on the validation images, and a record of the images that can't be decoded.
+"""Loss and answers on the validation images, and a record of the images that can't be decoded.
 
 A class of which no image can be decoded is an error.
 """
@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -18,35 +20,54 @@ from trt_cls.data.folder import ImageFolder
 from trt_cls.data.stream import Batch, Skipped
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import DataError
+from trt_cls.evaluation.metrics import Counts, class_counts
 from trt_cls.training.compute import Compute
+
+
+class Validation(NamedTuple):
+    """The result of a validation."""
+
+    loss: float
+    """Cross-entropy without smoothing or penalty."""
+    counts: Counts
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy."""
+        right, _, images = self.counts.sum(axis=1)
+        return float(right / images)
 
 
 def validate(
     model: nn.Module, batches: Iterable[Batch], compute: Compute, broken: BrokenImages, processes: Processes
-) -> tuple[float, float]:
-    """Accuracy and cross-entropy (without smoothing or penalty) over all images that can be decoded.
+) -> Validation:
+    """The answers to all images that can be decoded, and their loss.
 
     `batches` are this process's share; the result is that of all processes. Adds the other images to `broken`.
 
     Raises:
         DataError: no image of some class can be decoded.
     """
-    sums = torch.zeros(3, dtype=torch.float64, device=compute.last)
+    loss = torch.zeros((), dtype=torch.float64, device=compute.last)
+    answers, truth = [torch.empty(0, dtype=torch.int64, device=compute.last)], []
     with evaluating(model), torch.no_grad():
         for batch in batches:
             broken.add(batch.skipped)
             if not len(batch.images):
                 continue
             images = compute.images(torch.from_numpy(batch.images))
-            labels = torch.tensor([sample.label for sample in batch.samples], device=compute.last)
+            labels = [sample.label for sample in batch.samples]
             with compute.autocast():
                 logits = model(images)
-            loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
-            correct = (logits.argmax(dim=1) == labels).sum()
-            sums += torch.stack([loss, correct.to(loss.dtype), torch.full_like(loss, len(labels))]).double()
+            target = torch.tensor(labels, device=compute.last)
+            loss += functional.cross_entropy(logits.float(), target, reduction="sum").double()
+            answers.append(logits.argmax(dim=1))
+            truth += labels
     broken.share(processes)
-    loss_sum, correct_sum, seen = (sum(column) for column in zip(*processes.gather(sums.tolist()), strict=True))
-    return correct_sum / seen, loss_sum / seen
+    counts = class_counts(torch.cat(answers).cpu().numpy(), np.array(truth, np.int64), broken.classes)
+    losses, counted = zip(*processes.gather((loss.item(), counts)), strict=True)
+    total = sum(counted)
+    return Validation(sum(losses) / int(total[2].sum()), total)
 
 
 @contextmanager
@@ -67,6 +88,11 @@ class BrokenImages:
         self._left = Counter(sample.label for sample in folder.samples)
         self._label_of = {sample.path: sample.label for sample in folder.samples}
         self._reason_of: dict[Path, str] = {}
+
+    @property
+    def classes(self) -> int:
+        """Number of the folder's classes."""
+        return len(self._folder.classes)
 
     @property
     def images(self) -> tuple[Skipped, ...]:

@@ -7,17 +7,23 @@ for --resume. Begin with `Log`, the events of a training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
+from trt_cls.data.loader import TrainingBatch
 from trt_cls.training.learner import Metrics
+
+METRICS = {
+    "top_1": "val_acc", "loss": "val_loss", "balanced_accuracy": "val_balanced_accuracy", "macro_f1": "val_macro_f1",
+}  # fmt: skip
+"""Values of extensions.best_metric: the field of `EpochRow` that they compare."""
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch, counted from 1; losses include the penalty on weights."""
+    """One epoch, counted from 1; losses are cross-entropies, without the penalty on weights."""
 
     epoch: int
     acc: float
@@ -27,38 +33,56 @@ class EpochRow:
     """Of the epoch's last step."""
     val_acc: float
     val_loss: float
+    """Without label smoothing."""
+    penalty: float = 0.0
+    """On weights, the mean over the epoch; TAO adds it to the loss."""
+    val_penalty: float = 0.0
+    """Of the network that is validated; TAO adds it to the validation loss."""
+    val_balanced_accuracy: float = 0.0
+    val_macro_f1: float = 0.0
+    recalls: tuple[float, ...] = ()
+    """Of each class, in validation."""
+    one_answer: str = ""
+    """A sentence if the validated network gives one class for everything."""
 
     @property
-    def rank(self) -> tuple[float, float]:
-        """Greater is better: validation accuracy, then a lower validation loss."""
-        return self.val_acc, -self.val_loss
+    def figures(self) -> dict[str, float]:
+        """The columns of training.csv."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[:-2]}
+
+    def score(self, metric: str) -> float:
+        """Greater is better; `metric` is one of METRICS."""
+        value: float = getattr(self, METRICS[metric])
+        return -value if metric == "loss" else value
+
+    def rank(self, metric: str) -> tuple[float, float]:
+        """Greater is better: the metric, then a lower validation loss."""
+        return self.score(metric), -self.val_loss
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """The mean of the checkpoints of several epochs, and its validation; the loss includes the penalty."""
+    """The mean of the checkpoints of several epochs, and its validation as the last epoch's row."""
 
     path: Path
     first_epoch: int
-    last_epoch: int
-    val_acc: float
-    val_loss: float
+    row: EpochRow
 
     def __str__(self) -> str:
-        epochs = f"mean of epochs {self.first_epoch} to {self.last_epoch}"
-        return f"{epochs}: val_acc {self.val_acc:.4f}, val_loss {self.val_loss:.4f}"
+        epochs = f"mean of epochs {self.first_epoch} to {self.row.epoch}"
+        return f"{epochs}: val_acc {self.row.val_acc:.4f}, val_loss {self.row.val_loss:.4f}"
 
 
-def epochs_without_gain(rows: Sequence[EpochRow]) -> int:
-    """How many epochs at the end have not raised val_acc above all before."""
-    return rows[-1].epoch - max(rows, key=lambda row: row.val_acc).epoch if rows else 0
+def epochs_without_gain(rows: Sequence[EpochRow], metric: str) -> int:
+    """How many epochs at the end have not raised the score above all before."""
+    return rows[-1].epoch - max(rows, key=lambda row: row.score(metric)).epoch if rows else 0
 
 
-def ending(rows: Sequence[EpochRow], n_epochs: int) -> str:
+def ending(rows: Sequence[EpochRow], n_epochs: int, metric: str) -> str:
     """How a training that is over came to its end."""
     if rows[-1].epoch == n_epochs:
         return "training done"
-    waited = f"{epochs_without_gain(rows)} without a higher val_acc"
+    waited = f"{epochs_without_gain(rows, metric)} without a better {METRICS[metric]}"
     return f"training stopped early, after epoch {rows[-1].epoch} of {n_epochs}, {waited}"
 
 
@@ -71,8 +95,8 @@ class Log:
     def epoch_started(self, epoch: int, n_epochs: int, steps: int, done: int) -> None:
         """An epoch of `steps` steps starts, or resumes after `done` of them."""
 
-    def first_batch(self, epoch: int, images: Tensor) -> None:
-        """The first batch of the epoch in this run, images [n,C,H,W]."""
+    def first_batch(self, epoch: int, batch: TrainingBatch) -> None:
+        """The first batch of the epoch in this run."""
 
     def step_done(self, step: int, images: int, metrics: Callable[[], Metrics]) -> None:
         """Step `step` (counted from 1) of the epoch, with `images` images, is done; `metrics` waits for the GPU."""
@@ -97,5 +121,5 @@ class Log:
     def failed(self, error: BaseException) -> None:
         """The training ends by `error`, which may be a full disk."""
 
-    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
-        """The training is over; `rows` are all of its epochs."""
+    def done(self, rows: Sequence[EpochRow], best: EpochRow, ended: str) -> None:
+        """The training is over; `rows` are all of its epochs, `ended` says how it came to its end."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from trt_cls.text import printable
 from trt_cls.training.learner import Metrics
-from trt_cls.training.logs import Averaged, EpochRow, Log, ending
+from trt_cls.training.logs import Averaged, EpochRow, Log
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -74,7 +74,8 @@ class Reporter(Log):
         row = rows[-1]
         self.line(
             f"{self._title}  loss {row.loss:.4f}  acc {row.acc:.4f}  val_loss {row.val_loss:.4f}  "
-            f"val_acc {row.val_acc:.4f}{' (best)' if best else ''}  lr {row.lr:.3g}  {seconds:.1f} s, "
+            f"val_acc {row.val_acc:.4f}{' (best)' if best else ''}  penalty {row.penalty:.4f}  lr {row.lr:.3g}  "
+            f"{seconds:.1f} s, "
             f"{timedelta(seconds=round(seconds * (self._n_epochs - row.epoch)))} left"
         )
 
@@ -86,10 +87,10 @@ class Reporter(Log):
         """See `Log.failed`."""
         self.epoch_stopped()
 
-    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+    def done(self, rows: Sequence[EpochRow], best: EpochRow, ended: str) -> None:
         """See `Log.done`."""
         if rows[-1].epoch < self._n_epochs:
-            self.line(ending(rows, self._n_epochs))
+            self.line(ended)
 
 
 def _bar(stream: IO[str]) -> Progress:

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import astuple, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
 from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.training.checkpointing import room_for
-from trt_cls.training.logs import Averaged, EpochRow, Log, ending
+from trt_cls.training.logs import Averaged, EpochRow, Log
 from trt_cls.training.run_folder import RunFolder
 
 TEXT_SIZE = 100_000
@@ -55,14 +54,17 @@ class Curve(Log):
 
     def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
         """See `Log.epoch_done`."""
-        lines = [",".join(field.name for field in fields(EpochRow))]
-        lines += [",".join(repr(value) for value in astuple(row)) for row in rows]
+        lines = [",".join(rows[-1].figures)]
+        lines += [",".join(repr(value) for value in row.figures.values()) for row in rows]
         with room_for(self._path, TEXT_SIZE):
             write_text(self._path, "\n".join(lines) + "\n")
 
 
 class StatusFile(Log):
-    """status.json with TAO's keys; lines of an earlier run stay, except those of epochs that are repeated."""
+    """status.json with TAO's keys, and its losses: with the penalty on weights.
+
+    Lines of an earlier run stay, except those of epochs that are repeated.
+    """
 
     def __init__(self, path: Path, n_epochs: int, first_epoch: int) -> None:
         self._path, self._n_epochs = path, n_epochs
@@ -82,9 +84,9 @@ class StatusFile(Log):
             "time_per_epoch": str(timedelta(seconds=seconds)),
             "eta": str(timedelta(seconds=seconds * (self._n_epochs - row.epoch))),
             "graphical": {
-                "loss": row.loss,
+                "loss": row.loss + row.penalty,
                 "training_accuracy": row.acc,
-                "validation_loss": row.val_loss,
+                "validation_loss": row.val_loss + row.val_penalty,
                 "validation_accuracy": row.val_acc,
                 "learning_rate": row.lr,
             },
@@ -94,22 +96,23 @@ class StatusFile(Log):
 
     def averaged(self, averaged: Averaged, model: nn.Module) -> None:
         """See `Log.averaged`."""
-        self._write("RUNNING", str(averaged), averaged, epoch=averaged.last_epoch)
+        self._write("RUNNING", str(averaged), averaged.row, epoch=averaged.row.epoch)
 
     def failed(self, error: BaseException) -> None:
         """See `Log.failed`."""
         with suppress(OSError, TrtClsError):
             self._write("FAILURE", str(error) or type(error).__name__)
 
-    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+    def done(self, rows: Sequence[EpochRow], best: EpochRow, ended: str) -> None:
         """See `Log.done`."""
-        self._write("SUCCESS", f"{ending(rows, self._n_epochs)}; the best epoch is {best.epoch}", best)
+        self._write("SUCCESS", f"{ended}; the best epoch is {best.epoch}", best)
 
-    def _write(self, status: str, message: str, validated: EpochRow | Averaged | None = None, **entry: Any) -> None:
+    def _write(self, status: str, message: str, validated: EpochRow | None = None, **entry: Any) -> None:
         """Adds a line; `validated` has the key performance indicators."""
         now = time.localtime()
         if validated:
-            entry["kpi"] = {"validation_loss": validated.val_loss, "validation_accuracy": validated.val_acc}
+            loss = validated.val_loss + validated.val_penalty
+            entry["kpi"] = {"validation_loss": loss, "validation_accuracy": validated.val_acc}
         entry |= {
             "date": f"{now.tm_mon}/{now.tm_mday}/{now.tm_year}",
             "time": f"{now.tm_hour}:{now.tm_min}:{now.tm_sec}",

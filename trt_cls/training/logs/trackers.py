@@ -10,18 +10,16 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from trt_cls.contract import Preprocessing
+from trt_cls.data.loader import TrainingBatch
 from trt_cls.errors import RequestError, TrtClsError, one_line, require
 from trt_cls.files import write_text
+from trt_cls.preprocessing.pillow import pixels_from_input
 from trt_cls.spec.experiment import Experiment, Visualizer, WandbConfig
 from trt_cls.training.checkpointing import room_for
 from trt_cls.training.logs import EpochRow, Log
@@ -44,11 +42,12 @@ class TensorBoard(Log):
         self._folder, self._visualizer, self._preprocessing = folder, visualizer, preprocessing
         self._writer = tensorboard.SummaryWriter(str(folder), purge_step=first_epoch)
 
-    def first_batch(self, epoch: int, images: Tensor) -> None:
+    def first_batch(self, epoch: int, batch: TrainingBatch) -> None:
         """Adds its first images, as the network sees them."""
         if self._visualizer.enabled and self._visualizer.num_images:
-            shown = pixels_from_input(images[: self._visualizer.num_images], self._preprocessing)
-            self._writer.add_images("training images", shown, epoch)
+            images = batch.images[: self._visualizer.num_images].cpu().numpy()
+            shown = pixels_from_input(images, self._preprocessing)
+            self._writer.add_images("training images", shown, epoch, dataformats="NHWC")
 
     def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
         """See `Log.epoch_done`."""
@@ -66,7 +65,7 @@ class TensorBoard(Log):
         with suppress(OSError, TrtClsError):
             self._writer.close()
 
-    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+    def done(self, rows: Sequence[EpochRow], best: EpochRow, ended: str) -> None:
         """See `Log.done`."""
         self._writer.close()
 
@@ -110,7 +109,7 @@ class Trackers(Log):
         """See `Log.failed`."""
         self._each(lambda run: run.end((), success=False))
 
-    def done(self, rows: Sequence[EpochRow], best: EpochRow) -> None:
+    def done(self, rows: Sequence[EpochRow], best: EpochRow, ended: str) -> None:
         """See `Log.done`."""
         offered = self._folder.curve, self._folder.classmap, self._folder.best, self._folder.averaged
         self._each(lambda run: run.end([path for path in offered if path.exists()], success=True))
@@ -201,14 +200,4 @@ def _known(path: Path) -> dict[str, str]:
 
 
 def _values(row: EpochRow) -> dict[str, float]:
-    return {name: value for name, value in asdict(row).items() if name != "epoch"}
-
-
-def pixels_from_input(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Network input [n,C,H,W] as RGB or gray pixels, rounded and clipped."""
-    mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
-    std = torch.tensor(preprocessing.std).view(-1, 1, 1)
-    pixels = ((images.cpu() * std + mean) * preprocessing.divisor).round().clamp(0, 255).to(torch.uint8)
-    if preprocessing.channel_order == "bgr":
-        pixels = pixels.flip(1)
-    return pixels.numpy()
+    return {name: value for name, value in row.figures.items() if name != "epoch"}
