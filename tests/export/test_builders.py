@@ -23,7 +23,8 @@ class Machine:
         for name in ("tensorrt", "tensorrt_rtx"):
             module = ModuleType(name) if name in (*packages, *stubs) else None
             if module and name in packages:
-                module.Builder, module.__version__ = object, "10.9"  # type: ignore[attr-defined]
+                module.Builder = module.Runtime = object  # type: ignore[attr-defined]
+                module.__version__ = "10.9"
             self._patch.setitem(sys.modules, name, module)
         found = Gpu("NVIDIA Test", "8.7") if gpu else None
         self._patch.setattr(tensorrt, "visible_gpu", lambda: found)

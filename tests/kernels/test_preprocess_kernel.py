@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from support import cuda_on_cpu
-from support.image_strategies import CROPS, FILTERS, Case, cases, noise, plain
+from support.image_strategies import CROPS, EXTREME, FILTERS, Case, cases, noise, plain
 from support.pixel_reference import COLOR, GRAY, preprocessing_of
 from support.shared_data import all_photos, odd_images
 from trt_cls.contract import Preprocessing
@@ -120,19 +120,7 @@ def test_nothing_outside_the_arrays_is_touched(file: str, tests: str, passed: in
 
 
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
-@pytest.mark.parametrize(
-    ("size", "target", "crop", "filter_name"),
-    [
-        ((4000, 3000), (66, 50), "none", "bicubic"),  # 60 to 1
-        ((3000, 4000), (50, 66), "none", "bilinear"),
-        ((4000, 3000), (224, 224), "center", "bicubic"),
-        ((4000, 70), (1, 1), "none", "bicubic"),
-        ((1, 4000), (33, 17), "none", "bilinear"),
-        ((1, 1), (224, 160), "center", "bicubic"),
-        ((3, 2), (180, 120), "none", "bicubic"),  # 1 to 60
-        ((40, 30), (300, 260), "center", "bilinear"),
-    ],
-)
+@pytest.mark.parametrize(("size", "target", "crop", "filter_name"), EXTREME)
 def test_pixels_are_pillows_at_extreme_ratios(
     channels: int, size: tuple[int, int], target: tuple[int, int], crop: str, filter_name: str
 ) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support import cuda_on_cpu
-from support.image_strategies import CROPS, FILTERS, Case, cases, lengths, noise, plain, reachable
+from support.image_strategies import CROPS, EXTREME, FILTERS, Case, cases, lengths, noise, plain, reachable
 from support.pixel_reference import COLOR, GRAY, preprocess, preprocessing_of
 from support.shared_data import all_photos, odd_images
 from trt_cls.contract import Preprocessing
@@ -101,19 +101,7 @@ def test_any_window_is_cut_from_what_pillow_resizes(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    ("size", "target", "crop", "filter_name"),
-    [
-        ((4000, 3000), (66, 50), "none", "bicubic"),  # 60 to 1
-        ((3000, 4000), (50, 66), "none", "bilinear"),
-        ((4000, 3000), (224, 224), "center", "bicubic"),
-        ((4000, 70), (1, 1), "none", "bicubic"),
-        ((1, 4000), (33, 17), "none", "bilinear"),
-        ((1, 1), (224, 160), "center", "bicubic"),
-        ((3, 2), (180, 120), "none", "bicubic"),  # 1 to 60
-        ((224, 224), (224, 224), "center", "bicubic"),
-    ],
-)
+@pytest.mark.parametrize(("size", "target", "crop", "filter_name"), EXTREME)
 def test_extreme_ratios_are_pillows(
     channels: int, size: tuple[int, int], target: tuple[int, int], crop: str, filter_name: str
 ) -> None:

@@ -12,6 +12,18 @@ from trt_cls.contract import Preprocessing
 
 FILTERS = ["bilinear", "bicubic"]
 CROPS = ["center", "none"]
+EXTREME = [
+    ((4000, 3000), (66, 50), "none", "bicubic"),  # 60 to 1
+    ((3000, 4000), (50, 66), "none", "bilinear"),
+    ((4000, 3000), (224, 224), "center", "bicubic"),
+    ((4000, 70), (1, 1), "none", "bicubic"),
+    ((1, 4000), (33, 17), "none", "bilinear"),
+    ((1, 1), (224, 160), "center", "bicubic"),
+    ((3, 2), (180, 120), "none", "bicubic"),  # 1 to 60
+    ((224, 224), (224, 224), "center", "bicubic"),
+    ((40, 30), (300, 260), "center", "bilinear"),
+]
+"""Width and height of an image and of what it becomes, crop, filter."""
 
 
 class Case(NamedTuple):

@@ -88,8 +88,7 @@ def command(
 
 
 def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path:
-    from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.preprocessing.description import require_spec_fits
+    from trt_cls.evaluation.answers import checked_contract
     from trt_cls.spec import load
 
     if spec is None:
@@ -97,7 +96,7 @@ def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], 
             raise RequestError("no images to compare on; expected --images DIR, or -e SPEC with an eval_config")
         return images
     experiment = load(spec, overrides=overrides, needs=() if images else ("eval_config",), paths=False)
-    require_spec_fits(experiment, spec, read_contract(model), model)
+    checked_contract(model, experiment, spec)
     return images or Path(experiment.eval_config.eval_dataset_path if experiment.eval_config else "")
 
 

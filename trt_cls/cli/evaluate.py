@@ -79,9 +79,7 @@ def _request(
     spec: Path, overrides: tuple[str, ...], model: Path | None, dataset: Path | None, classmap: Path | None
 ) -> tuple[EvalConfig, Path, Contract]:
     """The eval_config, the model and its contract, after the check that spec, class map and model agree."""
-    from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.answers import require_classmap_fits
-    from trt_cls.preprocessing.description import require_spec_fits
+    from trt_cls.evaluation.answers import checked_contract
     from trt_cls.spec import load
 
     experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=dataset is None)
@@ -93,11 +91,7 @@ def _request(
             f"{spec}: eval_config.model_path is not set; expected a model file; set it, or name one with -m"
         )
     model = model or Path(config.model_path)
-    contract = read_contract(model)
-    require_spec_fits(experiment, spec, contract, model)
-    if classmap:
-        require_classmap_fits(classmap, contract, model)
-    return config, model, contract
+    return config, model, checked_contract(model, experiment, spec, classmap)
 
 
 def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:

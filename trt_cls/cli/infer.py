@@ -73,12 +73,15 @@ def command(
     """
     from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import joined
+    from trt_cls.evaluation.answers import checked_contract
     from trt_cls.evaluation.evaluate import predict
+    from trt_cls.spec import load
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
     with joined(advice="start it again") as processes:
-        contract = _checked_contract(model, spec, overrides, run.classmap)
+        experiment = load(spec, overrides=overrides, paths=False) if spec else None
+        contract = checked_contract(model, experiment, spec, run.classmap)
         take_gpu_for(processes, model, run.provider)
         if _is_video(source):
             _require_one(processes, source)
@@ -93,21 +96,6 @@ def command(
         if processes.first:
             single = source != STDIN and Path(source).is_file()
             _report(predictions, contract, run.top_k or TOP_K, form, folder, single=single)
-
-
-def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
-    """The model's contract, after the check that spec and class map agree with it."""
-    from trt_cls.artefacts.model_file import read_contract
-    from trt_cls.evaluation.answers import require_classmap_fits
-    from trt_cls.preprocessing.description import require_spec_fits
-    from trt_cls.spec import load
-
-    contract = read_contract(model)
-    if spec:
-        require_spec_fits(load(spec, overrides=overrides, paths=False), spec, contract, model)
-    if classmap:
-        require_classmap_fits(classmap, contract, model)
-    return contract
 
 
 def _is_video(source: str) -> bool:

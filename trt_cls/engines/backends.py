@@ -95,6 +95,14 @@ def device_of(path: Path, provider: Provider) -> Device:
     return next((backend.devices[provider] for backend in rows if provider in backend.devices), "cpu")
 
 
+def resolved(provider: Provider, *, gpu: bool) -> Provider:
+    """`provider`, with "auto" decided: the GPU if the backend can use one (`gpu`), else the CPU.
+
+    TensorRT is never chosen unasked: ONNX Runtime would build an engine for minutes at each start.
+    """
+    return ("cuda" if gpu else "cpu") if provider == "auto" else provider
+
+
 def _backend(path: Path, provider: Provider) -> Backend:
     if provider not in PROVIDERS:
         raise RequestError(f'provider "{provider}" is not known; expected one of {", ".join(PROVIDERS)}')

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
 from trt_cls.contract import INPUT, OUTPUT
-from trt_cls.engines.backends import Provider
+from trt_cls.engines.backends import Provider, resolved
 from trt_cls.engines.engine import check_images, check_signature, closed
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, one_line, require
 
@@ -47,7 +47,9 @@ class OnnxRuntimeEngine:
         self.contract = read_contract(path)
         require_own_weights(path)
         runtime = _import_onnxruntime()
-        wanted = _choose(provider, runtime.get_available_providers())
+        available = runtime.get_available_providers()
+        wanted = resolved(provider, gpu=NAMES["cuda"] in available)
+        _require(wanted, available)
         self._session = _open_session(runtime, path, wanted, threads)
         running = _running_provider(self._session)
         if running != wanted:
@@ -94,20 +96,13 @@ def _import_onnxruntime() -> ModuleType:
     return require("onnxruntime", "running an ONNX file", "cpu")
 
 
-def _choose(provider: Provider, available: list[str]) -> Provider:
-    """The provider to start; "auto" is CUDA where this build of ONNX Runtime has it, and the CPU elsewhere.
-
-    TensorRT is never chosen unasked: ONNX Runtime would build an engine for minutes at each start.
-    """
-    if provider == "auto":
-        return "cuda" if NAMES["cuda"] in available else "cpu"
+def _require(provider: Provider, available: list[str]) -> None:
     if NAMES[provider] not in available:
         there = ", ".join(name for name, full in NAMES.items() if full in available)
         raise DeviceError(
             f"this ONNX Runtime has no provider {provider}, it has {there}; expected the package onnxruntime-gpu "
             'and an NVIDIA GPU: pip uninstall onnxruntime, then pip install "trt-cls[gpu]"; or use --provider cpu'
         )
-    return provider
 
 
 def _open_session(runtime: ModuleType, path: Path, provider: Provider, threads: int | None) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.engines.backends import Provider
+from trt_cls.engines.backends import Provider, resolved
 from trt_cls.engines.engine import check_images, closed
 from trt_cls.errors import DeviceError, EngineError, one_line, require
 
@@ -24,7 +24,13 @@ class TorchEngine:
 
     def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
         self._torch = require("torch", "running a checkpoint", "train")
-        device = _choose(self._torch, provider)
+        available = self._torch.cuda.is_available()
+        device = resolved(provider, gpu=available)
+        if device == "cuda" and not available:
+            raise DeviceError(
+                f"torch {self._torch.__version__} finds no CUDA device, it has cpu; expected an NVIDIA GPU with its "
+                "driver and a CUDA build of torch; install them, or use --provider cpu"
+            )
         from trt_cls.models.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(path)
@@ -85,15 +91,3 @@ def tf32(torch: ModuleType, allowed: bool) -> Iterator[None]:
     finally:
         for place, earlier in before:
             setattr(place, name, earlier)
-
-
-def _choose(torch: ModuleType, provider: Provider) -> str:
-    available = torch.cuda.is_available()
-    if provider == "auto":
-        return "cuda" if available else "cpu"
-    if provider == "cuda" and not available:
-        raise DeviceError(
-            f"torch {torch.__version__} finds no CUDA device, it has cpu; expected an NVIDIA GPU with its driver "
-            "and a CUDA build of torch; install them, or use --provider cpu"
-        )
-    return provider

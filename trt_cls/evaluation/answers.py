@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from trt_cls.artefacts.classmap import read_classmap
+from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import stream
@@ -23,6 +24,8 @@ from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import Answered, answers_on_device
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency, RequestError
 from trt_cls.preprocessing.cuda import CudaPreprocessing
+from trt_cls.preprocessing.description import require_spec_fits
+from trt_cls.spec.experiment import Experiment
 from trt_cls.text import lookalikes
 
 Executor = Literal["auto", "cpu", "cuda"]
@@ -96,7 +99,23 @@ def _finite(engine: Engine, answered: Answered) -> Answered:
     return answered
 
 
-def require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> None:
+def checked_contract(
+    model: Path, experiment: Experiment | None, spec: Path | None, classmap: Path | None = None
+) -> Contract:
+    """The contract of `model`, after the check that the spec and the class map, if given, agree with it.
+
+    Raises:
+        ArtefactError, DataError: the file can't be read, or they disagree.
+    """
+    contract = read_contract(model)
+    if experiment and spec:
+        require_spec_fits(experiment, spec, contract, model)
+    if classmap:
+        _require_classmap_fits(classmap, contract, model)
+    return contract
+
+
+def _require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> None:
     """Refuses a class map with other names or another order of classes than the model's.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from trt_cls.artefacts.sidecar import BuilderName, Parity, Profile, Sidecar, file_sha256, sidecar_path, write_sidecar
 from trt_cls.contract import INPUT, Contract
 from trt_cls.engines.sidecar import rebuild_command
-from trt_cls.engines.tensorrt.api import make_logger
+from trt_cls.engines.tensorrt.api import import_runtime, make_logger
 from trt_cls.errors import DeviceError, ExportError, MissingDependency, RequestError
 from trt_cls.export.parity import Check
 from trt_cls.files import atomic, results_folder
@@ -212,9 +211,7 @@ def write_engine(plan: bytes, path: Path, sidecar: Sidecar, check: Callable[[Pat
 
 
 def _tensorrt(gpu: Gpu | None) -> BuilderChoice:
-    module = _imported("tensorrt")
-    if module is None:
-        raise MissingDependency("tensorrt", "Building an engine with TensorRT", "gpu")
+    module = import_runtime("tensorrt", "Building an engine with TensorRT")
     if gpu is None:
         raise DeviceError(
             "TensorRT builds an engine on the GPU that will run it, and no NVIDIA GPU is visible here; expected one; "
@@ -224,19 +221,8 @@ def _tensorrt(gpu: Gpu | None) -> BuilderChoice:
 
 
 def _tensorrt_rtx(reason: str) -> BuilderChoice:
-    module = _imported("tensorrt_rtx")
-    if module is None:
-        raise MissingDependency("tensorrt-rtx", "Building an engine without TensorRT or without a GPU", "rtx")
+    module = import_runtime("tensorrt-rtx", "Building an engine without TensorRT or without a GPU")
     return BuilderChoice("tensorrt-rtx", module, None, reason)
-
-
-def _imported(name: str) -> ModuleType | None:
-    """The module, if it is TensorRT: an emptied folder or a package of type stubs also answers to the import."""
-    try:
-        module = import_module(name)
-    except ImportError:
-        return None
-    return module if hasattr(module, "Builder") else None
 
 
 def _config(trt: Any, builder: Any, choice: BuilderChoice) -> Any:

@@ -128,14 +128,15 @@ def make_logger(trt: ModuleType) -> Any:
     return Logger()
 
 
-def import_runtime(builder: BuilderName) -> ModuleType:
-    """The module that runs plans of `builder`.
+def import_runtime(builder: BuilderName, purpose: str = "") -> ModuleType:
+    """The module that makes and runs plans of `builder`; `purpose` is for the error message.
 
     Raises:
         MissingDependency: it is not installed.
     """
     name, extra = RUNTIMES[builder]
-    module = require(name, f"running an engine built by {builder}", extra)
+    purpose = purpose or f"running an engine built by {builder}"
+    module = require(name, purpose, extra, package=builder)
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package
-        raise MissingDependency(name, f"running an engine built by {builder}", extra)
+        raise MissingDependency(builder, purpose, extra)
     return module
