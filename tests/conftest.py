@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from support.forked import Forked
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; set before numpy and torch are imported. What is set outside counts.
@@ -35,28 +37,23 @@ def narrow() -> Iterator[None]:
     """ResNets and SqueezeNets with an eighth of the channels: what is tested there is not the network.
 
     A step of resnet10 is then one of 80,000 weights, not of 5 million, and so are its files. Processes that a test
-    starts build whole ones.
+    starts build whole ones, but for those of `forked` with NARROW in their environment.
     """
+    from support.narrowing import narrowed
     from trt_cls.models.builder import Builder
 
-    real = Builder.conv
-
-    @functools.wraps(real)
-    def conv(self: Builder, x: Any, name: str, filters: int, *given: Any, **options: Any) -> Any:
-        wide = self.config.arch in ("resnet", "squeezenet") and filters >= 64
-        return real(self, x, name, filters // 8 if wide else filters, *given, **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Builder, "conv", conv)
+        patch.setattr(Builder, "conv", narrowed(Builder.conv))
         yield
 
 
-@pytest.fixture
-def whole(narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undoes `narrow`, for what is compared with a training in another process."""
-    from trt_cls.models.builder import Builder
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """Starts processes that need not import torch each; it is imported once for all tests of a worker."""
+    from support.forked import forked
 
-    monkeypatch.setattr(Builder, "conv", Builder.conv.__wrapped__)  # type: ignore[attr-defined]
+    with forked(tmp_path_factory.mktemp("forked")) as running:
+        yield running
 
 
 def pytest_unconfigure() -> None:

@@ -13,8 +13,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import traceback
 import warnings
@@ -264,67 +262,48 @@ def test_names(run: Run, folder: Path, take: int) -> None:
     assert not list(folder.rglob("OWNED"))
 
 
-class Killed(NamedTuple):
-    """The program that forks trainings, and how to begin one."""
-
-    process: subprocess.Popen[str]
-    spec: Path
-
-    def start(self, results: Path) -> int:
-        """Begins a training, or goes on with the one whose state is there; returns the process's number."""
-        resume = ["--resume"] * (results / "train_state.pt").exists()
-        arguments = ["train", "-e", self.spec, "-r", results, "--device", "cpu", "--save-every", "1", *resume]
-        request = {"arguments": [str(word) for word in arguments], "output": f"{results}.log"}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self.number()
-
-    def number(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
-
-
 @pytest.fixture
-def killed(folder: Path, sound: ModelFiles) -> Iterator[Killed]:
+def start(folder: Path, sound: ModelFiles, forked: Forked) -> Callable[[Path], int]:
+    """Begins a training, or goes on with the one whose state is there; returns the process's number."""
     (folder / "narrow.safetensors").write_bytes(sound.checkpoint)
-    (folder / "spec.txt").write_text(
-        SPEC.format(size=SIZE, data=folder / "data", pretrained=folder / "narrow.safetensors")
-    )
-    program = [sys.executable, Path(__file__).parent / "fuzz" / "forking_program.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(program, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield Killed(process, folder / "spec.txt")
-    process.communicate(timeout=60)
+    text = SPEC.format(size=SIZE, data=folder / "data", pretrained=folder / "narrow.safetensors")
+    (folder / "spec.txt").write_text(text)
+
+    def begin(results: Path) -> int:
+        resume = ["--resume"] * (results / "train_state.pt").exists()
+        arguments = ["train", "-e", folder / "spec.txt", "-r", results, "--device", "cpu", "--save-every", "1", *resume]
+        return forked.start(arguments, output=f"{results}.log", errors=f"{results}.log")
+
+    return begin
 
 
-def test_trainings_that_are_killed_end_as_one_that_was_not(killed: Killed, folder: Path) -> None:
+def test_trainings_that_are_killed_end_as_one_that_was_not(
+    start: Callable[[Path], int], forked: Forked, folder: Path
+) -> None:
     """By any of four signals, one to three times each; after each, no file of a final name is half written."""
     draw = random.Random(SEED)
-    killed.start(folder / "whole")
     started = time.monotonic()
-    assert killed.number() == 0, (folder / "whole.log").read_text()
+    assert forked.wait(start(folder / "whole")) == 0, (folder / "whole.log").read_text()
     seconds = time.monotonic() - started
     expected = written(folder / "whole")
-    assert len(expected) == 4 + 2 + 2
+    assert len(expected) == 4 + 1 + 2
     statuses: Counter[tuple[str, int]] = Counter()
     for number in range(counted(KILLS)):
         results, history = folder / f"training{number}", []
         for _ in range(draw.choice([1, 1, 2, 3])):
             name = draw.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
-            process = killed.start(results)
+            process = start(results)
             time.sleep(draw.uniform(0, seconds))
             if Path(f"/proc/{process}").exists():
                 os.kill(process, getattr(signal, name))
-            status = killed.number()
+            status = forked.wait(process)
             history.append(f"{name} → {status}")
             statuses[name, status] += 1
             assert half_written(results) == [], f"seed {SEED}, training {number}: {history}"
             if status in (0, 2):
                 break
         if status not in (0, 2):
-            killed.start(results)
-            status = killed.number()
+            status = forked.wait(start(results))
         said = (folder / f"training{number}.log").read_text()
         assert status == 0 or "nothing to resume" in said, f"seed {SEED}, training {number}: {history}\n{said[-500:]}"
         assert "Traceback" not in said, f"seed {SEED}, training {number}: {history}\n{said[-500:]}"

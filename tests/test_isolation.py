@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -69,8 +70,23 @@ def test_the_program_of_each_gpu_executes_none(planted: Path) -> None:
     assert "resnet" in run(planted, [sys.executable, "-c", PROGRAM, "models"])
 
 
+ALL_COMMANDS = """
+import json, os, sys
+from trt_cls.cli import main
+if __name__ == "__main__":  # loaders import it
+    for words, status in json.loads(sys.argv[1]):
+        found = main(words)
+        assert found == status or status is None, (words, found)
+        assert not {"", ".", os.getcwd()} & set(sys.path), words
+"""
+
+
 @pytest.mark.slow
-def test_no_command_executes_any(planted: Path) -> None:
+def test_no_command_executes_any(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In one process, whose program lies elsewhere, as the installed one does; `models` in that itself.
+
+    What an earlier command has imported, a later one takes from memory: the path for imports is looked at after each.
+    """
     write_images(planted / "images", 4)
     write_onnx(planted / "model.onnx")
     sections = """
@@ -85,6 +101,7 @@ def test_no_command_executes_any(planted: Path) -> None:
     (planted / "spec.txt").write_text(sections)
     (planted / "model.hdf5").write_bytes(b"none")
     best = "results/weights/best.safetensors"
+    commands: list[tuple[list[str], int | None]] = []
     for typed, status in (
         ("train -e spec.txt -r results --device cpu", 0),
         (f"evaluate -e spec.txt -m {best}", 0),
@@ -96,11 +113,14 @@ def test_no_command_executes_any(planted: Path) -> None:
         ("benchmark out.onnx", 0),
         ("inspect out.onnx", 0),
         ("spec check spec.txt", 0),
-        ("models", 0),
         ("doctor", None),
         ("import-tao model.hdf5 -o imported.safetensors", 2),
     ):
-        run(planted, [str(Path(sys.executable).with_name("trt-cls")), *typed.split()], status)
+        commands.append((typed.split(), status))
+    program = tmp_path_factory.mktemp("program") / "all_commands.py"
+    program.write_text(ALL_COMMANDS)
+    run(planted, [sys.executable, str(program), json.dumps(commands)])
+    run(planted, [str(Path(sys.executable).with_name("trt-cls")), "models"])
     torchrun = [sys.executable, "-P"] if sys.version_info >= (3, 11) else [sys.executable]
     torchrun += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run(planted, [*torchrun, "-m", "trt_cls", "evaluate", "-e", "spec.txt", "-m", best, "--provider", "cpu"], None)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.forked import Forked
 from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_onnx
 from trt_cls.cli import main
 from trt_cls.cli.processes import _arguments_of_each
@@ -54,16 +55,6 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def python(processes: int) -> list[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *(torchrun if processes > 1 else [])]
-
-
-def run(command: list[str], cwd: Path, typed: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    cwd.mkdir(exist_ok=True)
-    return subprocess.run(command, cwd=cwd, env=environment(), input=typed, capture_output=True, timeout=200)
-
-
 def results(folder: Path) -> dict[str, Any]:
     """results.json but for what the clock says."""
     content: dict[str, Any] = json.loads((folder / "results" / "results.json").read_text())
@@ -74,19 +65,21 @@ def results(folder: Path) -> dict[str, Any]:
     return content
 
 
-def words(output: bytes) -> list[bytes]:
-    return [line for line in output.splitlines() if not line.startswith(b"images/s")]
+def words(output: str) -> list[str]:
+    return [line for line in output.splitlines() if not line.startswith("images/s")]
 
 
 @pytest.mark.slow
-def test_processes_measure_what_one_measures(folder: Path, tmp_path: Path) -> None:
+def test_processes_measure_what_one_measures(folder: Path, forked: Forked, tmp_path: Path) -> None:
     """Three, which 31 images in batches of four do not come out even for."""
-    command = [*PROGRAM, "evaluate", "-e", str(folder / "spec.txt"), "-r", "results", "-k", "key"]
-    one = run(python(1) + command, tmp_path / "one")
-    several = run(python(3) + command, tmp_path / "several")
-    assert (one.returncode, several.returncode) == (0, 0), (one.stderr + several.stderr).decode()
+    command = ["evaluate", "-e", str(folder / "spec.txt"), "-r", "results", "-k", "key"]
+    for name in ("one", "several"):
+        (tmp_path / name).mkdir()
+    one = forked.run(1, command, folder=str(tmp_path / "one"))
+    several = forked.run(3, command, folder=str(tmp_path / "several"))
+    assert (one.returncode, several.returncode) == (0, 0), one.stderr + several.stderr
     assert words(several.stdout) == words(one.stdout)
-    assert [line.split(b":")[0] for line in one.stderr.splitlines()[1:]] == [b"skipped", b"skipped"]
+    assert [line.split(":")[0] for line in one.stderr.splitlines()[1:]] == ["skipped", "skipped"]
     assert several.stderr == one.stderr
     assert results(tmp_path / "several") == results(tmp_path / "one")
     predictions = "results/predictions.csv"
@@ -94,27 +87,27 @@ def test_processes_measure_what_one_measures(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_first_process_reads_the_list_for_all(folder: Path, tmp_path: Path) -> None:
+def test_the_first_process_reads_the_list_for_all(folder: Path, forked: Forked, tmp_path: Path) -> None:
     strange = tmp_path / os.fsdecode(b"\xe9.jpg")
     strange.write_bytes((folder / "data" / "blue" / "00.jpg").read_bytes())
     paths = [*sorted((folder / "data").rglob("*.jpg"), reverse=True), strange, strange]
     typed = b"\n".join(os.fsencode(path) for path in paths)
-    command = [*PROGRAM, "infer", "-m", str(folder / "model.onnx"), "-i", "-", "-b", "4"]
-    one, three = (run(python(processes) + command, tmp_path, typed) for processes in (1, 3))
-    assert three.returncode == 0, three.stderr.decode()
+    command = ["infer", "-m", folder / "model.onnx", "-i", "-", "-b", "4"]
+    one, three = (forked.run(processes, command, typed=typed) for processes in (1, 3))
+    assert three.returncode == 0, three.stderr
     assert len(one.stdout.splitlines()) == len(paths) - 2
     assert (three.stdout, three.stderr) == (one.stdout, one.stderr)
 
 
 @pytest.mark.slow
-def test_processes_without_an_image_wait_for_the_others(folder: Path, tmp_path: Path) -> None:
+def test_processes_without_an_image_wait_for_the_others(folder: Path, forked: Forked, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for name in ("a.jpg", "b.jpg"):
         (images / name).write_bytes((folder / "data" / "blue" / "00.jpg").read_bytes())
-    done = run([*python(3), *PROGRAM, "infer", "-m", str(folder / "model.onnx"), "-i", str(images)], tmp_path)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode() == f"2 images labeled, 0 skipped; written: {images / 'result.csv'}\n"
+    done = forked.run(3, ["infer", "-m", folder / "model.onnx", "-i", images])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"2 images labeled, 0 skipped; written: {images / 'result.csv'}\n"
 
 
 def truncated(folder: Path, tmp_path: Path) -> list[str]:
@@ -142,10 +135,18 @@ def nothing_decoded(folder: Path, tmp_path: Path) -> list[str]:
         (nothing_decoded, "none of 9 images can be decoded"),
     ],
 )
-def test_one_error_ends_all_with_its_status(request_of: Any, message: str, folder: Path, tmp_path: Path) -> None:
-    done = run([sys.executable, "-c", LAUNCHER, *PROGRAM, *request_of(folder, tmp_path)], tmp_path)
-    assert (done.returncode, done.stdout) == (2, b"")
-    (error,) = [line for line in done.stderr.decode().splitlines() if not line.startswith("skipped: ")]
+def test_one_error_ends_all_with_its_status(
+    request_of: Any, message: str, folder: Path, forked: Forked, tmp_path: Path
+) -> None:
+    asked = request_of(folder, tmp_path)
+    done: Any
+    if request_of is strict:
+        command = [sys.executable, "-c", LAUNCHER, *PROGRAM, *asked]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+    else:
+        done = forked.run(2, asked)
+    assert (done.returncode, done.stdout) == (2, "")
+    (error,) = [line for line in done.stderr.splitlines() if not line.startswith("skipped: ")]
     assert error.startswith("error: ")
     assert message in error
 

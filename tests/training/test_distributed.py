@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from support.forked import Forked
 from trt_cls import spec
 from trt_cls.spec.experiment import CosineLr, Experiment, LrConfig, ModelConfig, Optimizer, Sgd
 
@@ -41,18 +42,21 @@ def write_spec(path: Path, experiment: Experiment) -> Path:
     return path
 
 
-def command(spec_file: Path, results: Path, processes: int, *more: str) -> list[str]:
+def command(spec_file: Path, results: Path, processes: int) -> list[str]:
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(TRAINER)]
-    arguments = ["train", "-e", str(spec_file), "-r", str(results), "--device", "cpu", *more]
-    return [sys.executable, *(start if processes > 1 else [str(TRAINER)]), *arguments]
+    return [sys.executable, *start, *arguments(spec_file, results)]
+
+
+def arguments(spec_file: Path, results: Path) -> list[str]:
+    return ["train", "-e", str(spec_file), "-r", str(results), "--device", "cpu"]
 
 
 def environment(record: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "RECORD": str(record), **more}
 
 
-def run(arguments: list[str], record: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, env=environment(record, **more), capture_output=True, text=True, timeout=400)
+def run(started: list[str], record: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(started, env=environment(record, **more), capture_output=True, text=True, timeout=400)
 
 
 def steps(record: Path) -> dict[int, list[dict[str, Any]]]:
@@ -77,7 +81,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "epochs"), [(2, 10), (3, 13)])
 def test_processes_learn_as_one_with_the_whole_batch(
-    processes: int, epochs: int, odd_images: Path, experiment: Make, tmp_path: Path
+    processes: int, epochs: int, odd_images: Path, experiment: Make, forked: Forked, tmp_path: Path
 ) -> None:
     # the last batch of an epoch has 5 images for two processes; 3 for three, of which two then have none
     common: dict[str, Any] = {"root": odd_images, "model": PLAIN, "n_epochs": epochs, **NOTHING_DRAWN}
@@ -89,9 +93,9 @@ def test_processes_learn_as_one_with_the_whole_batch(
             # momentum makes of the last bit, in which sums of other orders differ, a thousandth in 20 steps
             optimizer=Optimizer(sgd=Sgd(momentum=0.0)),
         )
-        done = run(
-            command(write_spec(tmp_path / f"{name}.txt", asked), tmp_path / name, count), tmp_path / f"rec-{name}"
-        )
+        given = {"RECORD": str(tmp_path / f"rec-{name}"), "NARROW": "1"}
+        file = write_spec(tmp_path / f"{name}.txt", asked)
+        done = forked.run(count, arguments(file, tmp_path / name), TRAINER, environment=given)
         assert done.returncode == 0, done.stderr
     one, several = steps(tmp_path / "rec-one"), steps(tmp_path / "rec-several")
     assert len(one) == len(several) >= 50
@@ -119,10 +123,14 @@ def wait_for(process: subprocess.Popen[str], record: Path, number: int) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_once_and_the_same_processes_go_on(odd_images: Path, experiment: Make, tmp_path: Path) -> None:
+def test_ctrl_c_saves_once_and_the_same_processes_go_on(
+    odd_images: Path, experiment: Make, forked: Forked, tmp_path: Path
+) -> None:
+    """Those of torchrun, beside forked ones that are not interrupted."""
     asked = experiment(root=odd_images, model=BATCH_NORM, batch_size_per_gpu=2, n_epochs=4)
     file = write_spec(tmp_path / "spec.txt", asked)
-    assert run(command(file, tmp_path / "whole", 2), tmp_path / "rec").returncode == 0
+    record = {"RECORD": str(tmp_path / "rec")}
+    assert forked.run(2, arguments(file, tmp_path / "whole"), TRAINER, environment=record).returncode == 0
 
     parts = tmp_path / "parts"
     started = subprocess.Popen(
@@ -136,11 +144,12 @@ def test_ctrl_c_saves_once_and_the_same_processes_go_on(odd_images: Path, experi
     assert len(told) == 1
     assert "is saved; go on with: torchrun --nproc-per-node 2 -m trt_cls train" in told[0]
 
-    alone = run(command(file, parts, 1, "--resume"), tmp_path / "rec-alone")
+    resume = [*arguments(file, parts), "--resume"]
+    alone = forked.run(1, resume, TRAINER, environment=record)
     assert alone.returncode == 2
     assert "processes: 2 ≠ 1" in alone.stderr
 
-    resumed = run(command(file, parts, 2, "--resume"), tmp_path / "rec-resumed")
+    resumed = forked.run(2, resume, TRAINER, environment=record)
     assert resumed.returncode == 0, resumed.stderr
     for name in ("training.csv", "weights/squeezenet_004.safetensors", "weights/best.safetensors"):
         assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -168,8 +177,8 @@ def test_what_gpus_starts_ends_with_the_error_of_one(odd_images: Path, experimen
     asked = experiment(root=odd_images, model=PLAIN, batch_size_per_gpu=4)
     file = write_spec(tmp_path / "spec.txt", asked)
     code = "import sys; from trt_cls.distributed.launch import run_in_processes as run; sys.exit(run(2, sys.argv[1:]))"
-    arguments = ["train", f"--experiment-spec={file}", f"--results-dir={tmp_path / 'run'}", "--device=cpu"]
-    done = run([sys.executable, "-c", code, str(TRAINER), *arguments], tmp_path / "rec", FAIL="1/2")
+    asked_for = ["train", f"--experiment-spec={file}", f"--results-dir={tmp_path / 'run'}", "--device=cpu"]
+    done = run([sys.executable, "-c", code, str(TRAINER), *asked_for], tmp_path / "rec", FAIL="1/2")
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if "cpu · torch" not in line]
     assert lines == ["error: this is the failure of process 1"]

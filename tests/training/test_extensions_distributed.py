@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from support.forked import Forked
 from trt_cls import spec
 from trt_cls.data.folder import image_folder
 from trt_cls.data.stream import stream
@@ -37,21 +35,19 @@ NO_NORM = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", us
 CPU = choose_compute("cpu", "fp32")
 
 
-def trained_by(processes: int, request: Experiment, folder: Path) -> Path:
+def trained_by(forked: Forked, processes: int, request: Experiment, folder: Path) -> Path:
     file = folder.parent / f"{folder.name}.txt"
     file.write_text(spec.show(request))
-    start = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "trt_cls"]
-    arguments = ["train", "-e", str(file), "-r", str(folder), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *start, *arguments], env=environment, capture_output=True, text=True, timeout=400
-    )
+    arguments = ["train", "-e", file, "-r", folder, "--device", "cpu"]
+    done = forked.run(processes, arguments, environment={"NARROW": "1"})
     assert done.returncode == 0, done.stderr
     return folder / "weights"
 
 
 @pytest.mark.slow
-def test_processes_extend_a_training_as_one_with_the_whole_batch_does(experiment: Make, tmp_path: Path) -> None:
+def test_processes_extend_a_training_as_one_with_the_whole_batch_does(
+    experiment: Make, forked: Forked, tmp_path: Path
+) -> None:
     asked = Extensions(ema_decay=0.8, clip_grad_norm=1.0, accumulate_steps=2, average_checkpoints=2)
     weights = []
     for processes in (1, 2):
@@ -60,7 +56,7 @@ def test_processes_extend_a_training_as_one_with_the_whole_batch_does(experiment
             enable_random_crop=False, disable_horizontal_flip=True, optimizer=Optimizer(sgd=Sgd(momentum=0.0)),
             lr_config=LrConfig(cosine=CosineLr(learning_rate=0.01 / processes)),
         )  # fmt: skip
-        weights.append(trained_by(processes, request, tmp_path / str(processes)))
+        weights.append(trained_by(forked, processes, request, tmp_path / str(processes)))
     for name in ("resnet_003", "averaged"):
         one, two = (load_file(folder / f"{name}.safetensors") for folder in weights)
         for key, tensor in one.items():
@@ -71,9 +67,11 @@ def test_processes_extend_a_training_as_one_with_the_whole_batch_does(experiment
 @pytest.mark.parametrize(
     "extensions", [NO_EXTENSIONS, Extensions(ema_decay=0.8, average_checkpoints=1)], ids=["off", "on"]
 )
-def test_processes_validate_the_network_that_is_saved(extensions: Extensions, experiment: Make, tmp_path: Path) -> None:
+def test_processes_validate_the_network_that_is_saved(
+    extensions: Extensions, experiment: Make, forked: Forked, tmp_path: Path
+) -> None:
     request = experiment(batch_size_per_gpu=4, extensions=extensions)
-    weights = trained_by(2, request, tmp_path / "run")
+    weights = trained_by(forked, 2, request, tmp_path / "run")
     assert request.train_config is not None
     val = image_folder(Path(request.train_config.val_dataset_path))
     told = [json.loads(line) for line in (tmp_path / "run/status.json").read_text().splitlines()]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -194,18 +191,15 @@ def test_other_extensions_keep_the_ranges(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("whole")
-def test_two_processes_learn_with_the_ranges_of_one(experiment: Make, quiet: Any, tmp_path: Path) -> None:
+def test_two_processes_learn_with_the_ranges_of_one(
+    experiment: Make, quiet: Any, forked: Forked, tmp_path: Path
+) -> None:
     first = train(experiment(n_epochs=1), tmp_path / "first", device="cpu", reporter=quiet()).last
     given: Any = {"extensions": Extensions(quantization=Quantization()), "pretrained_model_path": str(first)}
     one = train(experiment(**given), tmp_path / "one", device="cpu", reporter=quiet())
     (tmp_path / "spec.txt").write_text(spec.show(experiment(**given, batch_size_per_gpu=4)))
-    start = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trt_cls"]
-    arguments = ["train", "-e", str(tmp_path / "spec.txt"), "-r", str(tmp_path / "run"), "--device", "cpu"]
-    ended = subprocess.run(
-        [sys.executable, "-m", *start, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+    arguments = ["train", "-e", tmp_path / "spec.txt", "-r", tmp_path / "run", "--device", "cpu"]
+    ended = forked.run(2, arguments, environment={"NARROW": "1"})
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("layers compute in INT8") + ended.stderr.count("layers compute in INT8") == 1
     ranges = trained_ranges(load_checkpoint(tmp_path / "run/weights/resnet_002.safetensors").module)
@@ -217,7 +211,11 @@ def test_two_processes_learn_with_the_ranges_of_one(experiment: Make, quiet: Any
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_it_can_be_compiled(asked: Make, done: TrainingResult, quiet: Any, tmp_path: Path) -> None:
+def test_it_can_be_compiled(
+    asked: Make, done: TrainingResult, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as the graphs of both passes: C++ for them takes three minutes, and `test_compiler` has some made."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     result = train(asked(), tmp_path, device="cpu", reporter=quiet(), compile_network=True)
     # three steps: the kernels' other roundings have not spread yet, where a training in float is 6 % off
     assert result.rows[0].loss == pytest.approx(done.rows[0].loss, rel=1e-3)
