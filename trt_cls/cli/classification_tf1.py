@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(verb: str) -> _Parser:
-    about = f"{VERBS[verb].summary} Beside each flag is what becomes of it in trt-cls {VERBS[verb].command}."
+    about = f"{VERBS[verb].summary} Beside each flag is what becomes of it in trt-cls."
     parser = _Parser(prog=f"{PROGRAM} {verb}", description=about)
     for flag in _flags(verb):
         takes = _TAKES[flag.takes]
@@ -79,7 +79,7 @@ def _parser(verb: str) -> _Parser:
 _TAKES: dict[str, dict[str, Any]] = {
     "value": {},
     "number": {"type": int},
-    "list": {"nargs": "*"},
+    "list": {"nargs": "+"},
     "switch": {"action": "store_const", "const": True},
 }
 
@@ -92,8 +92,8 @@ def _given(verb: str, words: list[str]) -> Given:
     found, unknown = _parser(verb).parse_known_args(words)
     if unknown:
         names = [name for flag in _flags(verb) for name in flag.names]
-        hint = did_you_mean(unknown[0], names) or f"; {PROGRAM} {verb} --help lists its flags"
-        raise click.UsageError(f'{PROGRAM} {verb}: "{unknown[0]}" is unknown{hint}')
+        hint = did_you_mean(unknown[0], names) or "; --help lists them, and trt-cls takes its own"
+        raise click.UsageError(f'{PROGRAM} {verb}: "{unknown[0]}" is no flag of TAO\'s{hint}')
     given = vars(found)
     for flag in _flags(verb):
         if flag.action == "refused" and given[flag.name] is not None:
@@ -129,9 +129,9 @@ def _passed(flag: Flag, given: Given) -> list[str]:
     if flag.action == "ignored":
         _say_ignored(flag.names[-1], flag.note)
     elif flag.action == "model":
-        given[flag.name] = value = str(_readable(Path(value)))
+        given[flag.name] = value = str(_readable(_file(value)))
     elif flag.action == "output":
-        given[flag.name] = value = str(_writable(Path(value), ".engine" if flag.to == "--engine" else ".safetensors"))
+        given[flag.name] = value = str(_writable(_file(value), ".engine" if flag.to == "--engine" else ".safetensors"))
     if not flag.to:
         return []
     if flag.takes == "switch":
@@ -141,6 +141,12 @@ def _passed(flag: Flag, given: Given) -> list[str]:
 
 def _say_ignored(name: str, why: str) -> None:
     echo(f"{name} is ignored: {why}", err=True)
+
+
+def _file(value: str | Path) -> Path:
+    if not Path(value).name:
+        raise click.UsageError(f'"{value}" is a folder; expected the name of a file')
+    return Path(value)
 
 
 def _readable(path: Path) -> Path:
@@ -190,7 +196,7 @@ def _inference(given: Given) -> list[str]:
 
 def _export(given: Given) -> list[str]:
     model = Path(given["model"])
-    output = _writable(Path(given["output_file"] or model.with_suffix(".onnx")), ".onnx")
+    output = _writable(_file(given["output_file"] or model.with_suffix(".onnx")), ".onnx")
     line = ["-o", str(output), *_calibration(given, 16)]
     if given["gen_ds_config"]:
         line += ["--deepstream", str(output.parent / "deepstream")]
