@@ -62,6 +62,7 @@ def test_folder_holds_the_promised_files_and_nothing_else(done: TrainingResult) 
         "classmap.json",
         "status.json",
         "training.csv",
+        "training.html",
         "experiment_spec.txt",
         f"events/{events}",
     }

@@ -100,6 +100,6 @@ def _summary(result: TrainingResult) -> list[str]:
         f"best model: {files.best} (epoch {best.epoch}: val_acc {best.val_acc:.4f}, val_loss {best.val_loss:.4f})",
         f"last model: {result.last}",
         *averaged,
-        f"curves:     {files.curve}, tensorboard --logdir {files.events}",
+        f"curves:     {files.page}, {files.curve}, tensorboard --logdir {files.events}",
         f"next:       {shlex.join(export)}",
     ]

@@ -107,6 +107,11 @@ class Training:
         self._broken_train.restore(state.broken_train)
         self._broken_val.restore(state.broken_val)
 
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Broken images of both folders so far, each once."""
+        return self._broken_train.images + self._broken_val.images
+
     def run(self, *, resumed: bool) -> TrainingResult:
         """Trains to the end."""
         for log in self.logs:
@@ -303,7 +308,7 @@ class Training:
             last=self._checkpoint(self.rows[-1].epoch),
             rows=tuple(self.rows),
             best=best,
-            skipped=self._broken_train.images + self._broken_val.images,
+            skipped=self.skipped,
             steps_left_out=self.learner.steps_left_out,
             stopped_early=self.rows[-1].epoch < self._config.n_epochs,
             averaged=average,

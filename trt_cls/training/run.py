@@ -23,6 +23,7 @@ from trt_cls.training.learner import Learner, Teacher
 from trt_cls.training.logs import Log
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.logs.files import Checkpoints, Curve, StatusFile
+from trt_cls.training.logs.page import TrainingPage
 from trt_cls.training.logs.trackers import TensorBoard, Trackers
 from trt_cls.training.loop import Training, TrainingResult
 from trt_cls.training.parallel import joined_to_train
@@ -121,7 +122,8 @@ def _logs(training: Training, loggers: Sequence[str], reporter: Reporter) -> lis
     trackers = Trackers(loggers, setup.experiment, folder, reporter)
     status = StatusFile(folder.status, setup.config.n_epochs, training.epoch)
     boards = TensorBoard(folder.events, setup.config.visualizer, setup.contract.preprocessing, training.epoch)
-    return [Checkpoints(folder, setup.contract), Curve(folder.curve), status, boards, trackers, reporter]
+    page = TrainingPage(folder, setup, lambda: training.skipped)
+    return [Checkpoints(folder, setup.contract), Curve(folder.curve), page, status, boards, trackers, reporter]
 
 
 @contextmanager

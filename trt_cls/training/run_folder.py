@@ -45,6 +45,8 @@ class RunFolder:
         """Class names and their indices."""
         self.curve = root / "training.csv"
         """A row per epoch."""
+        self.page = root / "training.html"
+        """Curves, classes over time, pictures as the network sees them."""
         self.status = root / "status.json"
         """A JSON object per line."""
         self.events = root / "events"
@@ -126,7 +128,7 @@ def _refuse_other_training(folder: RunFolder) -> None:
 
 def _remove_unfinished(folder: RunFolder) -> None:
     """Removes files that a killed training was writing."""
-    for file in (folder.state, folder.spec, folder.classmap, folder.curve, folder.status):
+    for file in (folder.state, folder.spec, folder.classmap, folder.curve, folder.page, folder.status):
         for beside in folder.root.glob(f".{file.name}.*"):
             beside.unlink(missing_ok=True)
     for beside in folder.weights.glob(".*.safetensors"):

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from trt_cls.version import PRODUCER
 
 def page(template: str, **content: Any) -> str:
     """The HTML of `templates/<template>` filled with `content`."""
+    return _environment().get_template(template).render(**content)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("trt_cls.evaluation.report"),
         autoescape=True,
@@ -31,7 +37,7 @@ def page(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    return environment.get_template(template).render(**content)
+    return environment
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -86,6 +92,7 @@ def version_rows() -> Rows:
     ]
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
