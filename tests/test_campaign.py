@@ -28,6 +28,7 @@ import pytest
 
 from fuzz import hostile
 from fuzz.hostile import Case, ModelFiles
+from support.forked import Forked
 from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, sidecar_path, write_sidecar
 from trt_cls.cli import main

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from support.forked import Forked
 from trt_cls import spec
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.data.folder import image_folder
