@@ -1,9 +1,10 @@
 """Coverage-guided fuzzing (atheris) of what strangers write: nothing but the product's own errors, and at once.
 
 pip install atheris
-python tests/fuzz/text.py contract|sidecar|classmap|spec CORPUS_FOLDER -max_total_time=600
+python tests/fuzz/gates.py contract|sidecar|classmap|spec|image CORPUS_FOLDER -max_total_time=600
 """
 
+import io
 import json
 import sys
 import tempfile
@@ -12,12 +13,15 @@ from time import process_time
 
 import atheris
 
-with atheris.instrument_imports(include=["trt_cls", "google.protobuf.text_format"]):
+with atheris.instrument_imports(include=["trt_cls", "google.protobuf.text_format", "PIL"]):
+    from PIL import Image
+
     from trt_cls.artefacts.classmap import read_classmap
     from trt_cls.artefacts.contracts import contract_from_json
     from trt_cls.artefacts.sidecar import Profile, Sidecar, read_sidecar, write_sidecar
     from trt_cls.contract import Contract, Preprocessing
     from trt_cls.errors import TrtClsError
+    from trt_cls.preprocessing.images import decode
     from trt_cls.spec import show
     from trt_cls.spec.experiment import ModelConfig
     from trt_cls.spec.loader import experiment_from_text, read_text
@@ -52,6 +56,21 @@ def spec(data: bytes) -> None:
     assert again == experiment
 
 
+def image(data: bytes) -> None:
+    for channels in (3, 1):
+        decode(data, channels)
+
+
+def pictures() -> list[bytes]:
+    found = []
+    for name in ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF"):
+        for mode in ("RGB", "L"):
+            written = io.BytesIO()
+            Image.effect_noise((16, 12), 60).convert(mode).save(written, name)
+            found.append(written.getvalue())
+    return found
+
+
 def seeds() -> dict[str, list[bytes]]:
     side = Sidecar(CONTRACT, "0" * 64, "tensorrt", "10.3", ("8.9",), "GPU", Profile(1, 8, 32), "m.onnx", "0" * 64)
     write_sidecar(FOLDER / "m.engine", side)
@@ -60,6 +79,7 @@ def seeds() -> dict[str, list[bytes]]:
         "sidecar": [(FOLDER / "m.engine.json").read_bytes()],
         "classmap": [json.dumps({"cat": 0, "dog": 1}).encode()],
         "spec": [path.read_bytes() for path in sorted((ROOT / "specs").glob("*.txt"))],
+        "image": pictures(),
     }
 
 
@@ -68,7 +88,7 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds()[name]):
         (corpus / f"seed{number}").write_bytes(seed)
-    target = {"contract": contract, "sidecar": sidecar, "classmap": classmap, "spec": spec}[name]
+    target = {"contract": contract, "sidecar": sidecar, "classmap": classmap, "spec": spec, "image": image}[name]
 
     def one(data: bytes) -> None:
         started = process_time()
