@@ -2,7 +2,7 @@
 
 All is symmetric, weights by output channel, activations by tensor, biases stay float: what TensorRT asks for. A layer's
 inputs are quantized and its output is not, so that TensorRT can fuse what follows, and both inputs of a residual
-addition are. ONNX Runtime's quantizer writes the graph. `measure_magnitudes` measures what `models.int8_ranges` makes ranges of.
+addition are. ONNX Runtime's quantizer writes the graph. `models.int8_ranges` makes ranges of the measured magnitudes.
 """
 
 from __future__ import annotations
