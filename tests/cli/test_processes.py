@@ -233,7 +233,7 @@ def test_several_processes_need_torch(
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
-def test_a_flag_that_is_not_there_is_told_once(
+def test_a_flag_that_is_not_there_is_reported_once(
     rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", rank)

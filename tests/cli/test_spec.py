@@ -58,7 +58,7 @@ def test_check_reports_each_mistake_on_a_line_and_exits_with_2(tmp_path: Path) -
     assert all(line.startswith("error: ") for line in done.stderr.splitlines())
 
 
-def test_check_looks_for_the_folders_of_all_sections_unless_told_not_to(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_looks_for_the_folders_of_all_sections_unless_asked_not_to(capsys: pytest.CaptureFixture[str]) -> None:
     spec = str(TAO_SPEC)
     assert main(["spec", "check", spec]) == 2
     error = capsys.readouterr().err

@@ -54,7 +54,7 @@ def test_shared_memory_stays_empty(workers: Workers) -> None:
     ],
     ids=["error", "memory", "one of ours"],
 )
-def test_a_failure_is_told_in_one_line_and_the_process_goes_on(
+def test_a_failure_is_reported_in_one_line_and_the_process_goes_on(
     raised: Exception, kind: type[Exception], message: str, workers: Workers
 ) -> None:
     with pytest.raises(kind, match=message) as failure:
@@ -64,7 +64,7 @@ def test_a_failure_is_told_in_one_line_and_the_process_goes_on(
     assert len(list(workers.map([1, 2, 3]))) == 3
 
 
-def test_a_process_that_is_killed_is_told_at_once() -> None:
+def test_a_process_that_is_killed_is_reported_at_once() -> None:
     workers = Workers(make, 1, __name__)
     list(workers.map([1]))
     started = time.monotonic()

@@ -36,7 +36,7 @@ def command(results: Path) -> None:
 
     Each step is a command of its own, printed before it runs. A second call continues where the first one stopped.
     """
-    from trt_cls.demo.digits import write_digits
+    from trt_cls.demo import write_digits
     from trt_cls.files import results_folder
 
     start = time.perf_counter()

@@ -282,9 +282,9 @@ class TrainConfig:
     )
     model_parallelism: tuple[float, ...] = option((), "relative share of the network on each device", above(0))
     visualizer: Visualizer = option(Visualizer, "TensorBoard images and histograms, experiment trackers")
-    optimizer: Optimizer = required("exactly one of sgd, adam, rmsprop")
+    optimizer: Optimizer = required(f"exactly one of {', '.join(Optimizer.__dataclass_fields__)}")
     reg_config: RegConfig = required("weight penalty")
-    lr_config: LrConfig = required("exactly one of step, soft_anneal, cosine")
+    lr_config: LrConfig = required(f"exactly one of {', '.join(LrConfig.__dataclass_fields__)}")
 
 
 @dataclass(frozen=True, kw_only=True)

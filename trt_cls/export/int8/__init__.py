@@ -20,8 +20,7 @@ from trt_cls.contract import Contract
 from trt_cls.data.folder import evenly_spread, image_folder
 from trt_cls.errors import DataError, RequestError
 from trt_cls.export.images import BATCH, ImageSet, images_for
-from trt_cls.export.int8.calibration import measure_magnitudes
-from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, quantizable, trained_layers
+from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, measure_magnitudes, quantizable, trained_layers
 from trt_cls.export.int8.sensitivity import LabeledImages, choose, rank, signal_to_noise, table
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold

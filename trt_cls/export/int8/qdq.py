@@ -2,24 +2,50 @@
 
 All is symmetric, weights by output channel, activations by tensor, biases stay float: what TensorRT asks for. A layer's
 inputs are quantized and its output is not, so that TensorRT can fuse what follows, and both inputs of a residual
-addition are. ONNX Runtime's quantizer writes the graph. Ranges come from `calibration`.
+addition are. ONNX Runtime's quantizer writes the graph. `models.int8_ranges` makes ranges of the measured magnitudes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from trt_cls.artefacts.onnx_file import OnnxModel
+from trt_cls.contract import INPUT
+from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, require
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE
+from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE, Histogram
 from trt_cls.version import __version__
+
+
+def measure_magnitudes(
+    model: onnx.ModelProto, tensors: Sequence[str], batches: Iterable[NDArray[Any]]
+) -> dict[str, Histogram]:
+    """The magnitudes of `tensors` of a float32 `model` on `batches` of its input.
+
+    Raises:
+        ExportError: the network overflows on one of them.
+    """
+    inside = [name for name in tensors if name != INPUT]
+    session = session_of(model, inside)
+    found = {name: Histogram() for name in (INPUT, *inside)}
+    for batch in batches:
+        for name, values in zip(found, (batch, *session.run(inside, {INPUT: batch})), strict=True):
+            if not np.isfinite(values).all():
+                raise ExportError(
+                    f"{name} of the network holds NaN or infinity on a calibration image; expected numbers; "
+                    "look at the training, the network answers nothing of use"
+                )
+            found[name].add(values)
+    return found
+
 
 Keep = Literal["first", "last"]
 
