@@ -319,6 +319,11 @@ def written(results: Path) -> dict[str, bytes]:
     return {name: (results / name).read_bytes() for name in names if not Path(name).name.startswith(".")}
 
 
+def texts(path: Path) -> list[str]:
+    """The JSON texts of a file: status.json has one on each line."""
+    return path.read_text().splitlines() if path.name == "status.json" else [path.read_text()]
+
+
 def half_written(results: Path) -> list[str]:
     """Files of a final name that can't be read."""
     import torch
@@ -327,7 +332,7 @@ def half_written(results: Path) -> list[str]:
     readers: dict[str, Callable[[Path], Any]] = {
         ".safetensors": load_file,
         ".pt": lambda path: torch.load(path, weights_only=True),
-        ".json": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+        ".json": lambda path: [json.loads(text) for text in texts(path)],
         ".csv": lambda path: {len(row) for row in csv.reader(io.StringIO(path.read_text()))} or 1 / 0,
     }
     found = []

@@ -67,7 +67,8 @@ def test_forked_processes_execute_none(planted: Path) -> None:
 
 
 def test_the_program_of_each_gpu_executes_none(planted: Path) -> None:
-    assert "resnet" in run(planted, [sys.executable, "-c", PROGRAM, "models"])
+    write_onnx(planted / "model.onnx")
+    assert "resnet" in run(planted, [sys.executable, "-c", PROGRAM, "inspect", "model.onnx"])
 
 
 ALL_COMMANDS = """
