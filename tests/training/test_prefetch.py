@@ -19,6 +19,7 @@ from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import PackedBatch, TrainingBatch, TrainingLoader, pinned
+from trt_cls.distributed.processes import ALONE
 from trt_cls.spec.experiment import (
     NO_EXTENSIONS,
     Experiment,
@@ -32,6 +33,7 @@ from trt_cls.spec.experiment import (
 from trt_cls.training.compute import Compute, choose_compute
 from trt_cls.training.prefetch import open_augmentation, prefetched
 from trt_cls.training.run import train
+from trt_cls.training.setup import open_setup, supported
 
 COLOR = preprocessing_of("rgb", "bilinear", "center", "48x64", "caffe")
 GRAY = preprocessing_of("gray", "bicubic", "none", "40x33", "torch")
@@ -148,6 +150,21 @@ def test_one_line_says_why_a_gpu_does_not_augment(
         assert open_augmentation(ON_GPU, COLOR, extensions) is None
     (message,) = caplog.messages
     assert told in message
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_batches_are_pinned_for_the_chosen_device_and_not_for_one_that_is_there(
+    device: str, pinned: bool, experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensors.append(tensor) or tensor)
+    monkeypatch.setattr("trt_cls.training.setup.open_augmentation", lambda *given: None)
+    compute = ON_GPU if device == "cuda" else choose_compute("cpu", "fp32")
+    asked = experiment()
+    setup = open_setup(asked, supported(asked, resume=False, init_epoch=1), None, ALONE, compute)
+    next(iter(setup.loader.epoch(0)))
+    assert bool(tensors) == pinned
 
 
 def test_pinning_leaves_no_tensor_of_a_packed_batch_behind(
