@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_a_pruned_network_learns_on_evaluates_and_exports_as_narrow(
 
     results, images = tmp_path / "results", tmp_path / "images"
     assert main(["train", "-e", str(spec), "-r", str(results), "--device", "cpu"]) == 0
-    assert "layers are as narrow as in the file, which was pruned" in capsys.readouterr().err
+    assert re.search(r"^  \d+ layers are as narrow as in the file, which was pruned$", capsys.readouterr().err, re.M)
     trained = results / "weights" / "best.safetensors"
     with safe_open(tmp_path / "pruned.safetensors", "np") as before, safe_open(trained, "np") as after:
         assert before.get_tensor("conv1.weight").shape == after.get_tensor("conv1.weight").shape == (16, 3, 7, 7)

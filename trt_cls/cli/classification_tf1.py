@@ -97,7 +97,7 @@ def _given(verb: str, words: list[str]) -> Given:
     given = vars(found)
     for flag in _flags(verb):
         if flag.action == "refused" and given[flag.name] is not None:
-            raise click.UsageError(f"{flag.names[-1]}: {flag.note}")
+            raise click.UsageError(f"{'/'.join(flag.names)}: {flag.note}")
     return given
 
 
@@ -127,7 +127,7 @@ def _passed(flag: Flag, given: Given) -> list[str]:
     """The arguments that a flag of TAO's becomes; changes the path of a model in `given` to the file that is used."""
     value = given[flag.name]
     if flag.action == "ignored":
-        _say_ignored(flag.names[-1], flag.note)
+        _say_ignored("/".join(flag.names), flag.note)
     elif flag.action == "model":
         given[flag.name] = value = str(_readable(_file(value)))
     elif flag.action == "output":

@@ -112,7 +112,9 @@ def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
     torch.manual_seed(setup.config.random_seed)
     model = build(setup.contract.model, len(setup.contract.classes))
     if setup.config.pretrained_model_path and not resume:
-        reporter.line(str(_pretrained(model, setup.contract.model, setup.config.pretrained_model_path)))
+        taken = _pretrained(model, setup.contract.model, setup.config.pretrained_model_path)
+        for line in str(taken).splitlines():
+            reporter.line(line)
     return model
 
 
