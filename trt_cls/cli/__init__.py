@@ -23,7 +23,7 @@ COMMANDS = {
     "benchmark": "Measure the speed of each stage from image files to predictions, and name the bottleneck.",
     "inspect": "Show contract, layers, precision, size and multiply-adds of a model file.",
     "preprocess": "Write the exact input tensor of the network.",
-    "spec": "Check and print spec files, list all fields.",
+    "spec": "Check, print and write spec files, list all fields.",
     "models": "List the architectures: depths, sizes, freeze ids, options.",
     "doctor": "Check what this machine can run, and how to install or fix the rest.",
     "demo": "Train, export and evaluate real handwritten digits in a few minutes on a CPU.",

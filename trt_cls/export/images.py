@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.folder import Sample, evenly_spread, list_images
+from trt_cls.data.folder import Sample, evenly_spread
+from trt_cls.data.split import Dataset
 from trt_cls.data.stream import stream
 from trt_cls.preprocessing.pillow import normalize
-from trt_cls.spec.experiment import Experiment
 
 MOST = 512
 """Enough that a disagreement of 1 in 100 shows; a resnet50 takes about 30 s for both sides on two cores."""
@@ -57,22 +57,16 @@ class Images:
         )
 
 
-def images_for(preprocessing: Preprocessing, folder: Path | None, most: int = MOST) -> Images:
-    """Up to `most` images from all over `folder`, the same ones each time; without a folder 64 random ones.
+def images_for(preprocessing: Preprocessing, source: Path | Dataset | None, most: int = MOST) -> Images:
+    """Up to `most` images from all over `source`, the same ones each time; without a folder 64 random ones.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
-    found = list_images(folder) if folder else []
+    dataset = Dataset(source) if isinstance(source, Path) else source
+    found = dataset.images() if dataset else []
     samples = tuple(Sample(path) for path in evenly_spread(found, most))
-    return Images(preprocessing, folder, samples, len(found))
-
-
-def dataset_of(experiment: Experiment) -> Path | None:
-    """The spec's evaluation or validation dataset."""
-    if experiment.eval_config:
-        return Path(experiment.eval_config.eval_dataset_path)
-    return Path(experiment.train_config.val_dataset_path) if experiment.train_config else None
+    return Images(preprocessing, dataset.root if dataset else None, samples, len(found))
 
 
 def _random_batches(preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
