@@ -9,11 +9,12 @@ import select
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from trt_cls.errors import RequestError, TrtClsError, causes
+from trt_cls.text import FOREIGN, csv_row
 
 MOST_TEXT = 2**20
 """Bytes of a small file of text: a class map of 10,000 classes has 300 kB."""
@@ -120,6 +121,12 @@ def write_text(path: Path, text: str) -> None:
     r"""Writes `text` as UTF-8, whole or not at all; foreign bytes of names as escapes, `\udcXX`."""
     with atomic(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table, whole or not at all; foreign bytes of names as they are."""
+    with atomic(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=FOREIGN) as file:
+        file.writelines(csv_row(row) for row in rows)
 
 
 def results_folder(path: Path) -> Path:

@@ -16,7 +16,7 @@ from trt_cls.version import __version__
 
 SECTIONS = {
     "Make a model": {
-        "spec": "Check and print spec files, list all fields.",
+        "spec": "Check, print and write spec files, list all fields.",
         "train": "Train a network from a spec file.",
         "evaluate": "Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report.",
         "prune": "Remove the weakest filters of a network, by TAO's rules.",

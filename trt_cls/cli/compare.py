@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trt_cls.data.folder import Sample
+    from trt_cls.data.split import Dataset
     from trt_cls.engines.backends import Provider
     from trt_cls.evaluation.compare import Change, Comparison, Verdict
 
@@ -30,7 +31,7 @@ LAYER_IMAGES = 4
 @click.command("compare")
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
-@click.option("--images", type=PATH, help="Folder of images; default: eval_config.eval_dataset_path.")
+@click.option("--images", type=PATH, help="Folder of images; default: the spec's evaluation images.")
 @spec_options(required=False)
 @click.option("--max-diff", type=click.FloatRange(min=0), help="Fail if a probability differs by more.")
 @click.option(
@@ -87,7 +88,8 @@ def command(
     return comparison
 
 
-def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path:
+def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path | Dataset:
+    from trt_cls.data.split import evaluation_dataset
     from trt_cls.evaluation.answers import checked_contract
     from trt_cls.spec import load
 
@@ -97,7 +99,7 @@ def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], 
         return images
     experiment = load(spec, overrides=overrides, needs=() if images else ("eval_config",), paths=False)
     checked_contract(model, experiment, spec)
-    return images or Path(experiment.eval_config.eval_dataset_path if experiment.eval_config else "")
+    return images or evaluation_dataset(experiment) or Path()
 
 
 def _print(comparison: Comparison) -> None:

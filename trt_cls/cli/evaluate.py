@@ -24,6 +24,7 @@ from trt_cls.terminal import echo
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
     from trt_cls.data.folder import ImageFolder
+    from trt_cls.data.split import Dataset
     from trt_cls.distributed.processes import Processes
     from trt_cls.evaluation.evaluate import Evaluation
     from trt_cls.spec.experiment import EvalConfig
@@ -33,17 +34,17 @@ MOST_NAMES = 5
 
 
 @click.command("evaluate")
-@spec_options(required=True)
+@spec_options(required=False)
 @model_option(required=False, description="Model file (.engine, .onnx, .safetensors); default: eval_config.model_path.")
 @results_option(required=False)
-@click.option("--dataset", type=PATH, help="Labeled folder, instead of eval_config.eval_dataset_path.")
+@click.option("--dataset", type=PATH, help="Labeled folder, instead of the spec's evaluation images.")
 @run_options("evaluate on; one process on each, which share the images.")
 @click.option("--strict", is_flag=True, help="Fail if an image can't be decoded.")
 @common_options
 @click.pass_context
 def command(
     context: click.Context,
-    spec: Path,
+    spec: Path | None,
     overrides: tuple[str, ...],
     model: Path | None,
     results: Path | None,
@@ -51,18 +52,19 @@ def command(
     strict: bool,
     run: RunOptions,
 ) -> Evaluation:
-    """Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report."""
-    from trt_cls.data.folder import image_folder
+    """Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report.
+
+    Name a spec with -e, or -m MODEL and --dataset DIR alone: the model knows its preprocessing and classes.
+    """
     from trt_cls.distributed.processes import joined
     from trt_cls.evaluation.evaluate import evaluate
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
     with joined(advice="start it again") as processes:
-        config, model, contract = _request(spec, overrides, model, dataset, run.classmap)
+        config, images, model, contract = _request(spec, overrides, model, dataset, run.classmap)
         take_gpu_for(processes, model, run.provider)
-        root = dataset or Path(config.eval_dataset_path)
-        folder = processes.from_first(lambda: image_folder(root, contract.classes, allow_missing=True))
+        folder = processes.from_first(lambda: images.labeled(contract.classes, allow_missing=True))
         if results and processes.first:
             results_folder(results)
         k = _top_k(run.top_k or config.top_k, contract, processes)
@@ -71,27 +73,35 @@ def command(
             evaluation = evaluate(engine, folder, top_k=k, workers=config.n_workers, **options)
         if processes.first:
             _report_missing(folder)
+            if images.part:
+                echo(f"{len(folder.samples)} images of {images.root}, held out by extensions.validation_split")
             _report(evaluation, model, results, strict)
     return evaluation
 
 
 def _request(
-    spec: Path, overrides: tuple[str, ...], model: Path | None, dataset: Path | None, classmap: Path | None
-) -> tuple[EvalConfig, Path, Contract]:
-    """The eval_config, the model and its contract, after the check that spec, class map and model agree."""
+    spec: Path | None, overrides: tuple[str, ...], model: Path | None, dataset: Path | None, classmap: Path | None
+) -> tuple[EvalConfig, Dataset, Path, Contract]:
+    """The eval_config, images, model and contract, after the check that spec, class map and model agree."""
+    from trt_cls.data.split import Dataset, evaluation_dataset
     from trt_cls.evaluation.answers import checked_contract
     from trt_cls.spec import load
+    from trt_cls.spec.experiment import EvalConfig
 
-    experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=dataset is None)
-    config = experiment.eval_config
-    if config is None:
-        raise RequestError(f"{spec}: no eval_config found; expected one; add the section")
-    if model is None and not config.model_path:
+    experiment, config = None, EvalConfig()
+    if spec:
+        experiment = load(spec, overrides=overrides, needs=("eval_config",), paths=dataset is None)
+        config = experiment.eval_config or config
+    images = Dataset(dataset) if dataset else evaluation_dataset(experiment) if experiment else None
+    if images is None:
         raise RequestError(
-            f"{spec}: eval_config.model_path is not set; expected a model file; set it, or name one with -m"
+            "no images to evaluate on; expected a spec or a labeled folder; add -e SPEC or --dataset DIR"
         )
+    if model is None and not config.model_path:
+        found = f"{spec}: eval_config.model_path is not set" if spec else "no model and no spec to name it"
+        raise RequestError(f"{found}; expected a model file; {'set it, or ' * bool(spec)}name one with -m")
     model = model or Path(config.model_path)
-    return config, model, checked_contract(model, experiment, spec, classmap)
+    return config, images, model, checked_contract(model, experiment, spec, classmap)
 
 
 def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from codecs import BOM_UTF8
@@ -41,10 +42,13 @@ CAMERA = "camera:"
     "-d",
     "--image-dir",
     "--image_dir",
-    "source",
-    required=True,
-    help="An image, a folder of images, - for paths on stdin (one per line), a video, or camera:NUMBER.",
+    "given",
+    multiple=True,
+    metavar="SOURCE...",
+    help="Images, folders of images or quoted patterns ('photos/*.jpg', ** for all sub-folders), several after one -i; "
+    "or - for paths on stdin (one per line), a video, or camera:NUMBER.",
 )
+@click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--format",
     "form",
@@ -59,17 +63,18 @@ CAMERA = "camera:"
 def command(
     context: click.Context,
     model: Path,
-    source: str,
+    given: tuple[str, ...],
+    more: tuple[str, ...],
     form: Format | None,
     spec: Path | None,
     overrides: tuple[str, ...],
     results: Path | None,
     run: RunOptions,
 ) -> None:
-    """Label images: a file, a folder, a list, a video, a camera.
+    """Label images: files, folders, a list, a video, a camera.
 
-    The labels of a folder are written to result.csv (or .jsonl) in the results folder, or in the folder of images.
-    Those of a list, a video or a camera are printed, or written there with -r; frames are numbered from 0.
+    The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
+    from 0. Without --format, a single image is printed with its likeliest labels.
     """
     from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import joined
@@ -79,23 +84,24 @@ def command(
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
+    sources = (*given, *more)
     with joined(advice="start it again") as processes:
+        _require_sources(sources)
         experiment = load(spec, overrides=overrides, paths=False) if spec else None
         contract = checked_contract(model, experiment, spec, run.classmap)
         take_gpu_for(processes, model, run.provider)
-        if _is_video(source):
-            _require_one(processes, source)
-            _write(_video_labels(model, source, run), form, results and results_folder(results))
+        if _is_video(sources[0]):
+            _require_one(processes, sources[0])
+            _write(_video_labels(model, sources[0], run), form, results and results_folder(results))
             return
-        images = processes.from_first(lambda: _images(source))
-        folder = results or (Path(source) if source != STDIN and Path(source).is_dir() else None)
-        if folder and processes.first:
-            results_folder(folder)
+        images = processes.from_first(lambda: _images(sources))
+        if results and processes.first:
+            results_folder(results)
         with opened(model, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
             predictions = predict(engine, [Sample(path) for path in images], workers=WORKERS, **options)
         if processes.first:
-            single = source != STDIN and Path(source).is_file()
-            _report(predictions, contract, run.top_k or TOP_K, form, folder, single=single)
+            single = len(sources) == 1 and Path(sources[0]).is_file()
+            _report(predictions, contract, run.top_k or TOP_K, form, results, single=single)
 
 
 def _is_video(source: str) -> bool:
@@ -104,11 +110,25 @@ def _is_video(source: str) -> bool:
     return source.startswith(CAMERA) or source.lower().endswith(SUFFIXES)
 
 
-def _images(source: str) -> list[Path]:
+def _require_sources(sources: tuple[str, ...]) -> None:
+    """Refuses no source, and a list, video or camera beside others."""
+    if not sources:
+        raise RequestError("no image to label; expected an image, a folder or a quoted pattern; name it with -i")
+    alone = [source for source in sources if source == STDIN or _is_video(source)]
+    if alone and len(sources) > 1:
+        raise RequestError(
+            f"-i {alone[0]}: {len(sources)} sources found; expected a list, a video or a camera alone; "
+            "label it in a call of its own"
+        )
+
+
+def _images(sources: tuple[str, ...]) -> list[Path]:
+    """The images of files, folders and patterns, each once, or those of the list on stdin."""
     from trt_cls.data.folder import list_images
 
-    if source != STDIN:
-        return list_images(Path(source))
+    if sources != (STDIN,):
+        paths = [path for source in sources for path in _matches(source)]
+        return list(dict.fromkeys(image for path in paths for image in list_images(path)))
     content = sys.stdin.buffer.read(MOST_LIST + 1).removeprefix(BOM_UTF8)
     if len(content) > MOST_LIST:
         raise DataError(f"more than {MOST_LIST:,} bytes on stdin; expected paths, one per line")
@@ -117,6 +137,16 @@ def _images(source: str) -> list[Path]:
     if not paths:
         raise DataError("no path on stdin; expected one per line, as from find DIR -name '*.jpg'")
     return paths
+
+
+def _matches(source: str) -> list[Path]:
+    """The path itself if it exists, else what matches it as a pattern, sorted."""
+    if os.path.lexists(source) or not glob.has_magic(source):
+        return [Path(source)]
+    found = sorted(glob.iglob(source, recursive=True))
+    if not found:
+        raise DataError(f"{source}: no file matches this pattern; expected an image, a folder or a pattern of them")
+    return [Path(path) for path in found]
 
 
 def _report(

@@ -1,8 +1,10 @@
-"""`trt-cls spec`: checks a spec file, prints it with all fields, lists all fields."""
+"""`trt-cls spec`: checks a spec file, prints it with all fields, writes a first one, lists all fields."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,14 @@ import click
 
 from trt_cls.cli import Group
 from trt_cls.cli.options import PATH, common_options, set_option
+from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Experiment
 from trt_cls.terminal import echo
 
 
 @click.group("spec", cls=Group)
 def command() -> None:
-    """Check and print spec files, list all fields."""
+    """Check, print and write spec files, list all fields."""
 
 
 def _spec_argument(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,6 +61,46 @@ def show(spec: Path, overrides: tuple[str, ...], secrets: bool) -> None:
     from trt_cls.spec import show as text_of
 
     echo(text_of(load(spec, overrides=overrides, paths=False), secrets=secrets), nl=False)
+
+
+@command.command("init")
+@click.argument("folder", type=PATH)
+@click.option("-o", "--output", type=PATH, default=Path("spec.txt"), show_default=True, help="Spec file to write.")
+@click.option("--arch", metavar="NAME", help="Architecture, such as resnet18.  [default: by the size of the images]")
+@common_options
+def init(folder: Path, output: Path, arch: str | None) -> None:
+    """Write a spec for FOLDER: a sub-folder of images per class, or such folders train, val and test."""
+    from trt_cls.data.survey import survey
+    from trt_cls.files import results_folder, write_text
+    from trt_cls.gpu import visible_gpu
+    from trt_cls.spec import loads
+    from trt_cls.spec.starter import ENLARGED, HUB_DEFAULT, architecture, starter_text
+
+    if output.exists() and (output.is_dir() or output.stat().st_size):
+        raise RequestError(f"-o {output}: exists already; expected a new file; name another, or remove this one")
+    pictures = survey(folder)
+    cached = arch is None and pictures.side > ENLARGED and _has_weights(HUB_DEFAULT)
+    chosen, depth = architecture(arch, pictures, hub=cached)
+    pretrained = (cached and chosen == HUB_DEFAULT) or _has_weights(chosen)
+    results = f"runs/{folder.resolve().name}"
+    text = starter_text(pictures, chosen, depth, results, hub=pretrained, gpu=visible_gpu() is not None)
+    experiment = loads(text, needs=("train_config",), paths=True, name=str(output))
+    results_folder(output.parent)
+    write_text(output, text)
+    echo("\n".join(pictures.remarks))
+    echo(f"wrote {output} ({_summary(experiment)})")
+    echo(f"next: {shlex.join(['trt-cls', 'train', '-e', str(output), '-r', results])}")
+    echo(f"then: {shlex.join(['trt-cls', 'evaluate', '-e', str(output), '-r', f'{results}/evaluation'])}")
+
+
+def _has_weights(arch: str) -> bool:
+    from trt_cls.spec.architectures import is_external
+
+    if not is_external(arch) or not find_spec("torch"):
+        return False
+    from trt_cls.models.external import has_cached_weights
+
+    return has_cached_weights(arch)
 
 
 @command.command("fields")

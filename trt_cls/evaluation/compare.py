@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample, list_images
+from trt_cls.data.split import Dataset
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
@@ -139,12 +140,16 @@ def _asked(engine: Engine, infer: Callable[[Floats], Floats], batch: Batch) -> P
     return infer(batch.images) if batch.samples else np.empty((0, len(engine.contract.classes)), np.float32)
 
 
-def samples_of(source: Path, classes: Sequence[str]) -> list[Sample]:
+def samples_of(source: Path | Dataset, classes: Sequence[str]) -> list[Sample]:
     """The images of a file or folder; labeled if all of them are in folders named as classes.
 
     Raises:
         DataError: there is no image.
     """
+    if isinstance(source, Dataset):
+        if source.part:
+            return list(source.labeled(classes or None, allow_missing=True).samples)
+        source = source.root
     images = list_images(source)
     index = {name: label for label, name in enumerate(classes)}
     folders = [parts[0] if len(parts := image.relative_to(source).parts) > 1 else None for image in images]

@@ -17,7 +17,7 @@ from trt_cls.evaluation.evaluate import Evaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, one_answer, top_k_indices
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.report.page import comparison_page
-from trt_cls.files import atomic, write_text
+from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
 
 
@@ -55,7 +55,7 @@ def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple
         (sample.path, classes[sample.label], classes[index], f"{row[index]:.6f}")
         for sample, index, row in zip(predictions.samples, best, predictions.probabilities, strict=True)
     )
-    _write_csv(table, [("path", "label", "predicted", "confidence"), *rows])
+    write_csv(table, [("path", "label", "predicted", "confidence"), *rows])
     write_text(report, evaluation_page(evaluation, model))
     return results, table, report
 
@@ -68,14 +68,9 @@ def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> 
         (c.path, c.label_a, f"{c.confidence_a:.6f}", c.label_b, f"{c.confidence_b:.6f}", c.truth or "")
         for c in comparison.changed
     )
-    _write_csv(table, [header, *rows])
+    write_csv(table, [header, *rows])
     write_text(report, comparison_page(comparison, a, b))
     return table, report
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with atomic(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=FOREIGN) as file:
-        file.writelines(csv_row(row) for row in rows)
 
 
 Format = Literal["csv", "jsonl"]

@@ -12,11 +12,12 @@ from trt_cls.artefacts.model_file import PLANS, read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile
 from trt_cls.contract import Contract, Precision
+from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, require
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.images import dataset_of, images_for
-from trt_cls.export.int8 import Int8, calibration_folder, quantize, trained_for_int8
+from trt_cls.export.images import images_for
+from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
 from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
@@ -74,8 +75,8 @@ def export(
     embed = embed or contract.preprocessing.embedded
     target = replace(contract, precision=precision, preprocessing=replace(contract.preprocessing, embedded=embed))
     _check_request(model, output, contract, target, engine, builder, int8)
-    labeled = images or (dataset_of(experiment) if experiment else None)
-    calibration = calibration_folder(int8, experiment) if precision == "int8" != contract.precision else None
+    labeled = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
+    calibration = calibration_dataset(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
     check = Check(model, precision, images_for(target.preprocessing, labeled or calibration, classes=contract.classes))
 

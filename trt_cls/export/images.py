@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample, evenly_spread
+from trt_cls.data.split import Dataset
 from trt_cls.data.stream import stream
 from trt_cls.evaluation.compare import samples_of
 from trt_cls.preprocessing.pillow import normalize
-from trt_cls.spec.experiment import Experiment
 
 MOST = 512
 """Enough that a disagreement of 1 in 100 shows; a resnet50 takes about 30 s for both sides on two cores."""
@@ -61,22 +61,16 @@ class ImageSet:
 
 
 def images_for(
-    preprocessing: Preprocessing, folder: Path | None, most: int = MOST, classes: Sequence[str] = ()
+    preprocessing: Preprocessing, source: Path | Dataset | None, most: int = MOST, classes: Sequence[str] = ()
 ) -> ImageSet:
-    """Up to `most` images from all over `folder`, the same ones each time; without a folder 64 random ones.
+    """Up to `most` images from all over `source`, the same ones each time; without a folder 64 random ones.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
-    found = samples_of(folder, classes) if folder else []
-    return ImageSet(preprocessing, folder, tuple(evenly_spread(found, most)), len(found), tuple(classes))
-
-
-def dataset_of(experiment: Experiment) -> Path | None:
-    """The spec's evaluation or validation dataset."""
-    if experiment.eval_config:
-        return Path(experiment.eval_config.eval_dataset_path)
-    return Path(experiment.train_config.val_dataset_path) if experiment.train_config else None
+    found = samples_of(source, classes) if source else []
+    root = source.root if isinstance(source, Dataset) else source
+    return ImageSet(preprocessing, root, tuple(evenly_spread(found, most)), len(found), tuple(classes))
 
 
 def _random_batches(preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:

@@ -6,9 +6,11 @@ The spec sets their input size, channels and number of classes; their weights ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, hub, nn
 
 from trt_cls.errors import RequestError, TrtClsError, did_you_mean, one_line, require
 from trt_cls.models.widths import require_answers
@@ -56,6 +58,20 @@ def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
             f"the weights of {config.arch} can't be downloaded from {library}'s hub ({one_line(error)}); expected a "
             "network connection; or download the file elsewhere and name it as train_config.pretrained_model_path"
         ) from error
+
+
+def has_cached_weights(arch: str) -> bool:
+    """Whether the pretrained weights of a network are on this machine; nothing is downloaded."""
+    library, _, name = arch.partition("/")
+    try:
+        if library == "torchvision":
+            url = import_module("torchvision.models").get_model_weights(name).DEFAULT.url
+            return Path(hub.get_dir(), "checkpoints", str(url).rpartition("/")[2]).is_file()
+        repository = import_module("timm").get_pretrained_cfg(name).hf_hub_id
+        found = import_module("huggingface_hub").try_to_load_from_cache(repository, "model.safetensors")
+        return isinstance(found, str)
+    except Exception:  # the library or the network is not there, or another version is
+        return False
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:

@@ -77,3 +77,10 @@ ARCHITECTURES = {
         ),
     )
 }
+
+
+def family_and_depth(name: str) -> tuple[str, int] | None:
+    """The family and `n_layers` of a name that holds both, such as "resnet18"; None for any other."""
+    match = re.fullmatch(r"([a-z_]+?)[-_ ]?(\d{2,3})", name.lower(), re.ASCII)
+    family = ARCHITECTURES.get(match[1]) if match else None
+    return (family.name, int(match[2])) if match and family and int(match[2]) in family.depths else None

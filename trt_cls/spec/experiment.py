@@ -260,7 +260,7 @@ class TrainConfig:
     """The training."""
 
     train_dataset_path: str = required("folder with one sub-folder of images per class")
-    val_dataset_path: str = required("the same, for validation after each epoch")
+    val_dataset_path: str = option("", "the same, for validation after each epoch; required without validation_split")
     pretrained_model_path: str = option(
         "", 'model file with the initial weights; "hub": the pretrained weights of torchvision or timm'
     )
@@ -291,7 +291,7 @@ class TrainConfig:
 class EvalConfig:
     """The evaluation."""
 
-    eval_dataset_path: str = required("folder with one sub-folder of images per class")
+    eval_dataset_path: str = option("", "the same, for evaluate; required without extensions.validation_split")
     model_path: str = option("", "model file; overridden by -m")
     top_k: int = option(5, "k of top-k accuracy", at_least(1))
     batch_size: int = option(256, "batch size", at_least(1))
@@ -334,6 +334,11 @@ class Quantization:
 class Extensions:
     """Options that TAO does not have; all are off by default."""
 
+    validation_split: float = option(
+        0.0,
+        "share of each class's training images held out for validation and evaluation",
+        interval(0, 1, "[)"),
+    )
     crop_padding: int = option(
         0,
         "random shift while training: the image is padded by reflection with this many pixels on each side, then "

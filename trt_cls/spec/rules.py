@@ -17,7 +17,7 @@ from typing import Any
 
 from trt_cls.errors import did_you_mean
 from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
-from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, is_external
+from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, family_and_depth, is_external
 from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
 from trt_cls.spec.problems import Report, shown
@@ -44,6 +44,7 @@ def check_relations(experiment: Experiment, report: Report) -> None:
         _check_train(experiment.train_config, report)
         if experiment.model_config is not None:
             _check_means(experiment.model_config, experiment.train_config, report)
+    _check_split(experiment, report)
     _check_extensions(experiment, report)
 
 
@@ -63,6 +64,8 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
         config = getattr(experiment, section)
         for name in _FOLDERS:
             path, folder = f"{section}.{name}", getattr(config, name, None)
+            if folder == "" and experiment.extensions.validation_split and name != "train_dataset_path":
+                continue
             if folder is not None and report.sound(path) and not os.path.isdir(folder):
                 found = "no folder" if os.path.exists(folder) else "no such folder"
                 made = "; make demo writes it" if folder.startswith(_OF_DEMO) else ""
@@ -107,7 +110,7 @@ def _check_architecture(model: ModelConfig, report: Report) -> None:
     elif is_external(model.arch):
         _check_external(model, report)
     else:
-        report.add("model_config.arch", _unknown_architecture(model.arch))
+        report.add("model_config.arch", unknown_architecture(model.arch))
 
 
 def _check_external(model: ModelConfig, report: Report) -> None:
@@ -121,8 +124,13 @@ def _check_external(model: ModelConfig, report: Report) -> None:
         report.add(size, "1 channel found, expected 3: torchvision's networks take no other number, timm's do")
 
 
-def _unknown_architecture(name: str) -> str:
+def unknown_architecture(name: str) -> str:
+    """The message for an architecture that there is not."""
     library = name.partition("/")[0]
+    if both := family_and_depth(name):
+        return (
+            f'{shown(name)} found, expected a family and its depth; did you mean arch: "{both[0]}" n_layers: {both[1]}?'
+        )
     if library in LIBRARIES:
         return f'{shown(name)} found, expected the name of a network after "{library}/", as in "{library}/resnet18"'
     known = ", ".join((*ARCHITECTURES, *(f"{library}/NAME" for library in LIBRARIES)))
@@ -220,6 +228,29 @@ def _check_extensions(experiment: Experiment, report: Report) -> None:
         _check_average(experiment.extensions, experiment.train_config, report)
         _check_microbatches(experiment.extensions, experiment.train_config, report)
         _check_quantization(experiment.extensions, experiment.train_config, report)
+
+
+def _check_split(experiment: Experiment, report: Report) -> None:
+    """Validation has one source; evaluation may have a test set of its own beside the split."""
+    split, train = experiment.extensions.validation_split, experiment.train_config
+    if not report.sound("extensions.validation_split"):
+        return
+    if split and train is None and report.sound("train_config"):
+        report.add("train_config", "missing, expected the training whose images extensions.validation_split divides")
+    for path in ("train_config.val_dataset_path", "eval_config.eval_dataset_path"):
+        section, _, name = path.partition(".")
+        config = getattr(experiment, section)
+        folder = getattr(config, name, None)
+        if not split and folder == "" and not report.given(path):
+            how = "or extensions { validation_split: 0.2 } to hold out a part of train_dataset_path"
+            report.add(path, f"missing, expected a folder with one sub-folder of images per class, {how}")
+        elif split and folder and (config is train or (train and _same_folder(folder, train.train_dataset_path))):
+            found = f"{shown(folder)} found with extensions.validation_split {split}"
+            report.add(path, f"{found}, which holds out images of its own: expected one of the two")
+
+
+def _same_folder(one: str, other: str | None) -> bool:
+    return other is not None and os.path.abspath(one) == os.path.abspath(other)
 
 
 def _check_teacher(experiment: Experiment, report: Report) -> None:

@@ -12,8 +12,9 @@ from torch import nn
 
 from trt_cls import spec
 from trt_cls.artefacts.classmap import write_classmap
+from trt_cls.data.split import split_rows
 from trt_cls.errors import TrtClsError
-from trt_cls.files import write_text
+from trt_cls.files import write_csv, write_text
 from trt_cls.models.int8_layers import quantize_like
 from trt_cls.models.network import count_parameters
 from trt_cls.models.widths import resize
@@ -118,6 +119,8 @@ def _logs(training: Training, loggers: Sequence[str], reporter: Reporter) -> lis
     setup, folder = training.setup, training.folder
     write_text(folder.spec, spec.show(setup.experiment))
     write_classmap(folder.classmap, setup.train.classes)
+    if setup.extensions.validation_split:
+        write_csv(folder.split, split_rows(setup.train, setup.val))
     reporter.line(f"{setup.compute} · {_system(setup)} · {_size(setup, training.learner.model)}")
     trackers = Trackers(loggers, setup.experiment, folder, reporter)
     status = StatusFile(folder.status, setup.config.n_epochs, training.epoch)

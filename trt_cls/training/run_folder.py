@@ -43,6 +43,8 @@ class RunFolder:
         """The resolved spec."""
         self.classmap = root / "classmap.json"
         """Class names and their indices."""
+        self.split = root / "split.csv"
+        """Which image is trained on and which is held out, where the spec has a validation_split."""
         self.curve = root / "training.csv"
         """A row per epoch."""
         self.page = root / "training.html"
@@ -128,7 +130,7 @@ def _refuse_other_training(folder: RunFolder) -> None:
 
 def _remove_unfinished(folder: RunFolder) -> None:
     """Removes files that a killed training was writing."""
-    for file in (folder.state, folder.spec, folder.classmap, folder.curve, folder.page, folder.status):
+    for file in (folder.state, folder.spec, folder.classmap, folder.split, folder.curve, folder.page, folder.status):
         for beside in folder.root.glob(f".{file.name}.*"):
             beside.unlink(missing_ok=True)
     for beside in folder.weights.glob(".*.safetensors"):

@@ -10,8 +10,9 @@ from torch import nn
 
 from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import Contract, Precision
-from trt_cls.data.folder import ImageFolder, image_folder
+from trt_cls.data.folder import ImageFolder
 from trt_cls.data.loader import TrainingLoader
+from trt_cls.data.split import training_datasets
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError
 from trt_cls.models import build
@@ -91,8 +92,9 @@ def open_setup(
 ) -> Setup:
     """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder."""
     classes = read_classmap(classmap) if classmap else None
-    train = image_folder(Path(config.train_dataset_path), classes)
-    val = image_folder(Path(config.val_dataset_path), train.classes)
+    to_train, to_validate = training_datasets(config, experiment.extensions)
+    train = to_train.labeled(classes)
+    val = to_validate.labeled(train.classes)
     preprocessing, extensions = preprocessing_from_spec(experiment, "train"), experiment.extensions
     kernel = open_augmentation(compute, preprocessing, extensions)
     pack = kernel is not None

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
-from trt_cls.data.folder import evenly_spread, image_folder
+from trt_cls.data.folder import evenly_spread
+from trt_cls.data.split import Dataset, training_datasets
 from trt_cls.errors import DataError, RequestError
 from trt_cls.export.images import BATCH, ImageSet, images_for
 from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, measure_magnitudes, quantizable, trained_layers
@@ -51,16 +52,16 @@ class Int8:
     """Points of top-1 that may be lost on the labeled images of the check; None: all layers go to INT8."""
 
 
-def calibration_folder(asked: Int8, experiment: Experiment | None) -> Path:
+def calibration_dataset(asked: Int8, experiment: Experiment | None) -> Dataset:
     """Where the images to calibrate on come from.
 
     Raises:
         RequestError: neither the request nor a spec names a folder.
     """
     if asked.images:
-        return asked.images
+        return Dataset(asked.images)
     if experiment and experiment.train_config:
-        return Path(experiment.train_config.train_dataset_path)
+        return training_datasets(experiment.train_config, experiment.extensions)[0]
     raise RequestError(
         "--int8 measures its ranges on images, and none are named; expected --calibration-images DIR with 512 or more "
         "of the kind that the network will see, or -e SPEC whose training dataset is taken; add one of them"
@@ -68,7 +69,7 @@ def calibration_folder(asked: Int8, experiment: Experiment | None) -> Path:
 
 
 def quantize(
-    model: OnnxModel, asked: Int8, folder: Path, labeled: Path | None, say: Callable[[str], None]
+    model: OnnxModel, asked: Int8, folder: Dataset, labeled: Dataset | None, say: Callable[[str], None]
 ) -> OnnxModel:
     """`model` in INT8, calibrated on the images below `folder`; `labeled` is what `max_loss` is measured on.
 
@@ -164,11 +165,11 @@ def _peek(images: ImageSet) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
     return np.concatenate(first), chain(first, batches)
 
 
-def _labeled(contract: Contract, folder: Path | None) -> LabeledImages:
+def _labeled(contract: Contract, folder: Dataset | None) -> LabeledImages:
     if folder is None:
         raise RequestError(
             "--int8-auto measures top-1 on labeled images, and none are named; expected --images DIR with a "
             "sub-folder per class, or -e SPEC whose evaluation dataset is taken; add one of them"
         )
-    samples = image_folder(folder, contract.classes, allow_missing=True).samples
+    samples = folder.labeled(contract.classes, allow_missing=True).samples
     return LabeledImages(contract.preprocessing, evenly_spread(samples, LABELED))
