@@ -2,16 +2,20 @@
 
     python tests/driver/faults.py [MODULE …]
 
-Exits with 1 where a fault goes unnoticed.
+As many at once as there are processors; of each the tests that concern it, up to the first that fails. Exits with 1
+where a fault goes unnoticed.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
 
 import build
@@ -31,6 +35,8 @@ class Fault(NamedTuple):
 SLOT, PIPELINE = "trt_cls/engines/tensorrt/buffers.py", "trt_cls/engines/tensorrt/pipeline.py"
 CUDA, PREFETCH = "trt_cls/preprocessing/cuda.py", "trt_cls/training/prefetch.py"
 GPU = "trt_cls/gpu.py"
+LIMIT = 120
+"""Seconds of one run: a fault may also make a test hang."""
 ENGINES, EXECUTORS, TRAINING = ("test_engine.py", "test_pipeline.py"), ("test_executor.py",), ("test_prefetch.py",)
 
 FAULTS = [
@@ -139,18 +145,33 @@ FAULTS = [
     Fault("missing wait", PREFETCH, "    current.wait_event(copied)\n", "", TRAINING),
     Fault("used again too early", PREFETCH, "        tensor.record_stream(current)\n", "        pass\n", TRAINING),
     Fault(
+        "memory of a stream that ends",
+        PREFETCH,
+        "    images = bundle.new_empty(",
+        "    torch.cuda.stream(torch.cuda.ExternalStream(0, 0)).__enter__(); images = bundle.new_empty(",
+        ("test_prefetch.py -k traceback",),
+    ),
+    Fault(
+        "wrong offset",
+        CUDA,
+        "at = output + first *",
+        "at = output + 0 *",
+        ("test_pipeline.py -k larger",),
+    ),
+    Fault(
         "wrong offset", PREFETCH, "bundle.data_ptr(), batch.starts", "bundle.data_ptr() + 16, batch.starts", TRAINING
     ),
 ]
 
 
-def noticed(fault: Fault, copy: Path, report: Path) -> str:
+def noticed(fault: Fault, copy: Path) -> str:
     """The first way in which a test or the driver notices `fault` in `copy`, which is restored; empty: none."""
     module = copy / fault.module
     text = module.read_text()
     if fault.right not in text:
         raise SystemExit(f"{fault.module} no longer holds {fault.right!r}: write the fault anew")
     module.write_text(text.replace(fault.right, fault.wrong, 1))
+    report = copy.with_suffix(".report")
     settings = run.environment(report, copy) | {"PYTHONDONTWRITEBYTECODE": "1"}
     tests = " ".join(f"{copy}/tests/driver/{test}" for test in fault.tests).split(" ")
     command = [*run.PYTEST, "-x", *tests, *(["-k", f"not {run.EACH_ALLOCATION}"] if "-k" not in tests else [])]
@@ -158,32 +179,48 @@ def noticed(fault: Fault, copy: Path, report: Path) -> str:
         for way in run.WAYS:
             log = report.with_suffix(".log")
             with log.open("w") as output:
-                counts = run.carried_out(command, settings | way.environment, report, copy, output)
+                counts = run.carried_out(command, settings | way.environment, report, copy, output, LIMIT)
             if counts["failed"] or any(counts[name] for name in run.ZERO):
                 failed = [line for line in log.read_text().splitlines() if line.startswith(("FAILED ", "ERROR "))]
-                test = failed[0].split()[1].rpartition("/")[2] if failed else "counts at the end"
+                test = failed[0].split()[1].rpartition("/")[2] if failed else "counts at the end, or it hangs"
                 return f"{way}: {test}"
     finally:
         module.write_text(text)
     return ""
 
 
+def copied(folder: Path) -> Path:
+    """The last commit, and the library that was compiled here."""
+    subprocess.run(["git", "clone", "--quiet", run.ROOT, folder], check=True)
+    for library in run.ROOT.glob("trt_cls/preprocessing/_host*"):
+        shutil.copy(library, folder / "trt_cls" / "preprocessing")
+    return folder
+
+
 def main() -> int:
     faults = [fault for fault in FAULTS if not sys.argv[1:] or any(name in fault.module for name in sys.argv[1:])]
-    unnoticed = 0
+    at_once = os.cpu_count() or 1
+    copies: Queue[Path] = Queue()
+
+    def planted(fault: Fault) -> bool:
+        copy = copies.get()
+        try:
+            where = noticed(fault, copy)
+        finally:
+            copies.put(copy)
+        print(f"{fault.kind}, {fault.module}: {fault.wrong.strip()!r}: {where or 'NOT NOTICED'}", flush=True)
+        return bool(where)
+
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        subprocess.run(["git", "clone", "--quiet", run.ROOT, copy], check=True)
-        for library in run.ROOT.glob("trt_cls/preprocessing/_host*"):
-            shutil.copy(library, copy / "trt_cls" / "preprocessing")
-        for fault in faults:
-            try:
-                where = noticed(fault, copy, Path(folder) / "report")
-            except build.Missing as missing:
-                print(f"faults: skipped, {missing}")
-                return 0
-            unnoticed += not where
-            print(f"{fault.kind}, {fault.module}: {fault.wrong.strip()!r}: {where or 'NOT NOTICED'}", flush=True)
+        try:
+            run.environment(Path(folder) / "report")  # builds, once for all
+        except build.Missing as missing:
+            print(f"faults: skipped, {missing}")
+            return 0
+        for number in range(at_once):
+            copies.put(copied(Path(folder) / f"copy{number}"))
+        with ThreadPoolExecutor(at_once) as pool:
+            unnoticed = list(pool.map(planted, faults)).count(False)
     print(f"{len(faults)} faults, {unnoticed} not noticed")
     return int(unnoticed > 0)
 

@@ -97,13 +97,17 @@ def carried_out(
     report: Path,
     root: Path = ROOT,
     output: IO[str] | None = None,
+    limit: float | None = None,
 ) -> Counter[str]:
-    """Runs Python with `command`; its counts, and under `failed` whether it ended with an error."""
+    """Runs Python with `command`; its counts, and under `failed` whether it ended with an error, or not in time."""
     report.unlink(missing_ok=True)
     whole = [sys.executable, *command]
-    status = subprocess.run(
-        whole, env=environment, cwd=root, stdout=output, stderr=output and subprocess.STDOUT, check=False
-    ).returncode
+    begun = subprocess.Popen(whole, env=environment, cwd=root, stdout=output, stderr=output and subprocess.STDOUT)
+    try:
+        status = begun.wait(limit)
+    except subprocess.TimeoutExpired:
+        begun.kill()
+        status = begun.wait()
     found: Counter[str] = Counter(failed=int(status != 0))
     lines = report.read_text().splitlines() if report.exists() else []
     for line in lines:
