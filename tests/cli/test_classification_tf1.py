@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ VALUES = {"normalizer": "max", "equalization_criterion": "union", "data_type": "
 
 
 @pytest.fixture
-def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Command lines of trt-cls, each parsed by its command, which is not run; the folder has a spec and a model."""
     (tmp_path / "spec.txt").write_text("model_config { }")
     write_onnx(tmp_path / "model.onnx")
@@ -59,8 +58,7 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list
             seen.append(state.arguments)
 
     monkeypatch.setattr(classification_tf1, "run", parse)
-    yield seen
-    os.environ["CUDA_VISIBLE_DEVICES"] = "7"
+    return seen
 
 
 def call(line: str) -> int:

@@ -79,19 +79,12 @@ _SPEC = Flag("-e --experiment_spec_file --experiment_spec", "flag", "-e")
 _NEEDS_SPEC = Flag(_SPEC.spelling, "flag", "-e", required=True)
 _MODEL = Flag("-m --model_path --model", "model", "-m", required=True)
 _RESULTS = Flag("-r --results_dir", "flag", "-r")
-_NO_RESULTS = Flag("-r --results_dir", "ignored", note="everything is written beside the output")
 _BATCH = Flag("-b --batch_size", "flag", "-b")
 _CLASSMAP = Flag("-cm -c --classmap", "flag", "-cm", "checked against the model's own classes")
-_PRECISION = Flag("--data_type", "flag", "--data_type", "left out: the model's own, which after train is fp32")
-_ENGINE = (
-    Flag("--engine_file", "output", "--engine"),
-    Flag("--min_batch_size", "flag", "--min-batch"),
-    Flag("--opt_batch_size", "flag", "--opt-batch"),
-    Flag("--max_batch_size", "flag", "--max-batch", "left out: 32"),
-    Flag("--max_workspace_size", "ignored", note="the builder may take 2 GiB"),
-    Flag("-s --strict_type_constraints", "ignored", note="precision comes from the ONNX file", takes="switch"),
-)
-_CALIBRATION = (
+_BUILDING = (
+    _MODEL,
+    _SPEC,
+    Flag("--data_type", "flag", "--data_type", "left out: the model's own, which after train is fp32"),
     Flag("--cal_image_dir", "here", note="--calibration-images with int8; left out: the training dataset of the spec"),
     Flag("--batches", "here", note="with int8, calibrate on this many batches of --batch_size images", takes="number"),
     Flag("--batch_size", "here", note="of calibration; left out: 16 (export) or 1 (gen_trt_engine)", takes="number"),
@@ -99,95 +92,87 @@ _CALIBRATION = (
     Flag("--cal_cache_file", "ignored", note="the ranges are in the ONNX file"),
     Flag("--cal_json_file", "ignored", note="the ranges are in the ONNX file"),
     Flag("--force_ptq", "ignored", note="int8 calibrates every network not trained for INT8", takes="switch"),
+    Flag("--engine_file", "output", "--engine"),
+    Flag("--min_batch_size", "flag", "--min-batch"),
+    Flag("--opt_batch_size", "flag", "--opt-batch"),
+    Flag("--max_batch_size", "flag", "--max-batch", "left out: 32"),
+    Flag("--max_workspace_size", "ignored", note="the builder may take 2 GiB"),
+    Flag("-s --strict_type_constraints", "ignored", note="precision comes from the ONNX file", takes="switch"),
+    Flag("-r --results_dir", "ignored", note="everything is written beside the output"),
 )
+"""Flags of export and gen_trt_engine."""
 
-VERBS = {
-    "train": Verb(
+
+def _verb(command: str, summary: str, *flags: Flag) -> Verb:
+    return Verb(command, summary, flags)
+
+
+VERBS: dict[str, Verb] = {
+    "train": _verb(
         "train",
         "Train a network; retrain a pruned one.",
-        (
-            _NEEDS_SPEC,
-            Flag("-r --results_dir", "flag", "-r", required=True),
-            Flag("-c --classmap", "flag", "-c"),
-            Flag("--init_epoch", "flag", "--init-epoch"),
-        ),
+        _NEEDS_SPEC,
+        Flag("-r --results_dir", "flag", "-r", required=True),
+        Flag("-c --classmap", "flag", "-c"),
+        Flag("--init_epoch", "flag", "--init-epoch"),
     ),
-    "evaluate": Verb(
+    "evaluate": _verb(
         "evaluate",
         "Evaluate a checkpoint, an ONNX file or an engine on a labeled folder.",
-        (
-            _NEEDS_SPEC,
-            Flag("-m --model_path --model", "model", "-m", "left out: eval_config.model_path"),
-            _RESULTS,
-            Flag("-i --image_dir", "flag", "--dataset"),
-            _BATCH,
-            _CLASSMAP,
-            Flag("-l --label_dir", "ignored", note="labels are the names of the folders"),
-        ),
+        _NEEDS_SPEC,
+        Flag("-m --model_path --model", "model", "-m", "left out: eval_config.model_path"),
+        _RESULTS,
+        Flag("-i --image_dir", "flag", "--dataset"),
+        _BATCH,
+        _CLASSMAP,
+        Flag("-l --label_dir", "ignored", note="labels are the names of the folders"),
     ),
-    "prune": Verb(
+    "prune": _verb(
         "prune",
         "Remove the weakest filters of a network.",
-        (
-            _MODEL,
-            Flag("-o --output_file", "output", "-o", required=True),
-            Flag("-pth --pruning_threshold", "flag", "-pth"),
-            Flag("-n --normalizer", "flag", "-n"),
-            Flag("-eq --equalization_criterion", "flag", "-eq"),
-            Flag("-pg --pruning_granularity", "flag", "-pg"),
-            Flag("-nf --min_num_filters", "flag", "-nf"),
-            Flag("-el --excluded_layers", "flag", "-el", takes="list"),
-            _RESULTS,
-        ),
+        _MODEL,
+        Flag("-o --output_file", "output", "-o", required=True),
+        Flag("-pth --pruning_threshold", "flag", "-pth"),
+        Flag("-n --normalizer", "flag", "-n"),
+        Flag("-eq --equalization_criterion", "flag", "-eq"),
+        Flag("-pg --pruning_granularity", "flag", "-pg"),
+        Flag("-nf --min_num_filters", "flag", "-nf"),
+        Flag("-el --excluded_layers", "flag", "-el", takes="list"),
+        _RESULTS,
     ),
-    "inference": Verb(
+    "inference": _verb(
         "infer",
         "Label an image or a folder of images.",
-        (
-            _MODEL,
-            Flag("-i --image", "here", note="-i: an image, or a folder"),
-            Flag("-d --image_dir", "here", note="-i: a folder"),
-            Flag("-r --results_dir", "here", note="-r: where result.csv goes; left out: into the folder of images"),
-            _SPEC,
-            _CLASSMAP,
-            _BATCH,
-        ),
+        _MODEL,
+        Flag("-i --image", "here", note="-i: an image, or a folder"),
+        Flag("-d --image_dir", "here", note="-i: a folder"),
+        Flag("-r --results_dir", "here", note="-r: where result.csv goes; left out: into the folder of images"),
+        _SPEC,
+        _CLASSMAP,
+        _BATCH,
     ),
-    "calibration_tensorfile": Verb(
+    "calibration_tensorfile": _verb(
         "",
         "Nothing to do: --data_type int8 reads the images of --cal_image_dir, or the training dataset of -e SPEC.",
-        (
-            Flag(_SPEC.spelling, "here", note="not needed", required=True),
-            Flag("-o --output", "here", note="not written"),
-            Flag("-m --max_batches", "here", note="export has --batches"),
-            Flag("--use_validation_set", "here", note="export has --cal_image_dir", takes="switch"),
-        ),
+        Flag(_SPEC.spelling, "here", note="not needed", required=True),
+        Flag("-o --output", "here", note="not written"),
+        Flag("-m --max_batches", "here", note="export has --batches"),
+        Flag("--use_validation_set", "here", note="export has --cal_image_dir", takes="switch"),
     ),
-    "export": Verb(
+    "export": _verb(
         "export",
         "Write a checked ONNX file and, with --engine_file, an engine.",
-        (
-            _MODEL,
-            Flag("-o --output_file", "here", note="-o: the ONNX file; left out: beside the model"),
-            _SPEC,
-            _PRECISION,
-            *_CALIBRATION,
-            *_ENGINE,
-            Flag("--gen_ds_config", "here", note="--deepstream, the folder deepstream beside -o", takes="switch"),
-            Flag("--classmap_json", "ignored", note="labels.txt has the model's own classes"),
-            Flag("--static_batch_size", "ignored", note="the batch size of the ONNX file is dynamic"),
-            Flag("--target_opset", "ignored", note="the ONNX file has opset 20"),
-            Flag("--backend", "ignored", note="the file is ONNX"),
-            Flag("--onnx_route", "ignored", note="torch writes the ONNX file"),
-            Flag("--is_byom", "refused", note='train arch: "timm/NAME", or evaluate an ONNX file', takes="switch"),
-            _NO_RESULTS,
-        ),
+        *_BUILDING,
+        Flag("-o --output_file", "here", note="-o: the ONNX file; left out: beside the model"),
+        Flag("--gen_ds_config", "here", note="--deepstream, the folder deepstream beside -o", takes="switch"),
+        Flag("--classmap_json", "ignored", note="labels.txt has the model's own classes"),
+        Flag("--static_batch_size", "ignored", note="the batch size of the ONNX file is dynamic"),
+        Flag("--target_opset", "ignored", note="the ONNX file has opset 20"),
+        Flag("--backend", "ignored", note="the file is ONNX"),
+        Flag("--onnx_route", "ignored", note="torch writes the ONNX file"),
+        Flag("--is_byom", "refused", note='train arch: "timm/NAME", or evaluate an ONNX file', takes="switch"),
     ),
-    "gen_trt_engine": Verb(
-        "export",
-        "Build an engine from an ONNX file.",
-        (_MODEL, _SPEC, _PRECISION, *_CALIBRATION, *_ENGINE, _NO_RESULTS),
-    ),
+    "gen_trt_engine": _verb("export", "Build an engine from an ONNX file.", *_BUILDING),
 }
 
 
