@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,33 @@ def test_wrong_requests_exit_2_with_one_line_and_no_file(
     assert err.count("\n") == 1
     assert message in err
     assert not list(tmp_path.glob("x*"))
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_a_sheet_has_the_pixels_of_the_tensor(images: list[Path], spec: Path, tmp_path: Path, split: str) -> None:
+    arguments = ("-e", spec, "-o", tmp_path / "x.npy", "--sheet", tmp_path / "x.png", "--split", split)
+    assert run(*images, *arguments) == 0
+    sheet, preprocessing = np.asarray(Image.open(tmp_path / "x.png")), preprocessing_from_spec(loads(TEXT), "train")
+    assert sheet.shape == (2 * 24 + 4, 2 * 32 + 4, 3), "three images in two rows"
+    for tensor, (top, left) in zip(np.load(tmp_path / "x.npy"), ((0, 0), (0, 36), (28, 0)), strict=True):
+        np.testing.assert_array_equal(normalize(sheet[top : top + 24, left : left + 32], preprocessing), tensor)
+
+
+def test_train_draws_what_the_loader_does_with_all_extensions(images: list[Path], spec: Path, tmp_path: Path) -> None:
+    from trt_cls.data.folder import ImageFolder, Sample
+    from trt_cls.data.loader import TrainingLoader
+
+    spec.write_text(TEXT + "extensions { random_erasing: 1.0 rand_augment { } }")
+    plain = "train_config.mixup_alpha=0"
+    assert run(*images, "-e", spec, "--set", plain, "-o", tmp_path / "x.npy", "--split", "train") == 0
+    experiment = loads(spec.read_text(), overrides=[plain])
+    folder = ImageFolder(root=tmp_path, classes=("a",), samples=tuple(Sample(path, 0) for path in images))
+    preprocessing, train = preprocessing_from_spec(experiment, "train"), experiment.train_config
+    assert train is not None
+    loader = TrainingLoader(folder, preprocessing, replace(train, n_workers=0), extensions=experiment.extensions)
+    (batch,) = loader.epoch(1)
+    drawn = {image.numpy().tobytes() for image in batch.images}
+    assert {image.tobytes() for image in np.load(tmp_path / "x.npy")} == drawn
 
 
 def test_the_gpus_tensors_are_what_its_executor_returns_for_the_decoded_images(

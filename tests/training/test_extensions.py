@@ -154,7 +154,9 @@ def numbers(folder: Path) -> dict[str, Any]:
         for path in sorted((folder / "weights").iterdir())
         for name, tensor in load_file(path).items()
     }
-    return {"curve": (folder / "training.csv").read_text(), **weights}
+    page = (folder / "training.html").read_text()
+    curves = page[page.index("<h2>Curves") : page.index("<h2>As the network")]
+    return {"curve": (folder / "training.csv").read_text(), "curves": curves, **weights}
 
 
 @pytest.mark.parametrize("name", [*RESUMED, "distillation"])

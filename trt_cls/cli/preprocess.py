@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +14,29 @@ from trt_cls.errors import DataError, RequestError
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from trt_cls.contract import Preprocessing
     from trt_cls.preprocessing.pillow import Floats
-    from trt_cls.spec.experiment import TrainConfig
+    from trt_cls.spec.experiment import Experiment
 
 EPOCH = 1
 """The epoch whose random numbers `--split train` uses."""
 GPU_BATCH = 32
+PICTURES = 100
+"""Most images of a sheet."""
+GAP = 4
+"""Pixels between them."""
 
 
 @click.command("preprocess")
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
 @spec_options(required=False)
 @model_option(required=False, description="Model file, whose own preprocessing is used.")
-@click.option("-o", "--output", required=True, type=PATH, help="File to write, OUT.npy.")
+@click.option("-o", "--output", type=PATH, help="File to write, OUT.npy.")
+@click.option(
+    "--sheet", type=PATH, metavar="OUT.png", help="Picture to write: the images side by side, as the network sees them."
+)
 @click.option(
     "--split",
     type=click.Choice(["val", "train"]),
@@ -45,40 +55,53 @@ def command(
     spec: Path | None,
     overrides: tuple[str, ...],
     model: Path | None,
-    output: Path,
+    output: Path | None,
+    sheet: Path | None,
     split: str,
     executor: str,
 ) -> None:
-    """Write the exact input tensor of the network, float32 [N,C,H,W], for images and folders of images."""
+    """Write the exact input tensor of the network, float32 [N,C,H,W], for images and folders of images.
+
+    With --sheet, also or instead, as a picture: its pixels are those of the tensor, without the normalization.
+    """
     import numpy as np
 
     from trt_cls.data.folder import list_images
     from trt_cls.files import atomic, results_folder
 
-    if output.suffix != ".npy":
-        raise RequestError(f"-o {output}: expected a file name ending in .npy")
+    if output is None and sheet is None:
+        raise RequestError("nothing to write; expected -o OUT.npy, --sheet OUT.png, or both; name one")
+    for flag, path, suffix in (("-o", output, ".npy"), ("--sheet", sheet, ".png")):
+        if path and path.suffix != suffix:
+            raise RequestError(f"{flag} {path}: expected a file name ending in {suffix}")
     preprocessing, train = _request(spec, overrides, model, split)
     if train and executor == "cuda":
         raise RequestError("--executor cuda does not augment; expected --split val with it; or use --executor cpu")
     paths = [path for image in images for path in list_images(image)]
     tensor = _gpu_tensor(paths, preprocessing) if executor == "cuda" else _cpu_tensor(paths, preprocessing, train)
-    results_folder(output.parent)
-    with atomic(output) as beside:
-        np.save(beside, tensor)
-    echo(f"{output}: float32 {list(tensor.shape)}")
+    if output:
+        results_folder(output.parent)
+        with atomic(output) as beside:
+            np.save(beside, tensor)
+        echo(f"{output}: float32 {list(tensor.shape)}")
+    if sheet:
+        results_folder(sheet.parent)
+        with atomic(sheet) as beside:
+            _sheet(tensor[:PICTURES], preprocessing).save(beside)
+        echo(f"{sheet}: {min(len(tensor), PICTURES)} of {len(tensor)} images")
 
 
 def _request(
     spec: Path | None, overrides: tuple[str, ...], model: Path | None, split: str
-) -> tuple[Preprocessing, TrainConfig | None]:
-    """The preprocessing; and for the training split, the train_config with its augmentation."""
+) -> tuple[Preprocessing, Experiment | None]:
+    """The preprocessing; and for the training split, the experiment with its augmentation."""
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.preprocessing.description import preprocessing_from_spec
     from trt_cls.spec import load
 
     if spec and not model:
         experiment = load(spec, overrides=overrides, needs=("train_config",), paths=False)
-        return preprocessing_from_spec(experiment, "train"), experiment.train_config if split == "train" else None
+        return preprocessing_from_spec(experiment, "train"), experiment if split == "train" else None
     if spec or not model:
         raise RequestError("expected either a spec or a model; name one with -e SPEC or -m MODEL")
     if split == "train":
@@ -101,22 +124,46 @@ def _gpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
         )
 
 
-def _cpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing, train: TrainConfig | None) -> Floats:
+def _sheet(tensor: Floats, preprocessing: Preprocessing) -> Image:
+    """The images of a tensor in rows, as near to a square as their number allows."""
+    import numpy as np
+    from PIL import Image
+
+    from trt_cls.preprocessing.pillow import pixels_from_input
+
+    columns = math.ceil(math.sqrt(len(tensor)))
+    across, down = preprocessing.width + GAP, preprocessing.height + GAP
+    size = columns * across - GAP, -(-len(tensor) // columns) * down - GAP
+    sheet = Image.new("L" if preprocessing.channels == 1 else "RGB", size, "white")
+    for number, pixels in enumerate(pixels_from_input(tensor, preprocessing)):
+        row, column = divmod(number, columns)
+        sheet.paste(Image.fromarray(np.squeeze(pixels)), (column * across, row * down))
+    return sheet
+
+
+def _cpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing, experiment: Experiment | None) -> Floats:
     import numpy as np
 
-    from trt_cls.data.augmentation import augment, draws_for
+    from trt_cls.data.augmentation import EMPTY, augment, draws_for
+    from trt_cls.data.transforms import Transforms
     from trt_cls.preprocessing.images import decode
     from trt_cls.preprocessing.pillow import fit, normalize
 
+    train = experiment.train_config if experiment else None
     tensor = np.empty((len(paths), *preprocessing.input_shape), preprocessing.input_type)
     for index, path in enumerate(paths):
-        image = decode(path, preprocessing.channels)
+        image, erased = decode(path, preprocessing.channels), EMPTY
         try:
-            if train:
-                pixels = augment(image, preprocessing, train, draws_for(train.random_seed, EPOCH, index))
+            if train and experiment:
+                draws, extensions = draws_for(train.random_seed, EPOCH, index), experiment.extensions
+                transforms = Transforms(extensions, train.random_seed)
+                pixels = augment(image, preprocessing, train, draws, extensions)
+                pixels = transforms.changed(pixels, EPOCH, index)
+                erased = transforms.erased(preprocessing.input_shape, EPOCH, index)
             else:
                 pixels = fit(image, preprocessing)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         normalize(pixels, preprocessing, tensor[index])
+        tensor[index, :, erased.top : erased.bottom, erased.left : erased.right] = 0
     return tensor

@@ -19,7 +19,7 @@ from torch import nn
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Skipped
-from trt_cls.evaluation.report.page import contract_rows, page, shown, version_rows
+from trt_cls.evaluation.report.page import contract_rows, page, percent, shown, version_rows
 from trt_cls.files import write_text
 from trt_cls.preprocessing.pillow import Pixels, pixels_from_input
 from trt_cls.training.checkpointing import room_for
@@ -28,7 +28,7 @@ from trt_cls.training.logs.files import TEXT_SIZE
 from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.setup import Setup
 
-SHEET_PIXELS, FEWEST, MOST = 1_200_000, 8, 64
+SHEET_PIXELS, FEWEST, MOST = 1_250_000, 8, 64
 """Pixels and pictures of the sheet: 24 pictures at 224×224."""
 CLASSES = 30
 SKIPPED = 100
@@ -184,12 +184,12 @@ def _classes(rows: Sequence[EpochRow], best: EpochRow, names: Sequence[str]) -> 
     ]
 
 
-def _named(target: Any, classes: Sequence[str]) -> str:
+def _named(target: Any, classes: Sequence[str]) -> list[str]:
     """The class of a picture, or the two that are mixed in it with their shares."""
     first, *second = (int(index) for index in np.argsort(-target, kind="stable")[:2])
     if not second or target[second[0]] - np.median(np.sort(target)[: max(len(target) - 1, 1)]) < MIXED:
-        return classes[first]
-    return f"{classes[first]} {target[first]:.0%} + {classes[second[0]]} {target[second[0]]:.0%}"
+        return [classes[first]]
+    return [f"{classes[index]} {percent(float(target[index]), 0)}" for index in (first, *second)]
 
 
 MIXED = 0.01
