@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from driver import stand_in
 from driver.stand_in import Driver, write_plan
-from tiny_models import SIZE, write_images
-
+from support.tiny_models import SIZE, write_images
 from trt_cls.preprocessing.nvrtc import nvrtc
 
 stand_in.require()

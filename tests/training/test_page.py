@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from browser import Browser
 from PIL import Image
-from tiny_models import CONTRACT, RGB
 
+from support.tiny_models import CONTRACT, RGB
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Skipped
 from trt_cls.preprocessing.pillow import normalize
