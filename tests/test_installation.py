@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def test_the_markers_name_one_onnx_runtime_and_leave_tensorrt_to_jetpack(
     wanted = [Requirement(text) for text in extra]
     found = {each.name for each in wanted if each.marker is None or each.marker.evaluate(here)}
     assert found == {"pycuda", "cuda-pathfinder"} | expected
+
+
+def test_the_programs_are_functions_of_the_package() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(scripts) == {"trt-cls", "classification_tf1"}
+    for target in scripts.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(import_module(module), function))
 
 
 @pytest.mark.slow
