@@ -59,7 +59,7 @@ QUICK = {("squeezenet", 18)}
 """The fewest weights, and all of them; the tests of the export use resnet10."""
 BUILT_THRICE = {("resnet", 10), ("squeezenet", 18)}
 """Additions and concatenations: an engine of each precision. Others get one in INT8, with the rest in FP16."""
-SMALL = {"squeezenet", "mobilenet_v1", "mobilenet_v2"}
+SMALL = {"squeezenet", "mobilenet_v1", "mobilenet_v2", "efficientnet_b0"}
 """All of their filters are there: they have few weights."""
 COUNTED = {("resnet", 18), ("resnet", 152), ("vgg", 19), ("darknet", 19), ("cspdarknet", 19), ("efficientnet_b7", 18)}
 """Made of the blocks of another one of the family: they are exported in FP32, untrained, and their graphs counted.

@@ -42,7 +42,7 @@ SEED = int(os.environ.get("CAMPAIGN_SEED", "20"))
 SIZE_FACTOR = float(os.environ.get("CAMPAIGN_SIZE", "1"))
 LIMIT = 30
 """Seconds of one call; on a quiet core none takes two."""
-KILLS = 24
+KILLS = 10
 """Trainings; each is killed up to three times."""
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{size},{size}" use_batch_norm: true }}

@@ -11,9 +11,11 @@ import os
 import runpy
 import sys
 
+import torch._dynamo  # the first step of an optimizer imports it: two seconds
+import torch.utils.tensorboard  # noqa: F401
 from narrowing import narrowed
 
-import trt_cls.training.run  # noqa: F401  all that is slow to import
+import trt_cls.training.run  # noqa: F401
 from trt_cls.engines import onnxruntime  # noqa: F401
 from trt_cls.models.builder import Builder
 
