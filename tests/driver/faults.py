@@ -35,8 +35,8 @@ class Fault(NamedTuple):
 SLOT, PIPELINE = "trt_cls/engines/tensorrt/buffers.py", "trt_cls/engines/tensorrt/pipeline.py"
 CUDA, PREFETCH = "trt_cls/preprocessing/cuda.py", "trt_cls/training/prefetch.py"
 GPU = "trt_cls/gpu.py"
-LIMIT = 120
-"""Seconds of one run: a fault may also make a test hang."""
+LIMIT = 600
+"""Seconds of one run, some twenty times what it takes: a fault may also make a test hang."""
 ENGINES, EXECUTORS, TRAINING = ("test_engine.py", "test_pipeline.py"), ("test_executor.py",), ("test_prefetch.py",)
 
 FAULTS = [
@@ -182,8 +182,8 @@ def noticed(fault: Fault, copy: Path) -> str:
                 counts = run.carried_out(command, settings | way.environment, report, copy, output, LIMIT)
             if counts["failed"] or any(counts[name] for name in run.ZERO):
                 failed = [line for line in log.read_text().splitlines() if line.startswith(("FAILED ", "ERROR "))]
-                test = failed[0].split()[1].rpartition("/")[2] if failed else "counts at the end, or it hangs"
-                return f"{way}: {test}"
+                otherwise = f"hangs for {LIMIT} s" if counts["hangs"] else "counts at the end"
+                return f"{way}: {failed[0].split()[1].rpartition('/')[2] if failed else otherwise}"
     finally:
         module.write_text(text)
     return ""

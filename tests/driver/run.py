@@ -102,13 +102,15 @@ def carried_out(
     """Runs Python with `command`; its counts, and under `failed` whether it ended with an error, or not in time."""
     report.unlink(missing_ok=True)
     whole = [sys.executable, *command]
+    found: Counter[str] = Counter()
     begun = subprocess.Popen(whole, env=environment, cwd=root, stdout=output, stderr=output and subprocess.STDOUT)
     try:
         status = begun.wait(limit)
     except subprocess.TimeoutExpired:
         begun.kill()
         status = begun.wait()
-    found: Counter[str] = Counter(failed=int(status != 0))
+        found["hangs"] = 1
+    found["failed"] = int(status != 0)
     lines = report.read_text().splitlines() if report.exists() else []
     for line in lines:
         found.update(json.loads(line))
