@@ -112,9 +112,11 @@ def test_processes_without_an_image_wait_for_the_others(folder: Path, tmp_path: 
     images.mkdir()
     for name in ("a.jpg", "b.jpg"):
         (images / name).write_bytes((folder / "data" / "blue" / "00.jpg").read_bytes())
-    done = run([*python(3), *PROGRAM, "infer", "-m", str(folder / "model.onnx"), "-i", str(images)], tmp_path)
+    done = run(
+        [*python(3), *PROGRAM, "infer", "-m", str(folder / "model.onnx"), "-i", str(images), "-r", "labels"], tmp_path
+    )
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode() == f"2 images labeled, 0 skipped; written: {images / 'result.csv'}\n"
+    assert done.stdout.decode() == "2 images labeled, 0 skipped; written: labels/result.csv\n"
 
 
 def truncated(folder: Path, tmp_path: Path) -> list[str]:

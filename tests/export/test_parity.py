@@ -7,8 +7,9 @@ import pytest
 from pixel_reference import preprocess
 
 from trt_cls.contract import Contract, Precision
+from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.images import Images, dataset_of, evenly_spread, images_for
+from trt_cls.export.images import Images, evenly_spread, images_for
 from trt_cls.export.parity import Infer, checked, measure
 from trt_cls.preprocessing.images import decode
 from trt_cls.spec.experiment import EvalConfig, Experiment, ModelConfig
@@ -83,7 +84,7 @@ def test_images_are_those_of_the_folder_as_the_contract_wants_them(contract: Con
 
 def test_the_specs_dataset_is_taken_where_no_folder_is_named(contract: Contract, pictures: Path) -> None:
     experiment = Experiment(model_config=ModelConfig(), eval_config=EvalConfig(eval_dataset_path=str(pictures)))
-    assert dataset_of(experiment) == pictures
+    assert evaluation_dataset(experiment) == Dataset(pictures)
 
 
 def test_random_images_are_the_same_each_time_and_in_the_networks_range(images: Images) -> None:
