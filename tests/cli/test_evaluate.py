@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write
 from trt_cls.cli import main
 from trt_cls.cli.evaluate import _report_missing
 from trt_cls.data.folder import ImageFolder
+from trt_cls.data.split import Dataset
 
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{size},{size}" use_batch_norm: true }}
@@ -67,6 +69,30 @@ def test_measures_the_model_that_the_spec_names(run: Run, folder: Path) -> None:
     assert (results["num_images"], results["top_1_accuracy"], results["top_k"]) == (12, 1, 3)
     assert str(folder / "new" / "results" / "results.json") in out
     assert len((folder / "new" / "results" / "predictions.csv").read_text().splitlines()) == 13
+
+
+def test_a_model_and_a_folder_need_no_spec(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = ("-m", str(folder / "model.onnx")), ("--dataset", str(folder / "data"))
+    assert main(["evaluate", *model, *data]) == 0
+    assert "images             12, 0 skipped" in capsys.readouterr().out
+    for words, message in ((model, "add -e SPEC or --dataset DIR"), (data, "name one with -m"), ((), "-e SPEC")):
+        assert main(["evaluate", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_with_a_split_the_held_out_images_alone_are_measured(run: Run, folder: Path) -> None:
+    text = (folder / "spec.txt").read_text().replace(f'eval_dataset_path: "{folder / "data"}"', "")
+    text = text.replace('val_dataset_path: "/nowhere"', "").replace("/nowhere", str(folder / "data"))
+    (folder / "spec.txt").write_text(text + "extensions { validation_split: 0.25 }")
+    status, out, _ = run("-r", folder / "results", "--top-k", "1")
+    assert status == 0
+    assert "3 images of " in out
+    with (folder / "results" / "predictions.csv").open(newline="") as file:
+        measured = {Path(row["path"]) for row in csv.DictReader(file)}
+    held_out = Dataset(folder / "data", "val", 0.25, 42).images()
+    assert measured == set(held_out)
+    assert sorted(path.parent.name for path in held_out) == ["blue", "green", "red"]
+    assert run("--dataset", folder / "data", "--top-k", "1")[1].count("images             12,") == 1
 
 
 def test_flags_go_before_the_spec(run: Run, folder: Path) -> None:

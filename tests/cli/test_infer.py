@@ -38,13 +38,17 @@ def test_an_image_gets_its_likeliest_labels(model: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("flag", ["-i", "-d", "--image_dir"])
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_folder_gives_result_csv(model: Path, tmp_path: Path, flag: str, elsewhere: bool) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_a_folder_is_printed_or_written_to_result_csv(
+    model: Path, tmp_path: Path, flag: str, written: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = write_images(tmp_path / "images", 3)
     (images / "green" / "0.png").rename(images / "green" / 'a, "b".png')
-    results = ["-r", str(tmp_path / "results")] if elsewhere else []
+    results = ["-r", str(tmp_path / "results")] if written else []
     assert main(["infer", "-m", str(model), flag, str(images), "-b", "2", "-k", "key", *results]) == 0
-    found = rows((tmp_path / "results" if elsewhere else images) / "result.csv")
+    assert not list(images.rglob("*.csv"))
+    printed = list(csv.reader(capsys.readouterr().out.splitlines()))
+    found = rows(tmp_path / "results" / "result.csv") if written else printed
     confidence = f"{max(probabilities(COLORS['red'])):.6f}"
     assert len(found) == 9
     for path, label, score in found:
@@ -53,12 +57,50 @@ def test_a_folder_gives_result_csv(model: Path, tmp_path: Path, flag: str, elsew
     assert str(images / "green" / 'a, "b".png') in [row[0] for row in found]
 
 
+def test_several_paths_patterns_and_folders_are_labeled_once_each(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(write_images(tmp_path / "images", 2))
+    Path("red/[1].png").write_bytes(Path("red/1.png").read_bytes())
+
+    def labeled(*words: str) -> list[str]:
+        assert main(["infer", "-m", str(model), *words]) == 0
+        return [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+
+    blue, green = ["blue/0.png", "blue/1.png"], ["green/0.png", "green/1.png"]
+    assert labeled("-i", "green/0.png", "-i", "blue") == ["green/0.png", *blue]
+    assert labeled("-i", "green/0.png", "blue/1.png", "-b", "1") == ["green/0.png", "blue/1.png"]
+    assert labeled("-i", "*e*/1.png") == ["blue/1.png", "green/1.png", "red/1.png"]
+    assert labeled("-i", "**/0.png", "blue", "-k", "key") == ["blue/0.png", "green/0.png", "red/0.png", "blue/1.png"]
+    assert labeled("-i", "[bg]*") == [*blue, *green]
+    assert labeled("-i", "red/[1].png", "green/0.png") == ["red/[1].png", "green/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no image to label"),
+        (("-i", "*.gif"), "*.gif: no file matches this pattern"),
+        (("-i", ".", "absent"), "absent: no such file"),
+        (("-i", ".", "-"), "-i -: 2 sources found; expected a list, a video or a camera alone"),
+        (("-i", "a.mp4", "b.png"), "-i a.mp4: 2 sources found"),
+    ],
+)
+def test_sources_that_can_t_be_labeled_together_are_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(write_images(tmp_path / "images", 1))
+    assert main(["infer", "-m", str(model), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_name_that_is_no_utf8_comes_out_as_it_is(model: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", 1)
     name = b"caf\xe9.png"
     (images / "red" / "0.png").rename(images / os.fsdecode(name))
     (images / os.fsdecode(b"\xff.jpg")).write_text("broken")
-    assert main(["infer", "-m", str(model), "-i", str(images)]) == 0
+    assert main(["infer", "-m", str(model), "-i", str(images), "-r", str(images)]) == 0
     assert name + b",red," in (images / "result.csv").read_bytes()
 
 
@@ -67,7 +109,7 @@ def test_broken_images_are_skipped_counted_and_listed(
 ) -> None:
     images = write_images(tmp_path / "images", 1)
     (images / "broken.jpg").write_text("text")
-    assert main(["infer", "-m", str(model), "-i", str(images)]) == 0
+    assert main(["infer", "-m", str(model), "-i", str(images), "-r", str(images)]) == 0
     out, err = capsys.readouterr()
     assert out == f"3 images labeled, 1 skipped; written: {images / 'result.csv'}\n"
     assert err.startswith(f"skipped: {images / 'broken.jpg'}: ")
@@ -145,7 +187,10 @@ def test_an_empty_list_is_an_error(
 
 def test_json_lines_hold_the_ranking(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = write_images(tmp_path / "images", 2)
-    assert main(["infer", "-m", str(model), "-i", str(images), "--format", "jsonl", "--top-k", "2"]) == 0
+    assert (
+        main(["infer", "-m", str(model), "-i", str(images), "--format", "jsonl", "--top-k", "2", "-r", str(images)])
+        == 0
+    )
     assert "6 images labeled" in capsys.readouterr().out
     found = [json.loads(line) for line in (images / "result.jsonl").read_text().splitlines()]
     assert [Path(entry["path"]).parent.name for entry in found] == [entry["label"] for entry in found]

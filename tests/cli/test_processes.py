@@ -105,9 +105,9 @@ def test_processes_without_an_image_wait_for_the_others(folder: Path, forked: Fo
     images.mkdir()
     for name in ("a.jpg", "b.jpg"):
         (images / name).write_bytes((folder / "data" / "blue" / "00.jpg").read_bytes())
-    done = forked.run(3, ["infer", "-m", folder / "model.onnx", "-i", images])
+    done = forked.run(3, ["infer", "-m", folder / "model.onnx", "-i", images, "-r", images / "labels"])
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"2 images labeled, 0 skipped; written: {images / 'result.csv'}\n"
+    assert done.stdout == f"2 images labeled, 0 skipped; written: {images / 'labels/result.csv'}\n"
 
 
 def truncated(folder: Path, tmp_path: Path) -> list[str]:

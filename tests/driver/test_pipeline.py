@@ -230,7 +230,7 @@ def test_infer_and_evaluate_take_the_pipeline(
     )
     write_images(tmp_path / "labeled", 3)
     names().ran.clear()
-    assert main(["infer", "-m", str(plan), "-i", str(images), "-b", "3", "--executor", "cuda"]) == 0
+    assert main(["infer", "-m", str(plan), "-i", str(images), "-b", "3", "--executor", "cuda", "-r", str(images)]) == 0
     assert [line.split(",")[1] for line in (images / "result.csv").read_text().splitlines()] == [
         list(COLORS)[index % 3] for index in range(7)
     ]

@@ -14,7 +14,7 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract
-from trt_cls.data.split import Dataset
+from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import DataError, ExportError, RequestError
 from trt_cls.export import export as room
 from trt_cls.export.export import export
@@ -22,6 +22,7 @@ from trt_cls.export.images import BATCH, images_for
 from trt_cls.export.int8 import Int8, calibration_dataset, shortcomings
 from trt_cls.spec.experiment import (
     Experiment,
+    Extensions,
     LrConfig,
     ModelConfig,
     Optimizer,
@@ -115,6 +116,21 @@ def test_images_of_the_spec_are_taken_and_none_at_all_is_refused(pictures: Path)
     assert calibration_dataset(Int8(Path("other")), experiment) == Dataset(Path("other"))
     with pytest.raises(RequestError, match="expected --calibration-images DIR"):
         calibration_dataset(Int8(), None)
+
+
+def test_with_a_split_the_held_out_images_check_and_the_others_calibrate(pictures: Path, contract: Contract) -> None:
+    training = TrainConfig(
+        train_dataset_path=str(pictures), optimizer=Optimizer(), reg_config=RegConfig(type="None"),
+        lr_config=LrConfig(),
+    )  # fmt: skip
+    extensions = Extensions(validation_split=0.25)
+    experiment = Experiment(model_config=ModelConfig(), train_config=training, extensions=extensions)
+    calibrated = images_for(contract.preprocessing, calibration_dataset(Int8(), experiment))
+    checked = images_for(contract.preprocessing, evaluation_dataset(experiment))
+    parts = [{sample.path for sample in images.samples} for images in (calibrated, checked)]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == set(pictures.rglob("*.png"))
+    assert len(parts[0]) > len(parts[1]) > 0
 
 
 def test_few_images_and_images_of_one_folder_are_reported(contract: Contract, pictures: Path, tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ BAD_MODEL: list[tuple[str, ...]] = [
     ("activation.activation_type", "one of relu for @", "arch: '@' activation { activation_type: 'swish' }", "alexnet"),
     ("byom_model", "ONNX file", 'byom_model: "net.tltb"'),
 ]
+SPLIT = "extensions { validation_split: 0.2 }"
 BAD_TRAIN: list[tuple[str, ...]] = [
     ("batch_size_per_gpu", "@ found, expected an integer ≥ 1", "batch_size_per_gpu: @", "0", "-1"),
     ("n_epochs", "@ found, expected an integer ≥ 1", "n_epochs: @", "0", "-1"),
@@ -259,6 +260,16 @@ BAD = [
     ("train_config.val_dataset_path", "missing", spec_text().replace('val_dataset_path: "val"', "")),
     ("eval_config.eval_dataset_path", "missing", "model_config { } eval_config { }"),
     ("model_config", "missing", "eval_config { eval_dataset_path: 'test' }"),
+    ("train_config.val_dataset_path", '"val" found with extensions.validation_split 0.2', spec_text() + SPLIT),
+    (
+        "eval_config.eval_dataset_path",
+        "expected one of the two",
+        spec_text(evaluation="").replace('val_dataset_path: "val"', "").replace('"test"', '"./train"') + SPLIT,
+    ),
+    ("train_config", "missing, expected the training whose images", f"model_config {{ }} eval_config {{ }} {SPLIT}"),
+    ("extensions.validation_split", "[0, 1)", spec_text() + SPLIT.replace("0.2", "1")),
+    ("model_config.arch", 'did you mean arch: "resnet" n_layers: 18?', spec_text('arch: "resnet18"')),
+    ("model_config.arch", 'did you mean arch: "cspdarknet" n_layers: 53?', spec_text('arch: "CSPDarknet-53"')),
 ]
 
 
@@ -268,6 +279,12 @@ def test_refused(path: str, message: str, text: str) -> None:
     assert problem.path == path
     assert message in problem.message
     assert problem.where.startswith("spec.txt")
+
+
+def test_with_a_split_no_other_images_need_be_named_and_a_test_set_may_be() -> None:
+    text = spec_text(evaluation="").replace('val_dataset_path: "val"', "") + SPLIT
+    assert not problems(text)
+    assert not problems(text.replace('eval_dataset_path: "test"', ""))
 
 
 def test_one_mistake_is_not_reported_again_by_the_rules_that_depend_on_it() -> None:
