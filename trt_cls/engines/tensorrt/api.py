@@ -7,6 +7,7 @@ itself. None of them raises: each return value is checked here. Does not know: m
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from trt_cls.artefacts.sidecar import Builder, Sidecar
 from trt_cls.contract import INPUT
 from trt_cls.engines.sidecar import not_for_this_machine
 from trt_cls.errors import EngineError, MissingDependency, require
-from trt_cls.gpu import Gpu
+from trt_cls.gpu import Gpu, require_gpu
 
 RUNTIMES: dict[Builder, tuple[str, str]] = {"tensorrt": ("tensorrt", "gpu"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
 """Builder → Python module, extra that installs it."""
@@ -129,9 +130,12 @@ def import_runtime(builder: Builder) -> ModuleType:
     """The module that runs plans of `builder`.
 
     Raises:
+        DeviceError: it is not installed, and there is no GPU either.
         MissingDependency: it is not installed.
     """
     name, extra = RUNTIMES[builder]
+    if find_spec(name) is None:
+        require_gpu("run the ONNX file that it was built from with --provider cpu")  # installing it would not help
     module = require(name, f"running an engine built by {builder}", extra)
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package
         raise MissingDependency(name, f"running an engine built by {builder}", extra)

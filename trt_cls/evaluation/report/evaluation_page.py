@@ -94,7 +94,7 @@ def _class_rows(evaluation: Evaluation, confused: Sequence[Cell]) -> list[dict[s
     """A row of the table for each class; of many, the worst first."""
     most = {cell.truth: cell for cell in reversed(confused)}
     names, matrix = evaluation.contract.classes, evaluation.metrics.confusion_matrix
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "index": index,
             "name": name,
