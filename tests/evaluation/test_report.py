@@ -17,9 +17,11 @@ from support.browser import Browser
 from support.tiny_models import CONTRACT
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Skipped
+from trt_cls.evaluation.compare import Change, Comparison, Verdict
 from trt_cls.evaluation.evaluate import Evaluation, Predictions, Seconds
 from trt_cls.evaluation.metrics import measure
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
+from trt_cls.evaluation.report.page import comparison_page
 
 NASTY = ("cat", "<img src=x onerror=alert(1)>", '"quote" & </script><b>', "ä \u2028 名")
 """Class names that would leave the page's text where they are not escaped."""
@@ -199,6 +201,33 @@ def test_fits_the_window_and_takes_the_readers_colors(page: Browser, width: int,
     assert page.run("document.documentElement.scrollWidth") <= width
     red, green, blue = map(int, re.findall(r"\d+", page.run("getComputedStyle(document.body).backgroundColor")))
     assert (red + green + blue < 3 * 64) == dark
+
+
+def test_the_worst_of_many_classes_come_first_and_the_table_says_that_it_scrolls(tmp_path: Path) -> None:
+    found = evaluation(tmp_path, tuple(f"class {number}" for number in range(60)), 4)
+    html = evaluation_page(found, Path("model.onnx"))
+    table = html[html.index('id="classes"') :]
+    order = [int(index) for index in re.findall(r'data-class="(\d+)"', table)]
+    recall = np.array([scores.recall for scores in found.metrics.per_class])
+    assert order[:30] == np.argsort(recall, kind="stable")[:30].tolist()
+    assert order[30:] == sorted(set(range(60)) - set(order[:30]))
+    assert "The table scrolls: the 30 classes with the lowest recall come first" in html
+
+
+def test_no_gap_over_a_matrix_of_short_labels_and_no_text_beyond_its_card(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(evaluation_page(evaluation(tmp_path, ("0", "1", "2"), 4), Path("m.onnx")))
+    changed = (Change(tmp_path / "a.png", "n" * 60, "o" * 60, 0.9, 0.8, "p" * 60),)
+    verdict = Verdict(12345, 12345, 12345, 12345, 12345)
+    comparison = Comparison(12345, 0.9, 5, 0.95, 1.234e-5, 1.234e-5, changed, (), verdict)
+    (tmp_path / "comparison.html").write_text(comparison_page(comparison, Path("a" * 99), Path("b.onnx")))
+    browser.look(1200, 900)
+    browser.open(tmp_path / "report.html")
+    assert browser.run("document.querySelector('.matrix thead').getBoundingClientRect().height") < 34
+    browser.open(tmp_path / "comparison.html")
+    for width in (1280, 390):
+        browser.look(width, 900)
+        boxes = "[...document.querySelectorAll('.card, .card *, figcaption, h1')]"
+        assert browser.run(f"{boxes}.filter(e => e.scrollWidth > e.clientWidth).map(e => e.outerHTML)") == []
 
 
 def test_an_image_that_is_gone_leaves_its_name(tmp_path: Path) -> None:

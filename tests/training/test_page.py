@@ -63,6 +63,16 @@ def test_pictures_are_the_networks_own_pixels_in_every_mode(tmp_path: Path) -> N
         assert "<figcaption>a class of some longer name</figcaption>" in html, "smoothing is no mixture"
 
 
+def test_a_training_of_one_epoch_without_penalty_and_without_a_right_answer_is_drawn(tmp_path: Path) -> None:
+    page = page_of(tmp_path, NASTY, RGB)
+    nothing = EpochRow(3, 0.0, 2.5, 0.1, 0.0, 2.4, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0), "all 9 answers are cat")
+    page.epoch_done([nothing], torch.nn.Identity(), best=True, seconds=1.0)
+    html = (tmp_path / "training.html").read_text()
+    assert html.count('<svg class="plot"') == 4
+    assert "In the best epoch all 9 answers are cat." in html
+    assert "As the network sees it" not in html, "no batch was seen in this run"
+
+
 def test_it_fits_both_windows_and_asks_the_network_for_nothing(tmp_path: Path) -> None:
     page = page_of(tmp_path, tuple(f"{name}{number}" for number in range(34) for name in NASTY), RGB)
     rows = [row(epoch, 102) for epoch in range(1, 31)]

@@ -38,7 +38,7 @@ BATCH_SIZE = 32
     type=click.FloatRange(min=0),
     default=2.0,
     show_default=True,
-    help="Most that a figure takes; a batch that takes longer is run once.",
+    help="Most that a figure takes, or a batch.",
 )
 @batch_option
 @provider_option

@@ -46,7 +46,8 @@ def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
     echo(f"{spec}: ok ({_summary(experiment)})")
     for line in encrypted_files(experiment):
         echo(f"encrypted: {line}")
-    met = differences(experiment, " ".join((text, *overrides)))
+    model, train = experiment.model_config, experiment.train_config
+    met = differences(model, train, " ".join((text, *overrides))) if train else []
     echo(f"differences from TAO: {len(met)}{', see docs/differences-from-tao.md' if met else ''}")
     echo("".join(f"  {line}\n" for line in met), nl=False)
 

@@ -9,64 +9,53 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import PurePath
 
-from trt_cls.spec.experiment import Experiment
+from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
 
 ENCRYPTED = (".tlt", ".etlt")
 """Suffixes of models that TAO encrypts."""
-WARM_UP_START = 3e-4
 
-Meets = Callable[[Experiment, str], object]
-"""Whether the spec, with its text, meets a difference."""
-
-
-def _step(e: Experiment, _: str) -> object:
-    return e.train_config and e.train_config.lr_config.step
+Meets = Callable[[ModelConfig, TrainConfig, str], object]
+"""Whether a spec, with its text, meets a difference."""
 
 
-def _cosine(e: Experiment, _: str) -> object:
-    return e.train_config and (cosine := e.train_config.lr_config.cosine) and cosine.soft_start
-
-
-def _anneal(e: Experiment, _: str) -> object:
-    anneal = e.train_config and e.train_config.lr_config.soft_anneal
-    return anneal and anneal.soft_start and anneal.learning_rate < WARM_UP_START
-
-
-def _omitted(e: Experiment, text: str) -> object:
-    chosen = [option for option in vars(e.train_config.optimizer).values() if option] if e.train_config else []
+def _omitted(model: ModelConfig, train: TrainConfig, text: str) -> object:
+    chosen = [option for option in vars(train.optimizer).values() if option]
     names = [field.name for option in chosen for field in fields(option) if field.default and field.name != "lr"]
     return any(name not in text for name in names)
 
 
 def _of(arch: str, name: str) -> Meets:
-    return lambda e, _: e.model_config.arch == arch and getattr(e.model_config, name)
+    return lambda model, train, text: model.arch == arch and getattr(model, name)
 
 
 DIFFERENCES: tuple[tuple[str, Meets, str], ...] = (
-    ("`label_smoothing`", lambda e, _: e.train_config and e.train_config.label_smoothing,
-     "smooths the targets; TAO's code ignores it"),
-    ("`lr_config.step`", _step, "drops by gamma after each step_size percent; TAO's code decays continuously"),
-    ("`lr_config.cosine` with `soft_start`", _cosine, "ends at min_lr_ratio · learning_rate; TAO's code above it"),
-    ("`lr_config.soft_anneal`", _anneal, "warms up from learning_rate; TAO's code from 3e-4, which is higher"),
+    ("`label_smoothing`", lambda m, t, _: t.label_smoothing, "smooths the targets; TAO's code ignores it"),
+    ("`lr_config.step`", lambda m, t, _: t.lr_config.step,
+     "drops by gamma after each step_size percent; TAO's code decays continuously"),
+    ("`lr_config.cosine` with `soft_start`", lambda m, t, _: (c := t.lr_config.cosine) and c.soft_start,
+     "ends at min_lr_ratio · learning_rate; TAO's code above it"),
+    ("`lr_config.soft_anneal`",
+     lambda m, t, _: (a := t.lr_config.soft_anneal) and a.soft_start and a.learning_rate < 3e-4,
+     "warms up from learning_rate; TAO's code from 3e-4, which is higher"),
     ("omitted optimizer fields", _omitted, "take the documented defaults; TAO's code takes 0"),
-    ('`reg_config.scope: "Conv2D, Dense"`', lambda e, _: e.train_config and ", " in e.train_config.reg_config.scope,
+    ('`reg_config.scope: "Conv2D, Dense"`', lambda m, t, _: ", " in t.reg_config.scope,
      "regularizes both; in TAO's code the space drops the second"),
     ("`resnet` with `use_pooling`", _of("resnet", "use_pooling"), "averages the map; TAO's code its upper left 4×4"),
     ("`resnet` with `activation`", _of("resnet", "activation"), "is used; TAO's code always takes relu"),
     ("`efficientnet_b0` with `activation`", _of("efficientnet_b0", "activation"), "is used; TAO's always takes swish"),
     ("`squeezenet` with `dropout`", _of("squeezenet", "dropout"), "is used; TAO's code always takes 0.001"),
-    ("running variance of batch normalization", lambda e, _: e.model_config.use_batch_norm,
+    ("running variance of batch normalization", lambda m, t, _: m.use_batch_norm,
      "comes from the unbiased variance of a batch; in TAO from the biased one"),
-    ('`preprocess_mode: "torch"`', lambda e, _: e.train_config and e.train_config.preprocess_mode == "torch",
+    ('`preprocess_mode: "torch"`', lambda m, t, _: t.preprocess_mode == "torch",
      "divides by .229, .224, .225; TAO's code by .224 in every channel"),
-    ("`top_k` omitted", lambda e, text: e.eval_config and "top_k" not in text, "is 5 at most; 0 in TAO's code"),
+    ("`top_k` omitted", lambda m, t, text: "eval_config" in text and "top_k" not in text, "is 5 at most; 0 in TAO's"),
 )  # fmt: skip
 """Row of docs/differences-from-tao.md; whether a spec meets it; what is done here."""
 
 
-def differences(experiment: Experiment, text: str) -> list[str]:
+def differences(model: ModelConfig, train: TrainConfig, text: str) -> list[str]:
     """A line for each documented difference that the spec `text` meets."""
-    return [f"{row.replace('`', '')}: {here}" for row, meets, here in DIFFERENCES if meets(experiment, text)]
+    return [f"{row.replace('`', '')}: {here}" for row, meets, here in DIFFERENCES if meets(model, train, text)]
 
 
 def encrypted(path: str) -> str:

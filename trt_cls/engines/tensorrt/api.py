@@ -7,6 +7,7 @@ itself. None of them raises: each return value is checked here. Does not know: m
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from trt_cls.artefacts.sidecar import BuilderName, Sidecar
 from trt_cls.contract import INPUT
 from trt_cls.engines.sidecar import not_for_this_machine
 from trt_cls.errors import EngineError, MissingDependency, require
-from trt_cls.gpu import Gpu
+from trt_cls.gpu import Gpu, require_gpu
 
 RUNTIMES: dict[BuilderName, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "gpu"),
@@ -132,9 +133,12 @@ def import_runtime(builder: BuilderName, purpose: str = "") -> ModuleType:
     """The module that makes and runs plans of `builder`; `purpose` is for the error message.
 
     Raises:
+        DeviceError: it is not installed, and there is no GPU either.
         MissingDependency: it is not installed.
     """
     name, extra = RUNTIMES[builder]
+    if not purpose and find_spec(name) is None:
+        require_gpu("run the ONNX file that it was built from with --provider cpu")  # installing it would not help
     purpose = purpose or f"running an engine built by {builder}"
     module = require(name, purpose, extra, package=builder)
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package

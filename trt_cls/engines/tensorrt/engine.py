@@ -17,20 +17,8 @@ from trt_cls.engines.engine import check_images, check_signature, closed
 from trt_cls.engines.sidecar import read_plan, require_architecture, require_version
 from trt_cls.engines.tensorrt.api import Plan, import_runtime
 from trt_cls.engines.tensorrt.buffers import Slot
-from trt_cls.errors import EngineError, MissingDependency
-from trt_cls.gpu import (
-    Gpu,
-    GpuOwner,
-    close_at_exit,
-    cuda_driver,
-    current_context,
-    primary_context,
-    require_gpu,
-    visible_gpu,
-)
-
-WITHOUT = "run the ONNX file that it was built from with --provider cpu"
-"""What to do without a GPU."""
+from trt_cls.errors import EngineError
+from trt_cls.gpu import Gpu, GpuOwner, close_at_exit, cuda_driver, current_context, primary_context, visible_gpu
 
 
 class TensorRtEngine(GpuOwner):
@@ -49,14 +37,12 @@ class TensorRtEngine(GpuOwner):
         data = read_plan(path, sidecar)
         self.contract = sidecar.contract
         self.backend: str = sidecar.builder
-        try:
-            trt = import_runtime(sidecar.builder)
-        except MissingDependency:
-            require_gpu(WITHOUT)  # installing it would not help
-            raise
+        trt = import_runtime(sidecar.builder)
         version = str(trt.__version__)
         require_version(path, sidecar, version, visible_gpu())
-        self._cuda = cuda_driver("running a TensorRT engine", WITHOUT)
+        self._cuda = cuda_driver(
+            "running a TensorRT engine", "run the ONNX file that it was built from with --provider cpu"
+        )
         device = self._cuda.Device(0)
         gpu = Gpu(device.name(), "{}.{}".format(*device.compute_capability()))
         require_architecture(path, sidecar, version, gpu)

@@ -19,6 +19,8 @@ from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select,
 
 MATRIX = 40
 """Most classes in the confusion matrix; of more, those that are confused most often."""
+WORST = 30
+"""Classes that come first in the table where there are more than MATRIX."""
 PAIRS = 30
 """Length of the list of confusions."""
 SKIPPED = 100
@@ -60,6 +62,7 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         headline=_headline(evaluation),
         warning=one_answer(evaluation.metrics.counts, classes),
         classes=_class_rows(evaluation, confused),
+        worst_first=WORST if len(classes) > MATRIX else 0,
         matrix=_matrix(evaluation, confused),
         pairs=[(cell, classes[cell.truth], classes[cell.prediction]) for cell in confused[:PAIRS]],
         bins=calibration_bins(predictions.probabilities, predictions.labels),
@@ -88,10 +91,10 @@ def _headline(evaluation: Evaluation) -> list[tuple[str, float, tuple[float, flo
 
 
 def _class_rows(evaluation: Evaluation, confused: Sequence[Cell]) -> list[dict[str, Any]]:
-    """A row of the table for each class."""
+    """A row of the table for each class; of many, the worst first."""
     most = {cell.truth: cell for cell in reversed(confused)}
     names, matrix = evaluation.contract.classes, evaluation.metrics.confusion_matrix
-    return [
+    rows: list[dict[str, Any]] = [
         {
             "index": index,
             "name": name,
@@ -102,6 +105,10 @@ def _class_rows(evaluation: Evaluation, confused: Sequence[Cell]) -> list[dict[s
         }
         for index, (name, scores) in enumerate(zip(names, evaluation.metrics.per_class, strict=True))
     ]
+    worst = sorted((row for row in rows if row["scores"].support), key=lambda row: row["scores"].recall)
+    worst = worst[: WORST if len(rows) > MATRIX else 0]
+    chosen = {row["index"] for row in worst}
+    return worst + [row for row in rows if row["index"] not in chosen]
 
 
 def _matrix(evaluation: Evaluation, confused: Sequence[Cell]) -> dict[str, Any]:

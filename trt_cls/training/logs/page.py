@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -44,32 +43,6 @@ CHARTS: tuple[tuple[str, Mapping[str, str], float | None], ...] = (
     ("Penalty on weights", {"training": "penalty", "validation": "val_penalty"}, None),
 )
 """Title, the field of `EpochRow` of each curve, the upper end of the scale if it is fixed."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a chart."""
-
-    name: str
-    points: str
-    dots: Sequence[tuple[float, float, str]]
-    """x, y and text."""
-    value: str
-    """In the best epoch."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One plot over the epochs."""
-
-    title: str
-    curves: Sequence[Curve]
-    ticks: Sequence[tuple[float, str]]
-    """y and text."""
-    epochs: Sequence[tuple[float, int]]
-    """x and epoch."""
-    best: float
-    """x of the best epoch."""
 
 
 class TrainingPage(Log):
@@ -131,28 +104,31 @@ class TrainingPage(Log):
 
 def _chart(
     title: str, fields: Mapping[str, str], high: float | None, rows: Sequence[EpochRow], best: EpochRow
-) -> Chart:
-    first, last = rows[0].epoch, rows[-1].epoch
-    values = {name: [getattr(row, field) for row in rows] for name, field in fields.items()}
-    step = _step(max(map(max, values.values()))) if high is None else high / 5
-    top = step * math.ceil(max(map(max, values.values())) / step - 1e-9) if high is None else high
+) -> dict[str, Any]:
+    """A plot for the template: places in units of the SVG, each with its text."""
+    largest = high or max(getattr(row, field) for row in rows for field in fields.values())
+    step = _step(largest)
+    top = step * max(1, math.ceil(largest / step - 1e-9))
 
-    def place(row: EpochRow, value: float) -> tuple[float, float]:
-        return _x(row.epoch, first, last), HEIGHT * (1 - value / top)
+    def x(row: EpochRow) -> float:
+        first, last = rows[0].epoch, rows[-1].epoch
+        return WIDTH * (row.epoch - first) / (last - first) if last > first else WIDTH / 2
 
-    def curve(name: str, field: str) -> Curve:
-        points = [(*place(row, value := getattr(row, field)), value, row.epoch) for row in _spread(rows, POINTS)]
-        dots = [(x, y, f"epoch {epoch}: {value:.4g}") for x, y, value, epoch in points] if len(rows) <= DOTS else []
-        return Curve(name, " ".join(f"{x:.1f},{y:.1f}" for x, y, *_ in points), dots, f"{getattr(best, field):.4g}")
+    def curve(name: str, field: str) -> dict[str, Any]:
+        drawn = [(x(row), HEIGHT * (1 - getattr(row, field) / top), row) for row in _spread(rows, POINTS)]
+        dots = [(left, down, f"epoch {row.epoch}: {getattr(row, field):.4g}") for left, down, row in drawn]
+        points = " ".join(f"{left:.1f},{down:.1f}" for left, down, _ in drawn)
+        shown_dots = dots if len(rows) <= DOTS else []
+        return {"name": name, "points": points, "dots": shown_dots, "value": f"{getattr(best, field):.4g}"}
 
-    ticks = [(HEIGHT * (1 - step * number / top), f"{step * number:.3g}") for number in range(round(top / step) + 1)]
-    epochs = [(_x(row.epoch, first, last), row.epoch) for row in _spread(rows, 5)]
-    curves = [curve(name, field) for name, field in fields.items()]
-    return Chart(title, curves, ticks, epochs, _x(best.epoch, first, last))
-
-
-def _x(epoch: int, first: int, last: int) -> float:
-    return WIDTH * (epoch - first) / (last - first) if last > first else WIDTH / 2
+    ticks = [step * number for number in range(round(top / step) + 1)]
+    return {
+        "title": title,
+        "curves": [curve(name, field) for name, field in fields.items()],
+        "ticks": [(HEIGHT * (1 - tick / top), f"{tick:.3g}") for tick in ticks],
+        "epochs": [(x(row), row.epoch) for row in _spread(rows, 5)],
+        "best": x(best),
+    }
 
 
 def _step(high: float) -> float:
