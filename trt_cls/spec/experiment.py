@@ -335,9 +335,7 @@ class Extensions:
     """Options that TAO does not have; all are off by default."""
 
     validation_split: float = option(
-        0.0,
-        "share of each class's training images held out for validation and evaluation",
-        interval(0, 1, "[)"),
+        0.0, "share of each class's training images held out to validate and to evaluate on", interval(0, 1, "[)")
     )
     crop_padding: int = option(
         0,
