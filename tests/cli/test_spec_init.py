@@ -44,7 +44,7 @@ def test_three_commands_lead_from_a_folder_to_a_report(narrow: None, capsys: pyt
     assert init("photos") == 0
     assert "next: trt-cls train -e spec.txt -r runs/photos\n" in capsys.readouterr().out
     assert main(["spec", "check", "spec.txt"]) == 0
-    fewer = ["--set", "train_config.n_epochs=2", "--set", "train_config.n_workers=0", "--device", "cpu"]
+    fewer = ["--set", "train_config.n_epochs=1", "--set", "train_config.n_workers=0", "--device", "cpu"]
     assert main(["train", "-e", "spec.txt", "-r", "runs/photos", *fewer]) == 0
     with Path("runs/photos/split.csv").open(newline="") as file:
         held_out = {row["path"] for row in csv.DictReader(file) if row["part"] == "val"}
@@ -54,7 +54,7 @@ def test_three_commands_lead_from_a_folder_to_a_report(narrow: None, capsys: pyt
     with Path("runs/photos/evaluation/predictions.csv").open(newline="") as file:
         assert {row["path"] for row in csv.DictReader(file)} == {f"photos/{path}" for path in held_out}
     curve = Path("runs/photos/training.csv").read_text()
-    more = ["--set", "train_config.n_epochs=2", "--resume", "--set", "extensions.validation_split=0.3"]
+    more = ["--set", "train_config.n_epochs=1", "--resume", "--set", "extensions.validation_split=0.3"]
     assert main(["train", "-e", "spec.txt", "-r", "runs/photos", *more]) == 2
     assert "extensions.validation_split: 0.2 ≠ 0.3" in capsys.readouterr().err
     assert Path("runs/photos/training.csv").read_text() == curve

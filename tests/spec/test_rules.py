@@ -91,7 +91,7 @@ def test_allowed(text: str) -> None:
 
 
 BAD_MODEL: list[tuple[str, ...]] = [
-    ("arch", '"@" found, expected one of resnet, ', 'arch: "@"', "resnet50", "", "ResNet"),
+    ("arch", '"@" found, expected one of resnet, ', 'arch: "@"', "", "ResNet", "resnet20"),
     (
         "arch",
         'expected the name of a network after "timm/", as in "timm/resnet18"',

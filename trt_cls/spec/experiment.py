@@ -335,9 +335,7 @@ class Extensions:
     """Options that TAO does not have; all are off by default."""
 
     validation_split: float = option(
-        0.0,
-        "share of each class's training images held out for validation and evaluation",
-        interval(0, 1, "[)"),
+        0.0, "share of each class's training images held out to validate and to evaluate on", interval(0, 1, "[)")
     )
     crop_padding: int = option(
         0,
@@ -362,9 +360,7 @@ class Extensions:
         interval(0, 1, "[)"),
     )
     clip_grad_norm: float = option(
-        0.0,
-        "maximum norm of the gradient of the loss without penalty, over all weights; 0: off",
-        interval(0, inf, "[)"),
+        0.0, "maximum norm of the gradient over all weights, without the penalty's; 0: off", interval(0, inf, "[)")
     )
     accumulate_steps: int = option(
         1, "batches whose gradients are averaged for one step of the optimizer and the schedule", at_least(1)
