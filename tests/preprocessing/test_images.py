@@ -69,7 +69,9 @@ PALETTE = Image.fromarray(RGBA[:, :, :3]).quantize(4)
         pytest.param(encoded(Image.fromarray(RGBA[:, :, 0]), "PNG", transparency=10), 10, id="L, a shade"),
         pytest.param(encoded(Image.new("1", (4, 4), 1), "PNG"), 255, id="1 bit"),
         pytest.param(encoded(Image.new("CMYK", (4, 4), (0, 0, 0, 0)), "TIFF"), 255, id="CMYK"),
-        pytest.param(encoded(Image.new("YCbCr", (4, 4), (255, 128, 128)), "TIFF", compression="tiff_lzw"), 255, id="YCbCr"),
+        pytest.param(
+            encoded(Image.new("YCbCr", (4, 4), (255, 128, 128)), "TIFF", compression="tiff_lzw"), 255, id="YCbCr"
+        ),
     ],
 )
 def test_odd_modes_become_plain_colours_without_a_warning(content: bytes, red: int) -> None:
