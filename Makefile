@@ -9,11 +9,11 @@ READY := $(VENV)/.ready
 WORKERS ?= auto
 PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 
-.PHONY: setup demo test test-slow test-driver test-gpu gpu-evidence check format size bench bench-gpu
+.PHONY: setup demo test test-slow test-driver test-gpu gpu-evidence check format size bench bench-gpu wheels
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt kernels/preprocess_host.cpp
+$(READY): pyproject.toml setup.py constraints.txt kernels/preprocess_host.cpp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable ".[train,timm,cpu,rtx,openvino,video,demo,dev]"
@@ -56,6 +56,10 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# dist/: the sdist, and a wheel for x86_64 and for aarch64.
+wheels: $(READY)
+	$(BIN)/python release/wheels.py
 
 # Lines that hold a token, modules, and what is above its limit.
 size: $(READY)

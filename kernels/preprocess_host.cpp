@@ -7,13 +7,13 @@
 // however large the image is. Weights are made here, since each random crop of a training has sizes of its own and numpy
 // takes longer for them than this takes for the pixels.
 //
-// No state is kept between calls: any number of threads may call at once. Needs no header but the language's own.
+// No state is kept between calls: any number of threads may call at once. Needs the C library alone,
+// in headers and at run time: no C++ runtime, so that one file runs on every distribution.
 
-#include <algorithm>
-#include <cmath>
-#include <cstddef>
-#include <new>
-#include <vector>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 
 typedef unsigned char Byte;
 
@@ -24,7 +24,7 @@ constexpr int COLUMNS = 64;  // that the vertical pass sums together; rows are p
 constexpr int SIDE = 16;     // of the squares in which bytes are turned
 
 // The loader picks the version for the processor that it runs on.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
 #define FOR_EACH_PROCESSOR
@@ -32,56 +32,94 @@ constexpr int SIDE = 16;     // of the squares in which bytes are turned
 // Only what is inlined into such a function is compiled for each processor.
 #define INLINE inline __attribute__((always_inline))
 
+template <typename T>
+static INLINE T lesser(T a, T b) {
+    return b < a ? b : a;
+}
+
+template <typename T>
+static INLINE T greater(T a, T b) {
+    return a < b ? b : a;
+}
+
 // One axis of a resize, `have` pixels to `resized`, of which `outputs` from `start` on are wanted: pillow.Axis.
 struct Axis {
     int have, resized, start, outputs;
 };
 
+// Zeros; null where there is not enough memory.
+template <typename T>
+struct Memory {
+    T* const data;
+    explicit Memory(size_t count) : data(static_cast<T*>(calloc(count, sizeof(T)))) {}
+    ~Memory() { free(data); }
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    explicit operator bool() const { return data != nullptr; }
+    T& operator[](size_t index) const { return data[index]; }
+};
+
 // For each output the first source pixel, their number, and their weights, `stride` apart.
 struct Table {
-    std::vector<int> first, taps, weights;
-    int stride = 0;
+    const int stride;
+    const Memory<int> first, taps, weights;
+    const bool complete;
+    Table(const Axis& axis, bool cubic);
+
+    int most_taps(int outputs) const {
+        int most = 0;
+        for (int i = 0; i < outputs; i++) most = greater(most, taps[i]);
+        return most;
+    }
 };
 
 static double share(double x, bool cubic) {
-    x = std::fabs(x);
+    x = fabs(x);
     if (!cubic) return x < 1.0 ? 1.0 - x : 0.0;
     if (x < 1.0) return (1.5 * x - 2.5) * x * x + 1.0;
     return x < 2.0 ? (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 : 0.0;
 }
 
 // The numbers of pillow.table, by the same operations in the same order, none of them fused.
-static Table table(const Axis& axis, bool cubic) {
+static bool fill(const Table& made, const Axis& axis, bool cubic) {
+    const Memory<double> shares(made.stride);
+    if (!made.first || !made.taps || !made.weights || !shares) return false;
     const double scale = static_cast<double>(axis.have) / axis.resized;
-    const double stretch = std::max(scale, 1.0);
+    const double stretch = greater(scale, 1.0);
     const double reach = (cubic ? 2.0 : 1.0) * stretch;
-    Table made;
-    made.stride = static_cast<int>(std::ceil(reach)) * 2 + 1;
-    made.first.resize(axis.outputs);
-    made.taps.resize(axis.outputs);
-    made.weights.resize(static_cast<std::size_t>(axis.outputs) * made.stride);
-    std::vector<double> shares(made.stride);
     for (int i = 0; i < axis.outputs; i++) {
         const double center = (axis.start + i + 0.5) * scale;
-        const int first = std::max(static_cast<int>(center - reach + 0.5), 0);
-        const int taps = std::min(static_cast<int>(center + reach + 0.5), axis.have) - first;
+        const int first = greater(static_cast<int>(center - reach + 0.5), 0);
+        const int taps = lesser(static_cast<int>(center + reach + 0.5), axis.have) - first;
         double total = 0.0;
         for (int tap = 0; tap < taps; tap++) {
             shares[tap] = share((tap + first - center + 0.5) * (1.0 / stretch), cubic);
             total += shares[tap];
         }
-        int* weights = &made.weights[static_cast<std::size_t>(i) * made.stride];
+        int* weights = &made.weights[static_cast<size_t>(i) * made.stride];
         for (int tap = 0; tap < taps; tap++) {
             const double weight = shares[tap] / total * (1 << PRECISION);
-            weights[tap] = static_cast<int>(weight + std::copysign(0.5, weight));
+            weights[tap] = static_cast<int>(weight + copysign(0.5, weight));
         }
         made.first[i] = first;
         made.taps[i] = taps;
     }
-    return made;
+    return true;
 }
 
-static INLINE Byte rounded(int sum) { return static_cast<Byte>(std::min(std::max(sum >> PRECISION, 0), 255)); }
+static int widest(const Axis& axis, bool cubic) {
+    const double stretch = greater(static_cast<double>(axis.have) / axis.resized, 1.0);
+    return static_cast<int>(ceil((cubic ? 2.0 : 1.0) * stretch)) * 2 + 1;
+}
+
+Table::Table(const Axis& axis, bool cubic)
+    : stride(widest(axis, cubic)),
+      first(axis.outputs),
+      taps(axis.outputs),
+      weights(static_cast<size_t>(axis.outputs) * stride),
+      complete(fill(*this, axis, cubic)) {}
+
+static INLINE Byte rounded(int sum) { return static_cast<Byte>(lesser(greater(sum >> PRECISION, 0), 255)); }
 
 // Turns a square of bytes. A byte's place is eight bits, row then column; taking the bytes from both halves by turns
 // rotates the places by one bit, so four times exchange row and column.
@@ -101,17 +139,17 @@ static INLINE void turn(Byte* square) {
 }
 
 // `bytes` columns of ROWS rows, from rows `stride` apart to [bytes][ROWS]. Rows past `rows` repeat the last one.
-static INLINE void turn_rows(const Byte* source, std::ptrdiff_t stride, int rows, int bytes, Byte* turned) {
+static INLINE void turn_rows(const Byte* source, ptrdiff_t stride, int rows, int bytes, Byte* turned) {
     for (int x = 0; x < bytes; x += SIDE) {
-        const int width = std::min(bytes - x, SIDE);
+        const int width = lesser(bytes - x, SIDE);
         for (int top = 0; top < ROWS; top += SIDE) {
             Byte square[SIDE * SIDE] = {};
             for (int y = 0; y < SIDE; y++) {
-                const Byte* row = source + std::min(top + y, rows - 1) * stride + x;
+                const Byte* row = source + lesser(top + y, rows - 1) * stride + x;
                 if (width == SIDE)
                     for (int i = 0; i < SIDE; i++) square[y * SIDE + i] = row[i];
                 else
-                    std::copy(row, row + width, square + y * SIDE);
+                    memcpy(square + y * SIDE, row, width);
             }
             turn(square);
             for (int i = 0; i < SIDE; i++)
@@ -121,7 +159,7 @@ static INLINE void turn_rows(const Byte* source, std::ptrdiff_t stride, int rows
 }
 
 // The way back, [bytes][ROWS] to rows `stride` apart; `bytes` is a multiple of SIDE.
-static INLINE void turn_columns(const Byte* turned, int bytes, Byte* output, std::ptrdiff_t stride) {
+static INLINE void turn_columns(const Byte* turned, int bytes, Byte* output, ptrdiff_t stride) {
     for (int x = 0; x < bytes; x += SIDE) {
         for (int top = 0; top < ROWS; top += SIDE) {
             Byte square[SIDE * SIDE];
@@ -136,14 +174,13 @@ static INLINE void turn_columns(const Byte* turned, int bytes, Byte* output, std
 
 // The rows, [width * CHANNELS][ROWS], resampled to [outputs * CHANNELS][ROWS]; `left` is the first column there.
 template <int CHANNELS>
-static INLINE void resample_across(const Byte* __restrict__ turned, int left, const Table& across,
+static INLINE void resample_across(const Byte* __restrict__ turned, int left, const Table& across, int outputs,
                                    Byte* __restrict__ output) {
     constexpr int N = CHANNELS * ROWS;
-    const int outputs = static_cast<int>(across.first.size());
     for (int x = 0; x < outputs; x++) {
-        const int* __restrict__ weights = &across.weights[static_cast<std::size_t>(x) * across.stride];
-        const Byte* __restrict__ pixels = turned + static_cast<std::ptrdiff_t>(across.first[x] - left) * N;
-        const int taps = across.taps[x];
+        const int* __restrict__ weights = across.weights.data + static_cast<size_t>(x) * across.stride;
+        const Byte* __restrict__ pixels = turned + static_cast<ptrdiff_t>(across.first.data[x] - left) * N;
+        const int taps = across.taps.data[x];
         int sums[N];
         for (int i = 0; i < N; i++) sums[i] = ROUNDING;
         for (int tap = 0; tap < taps; tap++)
@@ -159,7 +196,7 @@ static INLINE void resample_down(const Byte* __restrict__ ring, int capacity, in
         int sums[COLUMNS];
         for (int i = 0; i < COLUMNS; i++) sums[i] = ROUNDING;
         for (int tap = 0; tap < taps; tap++) {
-            const Byte* __restrict__ row = ring + static_cast<std::size_t>((first + tap) % capacity) * bytes + x;
+            const Byte* __restrict__ row = ring + static_cast<size_t>((first + tap) % capacity) * bytes + x;
             for (int i = 0; i < COLUMNS; i++) sums[i] += weights[tap] * row[i];
         }
         for (int i = 0; i < COLUMNS; i++) output[x + i] = rounded(sums[i]);
@@ -177,64 +214,81 @@ struct Output {
 template <int CHANNELS>
 static INLINE void write(const Byte* __restrict__ row, int y, int width, int height, const Output& to) {
     if (to.pixels) {
-        std::copy(row, row + width * CHANNELS, to.pixels + static_cast<std::ptrdiff_t>(y) * width * CHANNELS);
+        memcpy(to.pixels + static_cast<ptrdiff_t>(y) * width * CHANNELS, row, static_cast<size_t>(width) * CHANNELS);
         return;
     }
     for (int c = 0; c < CHANNELS; c++) {
         const int channel = to.reversed ? CHANNELS - 1 - c : c;
         const float* __restrict__ values = to.values + 256 * channel;
-        float* __restrict__ plane = to.planes + (static_cast<std::ptrdiff_t>(channel) * height + y) * width;
+        float* __restrict__ plane = to.planes + (static_cast<ptrdiff_t>(channel) * height + y) * width;
         for (int x = 0; x < width; x++) plane[x] = values[row[x * CHANNELS + c]];
     }
 }
 
 static int padded(int bytes, int unit) { return (bytes + unit - 1) / unit * unit; }
 
-template <int CHANNELS>
-static INLINE void resample(const Byte* pixels, const Axis& across_axis, const Axis& down_axis, bool cubic,
-                            const Output& to) {
-    const Table across = table(across_axis, cubic), down = table(down_axis, cubic);
-    const int width = across_axis.outputs, height = down_axis.outputs;
+// The tables of an image, what its windows span, and the memory that the passes take. It is made outside of the functions
+// that are compiled for each processor: clang 22 leaves out the constructors that only those use.
+struct Scratch {
+    const Table &across, &down;
+    const int width, height, left, columns, end, bytes, capacity;
+    const Memory<Byte> turned, resampled, row, ring;
+
     // Windows begin and end no earlier than those before them: the first and the last bound them all.
-    const int left = across.first[0], right = across.first[width - 1] + across.taps[width - 1];
-    const int end = down.first[height - 1] + down.taps[height - 1];
-    const int bytes = padded(width * CHANNELS, COLUMNS), columns = (right - left) * CHANNELS;
-    const int capacity = padded(*std::max_element(down.taps.begin(), down.taps.end()), ROWS) + ROWS;
-    const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(across_axis.have) * CHANNELS;
-    std::vector<Byte> turned(static_cast<std::size_t>(padded(columns, SIDE)) * ROWS);
-    std::vector<Byte> resampled(static_cast<std::size_t>(bytes) * ROWS), row(bytes);
-    std::vector<Byte> ring(static_cast<std::size_t>(capacity) * bytes);
-    int ready = down.first[0] / ROWS * ROWS;  // rows before it are in the ring, in the place of their number
-    for (int y = 0; y < height; y++) {
-        for (; ready < down.first[y] + down.taps[y]; ready += ROWS) {
-            const Byte* rows = pixels + ready * stride + static_cast<std::ptrdiff_t>(left) * CHANNELS;
-            turn_rows(rows, stride, std::min(end - ready, ROWS), columns, turned.data());
-            resample_across<CHANNELS>(turned.data(), left, across, resampled.data());
-            turn_columns(resampled.data(), bytes, &ring[static_cast<std::size_t>(ready % capacity) * bytes], bytes);
+    Scratch(const Axis* axes, const Table& across_table, const Table& down_table, int channels)
+        : across(across_table),
+          down(down_table),
+          width(axes[0].outputs),
+          height(axes[1].outputs),
+          left(across.first[0]),
+          columns((across.first[width - 1] + across.taps[width - 1] - left) * channels),
+          end(down.first[height - 1] + down.taps[height - 1]),
+          bytes(padded(width * channels, COLUMNS)),
+          capacity(padded(down.most_taps(height), ROWS) + ROWS),
+          turned(static_cast<size_t>(padded(columns, SIDE)) * ROWS),
+          resampled(static_cast<size_t>(bytes) * ROWS),
+          row(bytes),
+          ring(static_cast<size_t>(capacity) * bytes) {}
+
+    bool complete() const { return turned && resampled && row && ring; }
+};
+
+template <int CHANNELS>
+static INLINE void resample(const Byte* pixels, int side, const Scratch& of, const Output& to) {
+    const Table &across = of.across, &down = of.down;
+    Byte *const turned = of.turned.data, *const resampled = of.resampled.data;
+    Byte *const row = of.row.data, *const ring = of.ring.data;
+    const ptrdiff_t stride = static_cast<ptrdiff_t>(side) * CHANNELS;
+    int ready = down.first.data[0] / ROWS * ROWS;  // rows before it are in the ring, in the place of their number
+    for (int y = 0; y < of.height; y++) {
+        const int first = down.first.data[y], taps = down.taps.data[y];
+        for (; ready < first + taps; ready += ROWS) {
+            const Byte* rows = pixels + ready * stride + static_cast<ptrdiff_t>(of.left) * CHANNELS;
+            turn_rows(rows, stride, lesser(of.end - ready, ROWS), of.columns, turned);
+            resample_across<CHANNELS>(turned, of.left, across, of.width, resampled);
+            turn_columns(resampled, of.bytes, ring + static_cast<size_t>(ready % of.capacity) * of.bytes, of.bytes);
         }
-        const int* weights = &down.weights[static_cast<std::size_t>(y) * down.stride];
-        resample_down(ring.data(), capacity, bytes, down.first[y], down.taps[y], weights, row.data());
-        write<CHANNELS>(row.data(), y, width, height, to);
+        const int* weights = down.weights.data + static_cast<size_t>(y) * down.stride;
+        resample_down(ring, of.capacity, of.bytes, first, taps, weights, row);
+        write<CHANNELS>(row, y, of.width, of.height, to);
     }
 }
 
-FOR_EACH_PROCESSOR static void resample_color(const Byte* pixels, const Axis& across, const Axis& down, bool cubic,
-                                              const Output& to) {
-    resample<3>(pixels, across, down, cubic, to);
+FOR_EACH_PROCESSOR static void resample_color(const Byte* pixels, int side, const Scratch& of, const Output& to) {
+    resample<3>(pixels, side, of, to);
 }
 
-FOR_EACH_PROCESSOR static void resample_gray(const Byte* pixels, const Axis& across, const Axis& down, bool cubic,
-                                             const Output& to) {
-    resample<1>(pixels, across, down, cubic, to);
+FOR_EACH_PROCESSOR static void resample_gray(const Byte* pixels, int side, const Scratch& of, const Output& to) {
+    resample<1>(pixels, side, of, to);
 }
 
 // Both return 0, or 1 where there is not enough memory. `pixels` is [height, width, channels] of 1 or 3 channels.
 static int run(const Byte* pixels, int channels, const Axis* axes, int cubic, const Output& to) {
-    try {
-        (channels == 3 ? resample_color : resample_gray)(pixels, axes[0], axes[1], cubic, to);
-    } catch (const std::bad_alloc&) {
-        return 1;
-    }
+    const Table across(axes[0], cubic), down(axes[1], cubic);
+    if (!across.complete || !down.complete) return 1;
+    const Scratch scratch(axes, across, down, channels);
+    if (!scratch.complete()) return 1;
+    (channels == 3 ? resample_color : resample_gray)(pixels, axes[0].have, scratch, to);
     return 0;
 }
 

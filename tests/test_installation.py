@@ -1,16 +1,22 @@
-"""`pip install "trt-cls[gpu]"` finds a set of packages on every machine that it is for; nothing is installed."""
+"""The extra `gpu` finds a set of packages on every machine that it is for, and a wheel works where nothing else is."""
 
 from __future__ import annotations
 
+import json
+import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from support import tiny_models
+from support.spec_texts import spec_text
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
@@ -81,3 +87,67 @@ def test_a_jetson_keeps_the_tensorrt_and_nvrtc_of_jetpack(platform: str, python:
     assert {"pycuda", runtime} <= found
     assert len(found & {"onnxruntime", "onnxruntime-gpu"}) == 1
     assert not [name for name in found if name.startswith(("tensorrt", "nvidia-cuda-nvrtc"))]
+
+
+def online(command: Sequence[str | Path], timeout: float = 600) -> str:
+    """What a command printed that may ask the index; skips where there is none."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    if any(sign in done.stderr for sign in ("Failed to fetch", "error sending request", "dns error")):
+        pytest.skip("the package index is not reachable")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def interpreter(version: str) -> str:
+    """Python of that version; a shim of pyenv's is on PATH for versions that it does not run."""
+    found = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    for program in filter(None, found):
+        if subprocess.run([program, "-c", ""], capture_output=True).returncode == 0:
+            return str(program)
+    pytest.skip(f"Python {version} is not installed")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for name in ("ziglang", "auditwheel", "twine"):
+        if not find_spec(name):
+            pytest.skip(f"{name} is not installed: pip install {name}")
+    folder = tmp_path_factory.mktemp("dist")
+    online([sys.executable, "release/wheels.py", "--processor", "x86_64", "--output", str(folder)])
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+COMMANDS = (
+    "evaluate -e spec.txt -m model.onnx -r evaluation",
+    "infer -m model.onnx -i test/red/0.png -r labels",
+    "inspect model.onnx",
+    "benchmark model.onnx --images test --seconds 0.2",
+    "doctor",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel is for x86_64")
+@pytest.mark.parametrize("python", ["3.10", "3.13"])
+def test_a_wheel_works_without_torch_compiler_and_checkout(wheel: Path, python: str, tmp_path: Path) -> None:
+    program = tmp_path / "venv/bin/python"
+    online([*uv(), "venv", "--quiet", "--python", interpreter(python), tmp_path / "venv"])
+    online([*uv(), "pip", "install", "--quiet", "--python", program, f"{wheel}[cpu]"])
+    tiny_models.write_onnx(tmp_path / "model.onnx")
+    tiny_models.write_images(tmp_path / "test", 2)
+    text = spec_text('arch: "resnet" n_layers: 10 input_image_size: "3,16,16"', evaluation='model_path: "model.onnx"')
+    (tmp_path / "spec.txt").write_text(text)
+    alone = {"PATH": str(program.parent), "HOME": str(tmp_path)}
+
+    def run(*words: str) -> str:
+        done = subprocess.run([program, *words], cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return done.stdout
+
+    for line in COMMANDS:
+        run("-m", "trt_cls", *line.split())
+    assert json.loads((tmp_path / "evaluation/results.json").read_text())["top_1_accuracy"] == 1.0
+    assert ",red," in (tmp_path / "labels/result.csv").read_text()
+    facts = "import trt_cls.preprocessing.cpu as cpu, importlib.util as u; print(cpu.executor(), u.find_spec('torch'))"
+    assert run("-c", facts).split() == ["native", "None"]

@@ -1,9 +1,11 @@
-"""What README tells a reader to type works as it is written, and its Python runs."""
+"""What README and the pages of docs/ give a reader to type works as it is written, and their Python runs."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,21 @@ from trt_cls.demo import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("quick-start", "precision", "pruning", "servers", "several-gpus", "troubleshooting")
+"""In the order in which a reader types their commands, as one builds on another's files."""
+
+
+def texts() -> list[str]:
+    return [README, *((ROOT / f"docs/{page}.md").read_text(encoding="utf-8") for page in PAGES)]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```", "\n".join(texts()), flags=re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[list[str]]:
-    lines = "".join(blocks("console")).splitlines()
+    """Each once: README and the quick start share the main job."""
+    lines = dict.fromkeys("".join(blocks("console")).splitlines())
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("trt-cls ")]
 
 
@@ -64,7 +73,7 @@ def test_the_demo_goes_all_the_way_and_reuses_what_is_there(checkout: Path, caps
 
 
 def test_links_lead_to_files() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    targets = [target for target in re.findall(r"\]\(([^)#]+)[^)]*\)", README) if "://" not in target]
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
@@ -79,3 +88,24 @@ def test_make_targets_exist() -> None:
 def test_field_reference_is_the_table_in_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["spec", "fields", "--markdown"]) == 0
     assert (ROOT / "docs/spec-fields.md").read_text() == capsys.readouterr().out
+
+
+def test_the_errors_that_troubleshooting_lists_are_those_of_the_code() -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "trt_cls").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", sources)  # a message goes over several literals
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| (.+?) \|", page, flags=re.MULTILINE)
+    messages = [message for message in messages if message != "message"]
+    assert len(messages) > 20
+    assert [message for message in messages if message not in code] == []
+
+
+@pytest.mark.slow
+def test_the_site_is_built_strictly_and_asks_no_other_host(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = "".join(page.read_text(encoding="utf-8") for page in (tmp_path / "site").rglob("*.html"))
+    assert "Quick start" in pages
+    assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?:https?:)?//[^>]*>", pages) == []

@@ -78,7 +78,7 @@ def find_out() -> Facts:
         torch_cuda=_torch_cuda(),
         nvrtc=_nvrtc(),
         tools={name: version for name in ("nvcc", "g++") if (version := _tool(name))},
-        has_native_library=any((Path(__file__).parents[1] / "preprocessing").glob("_host*.so")),
+        has_native_library=(Path(__file__).parents[1] / "preprocessing" / "_host.so").exists(),
         jetson=jetson(),
     )
 

@@ -1,7 +1,7 @@
 """The executor on the CPU: in C++ where the native library was built, else by Pillow, with the same pixels to the bit.
 
-The library is `kernels/preprocess_host.cpp`, built when the package is installed where there is a compiler. ctypes
-releases the interpreter's lock during a call, so threads run side by side.
+The library is `kernels/preprocess_host.cpp`: wheels bring it, and an installation from source compiles it where there
+is a compiler. ctypes releases the interpreter's lock during a call, so threads run side by side.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,14 +64,15 @@ def shared_library() -> ctypes.CDLL | None:
     """The native library; None where it was not built, does not load, or is switched off."""
     if os.environ.get(SWITCH) == "0":
         return None
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_host{suffix}")
-        if path.exists():
-            try:
-                return ctypes.CDLL(str(path))
-            except OSError:  # built for another machine
-                return None
-    return None
+    try:
+        return ctypes.CDLL(str(library_path()))
+    except OSError:  # absent, or built for another machine
+        return None
+
+
+def library_path() -> Path:
+    """Where an installation puts the native library."""
+    return Path(__file__).with_name("_host.so")
 
 
 def native_for(both: tuple[Axis, Axis]) -> ctypes.CDLL | None:

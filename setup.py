@@ -1,0 +1,48 @@
+"""The C++ library's name and the wheel's tag; all other settings are in pyproject.toml."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+PREBUILT = "TRT_CLS_PREBUILT_LIBRARY"
+"""The environment variable with which release/wheels.py hands over a library built for another machine."""
+
+
+class BuildLibrary(build_ext):
+    """ctypes loads the library by a fixed name: it is no module, and the same for every Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:  # noqa: D102
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:  # noqa: D102
+        if (prebuilt := os.environ.get(PREBUILT)) is None:
+            super().build_extension(ext)
+            return
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(prebuilt, target)
+
+
+class AnyPython(bdist_wheel):
+    """Depends on the machine, but not on the version of Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:  # noqa: D102
+        return "py3", "none", super().get_tag()[2]
+
+
+def long_description() -> str:
+    """README without the links into the repository, which lead nowhere on an index's page."""
+    text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", text)
+
+
+setup(
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": AnyPython},
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+)
