@@ -20,7 +20,7 @@ from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
 from trt_cls.preprocessing.images import decode
 from trt_cls.preprocessing.pillow import normalize
-from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
+from trt_cls.spec.experiment import Extensions, LrConfig, Optimizer, RegConfig, TrainConfig
 
 PREPROCESSING = preprocessing_of("rgb", "bilinear", "center", "16x24", "torch")
 BROKEN = (2, 17)
@@ -72,6 +72,45 @@ def test_workers_do_not_change_the_batches(folder: ImageFolder, workers: int, mo
         folder.samples[index].path for index in BROKEN
     ]
     assert sum(len(batch.images) for batch in first) == 29
+
+
+@pytest.fixture
+def uneven(folder: ImageFolder) -> ImageFolder:
+    """Twenty-two images of a, five of b, two of c."""
+    sound = [sample.path for index, sample in enumerate(folder.samples) if index not in BROKEN]
+    labels = [0] * 22 + [1] * 5 + [2] * 2
+    return ImageFolder(folder.root, tuple(map(Sample, sound, labels)), folder.classes)
+
+
+BALANCED = Extensions(balanced_sampling=True)
+PLAIN = {"mixup_alpha": 0.0, "label_smoothing": 0.0, "batch_size_per_gpu": 8}
+
+
+def test_a_balanced_epoch_has_each_class_equally_often_and_no_image_twice_alike(uneven: ImageFolder) -> None:
+    loader = TrainingLoader(uneven, PREPROCESSING, train_config(n_workers=0, **PLAIN), extensions=BALANCED)
+    batches, again = list(loader.epoch(1)), list(loader.epoch(2))
+    targets = torch.cat([batch.targets for batch in batches]).sum(dim=0)
+    assert sorted(targets.tolist()) == [9, 10, 10]
+    assert [len(batch.images) for batch in batches] == [8, 8, 8, 5]
+    assert len({image.numpy().tobytes() for batch in batches for image in batch.images}) == 29, "augmented anew"
+    assert not same(batches, again)
+
+
+def test_balanced_batches_are_the_same_for_workers_processes_and_from_any_step(
+    uneven: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "_processors", lambda: 2)
+    alone = TrainingLoader(uneven, PREPROCESSING, train_config(n_workers=0, **PLAIN), extensions=BALANCED)
+    helped = TrainingLoader(uneven, PREPROCESSING, train_config(n_workers=2, **PLAIN), extensions=BALANCED)
+    expected = list(alone.epoch(3))
+    assert same(list(helped.epoch(3, start_step=1)), expected[1:])
+    helped.close()
+    half = train_config(n_workers=0, **PLAIN | {"batch_size_per_gpu": 4})
+    shares = [list(TrainingLoader(uneven, PREPROCESSING, half, rank, 2, BALANCED).epoch(3)) for rank in (0, 1)]
+    for whole, one, other in zip(expected, *shares, strict=True):
+        assert torch.equal(whole.images[0::2], one.images)
+        assert torch.equal(whole.images[1::2], other.images)
+        assert torch.equal(whole.targets[1::2], other.targets)
 
 
 def test_every_image_comes_once_an_epoch_augmented_by_its_own_draws(folder: ImageFolder) -> None:

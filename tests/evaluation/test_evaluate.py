@@ -20,7 +20,8 @@ from trt_cls.evaluation.results import results_dict, write_evaluation
 
 PER_CLASS = 5
 KEYS = [
-    "model", "backend", "precision", "num_images", "skipped", "top_k", "top_1_accuracy", "top_k_accuracy", "loss",
+    "model", "backend", "precision", "num_images", "skipped", "top_k", "top_1_accuracy", "top_k_accuracy",
+    "balanced_accuracy", "macro_f1", "loss",
     "classes", "confusion_matrix", "per_class", "ece", "images_per_second", "seconds",
 ]  # fmt: skip
 

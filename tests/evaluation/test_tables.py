@@ -48,6 +48,8 @@ def test_table_shows_the_figures() -> None:
         "images             2, 0 skipped",
         "top-1 accuracy     0.5000",
         "top-2 accuracy     1.0000",
+        "balanced accuracy  0.5000",
+        "macro F1           0.3333",  # 2/3 and 0
         "loss               0.6365",  # -(ln .7 + ln .4) / 2
         "images/s           4 (onnxruntime-cpu, fp32)",
         "Confusion Matrix (rows: truth)",

@@ -33,6 +33,8 @@ def text(extensions: str, train: str = "") -> str:
         ("microbatches: 4", STAGES),
         ("quantization { calibration_batches: 1 keep: 'first' keep: 'last' }", TRAINED),
         ("distillation { teacher: 'a.onnx' temperature: 0.1 weight: 1 }", ""),
+        ("class_weights { method: 'effective' beta: 0.9999 power: 0.5 } focal_gamma: 2", ""),
+        ("balanced_sampling: true focal_gamma: 0.5", ""),
     ],
 )
 def test_allowed(extensions: str, train: str) -> None:
@@ -62,6 +64,11 @@ def test_allowed(extensions: str, train: str) -> None:
         ("quantization.calibration_batches", "an integer ≥ 1", "quantization { calibration_batches: 0 }", TRAINED),
         ("quantization.calibration_method", "one of auto", "quantization { calibration_method: 'max' }", TRAINED),
         ("distillation.teacher", "missing", "distillation { }", ""),
+        ("class_weights", "balanced_sampling true, and either", "class_weights { } balanced_sampling: true", ""),
+        ("class_weights.method", "one of inverse, effective", "class_weights { method: 'auto' }", ""),
+        ("class_weights.beta", "a number in [0, 1)", "class_weights { beta: 1 }", ""),
+        ("class_weights.power", "a number in (0, 1]", "class_weights { power: 0 }", ""),
+        ("focal_gamma", "a number in [0, inf)", "focal_gamma: -1", ""),
         ("distillation.temperature", "a number > 0", "distillation { teacher: 'a' temperature: 0 }", ""),
         ("distillation.weight", "a number in (0, 1]", "distillation { teacher: 'a' weight: 0 }", ""),
     ],
@@ -75,7 +82,7 @@ def test_refused(field: str, found: str, extensions: str, train: str) -> None:
 def test_all_are_off_unless_asked_for() -> None:
     given = loads(spec_text()).extensions
     off = {name: value for name, value in vars(given).items() if not value}
-    assert off.keys() | {"accumulate_steps", "microbatches"} == vars(given).keys()
+    assert off.keys() | {"accumulate_steps", "microbatches", "best_metric"} == vars(given).keys()
     assert given.accumulate_steps == given.microbatches == 1
 
 

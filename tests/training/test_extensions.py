@@ -24,6 +24,7 @@ from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import (
+    ClassWeights,
     Distillation,
     Experiment,
     Extensions,
@@ -50,11 +51,13 @@ def batches(*sizes: int) -> list[TrainingBatch]:
     return [TrainingBatch(torch.randn(n, 3, 16, 16), torch.rand(n, 3).softmax(dim=1), ()) for n in sizes]
 
 
-def learner(experiment: Make, extensions: Extensions, model: ModelConfig = NO_NORM, **given: Any) -> Learner:
+def learner(
+    experiment: Make, extensions: Extensions, model: ModelConfig = NO_NORM, weights: Tensor | None = None, **given: Any
+) -> Learner:
     asked = experiment(model=model, batch_size_per_gpu=4, **given).train_config
     assert asked is not None
     torch.manual_seed(0)
-    return Learner(build(model, 3), asked, CPU, extensions=extensions)
+    return Learner(build(model, 3), asked, CPU, extensions=extensions, weights=weights)
 
 
 def plain_loop(network: nn.Module, rate: float, groups: list[list[TrainingBatch]], longest: float = 0.0) -> None:
@@ -110,6 +113,22 @@ def test_a_gradient_is_clipped_before_the_penalty(experiment: Make) -> None:
         assert_same(taught.model, free)
 
 
+def test_a_step_weights_the_classes_and_the_sure_answers(experiment: Make) -> None:
+    (batch,) = batches(4)
+    weights = torch.tensor([0.5, 1.0, 4.0])
+    taught = learner(experiment, Extensions(focal_gamma=2.0), weights=weights)
+    expected = deepcopy(taught.model)
+    taught.step(batch, 0, rate=0.01)
+    logs = expected(batch.images).log_softmax(dim=1)
+    (batch.targets * weights * (1 - logs.exp()) ** 2 * -logs).sum(dim=1).mean().backward()
+    penalty = {name: 2e-4 * p.detach() if p.dim() > 1 else 0 for name, p in expected.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in expected.named_parameters():
+            assert parameter.grad is not None
+            parameter -= 0.01 * (parameter.grad + penalty[name])
+    assert_same(taught.model, expected)
+
+
 def test_the_running_mean_is_the_documented_one_of_weights_and_statistics(experiment: Make) -> None:
     taught = learner(experiment, Extensions(ema_decay=0.15), NORM)
     mean = {name: tensor.clone() for name, tensor in taught.result.state_dict().items()}
@@ -145,6 +164,8 @@ RESUMED = {
     "mean": Extensions(ema_decay=0.9, best_metric="macro_f1"),
     "transforms": Extensions(rand_augment=RandAugment(), random_erasing=0.5, cutmix_alpha=1.0),
     "average": Extensions(average_checkpoints=2),
+    "sampling": Extensions(balanced_sampling=True, focal_gamma=2.0),
+    "weights": Extensions(class_weights=ClassWeights(power=0.5), cutmix_alpha=1.0),
 }
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from trt_cls.errors import ArtefactError
+from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.spec.experiment import Experiment
 from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.run import train
-from trt_cls.training.state import read_state
+from trt_cls.training.state import fields_by_path, read_state, refuse_other_request
 
 Make = Callable[..., Experiment]
 Change = Callable[[dict[str, Any]], object]
@@ -61,6 +61,14 @@ def test_a_part_that_can_not_be_is_refused(change: Change, stopped: Path, tmp_pa
         read_state(path)
     assert str(refusal.value).startswith(f"{path}: can't be read (")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_state_of_a_version_without_a_field_is_one_with_the_field_off(experiment: Make) -> None:
+    asked = fields_by_path(experiment())
+    older = {name: value for name, value in asked.items() if name != "extensions.balanced_sampling"}
+    refuse_other_request(older, asked, Path())
+    with pytest.raises(RequestError, match=r"extensions\.balanced_sampling: False ≠ True"):
+        refuse_other_request(older, asked | {"extensions.balanced_sampling": True}, Path())
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 100_000])

@@ -72,11 +72,15 @@ class _Order:
     step: int
     """Number of the batch in the epoch, over all processes."""
     samples: tuple[tuple[int, Sample], ...]
-    """Each with its index in the dataset."""
+    """Each with the number that its draws come from: its index in the dataset, plus the dataset's size for each time
+    that it came before in this epoch."""
 
 
 class TrainingLoader:
     """All images of a folder once an epoch, in an order drawn anew for each epoch.
+
+    With extensions.balanced_sampling an epoch has as many images, of each class equally many: a class with fewer gives
+    its images again, with other draws of augmentation; one with more gives a part, drawn anew for each epoch.
 
     At most n_workers processes work ahead, and no more than there are processors or batches.
     The last partial batch is kept; where it would hold a single image, which batch normalization can't train on, that
@@ -102,7 +106,14 @@ class TrainingLoader:
         gpu: int | None = None,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
-        self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size)
+        self._orders = _Orders(
+            folder.samples,
+            batch_size,
+            train_config.random_seed,
+            rank,
+            world_size,
+            balanced=extensions.balanced_sampling,
+        )
         self._make = _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack)
         self._count = min(train_config.n_workers, self._orders.steps, _processors())
         self._workers: Workers | None = None
@@ -136,8 +147,11 @@ class TrainingLoader:
 class _Orders:
     """The samples of each batch of an epoch; used in the main process, so that workers have no state."""
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int, *, balanced: bool
+    ) -> None:
         self._samples = samples
+        self._balanced = balanced
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world_size = rank, world_size
@@ -145,13 +159,29 @@ class _Orders:
         self.steps = full if rest == 1 and full else full + (rest > 0)
 
     def of_epoch(self, epoch: int, start_step: int) -> Iterator[_Order]:
-        indices = list(range(len(self._samples)))
-        Random(f"{self._seed}/{epoch}").shuffle(indices)
+        size, rng = len(self._samples), Random(f"{self._seed}/{epoch}")
+        indices = self._equally_many(rng) if self._balanced else list(range(size))
+        rng.shuffle(indices)
         for step in range(start_step, self.steps):
             start = step * self._batch_size
             end = start + self._batch_size if step + 1 < self.steps else len(indices)
-            share = tuple((index, self._samples[index]) for index in self._share(indices[start:end]))
+            share = tuple((index, self._samples[index % size]) for index in self._share(indices[start:end]))
             yield _Order(epoch, step * self._world_size + self._rank, share)
+
+    def _equally_many(self, rng: Random) -> list[int]:
+        """As many images of each class, but for one; the k-th repetition of an image is its index plus k sizes."""
+        size, drawn = len(self._samples), []
+        of_class: dict[int, list[int]] = {}
+        for index, sample in enumerate(self._samples):
+            of_class.setdefault(sample.label, []).append(index)
+        quota, rest = divmod(size, len(of_class))
+        one_more = set(rng.sample(sorted(of_class), rest))
+        for label, images in of_class.items():
+            left = quota + (label in one_more)
+            for start in range(0, left, len(images)):
+                again = start // len(images) * size
+                drawn += [index + again for index in rng.sample(images, min(len(images), left - start))]
+        return drawn
 
     def _share(self, indices: Sequence[int]) -> Sequence[int]:
         """This process's share of a batch: an even one, but at least two images, or none."""

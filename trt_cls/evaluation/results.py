@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Comparison
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
-from trt_cls.evaluation.metrics import ClassScores, one_answer, top_k_indices
+from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.report.page import comparison_page
 from trt_cls.files import atomic, write_csv, write_text
@@ -34,6 +34,8 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
         "top_k": evaluation.top_k,
         "top_1_accuracy": metrics.top_1_accuracy,
         "top_k_accuracy": metrics.top_k_accuracy,
+        "balanced_accuracy": balanced_accuracy(metrics.counts),
+        "macro_f1": macro_f1(metrics.counts),
         "loss": metrics.loss,
         "classes": list(classes),
         "confusion_matrix": metrics.confusion_matrix.tolist(),
@@ -130,6 +132,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("images", f"{len(predictions.samples)}, {len(predictions.skipped)} skipped"),
         ("top-1 accuracy", f"{metrics.top_1_accuracy:.4f}"),
         (f"top-{evaluation.top_k} accuracy", f"{metrics.top_k_accuracy:.4f}"),
+        ("balanced accuracy", f"{balanced_accuracy(metrics.counts):.4f}"),
+        ("macro F1", f"{macro_f1(metrics.counts):.4f}"),
         ("loss", f"{metrics.loss:.4f}"),
         ("calibration error", f"{metrics.ece:.4f}"),
         ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),

@@ -331,6 +331,20 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassWeights:
+    """Weights of the classes in the training loss; their mean over the training images is 1."""
+
+    method: str = option(
+        "inverse",
+        "weight of a class of n training images: 1 / n (inverse), or (1 - beta) / (1 - beta^n), which grows no more "
+        "where n is large (effective: Cui et al. 2019)",
+        one_of("inverse", "effective"),
+    )
+    beta: float = option(0.999, "beta of method effective", interval(0, 1, "[)"))
+    power: float = option(1.0, "power of these weights; below 1 they differ less", interval(0, 1, "(]"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extensions:
     """Options that TAO does not have; all are off by default."""
 
@@ -352,6 +366,17 @@ class Extensions:
         "CutMix: a rectangle of each image is replaced by that of the image before it in the batch, the share of its "
         "area drawn from Beta(alpha, alpha); with mixup_alpha, one of the two is drawn for each batch; 0: off",
         interval(0, 1),
+    )
+    class_weights: ClassWeights | None = option(None, "weights of the classes in the training loss, by their images")
+    balanced_sampling: bool = option(
+        False,
+        "every epoch draws the classes equally often, as many images in all as without: few images come several times, "
+        "augmented anew, and of many a part comes; without class_weights",
+    )
+    focal_gamma: float = option(
+        0.0,
+        "focal loss: each class's part of the cross-entropy is multiplied by (1 - its probability)^gamma; 0: off",
+        interval(0, inf, "[)"),
     )
     ema_decay: float = option(
         0.0,

@@ -228,6 +228,7 @@ def _check_extensions(experiment: Experiment, report: Report) -> None:
         _check_average(experiment.extensions, experiment.train_config, report)
         _check_microbatches(experiment.extensions, experiment.train_config, report)
         _check_quantization(experiment.extensions, experiment.train_config, report)
+        _check_balance(experiment.extensions, report)
 
 
 def _check_split(experiment: Experiment, report: Report) -> None:
@@ -297,3 +298,10 @@ def _check_quantization(extensions: Extensions, train: TrainConfig, report: Repo
     if extensions.quantization and not train.pretrained_model_path and report.sound(path):
         found = "found without train_config.pretrained_model_path"
         report.add(path, f"{found}, expected a trained model there, whose ranges INT8 takes, or the block left out")
+
+
+def _check_balance(extensions: Extensions, report: Report) -> None:
+    path = "extensions.class_weights"
+    if extensions.class_weights and extensions.balanced_sampling and report.sound(path):
+        found = "found with extensions.balanced_sampling true, and either makes up for the classes' sizes"
+        report.add(path, f"{found}, expected one of the two")

@@ -23,6 +23,7 @@ from trt_cls.models.network import Network
 from trt_cls.spec.experiment import NO_EXTENSIONS, Distillation, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
+from trt_cls.training.loss import training_loss
 from trt_cls.training.optimization import optimizer, penalty
 from trt_cls.training.parallel import Pipelined, replicated, spread
 from trt_cls.training.validation import evaluating
@@ -32,7 +33,8 @@ class Metrics(NamedTuple):
     """Means over the images of an epoch so far; NaN before the first."""
 
     loss: float
-    """Cross-entropy with the smoothed and mixed targets, and the teacher's part if there is one."""
+    """Cross-entropy with the smoothed and mixed targets, as weights of classes and focal loss change it, and the
+    teacher's part if there is one."""
     accuracy: float
     images: int
     penalty: float = 0.0
@@ -41,6 +43,8 @@ class Metrics(NamedTuple):
 
 class Learner:
     """Trains `model`, which it moves to the device of `compute`; a step uses the batches of all `processes`.
+
+    `weights` are those of the classes in the loss; None: all 1.
 
     Raises:
         RequestError: batches of one image, on which batch normalization can't train.
@@ -54,6 +58,7 @@ class Learner:
         processes: Processes = ALONE,
         extensions: Extensions = NO_EXTENSIONS,
         teacher: Teacher | None = None,
+        weights: Tensor | None = None,
         *,
         compile_network: bool = False,
     ) -> None:
@@ -63,6 +68,7 @@ class Learner:
         self._mean = RunningMean(self.model, extensions.ema_decay) if extensions.ema_decay else None
         self.penalty = penalty(config.reg_config, model)
         self._compute, self._processes, self._extensions, self._teacher = compute, processes, extensions, teacher
+        self._weights = None if weights is None else weights.to(compute.last)
         parts, group = extensions.microbatches, extensions.accumulate_steps
         network = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
         self._network = compiled(network) if compile_network else network
@@ -166,7 +172,7 @@ class Learner:
         images, targets = self._compute.images(batch.images), self._compute.targets(batch.targets)
         with self._compute.autocast():
             logits = self._network(images)
-        loss = functional.cross_entropy(logits.float(), targets)
+        loss = training_loss(logits.float(), targets, self._weights, self._extensions.focal_gamma)
         if self._teacher:
             loss = self._teacher.blended(loss, logits.float(), batch.images)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()

@@ -27,6 +27,7 @@ from trt_cls.training.logs.files import Checkpoints, Curve, StatusFile
 from trt_cls.training.logs.page import TrainingPage
 from trt_cls.training.logs.trackers import TensorBoard, Trackers
 from trt_cls.training.loop import Training, TrainingResult
+from trt_cls.training.loss import class_weights, described
 from trt_cls.training.parallel import joined_to_train
 from trt_cls.training.quantization import quantize
 from trt_cls.training.run_folder import RunFolder, opened
@@ -111,7 +112,12 @@ def _learner(
         reporter.line(quantize(model, extensions.quantization, setup))
     config, compute, distillation = setup.config, setup.compute, extensions.distillation
     teacher = Teacher(distillation, setup.contract, compute) if distillation else None
-    return Learner(model, config, compute, setup.processes, extensions, teacher, compile_network=compile_network)
+    weights = class_weights(extensions.class_weights, setup.train) if extensions.class_weights else None
+    if weights is not None:
+        reporter.line(described(weights, setup.train))
+    return Learner(
+        model, config, compute, setup.processes, extensions, teacher, weights, compile_network=compile_network
+    )
 
 
 def _logs(training: Training, loggers: Sequence[str], reporter: Reporter) -> list[Log]:

@@ -19,7 +19,7 @@ import torch
 from trt_cls.data.folder import ImageFolder
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
-from trt_cls.spec.experiment import Experiment
+from trt_cls.spec.experiment import NO_EXTENSIONS, Experiment
 from trt_cls.text import FOREIGN
 from trt_cls.training.logs import EpochRow
 
@@ -120,6 +120,7 @@ def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Pat
     Raises:
         RequestError: names what differs.
     """
+    saved = fields_by_path(NO_EXTENSIONS, "extensions") | saved  # a version that did not have a field had it off
     different = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
     if different:
         listed = "; ".join(f"{name}: {_shown(saved.get(name))} ≠ {_shown(asked.get(name))}" for name in different)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trt_cls.evaluation.evaluate import Evaluation
-from trt_cls.evaluation.metrics import calibration_bins, one_answer, wilson_interval
+from trt_cls.evaluation.metrics import balanced_accuracy, calibration_bins, macro_f1, one_answer, wilson_interval
 from trt_cls.evaluation.report.page import common_folder, contract_rows, page, shown, version_rows
 from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select, thumbnails
 
@@ -60,6 +60,8 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         folder=shown(folder),
         evaluation=evaluation,
         headline=_headline(evaluation),
+        balanced_accuracy=balanced_accuracy(evaluation.metrics.counts),
+        macro_f1=macro_f1(evaluation.metrics.counts),
         warning=one_answer(evaluation.metrics.counts, classes),
         classes=_class_rows(evaluation, confused),
         worst_first=WORST if len(classes) > MATRIX else 0,
