@@ -24,6 +24,7 @@ def test_a_terminal_sees_how_far_it_is_and_stdout_stays_clean(tmp_path: Path) ->
     (images / "broken.jpg").write_text("text")
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "trt_cls", "infer", "-m", str(model), "-i", str(images), "-b", "10"]
+    command += ["-r", str(tmp_path / "results")]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=theirs, check=True, env={**os.environ, "TERM": "xterm"}
     )

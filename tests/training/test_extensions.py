@@ -176,8 +176,8 @@ def numbers(folder: Path) -> dict[str, Any]:
         for name, tensor in load_file(path).items()
     }
     page = (folder / "training.html").read_text()
-    curves = page[page.index("<h2>Curves") : page.index("<h2>As the network")]
-    return {"curve": (folder / "training.csv").read_text(), "curves": curves, **weights}
+    curves, classes = page.split("<section")[2:4]
+    return {"curve": (folder / "training.csv").read_text(), "curves": curves, "classes": classes, **weights}
 
 
 @pytest.mark.parametrize("name", [*RESUMED, "distillation"])

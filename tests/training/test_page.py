@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from browser import Browser
 from PIL import Image
 
+from support.browser import Browser
 from support.tiny_models import CONTRACT, RGB
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Skipped

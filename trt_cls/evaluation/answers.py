@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 
 from trt_cls.artefacts.classmap import read_classmap
-from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import stream
@@ -107,6 +106,8 @@ def checked_contract(
     Raises:
         ArtefactError, DataError: the file can't be read, or they disagree.
     """
+    from trt_cls.artefacts.model_file import read_contract  # loads ONNX, which running an engine does not need
+
     contract = read_contract(model)
     if experiment and spec:
         require_spec_fits(experiment, spec, contract, model)
