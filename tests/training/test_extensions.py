@@ -155,7 +155,7 @@ def numbers(folder: Path) -> dict[str, Any]:
         for name, tensor in load_file(path).items()
     }
     page = (folder / "training.html").read_text()
-    curves = page[page.index("<h2>Curves") : page.index("<h2>As the network")]
+    curves = page[page.index("<h2>Curves") :].split("</section>")[:2]  # and the classes over time
     return {"curve": (folder / "training.csv").read_text(), "curves": curves, **weights}
 
 
