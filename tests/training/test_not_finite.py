@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from trt_cls.errors import TrtClsError
-from trt_cls.evaluation.metrics import class_counts
 from trt_cls.spec.experiment import CosineLr, Experiment, Extensions, LrConfig
 from trt_cls.training import loop
 from trt_cls.training.run import train
@@ -21,10 +20,9 @@ from trt_cls.training.validation import Validation
 Make = Callable[..., Experiment]
 
 
-def validation(right: int, loss: float) -> Validation:
-    """So many of 6 answers are right."""
-    labels = np.arange(6) % 3
-    return Validation(loss, class_counts(np.where(np.arange(6) < right, labels, (labels + 1) % 3), labels, 3))
+def found(loss: float, right: int) -> Validation:
+    """Of three classes with two images each, of which so many are right."""
+    return Validation(loss, np.array([[right] * 3, [2] * 3, [2] * 3]))
 
 
 def test_a_validation_loss_that_is_no_number_is_not_the_best(
@@ -32,7 +30,7 @@ def test_a_validation_loss_that_is_no_number_is_not_the_best(
 ) -> None:
     """The accuracy of such a network is that of class 0, which may be the largest."""
     losses = iter([0.9, math.nan])
-    monkeypatch.setattr(loop, "validate", lambda *_: validation(3 if (loss := next(losses)) == 0.9 else 6, loss))
+    monkeypatch.setattr(loop, "validate", lambda *_: found(loss := next(losses), right=1 if loss == 0.9 else 2))
     with pytest.raises(TrtClsError, match=r"^epoch 2: the validation loss is nan; .*learning_rate.*best") as failure:
         train(experiment(n_epochs=3), tmp_path, device="cpu", reporter=quiet())
     assert failure.value.exit_code == 1
@@ -48,7 +46,7 @@ def test_a_validation_loss_that_is_no_number_is_not_the_best(
 def test_the_first_epoch_counts_too(
     value: float, experiment: Make, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "validate", lambda *_: validation(6, value))
+    monkeypatch.setattr(loop, "validate", lambda *_: found(value, right=2))
     with pytest.raises(TrtClsError, match=f"epoch 1: the validation loss is {value}"):
         train(experiment(n_epochs=1), tmp_path, device="cpu", reporter=quiet())
     assert not list((tmp_path / "weights").iterdir())
@@ -58,7 +56,7 @@ def test_a_mean_of_checkpoints_is_no_exception(
     experiment: Make, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([0.9, 0.8, math.nan])
-    monkeypatch.setattr(loop, "validate", lambda *_: validation(3, next(losses)))
+    monkeypatch.setattr(loop, "validate", lambda *_: found(next(losses), right=1))
     request = experiment(extensions=Extensions(average_checkpoints=2))
     with pytest.raises(TrtClsError, match="the validation loss is nan"):
         train(request, tmp_path, device="cpu", reporter=quiet())
