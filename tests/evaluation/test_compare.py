@@ -9,6 +9,7 @@ from PIL import Image
 
 from support.tiny_models import CONTRACT, RGB, probabilities, write_images, write_onnx
 from trt_cls.data.folder import Sample, list_images
+from trt_cls.data.split import Dataset
 from trt_cls.engines import open_engine
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.compare import compare, samples_of
@@ -125,6 +126,8 @@ def test_folders_named_as_classes_are_labels(tmp_path: Path) -> None:
     assert [sample.label for sample in samples_of(folder, ("red", "green", "blue"))] == [2, 2, 1, 1, 0, 0]
     assert [sample.label for sample in samples_of(folder, ("red", "green", "violet"))] == [-1] * 6
     assert [sample.label for sample in samples_of(folder / "red", ("red", "green", "blue"))] == [-1] * 2
+    held_out = samples_of(Dataset(folder, "val", 0.5), ("red", "green", "blue"))
+    assert [sample.label for sample in held_out] == [0, 1, 2]
     Image.new("RGB", (4, 4)).save(folder / "loose.png")
     assert {sample.label for sample in samples_of(folder, ("red", "green", "blue"))} == {-1}
 
