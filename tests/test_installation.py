@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,6 +128,18 @@ COMMANDS = (
 )
 
 
+def write_model_images_and_spec(folder: Path) -> None:
+    pixels = replace(tiny_models.RGB, crop="center", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    tiny_models.write_onnx(folder / "model.onnx", replace(tiny_models.CONTRACT, preprocessing=pixels))
+    tiny_models.write_images(folder / "test", 2)
+    text = spec_text(
+        'arch: "resnet" n_layers: 10 input_image_size: "3,16,16"',
+        'preprocess_mode: "torch"',
+        'model_path: "model.onnx"',
+    )
+    (folder / "spec.txt").write_text(text)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel is for x86_64")
 @pytest.mark.parametrize("python", ["3.10", "3.13"])
@@ -134,10 +147,7 @@ def test_a_wheel_works_without_torch_compiler_and_checkout(wheel: Path, python: 
     program = tmp_path / "venv/bin/python"
     online([*uv(), "venv", "--quiet", "--python", interpreter(python), tmp_path / "venv"])
     online([*uv(), "pip", "install", "--quiet", "--python", program, f"{wheel}[cpu]"])
-    tiny_models.write_onnx(tmp_path / "model.onnx")
-    tiny_models.write_images(tmp_path / "test", 2)
-    text = spec_text('arch: "resnet" n_layers: 10 input_image_size: "3,16,16"', evaluation='model_path: "model.onnx"')
-    (tmp_path / "spec.txt").write_text(text)
+    write_model_images_and_spec(tmp_path)
     alone = {"PATH": str(program.parent), "HOME": str(tmp_path)}
 
     def run(*words: str) -> str:
