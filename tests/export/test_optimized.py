@@ -11,7 +11,8 @@ import pytest
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
 from trt_cls.export.int8.calibration import measure_magnitudes
-from trt_cls.export.int8.qdq import int8_from_fp32, quantizable, with_qdq
+from trt_cls.export.int8.layers import quantizable
+from trt_cls.export.int8.qdq import int8_from_fp32, with_qdq
 from trt_cls.preprocessing.description import default_preprocessing_of_tao
 from trt_cls.spec.experiment import ModelConfig
 

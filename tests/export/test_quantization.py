@@ -14,7 +14,8 @@ from trt_cls.engines import open_engine
 from trt_cls.errors import ExportError
 from trt_cls.export.images import images_for
 from trt_cls.export.int8.calibration import measure_magnitudes
-from trt_cls.export.int8.qdq import ends, int8_from_fp32, quantizable
+from trt_cls.export.int8.layers import ends, quantizable
+from trt_cls.export.int8.qdq import int8_from_fp32
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -2,7 +2,7 @@
 
 All is symmetric, weights by output channel, activations by tensor, biases stay float: what TensorRT asks for. A layer's
 inputs are quantized and its output is not, so that TensorRT can fuse what follows, and both inputs of a residual
-addition are. ONNX Runtime's quantizer writes the graph. Ranges come from `calibration`.
+addition are. ONNX Runtime's quantizer writes the graph. Which layers: `layers`; ranges come from `calibration`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,25 +17,9 @@ import onnx
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.errors import ExportError, require
 from trt_cls.export.fp16 import fp16_from_fp32
+from trt_cls.export.int8.layers import quantizable, share_of
 from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE
 from trt_cls.version import __version__
-
-Keep = Literal["first", "last"]
-
-
-def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
-    """The layers that INT8 can compute, in the graph's order, each with its activations.
-
-    They are convolutions, dense layers, and additions of two activations.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    found: dict[str, tuple[str, ...]] = {}
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1] in constants:
-            found[node.name] = (node.input[0],)
-        elif node.op_type == "Add" and not constants & set(node.input):
-            found[node.name] = tuple(dict.fromkeys(node.input))
-    return found
 
 
 def trained_layers(model: onnx.ModelProto, ranges: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], list[str]]:
@@ -65,13 +48,6 @@ def trained_layers(model: onnx.ModelProto, ranges: Mapping[str, Sequence[float]]
     return thresholds, list(layers.values())
 
 
-def ends(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
-    """The layers named by `keep`: the first and the last with weights."""
-    with_weights = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
-    found = {"first": with_weights[0].name, "last": with_weights[-1].name}
-    return {found[name] for name in keep}
-
-
 def int8_from_fp32(model: OnnxModel, thresholds: Mapping[str, float], layers: Collection[str]) -> OnnxModel:
     """The network with `layers` in INT8 and the rest in float16; input, output and softmax stay float32.
 
@@ -83,7 +59,8 @@ def int8_from_fp32(model: OnnxModel, thresholds: Mapping[str, float], layers: Co
     if not layers:
         raise ExportError("no layer is left for INT8; expected some; allow a larger loss, or export with --fp16")
     half = fp16_from_fp32(replace(model, proto=with_qdq(model.proto, thresholds, layers)))
-    return replace(half, contract=replace(half.contract, precision="int8"))
+    share = round(share_of(model.proto, layers), 4)
+    return replace(half, contract=replace(half.contract, precision="int8", eight_bits=share))
 
 
 def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
