@@ -107,7 +107,8 @@ def prepare(folder: Path) -> None:
 
 def choice(folder: Path) -> str:
     """The calibration rule, and the layers that are kept first."""
-    from trt_cls.export.int8.qdq import measure_magnitudes, quantizable
+    from trt_cls.export.int8.layers import quantizable
+    from trt_cls.export.int8.qdq import measure_magnitudes
     from trt_cls.export.int8.sensitivity import rank, signal_to_noise
     from trt_cls.models.int8_ranges import METHODS, best_of, threshold
 

@@ -64,10 +64,15 @@ class Contract:
     """Class names by output index."""
     precision: Precision = "fp32"
     producer: str = PRODUCER
+    eight_bits: float | None = None
+    """Share of the multiply-adds that are computed in 8 bits, 0 to 1; None: not known."""
 
     def to_json(self) -> str:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+        content = {"format": FORMAT, **asdict(self)}
+        if self.eight_bits is None:  # as files of earlier versions, which know no such field
+            del content["eight_bits"]
+        return json.dumps(content, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:
         """What differs in meaning, as "name: own value ≠ other value".

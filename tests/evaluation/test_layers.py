@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.tiny_models import CONTRACT, SIZE, write_onnx
 from trt_cls.contract import METADATA_KEY
 from trt_cls.errors import ArtefactError, RequestError
-from trt_cls.evaluation.layers import bound, compare_layers, first_beyond
+from trt_cls.evaluation.layers import bound, compare_layers, first_beyond, noisiest
 
 IMAGES = np.random.default_rng(0).random((2, 3, SIZE, SIZE), np.float32)
 
@@ -100,3 +100,11 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         compare_layers(write_network(tmp_path / "a.onnx"), other, IMAGES)
     with pytest.raises(RequestError, match="between ONNX files only"):
         compare_layers(other, checkpoint, IMAGES)
+
+
+def test_the_layer_that_adds_most_noise_is_named_though_later_ones_differ_too(tmp_path: Path) -> None:
+    a, b = write_network(tmp_path / "a.onnx"), write_network(tmp_path / "b.onnx", change=("b", 0.05))
+    worst = noisiest(compare_layers(a, b, IMAGES))
+    assert worst is not None
+    assert (worst.node, worst.added) == ("node_b", worst.noise)
+    assert noisiest(compare_layers(a, a, IMAGES)) is None

@@ -10,7 +10,8 @@ import pytest
 
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
-from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes, quantizable, with_qdq
+from trt_cls.export.int8.layers import quantizable
+from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes, with_qdq
 from trt_cls.preprocessing.description import default_preprocessing_of_tao
 from trt_cls.spec.experiment import ModelConfig
 

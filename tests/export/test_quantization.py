@@ -13,7 +13,8 @@ from trt_cls.contract import Contract
 from trt_cls.engines import open_engine
 from trt_cls.errors import ExportError
 from trt_cls.export.images import images_for
-from trt_cls.export.int8.qdq import ends, int8_from_fp32, measure_magnitudes, quantizable
+from trt_cls.export.int8.layers import ends, quantizable
+from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -14,7 +14,8 @@ from trt_cls.data.folder import image_folder
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import images_for
-from trt_cls.export.int8.qdq import measure_magnitudes, quantizable, with_qdq
+from trt_cls.export.int8.layers import quantizable
+from trt_cls.export.int8.qdq import measure_magnitudes, with_qdq
 from trt_cls.export.int8.sensitivity import LabeledImages, Layer, choose, costliest_first, rank, signal_to_noise, table
 
 torch = pytest.importorskip("torch")

@@ -23,7 +23,8 @@ from trt_cls.engines.onnxruntime import session_of  # noqa: E402
 from trt_cls.errors import ExportError, RequestError  # noqa: E402
 from trt_cls.export.export import export  # noqa: E402
 from trt_cls.export.int8 import Int8, trained_for_int8  # noqa: E402
-from trt_cls.export.int8.qdq import quantizable, trained_layers, with_qdq  # noqa: E402
+from trt_cls.export.int8.layers import quantizable  # noqa: E402
+from trt_cls.export.int8.qdq import trained_layers, with_qdq  # noqa: E402
 from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
 from trt_cls.models import build  # noqa: E402
 from trt_cls.models.checkpoint import save_checkpoint  # noqa: E402
@@ -118,7 +119,7 @@ def trained(contract: Contract, tmp_path: Path) -> Path:
 def test_the_file_has_the_ranges_of_the_training(trained: Path, contract: Contract) -> None:
     network, _ = quantized(contract.model)
     ranges = trained_ranges(network)
-    model = trained_for_int8(network, contract).proto
+    model = trained_for_int8(network, contract, lambda line: None).proto
     assert trained_ranges(network) == {}
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scales = {

@@ -51,6 +51,8 @@ def _faults(contract: Contract) -> Iterator[Fault]:
         size = shown(contract.model.input_image_size)
         yield "model.input_image_size", f"{size} found, expected {channels} channels as in preprocessing"
     yield from faults_of_classes(contract.classes)
+    if contract.eight_bits is not None and not 0 <= contract.eight_bits <= 1:
+        yield "eight_bits", f"{contract.eight_bits:g} found, expected a number in [0, 1]"
     if len(contract.producer) > LONGEST_TEXT:
         yield "producer", f"{len(contract.producer):,} characters found, expected at most {LONGEST_TEXT:,}"
 

@@ -136,12 +136,13 @@ def _truth(change: Change) -> str:
 def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.data.stream import stream
-    from trt_cls.evaluation.layers import bound, compare_layers, first_beyond
+    from trt_cls.evaluation.layers import bound, compare_layers, first_beyond, noisiest
 
     contract = read_contract(a)
     batches = stream(samples, contract.preprocessing, batch_size=LAYER_IMAGES, workers=0)
     differences = compare_layers(a, b, next(batch.images for batch in batches if batch.samples))
-    limit = bound(contract.precision, read_contract(b).precision)
+    precisions = contract.precision, read_contract(b).precision
+    limit = bound(*precisions)
     first = first_beyond(differences, limit)
     if first:
         echo(
@@ -151,6 +152,11 @@ def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
     else:
         most = max((layer.difference for layer in differences), default=0.0)
         echo(f"layers               {len(differences)} compared, none differs by more than {most:.2g} of its range")
+    if "int8" in precisions and (worst := noisiest(differences)):
+        echo(
+            f"adds most noise      {worst.node} ({worst.operation}), tensor {worst.tensor}: "
+            f"{100 * (worst.noise - worst.added):.2g} % in, {100 * worst.noise:.2g} % out"
+        )
     for layer in differences:
         if layer.weights:
             echo(f"  other weights in {layer.node} ({layer.operation}): {', '.join(layer.weights)}")

@@ -68,8 +68,10 @@ def inspect(path: Path) -> Inspection:
 
 
 def _of_graph(known: Inspection, graph: Graph) -> Inspection:
+    share = graph.eight_bits if known.contract.precision == "int8" else None  # files of version 0.1 do not say it
     return replace(
         known,
+        contract=replace(known.contract, eight_bits=share),
         parameters=sum(layer.parameters for layer in graph.layers),
         multiply_adds=sum(layer.multiply_adds for layer in graph.layers),
         weights=graph.weights,

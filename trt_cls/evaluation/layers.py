@@ -43,6 +43,10 @@ class LayerDifference:
     """Largest absolute difference as a share of `largest`."""
     weights: tuple[str, ...]
     """Weights of the node that differ, by the first network's names."""
+    noise: float = 0.0
+    """Root mean square of the difference as a share of the tensor's own."""
+    added: float = 0.0
+    """By how much `noise` exceeds that of what the node reads."""
 
 
 def compare_layers(a: Path, b: Path, images: NDArray[np.float32]) -> tuple[LayerDifference, ...]:
@@ -64,6 +68,7 @@ def compare_layers(a: Path, b: Path, images: NDArray[np.float32]) -> tuple[Layer
     weights_a, weights_b = _weights(model_a), _weights(model_b)
     values_a, values_b = _activations(a, model_a, shared, images), _activations(b, model_b, shared, images)
     found = []
+    noises: dict[str, float] = {}
     for name, node in shared.items():
         if values_a[name].shape != values_b[name].shape:
             raise ArtefactError(
@@ -73,7 +78,11 @@ def compare_layers(a: Path, b: Path, images: NDArray[np.float32]) -> tuple[Layer
         if np.issubdtype(values_a[name].dtype, np.floating):
             largest, difference = _distance(values_a[name], values_b[name])
             changed = _changed(node, nodes_b[name], weights_a, weights_b)
-            found.append(LayerDifference(name, node.name or node.op_type, node.op_type, largest, difference, changed))
+            noises[name] = noise = _noise(values_a[name], values_b[name])
+            read = {*node.input, *nodes_b[name].input} - {name}
+            added = noise - max((noises[other] for other in read if other in noises), default=0.0)
+            of_node = name, node.name or node.op_type, node.op_type
+            found.append(LayerDifference(*of_node, largest, difference, changed, noise, added))
     return tuple(found)
 
 
@@ -85,6 +94,11 @@ def bound(a: Precision, b: Precision) -> float:
 def first_beyond(differences: Sequence[LayerDifference], limit: float) -> LayerDifference | None:
     """The first tensor that differs by more than `limit`, or is NaN in only one network."""
     return next((layer for layer in differences if not layer.difference <= limit), None)
+
+
+def noisiest(differences: Sequence[LayerDifference]) -> LayerDifference | None:
+    """The layer that adds most noise of its own, however much it got from those before it."""
+    return max((layer for layer in differences if layer.added > 0), key=lambda layer: layer.added, default=None)
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -113,6 +127,12 @@ def _distance(a: Floats, b: Floats) -> tuple[float, float]:
     gap = float(np.abs(exact_a - exact_b, where=~same, out=np.zeros_like(exact_a)).max(initial=0))
     largest = float(np.abs(exact_a).max(initial=0))
     return largest, gap / largest if largest else gap
+
+
+def _noise(a: Floats, b: Floats) -> float:
+    exact = a.astype(np.float64)
+    power = np.square(exact).mean()
+    return float(np.sqrt(np.square(exact - b).mean() / power)) if power else 0.0
 
 
 def _weights(model: onnx.ModelProto) -> dict[str, Floats]:

@@ -93,7 +93,8 @@ def export(
         found = _copy_onnx(model, output)
         no_parity = f"{model} records none: export it again from its .safetensors checkpoint"
     else:
-        found = _write_onnx(plain := _network(model, contract), convert(plain), output, check)
+        plain = _network(model, contract, say)
+        found = _write_onnx(plain, convert(plain), output, check)
         no_parity = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
     say(_copied(model, output, found) if copied else _written(output, precision, found))
     result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
@@ -167,7 +168,7 @@ def _check_request(
         )
 
 
-def _network(model: Path, contract: Contract) -> OnnxModel:
+def _network(model: Path, contract: Contract, say: Callable[[str], None]) -> OnnxModel:
     """The graph of the model file, in its own precision."""
     if model.suffix == ".onnx":
         return read_onnx(model)
@@ -175,7 +176,9 @@ def _network(model: Path, contract: Contract) -> OnnxModel:
     from trt_cls.models.checkpoint import load_checkpoint
 
     module = load_checkpoint(model).module
-    return trained_for_int8(module, contract) if contract.precision == "int8" else onnx_from_module(module, contract)
+    if contract.precision == "int8":
+        return trained_for_int8(module, contract, say)
+    return onnx_from_module(module, contract)
 
 
 def _write_onnx(plain: OnnxModel, network: OnnxModel, output: Path, check: Check) -> Checked | None:

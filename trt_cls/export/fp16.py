@@ -38,6 +38,7 @@ def fp16_from_fp32(model: OnnxModel) -> OnnxModel:
     if graph.node[-1].op_type != "Softmax" or list(graph.node[-1].input) != [LOGITS]:
         raise ExportError(f"the graph's last node is {graph.node[-1].op_type}; expected the Softmax of {LOGITS}")
     _halve_tensors(graph)
+    _halve_operators(graph)
     for info in graph.value_info:
         if info.type.tensor_type.elem_type == TensorProto.FLOAT:
             info.type.tensor_type.elem_type = TensorProto.FLOAT16
@@ -63,6 +64,16 @@ def _halve_tensors(graph: onnx.GraphProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(halved, tensor.name))
     if flushed > FLUSHED_SHARE * count:
         log.warning("fp16: %d of %d weights are too small for float16 and became 0", flushed, count)
+
+
+def _halve_operators(graph: onnx.GraphProto) -> None:
+    """Operators that name float32 as the type of what they make, or make it where they name none."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, np.float16))))
 
 
 def _float_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:

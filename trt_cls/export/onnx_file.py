@@ -12,7 +12,9 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from trt_cls.artefacts.onnx_file import BATCH, OnnxModel, fault_of, fault_of_ends
 from trt_cls.contract import INPUT, OUTPUT, Contract
@@ -36,6 +38,7 @@ def onnx_from_module(module: nn.Module, contract: Contract) -> OnnxModel:
         ExportError: the exporter can't express the network, or what came out is no valid ONNX of the contract's shape.
     """
     proto = _exported(module.eval(), contract.preprocessing.input_shape)
+    _name_weights(proto.graph, module)
     _strip(proto)
     _append_softmax(proto.graph)
     proto.producer_name, proto.producer_version = "trt-cls", __version__
@@ -81,6 +84,28 @@ def _strip(model: onnx.ModelProto) -> None:
     activations = [info for info in graph.value_info if info.name not in weights]
     del graph.value_info[:]
     graph.value_info.extend(activations)
+
+
+def _name_weights(graph: onnx.GraphProto, module: nn.Module) -> None:
+    """Gives the weights of matrix products, which the exporter transposes, their names of the checkpoint again."""
+    parameters = dict(module.named_parameters())
+    known = {tensor.name for tensor in graph.initializer}
+    weights = {
+        name: parameter.detach().cpu().numpy().T
+        for name, parameter in parameters.items()
+        if parameter.dim() == 2 and name not in known
+    }
+    products = {node.input[1] for node in graph.node if node.op_type == "MatMul"} - parameters.keys()
+    names: dict[str, str] = {}
+    for tensor in graph.initializer:
+        if tensor.name in products:
+            values = numpy_helper.to_array(tensor)
+            if name := next((name for name, weight in weights.items() if np.array_equal(weight, values)), ""):
+                names[tensor.name] = name
+                tensor.name = name
+                del weights[name]
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _append_softmax(graph: onnx.GraphProto) -> None:

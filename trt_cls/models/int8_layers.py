@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_cls.errors import ArtefactError
-from trt_cls.models.int8_ranges import LARGEST, SCALE, SMALLEST_SCALE, Histogram
+from trt_cls.models.int8_ranges import LARGEST, NARROW, SCALE, SMALLEST_SCALE, Histogram
 from trt_cls.models.network import Add
 
 
@@ -77,8 +77,8 @@ def rounded_by_output(weight: Tensor) -> Tensor:
 def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[Histogram, ...]]:
     """The layers of `network` that INT8 can compute, in execution order, with histograms of their inputs.
 
-    Layers that run more than once, and dense ones over more than one vector per image, are left out: the exported graph
-    has other nodes for them. `batches` are images on the network's device.
+    Left out are layers that run more than once, for which the exported graph has other nodes, and dense ones with fewer
+    than `NARROW` inputs or outputs, but for the last layer. `batches` are images on the network's device.
 
     Raises:
         ArtefactError: an input is NaN or infinite.
@@ -88,8 +88,6 @@ def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[H
 
     def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         runs[name] += 1
-        if isinstance(layer, nn.Linear) and inputs[0].dim() != 2:
-            return
         histograms = found.setdefault(name, tuple(Histogram() for _ in inputs))
         for histogram, values in zip(histograms, inputs, strict=True):
             if not values.isfinite().all():
@@ -109,7 +107,13 @@ def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[H
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: histograms for name, histograms in found.items() if runs[name] == runs[""]}
+    once = [name for name in found if runs[name] == runs[""]]
+    weighted = [name for name in found if not isinstance(network.get_submodule(name), Add)]
+    return {name: found[name] for name in once if name in weighted[-1:] or not _narrow(network.get_submodule(name))}
+
+
+def _narrow(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) and min(layer.in_features, layer.out_features) < NARROW
 
 
 def quantize_layers(network: nn.Module, ranges: Mapping[str, Sequence[float]]) -> None:

@@ -19,6 +19,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 LARGEST = 127
 """The largest value of symmetric INT8."""
+NARROW = 16
+"""8-bit tensor cores pad dense layers with fewer inputs or outputs to this, so that nothing is gained."""
 SMALLEST_SCALE = 2.0**-16
 """float16 has it with 8 bits; with smaller scales, channels of nearly zero weights would be rounded to zero."""
 CALIBRATION_BATCH = 16

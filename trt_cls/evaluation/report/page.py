@@ -67,9 +67,10 @@ def contract_rows(contract: Contract) -> Rows:
     model, pixels = contract.model, contract.preprocessing
     has_depths = model.arch in ARCHITECTURES and bool(ARCHITECTURES[model.arch].depths)
     resize = {"center": "cover, then cut out the middle", "none": "stretch"}[pixels.crop]
+    eight_bits = "" if contract.eight_bits is None else f", {contract.eight_bits:.1%} of the multiply-adds in 8 bits"
     return [
         ("Network", f"{model.arch} {model.n_layers}" if has_depths else model.arch),
-        ("Precision", contract.precision),
+        ("Precision", contract.precision + eight_bits),
         ("Input", f"{pixels.channels} × {pixels.height} × {pixels.width}, {pixels.channel_order}"),
         ("Resize", f"{resize}, {pixels.filter}"),
         ("Normalization", f"(pixel / {pixels.divisor:g} − mean) / std"),

@@ -1,11 +1,12 @@
 """INT8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
 
-The parts: `calibration` (magnitudes), `qdq` (the graph), `sensitivity` (which layers stay in float16).
+The parts: `layers` (what 8 bits can compute), `calibration` (magnitudes), `qdq` (the graph), `sensitivity` (which
+layers stay in float16 for their accuracy).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -19,9 +20,10 @@ from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract
 from trt_cls.data.folder import evenly_spread
 from trt_cls.data.split import Dataset, training_datasets
-from trt_cls.errors import DataError, RequestError
+from trt_cls.errors import DataError, ExportError, RequestError
 from trt_cls.export.images import BATCH, ImageSet, images_for
-from trt_cls.export.int8.qdq import Keep, ends, int8_from_fp32, measure_magnitudes, quantizable, trained_layers
+from trt_cls.export.int8.layers import LEAST_SHARE, Keep, ends, quantizable, share_of, stayed
+from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes, trained_layers
 from trt_cls.export.int8.sensitivity import LabeledImages, choose, rank, signal_to_noise, table
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold
@@ -75,15 +77,17 @@ def quantize(
 
     Raises:
         DataError: a folder is missing, or holds no image that can be decoded, or other classes than the model's.
-        ExportError: the network can't be quantized, or not within `max_loss`.
+        ExportError: the network can't be quantized, or too little of it, or not within `max_loss`.
     """
     graph = model.proto
+    kept = ends(graph, asked.keep)
+    layers = {name: tensors for name, tensors in quantizable(graph).items() if name not in kept}
+    if not asked.keep and asked.max_loss is None:
+        _require_most(graph, layers)
     wanted = asked.batches * BATCH
     images = images_for(model.contract.preprocessing, folder, wanted)
     for line in shortcomings(images, wanted):
         say(line)
-    kept = ends(graph, asked.keep)
-    layers = {name: tensors for name, tensors in quantizable(graph).items() if name not in kept}
     measured_on = _labeled(model.contract, labeled) if asked.max_loss is not None else None
     tensors = list(dict.fromkeys(chain.from_iterable(layers.values())))
     first, batches = _peek(images)
@@ -91,6 +95,7 @@ def quantize(
     thresholds, method = _thresholds(graph, list(layers), magnitudes, asked.method, first)
     say(f"calibrated on {len(images.samples)} of {images.total} images of {folder} ({method})")
     if measured_on is None or asked.max_loss is None:
+        say(_shares(graph, layers))
         return int8_from_fp32(model, thresholds, list(layers))
     say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labeled}")
     ranking = rank(graph, thresholds, list(layers), first)
@@ -101,10 +106,11 @@ def quantize(
         f"top-1 on {len(measured_on.samples)} images: float32 {choice.top1_fp32:.2%}, all INT8 "
         f"{choice.top1_all_int8:.2%}, with {choice.kept} of {len(ranking)} layers in float16 {choice.top1:.2%}"
     )
+    say(_shares(graph, choice.int8))
     return int8_from_fp32(model, thresholds, choice.int8)
 
 
-def trained_for_int8(network: nn.Module, contract: Contract) -> OnnxModel:
+def trained_for_int8(network: nn.Module, contract: Contract, say: Callable[[str], None]) -> OnnxModel:
     """The graph of a network that was trained as INT8 computes, with the ranges of its training.
 
     Raises:
@@ -115,7 +121,26 @@ def trained_for_int8(network: nn.Module, contract: Contract) -> OnnxModel:
     ranges = trained_ranges(network)
     restore_layers(network)
     model = onnx_from_module(network, replace(contract, precision="fp32"))
-    return int8_from_fp32(model, *trained_layers(model.proto, ranges))
+    thresholds, layers = trained_layers(model.proto, ranges)
+    say(_shares(model.proto, layers))
+    return int8_from_fp32(model, thresholds, layers)
+
+
+def _require_most(graph: onnx.ModelProto, layers: Collection[str]) -> None:
+    share = share_of(graph, layers)
+    if share < LEAST_SHARE:
+        raise ExportError(
+            f"--int8 would compute {share:.1%} of the multiply-adds in 8 bits, the rest in float16: "
+            f"{stayed(graph, layers)}; expected at least {LEAST_SHARE:.0%}; export with --fp16, or take it as it is "
+            "with --int8-keep or --int8-auto"
+        )
+
+
+def _shares(graph: onnx.ModelProto, layers: Collection[str]) -> str:
+    """How much of a float32 `graph` 8 bits compute with `layers`, for people."""
+    rest = stayed(graph, layers)
+    share = f"8 bits compute {share_of(graph, layers):.1%} of the multiply-adds"
+    return f"{share}, float16 {rest}" if rest else share
 
 
 def _thresholds(

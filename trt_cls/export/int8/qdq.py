@@ -2,7 +2,8 @@
 
 All is symmetric, weights by output channel, activations by tensor, biases stay float: what TensorRT asks for. A layer's
 inputs are quantized and its output is not, so that TensorRT can fuse what follows, and both inputs of a residual
-addition are. ONNX Runtime's quantizer writes the graph. `models.int8_ranges` makes ranges of the measured magnitudes.
+addition are. ONNX Runtime's quantizer writes the graph. `layers` says which they are, `models.int8_ranges` makes ranges
+of the measured magnitudes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from trt_cls.contract import INPUT
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, require
 from trt_cls.export.fp16 import fp16_from_fp32
+from trt_cls.export.int8.layers import quantizable, share_of
 from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE, Histogram
 from trt_cls.version import __version__
 
@@ -44,24 +46,6 @@ def measure_magnitudes(
                     "look at the training, the network answers nothing of use"
                 )
             found[name].add(values)
-    return found
-
-
-Keep = Literal["first", "last"]
-
-
-def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
-    """The layers that INT8 can compute, in the graph's order, each with its activations.
-
-    They are convolutions, dense layers, and additions of two activations.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    found: dict[str, tuple[str, ...]] = {}
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1] in constants:
-            found[node.name] = (node.input[0],)
-        elif node.op_type == "Add" and not constants & set(node.input):
-            found[node.name] = tuple(dict.fromkeys(node.input))
     return found
 
 
@@ -91,13 +75,6 @@ def trained_layers(model: onnx.ModelProto, ranges: Mapping[str, Sequence[float]]
     return thresholds, list(layers.values())
 
 
-def ends(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
-    """The layers named by `keep`: the first and the last with weights."""
-    with_weights = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
-    found = {"first": with_weights[0].name, "last": with_weights[-1].name}
-    return {found[name] for name in keep}
-
-
 def int8_from_fp32(model: OnnxModel, thresholds: Mapping[str, float], layers: Collection[str]) -> OnnxModel:
     """The network with `layers` in INT8 and the rest in float16; input, output and softmax stay float32.
 
@@ -109,7 +86,8 @@ def int8_from_fp32(model: OnnxModel, thresholds: Mapping[str, float], layers: Co
     if not layers:
         raise ExportError("no layer is left for INT8; expected some; allow a larger loss, or export with --fp16")
     half = fp16_from_fp32(replace(model, proto=with_qdq(model.proto, thresholds, layers)))
-    return replace(half, contract=replace(half.contract, precision="int8"))
+    share = round(share_of(model.proto, layers), 4)
+    return replace(half, contract=replace(half.contract, precision="int8", eight_bits=share))
 
 
 def with_qdq(model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
