@@ -24,10 +24,7 @@ from trt_cls.errors import ArtefactError, ExportError  # noqa: E402
 from trt_cls.export.fp16 import fp16_from_fp32  # noqa: E402
 from trt_cls.export.int8 import Int8, quantize, trained_for_int8  # noqa: E402
 from trt_cls.export.int8.layers import quantizable, stayed  # noqa: E402
-from trt_cls.export.int8.qdq import (
-    int8_from_fp32,
-    measure_magnitudes,
-)
+from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes  # noqa: E402
 from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
 from trt_cls.models.int8_layers import measured, quantize_layers, trained_ranges  # noqa: E402
 from trt_cls.models.int8_ranges import decibels  # noqa: E402
