@@ -15,6 +15,10 @@ from trt_cls.version import PRODUCER
 METADATA_KEY = "trt_cls.contract"
 """Where safetensors metadata and ONNX metadata_props keep the JSON."""
 FORMAT = 1
+CALIBRATED_FORMAT = 2
+"""Of a contract with a temperature: versions that do not know it refuse the file."""
+COLDEST, HOTTEST = 0.05, 20.0
+"""Of temperatures."""
 INPUT, OUTPUT = "input_1", "predictions"
 """Names of the input and the output in every ONNX file and engine."""
 
@@ -64,15 +68,21 @@ class Contract:
     """Class names by output index."""
     precision: Precision = "fp32"
     producer: str = PRODUCER
+    temperature: float | None = None
+    """What the logits of the file were divided by, inside it, so that its probabilities are calibrated."""
 
     def to_json(self) -> str:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+        content = asdict(self)
+        if self.temperature is None:
+            del content["temperature"]
+        version = FORMAT if self.temperature is None else CALIBRATED_FORMAT
+        return json.dumps({"format": version, **content}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:
         """What differs in meaning, as "name: own value ≠ other value".
 
-        Precision, producer and `embedded` are ignored.
+        Precision, producer, temperature and `embedded` are ignored.
         """
         found = []
         for name, own, theirs in (

@@ -22,6 +22,7 @@ from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, RequestError
 from trt_cls.evaluation.answers import Executor, answers
 from trt_cls.evaluation.metrics import Metrics, Probabilities, measure
+from trt_cls.evaluation.temperature import softened
 
 Progress = Callable[[int], None]
 """Called with the number of images that this process has just done, skipped ones included."""
@@ -70,6 +71,12 @@ class Evaluation:
     def images_per_second(self) -> float:
         """Speed from files to probabilities."""
         return len(self.predictions.samples) / self.predictions.seconds.total
+
+    @property
+    def uncalibrated(self) -> Probabilities | None:
+        """What the model would answer without the temperature inside its file; None: it has none."""
+        temperature = self.contract.temperature
+        return None if temperature is None else softened(self.predictions.probabilities, 1 / temperature)
 
 
 def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> Evaluation:
