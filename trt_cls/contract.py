@@ -73,10 +73,9 @@ class Contract:
 
     def to_json(self) -> str:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
-        content = asdict(self)
-        if self.temperature is None:
-            del content["temperature"]
         version = FORMAT if self.temperature is None else CALIBRATED_FORMAT
+        # fields that say nothing are left out, for versions that do not know them
+        content = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps({"format": version, **content}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:

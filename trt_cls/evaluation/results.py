@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Comparison
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
-from trt_cls.evaluation.metrics import (
-    ClassScores,
-    balanced_accuracy,
-    calibration_error,
-    macro_f1,
-    one_answer,
-    top_k_indices,
-)
+from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.report.page import comparison_page
 from trt_cls.files import atomic, write_csv, write_text
@@ -48,20 +41,10 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
         "confusion_matrix": metrics.confusion_matrix.tolist(),
         "per_class": {name: asdict(scores) for name, scores in zip(classes, metrics.per_class, strict=True)},
         "ece": metrics.ece,
-        **_calibration(evaluation),
+        **({"calibration": found} if (found := evaluation.calibration) else {}),
         "images_per_second": evaluation.images_per_second,
         "seconds": asdict(predictions.seconds),
     }
-
-
-def _calibration(evaluation: Evaluation) -> dict[str, Any]:
-    """The temperature of a calibrated model, and the calibration error without and with it; else nothing."""
-    before = evaluation.uncalibrated
-    if before is None:
-        return {}
-    error = calibration_error(before, evaluation.predictions.labels)
-    found = {"temperature": evaluation.contract.temperature, "ece_before": error, "ece_after": evaluation.metrics.ece}
-    return {"calibration": found}
 
 
 def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple[Path, Path, Path]:
@@ -166,7 +149,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
 
 
 def _without_temperature(evaluation: Evaluation) -> str:
-    found = _calibration(evaluation).get("calibration")
+    found = evaluation.calibration
     return f" ({found['ece_before']:.4f} without temperature {found['temperature']:.4g})" if found else ""
 
 

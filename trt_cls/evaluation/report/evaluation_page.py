@@ -13,14 +13,7 @@ from typing import Any
 import numpy as np
 
 from trt_cls.evaluation.evaluate import Evaluation
-from trt_cls.evaluation.metrics import (
-    balanced_accuracy,
-    calibration_bins,
-    calibration_error,
-    macro_f1,
-    one_answer,
-    wilson_interval,
-)
+from trt_cls.evaluation.metrics import balanced_accuracy, calibration_bins, macro_f1, one_answer, wilson_interval
 from trt_cls.evaluation.report.page import common_folder, contract_rows, page, shown, version_rows
 from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select, thumbnails
 
@@ -72,7 +65,6 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         classes=_class_rows(evaluation, confused),
         matrix=_matrix(evaluation, confused),
         pairs=[(cell, classes[cell.truth], classes[cell.prediction]) for cell in confused[:PAIRS]],
-        ece_before=0.0 if before is None else calibration_error(before, predictions.labels),
         bins_before=[] if before is None else calibration_bins(before, predictions.labels),
         bins=calibration_bins(predictions.probabilities, predictions.labels),
         worst=pictures(selection.worst),
