@@ -15,6 +15,10 @@ from trt_cls.version import PRODUCER
 METADATA_KEY = "trt_cls.contract"
 """Where safetensors metadata and ONNX metadata_props keep the JSON."""
 FORMAT = 1
+CALIBRATED_FORMAT = 2
+"""Of a contract with a temperature: versions that do not know it refuse the file."""
+COLDEST, HOTTEST = 0.05, 20.0
+"""Of temperatures."""
 INPUT, OUTPUT = "input_1", "predictions"
 """Names of the input and the output in every ONNX file and engine."""
 
@@ -66,18 +70,20 @@ class Contract:
     producer: str = PRODUCER
     eight_bits: float | None = None
     """Share of the multiply-adds that are computed in 8 bits, 0 to 1; None: not known."""
+    temperature: float | None = None
+    """What the logits of the file were divided by, inside it, so that its probabilities are calibrated."""
 
     def to_json(self) -> str:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
-        content = {"format": FORMAT, **asdict(self)}
-        if self.eight_bits is None:  # as files of earlier versions, which know no such field
-            del content["eight_bits"]
-        return json.dumps(content, ensure_ascii=False)
+        version = FORMAT if self.temperature is None else CALIBRATED_FORMAT
+        # fields that say nothing are left out, for versions that do not know them
+        content = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps({"format": version, **content}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:
         """What differs in meaning, as "name: own value ≠ other value".
 
-        Precision, producer and `embedded` are ignored.
+        Precision, producer, temperature and `embedded` are ignored.
         """
         found = []
         for name, own, theirs in (

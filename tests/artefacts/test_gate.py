@@ -66,7 +66,9 @@ WRONG = [
     ("model.activation", {"activation_type": "x"}),
     ("model.freeze_blocks", [99] * 1000),
     ("model.unknown", 1),
-    ("format", 2),
+    ("format", 3),
+    ("temperature", 0.01),
+    ("temperature", 21),
     ("producer", 3),
 ]
 
@@ -129,7 +131,8 @@ def test_a_sound_contract_comes_back_to_the_byte() -> None:
     ("path", "value"),
     [
         ("contract.preprocessing.height", 0),
-        ("contract.format", 2),
+        ("contract.format", 3),
+        ("contract.temperature", 21.0),
         ("sha256", "zz"),
         ("onnx", "../m.onnx"),
         ("onnx", ""),

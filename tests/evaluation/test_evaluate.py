@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from trt_cls.engines import open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, EngineError, RequestError
 from trt_cls.evaluation.evaluate import evaluate
-from trt_cls.evaluation.results import results_dict, write_evaluation
+from trt_cls.evaluation.report.evaluation_page import evaluation_page
+from trt_cls.evaluation.results import evaluation_table, results_dict, write_evaluation
 
 PER_CLASS = 5
+WARM = replace(CONTRACT, temperature=2.0)
 KEYS = [
     "model", "backend", "precision", "num_images", "skipped", "top_k", "top_1_accuracy", "top_k_accuracy",
     "balanced_accuracy", "macro_f1", "loss",
@@ -169,3 +172,22 @@ def test_predictions_name_each_image_once(engine: Engine, root: Path, tmp_path: 
 def test_an_engine_that_takes_its_input_from_the_cpu_refuses_cuda(engine: Engine, root: Path) -> None:
     with pytest.raises(RequestError, match=r"--executor cuda: the model runs on onnxruntime-cpu.*--executor cpu"):
         evaluate(engine, read(root), batch_size=4, top_k=1, workers=2, executor="cuda")
+
+
+def test_a_calibrated_file_is_reported_without_its_temperature_too(tmp_path: Path) -> None:
+    folder = image_folder(write_images(tmp_path / "images", PER_CLASS), CONTRACT.classes)
+    plain, warm = (
+        evaluate(
+            open_engine(write_onnx(tmp_path / "m.onnx", contract, gain), "cpu"),
+            folder,
+            top_k=1,
+            batch_size=8,
+            workers=0,
+        )
+        for contract, gain in ((CONTRACT, 4.0), (WARM, 2.0))
+    )
+    found = results_dict(warm, Path("m.onnx"))["calibration"]
+    assert found == {"temperature": 2.0, "ece_before": pytest.approx(plain.metrics.ece), "ece_after": warm.metrics.ece}
+    assert f"({plain.metrics.ece:.4f} without temperature 2)" in evaluation_table(warm)
+    assert "Before calibration" in evaluation_page(warm, Path("m.onnx"))
+    assert "Before calibration" not in evaluation_page(plain, Path("m.onnx"))

@@ -103,7 +103,9 @@ def test_figures_are_those_of_scikit_learn(small: Evaluation, html: str, page: B
     probabilities = small.predictions.probabilities.astype(np.float64)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     assert cards[0] == f"{100 * sklearn.accuracy_score(truth, guess):.2f}\N{NO-BREAK SPACE}%"
-    assert cards[2] == f"{sklearn.log_loss(truth, probabilities):.4f}"
+    assert cards[2] == f"{100 * sklearn.balanced_accuracy_score(truth, guess):.2f}\N{NO-BREAK SPACE}%"
+    assert f"macro F1: {sklearn.f1_score(truth, guess, average='macro'):.4f}" in html
+    assert cards[3] == f"{sklearn.log_loss(truth, probabilities):.4f}"
     scores = sklearn.precision_recall_fscore_support(truth, guess)
     for index, row in enumerate(rows_of(page)):
         precision, recall, f1, support = (values[index] for values in scores)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
-from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded
-from trt_cls.contract import Contract, Preprocessing
+from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Source, decoded
+from trt_cls.contract import COLDEST, HOTTEST, Contract, Preprocessing
 from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS
 from trt_cls.spec.architectures import is_external
 from trt_cls.spec.experiment import ModelConfig
@@ -28,7 +28,7 @@ def contract_from_json(text: str | bytes, source: str) -> Contract:
         ArtefactError: `text` is no sound contract of a format known here; `source` names the file in the message.
     """
     origin = Source(source, " its contract", "write the file again with this version")
-    contract = decoded(Contract, text, origin)
+    contract = decoded(Contract, text, origin, ContractFormat)
     require_sound(contract, origin, "")
     return contract
 
@@ -55,6 +55,8 @@ def _faults(contract: Contract) -> Iterator[Fault]:
         yield "eight_bits", f"{contract.eight_bits:g} found, expected a number in [0, 1]"
     if len(contract.producer) > LONGEST_TEXT:
         yield "producer", f"{len(contract.producer):,} characters found, expected at most {LONGEST_TEXT:,}"
+    if contract.temperature is not None and not COLDEST <= contract.temperature <= HOTTEST:
+        yield "temperature", f"{contract.temperature:g} found, expected a number from {COLDEST:g} to {HOTTEST:g}"
 
 
 def _faults_of_preprocessing(found: Preprocessing) -> Iterator[Fault]:

@@ -33,6 +33,12 @@ class Format(msgspec.Struct):
     format: Literal[1]
 
 
+class ContractFormat(msgspec.Struct):
+    """That of a contract: 2 where it has a temperature."""
+
+    format: Literal[1, 2]
+
+
 @dataclass(frozen=True)
 class Source:
     """What is being read, for messages."""
@@ -50,7 +56,7 @@ class Source:
         return ArtefactError(printable(f"{self.file}:{self.part} can't be read: {where}{fault}; {self.remedy}"))
 
 
-def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[Format] | None = Format) -> T:
+def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[msgspec.Struct] | None = Format) -> T:
     """The dataclass `kind` in the JSON object `text`; `formats` says where it must have a version.
 
     Raises:

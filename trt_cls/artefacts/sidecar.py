@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from trt_cls.artefacts.contracts import Fault, require_sound
-from trt_cls.artefacts.decoding import LONGEST_TEXT, Format, Source, decoded, read_bytes
+from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Format, Source, decoded, read_bytes
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
 from trt_cls.files import write_text
@@ -116,7 +116,7 @@ def read_sidecar(plan: Path) -> Sidecar:
 
 
 class _Formats(Format):
-    contract: Format
+    contract: ContractFormat
 
 
 def parity_from_json(text: str, source: str) -> Parity:

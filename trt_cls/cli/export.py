@@ -33,6 +33,12 @@ BATCH = click.IntRange(min=1)
     help="Normalize inside the graph: the files take uint8 RGB pixels [N,H,W,C] of the network's size.",
 )
 @click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Fit one temperature on labeled images of --images, else of the spec's validation dataset, and fold it into "
+    "the files: their probabilities are calibrated, their labels the same.",
+)
+@click.option(
     "--data_type",
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="TAO's name for the same. Left out: the model's own.",
@@ -75,6 +81,7 @@ def command(
     int8: bool,
     quantization: Int8,
     embed: bool,
+    calibrate: bool,
     data_type: Precision | None,
     images: Path | None,
     engine: Path | None,
@@ -107,6 +114,7 @@ def command(
         precision=precision,
         int8=quantization,
         embed=embed,
+        calibrate=calibrate,
         experiment=load(spec, overrides=overrides) if spec else None,
         images=images,
         engine=engine,

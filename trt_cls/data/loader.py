@@ -106,14 +106,8 @@ class TrainingLoader:
         gpu: int | None = None,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
-        self._orders = _Orders(
-            folder.samples,
-            batch_size,
-            train_config.random_seed,
-            rank,
-            world_size,
-            balanced=extensions.balanced_sampling,
-        )
+        seed, balanced = train_config.random_seed, extensions.balanced_sampling
+        self._orders = _Orders(folder.samples, batch_size, seed, rank, world_size, balanced=balanced)
         self._make = _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack)
         self._count = min(train_config.n_workers, self._orders.steps, _processors())
         self._workers: Workers | None = None

@@ -21,7 +21,8 @@ from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, RequestError
 from trt_cls.evaluation.answers import Executor, answers
-from trt_cls.evaluation.metrics import Metrics, Probabilities, measure
+from trt_cls.evaluation.metrics import Metrics, Probabilities, calibration_error, measure
+from trt_cls.evaluation.temperature import softened
 
 Progress = Callable[[int], None]
 """Called with the number of images that this process has just done, skipped ones included."""
@@ -70,6 +71,20 @@ class Evaluation:
     def images_per_second(self) -> float:
         """Speed from files to probabilities."""
         return len(self.predictions.samples) / self.predictions.seconds.total
+
+    @property
+    def uncalibrated(self) -> Probabilities | None:
+        """What the model would answer without the temperature inside its file; None: it has none."""
+        temperature = self.contract.temperature
+        return None if temperature is None else softened(self.predictions.probabilities, 1 / temperature)
+
+    @property
+    def calibration(self) -> dict[str, float | None]:
+        """The temperature of a calibrated model, and the calibration error without and with it; else empty."""
+        if (before := self.uncalibrated) is None:
+            return {}
+        error = calibration_error(before, self.predictions.labels)
+        return {"temperature": self.contract.temperature, "ece_before": error, "ece_after": self.metrics.ece}
 
 
 def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> Evaluation:

@@ -41,6 +41,7 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
         "confusion_matrix": metrics.confusion_matrix.tolist(),
         "per_class": {name: asdict(scores) for name, scores in zip(classes, metrics.per_class, strict=True)},
         "ece": metrics.ece,
+        **({"calibration": found} if (found := evaluation.calibration) else {}),
         "images_per_second": evaluation.images_per_second,
         "seconds": asdict(predictions.seconds),
     }
@@ -135,7 +136,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("balanced accuracy", f"{balanced_accuracy(metrics.counts):.4f}"),
         ("macro F1", f"{macro_f1(metrics.counts):.4f}"),
         ("loss", f"{metrics.loss:.4f}"),
-        ("calibration error", f"{metrics.ece:.4f}"),
+        ("calibration error", f"{metrics.ece:.4f}" + _without_temperature(evaluation)),
         ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),
     ]
     if warning := one_answer(metrics.counts, classes):
@@ -145,6 +146,11 @@ def evaluation_table(evaluation: Evaluation) -> str:
         parts.append("Confusion Matrix (rows: truth)\n" + confusion_table(metrics.confusion_matrix.tolist(), classes))
     parts.append("Classification Report\n" + report_table(metrics.per_class, classes, metrics.top_1_accuracy))
     return "\n\n".join(parts)
+
+
+def _without_temperature(evaluation: Evaluation) -> str:
+    found = evaluation.calibration
+    return f" ({found['ece_before']:.4f} without temperature {found['temperature']:.4g})" if found else ""
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:

@@ -20,10 +20,14 @@ from trt_cls.export.images import images_for
 from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
+from trt_cls.export.temperature import calibrated, fit, validation_images
 from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
+
+AGAIN = "export it again from its .safetensors checkpoint"
+NO_RUNTIME = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def export(
     precision: Precision | None = None,
     int8: Int8 = Int8(),
     embed: bool = False,
+    calibrate: bool = False,
     experiment: Experiment | None = None,
     images: Path | None = None,
     engine: Path | None = None,
@@ -60,9 +65,10 @@ def export(
     """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
 
     `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own; `int8` says how
-    "int8" is reached. With `embed` the files take uint8 pixels and normalize them. The images of the check come from
-    the folder `images`, else from the datasets of `experiment`, else from `int8`, else they are random. An engine is
-    built where `engine` or a `builder` by name asks for it and, with "auto", where one can be built on this machine;
+    "int8" is reached. With `calibrate` a temperature is fitted on labeled images, see `temperature.validation_images`,
+    and folded into the files. With `embed` the files take uint8 pixels and normalize them. The images of the check come
+    from the folder `images`, else from the datasets of `experiment`, else from `int8`, else they are random. An engine
+    is built where `engine` or a `builder` by name asks for it and, with "auto", where one can be built on this machine;
     it goes to `engine`, or beside `output`. `say` gets a line for each thing that is done.
 
     Raises:
@@ -72,30 +78,27 @@ def export(
     """
     contract = _contract(model, experiment)
     precision = precision or contract.precision
-    embed = embed or contract.preprocessing.embedded
-    target = replace(contract, precision=precision, preprocessing=replace(contract.preprocessing, embedded=embed))
+    fed = replace(contract.preprocessing, embedded=embed or contract.preprocessing.embedded)
+    temperature = 0.0 if calibrate else contract.temperature  # 0: not known yet
+    target = replace(contract, precision=precision, preprocessing=fed, temperature=temperature)
     _check_request(model, output, contract, target, engine, builder, int8)
     labeled = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
     calibration = calibration_dataset(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
-    check = Check(model, precision, images_for(target.preprocessing, labeled or calibration, classes=contract.classes))
-
-    def convert(network: OnnxModel) -> OnnxModel:
-        if precision == "fp16" and contract.precision != "fp16":
-            network = fp16_from_fp32(network)
-        if calibration:
-            network = quantize(network, int8, calibration, labeled, say)
-        return embed_preprocessing(network) if embed else network
-
+    check = Check(model, precision, images_for(fed, labeled or calibration, classes=contract.classes))
+    if calibrate:
+        check = replace(check, temperature=fit(model, contract.classes, validation_images(images, experiment), say))
+        target = replace(target, temperature=check.temperature)
     results_folder(output.parent)
     copied = model.suffix == ".onnx" and contract == target
     if copied:
         found = _copy_onnx(model, output)
-        no_parity = f"{model} records none: export it again from its .safetensors checkpoint"
     else:
-        plain = _network(model, contract, say)
-        found = _write_onnx(plain, convert(plain), output, check)
-        no_parity = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
+        plain = network = _network(model, contract, say)
+        if calibration:
+            network = quantize(network, int8, calibration, labeled, say)
+        found = _write_onnx(plain, _converted(network, target, check, say), output, check)
+    no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
     say(_copied(model, output, found) if copied else _written(output, precision, found))
     result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
     if choice is None:
@@ -104,6 +107,17 @@ def export(
     engine_parity = build_engine(output, target, engine, choice, profile, check, say)
     say(_written(engine, precision, Checked(engine_parity) if engine_parity else None))
     return replace(result, engine=engine, engine_parity=engine_parity)
+
+
+def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
+    """`network`, already in INT8 where `target` is, as `target` says."""
+    own = network.contract
+    if target.precision == "fp16" != own.precision:
+        network = fp16_from_fp32(network)
+    if target.temperature is not None and target.temperature != own.temperature:
+        images = replace(check.images, preprocessing=own.preprocessing)
+        network = calibrated(network, target.temperature, images, say)
+    return embed_preprocessing(network) if target.preprocessing.embedded else network
 
 
 def _written(path: Path, precision: Precision, found: Checked | None) -> str:
@@ -150,6 +164,11 @@ def _check_request(
             f"{model} computes in int8 with ranges of its own; expected no flag that says how to measure or choose "
             "them; leave --calibration-… and --int8-… out, or export a model in fp32"
         )
+    if contract.temperature and (contract.temperature, contract.precision) != (target.temperature, target.precision):
+        raise RequestError(
+            f"{model} is calibrated in {contract.precision} already, with temperature {contract.temperature:.4g}; "
+            "expected a model without a temperature; export its checkpoint with --calibrate"
+        )
     if contract == target:
         return
     if contract.precision not in ("fp32", target.precision):
@@ -159,7 +178,7 @@ def _check_request(
         )
     if contract.preprocessing.embedded:
         raise RequestError(
-            f"{model}: its preprocessing is inside the graph, which would change to {target.precision} with it; "
+            f"{model}: its preprocessing is inside the graph, which would change with it; "
             "expected a model without; export from the checkpoint with --embed-preprocessing"
         )
     if output.exists() and output.samefile(model):

@@ -23,6 +23,7 @@ from trt_cls.engines.onnxruntime import session_of
 from trt_cls.engines.torch import TorchEngine
 from trt_cls.errors import DataError, ExportError
 from trt_cls.evaluation.metrics import class_counts, one_answer
+from trt_cls.evaluation.temperature import softened
 from trt_cls.export.images import ImageSet
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -222,6 +223,8 @@ class Check:
     model: Path
     precision: Precision
     images: ImageSet
+    temperature: float = 1.0
+    """What the artefact divides the network's logits by."""
 
     def __call__(self, artefact: Path, provider: Provider) -> Checked:
         """The parity of `artefact`.
@@ -253,7 +256,10 @@ class Check:
 
             def exact() -> Infer:
                 assert isinstance(reference, TorchEngine)
-                return infer_fed(opened.enter_context(closing(reference.in_float64())), fed)
+                return self._softened(infer_fed(opened.enter_context(closing(reference.in_float64())), fed))
 
             known = exact if isinstance(reference, TorchEngine) else None
-            return checked(infer, infer_fed(reference, fed), self.images, self.precision, known)
+            return checked(infer, self._softened(infer_fed(reference, fed)), self.images, self.precision, known)
+
+    def _softened(self, infer: Infer) -> Infer:
+        return infer if self.temperature == 1 else lambda images: softened(infer(images), self.temperature)

@@ -41,6 +41,7 @@ class Picture:
 def evaluation_page(evaluation: Evaluation, model: Path) -> str:
     """The report as HTML."""
     predictions, classes = evaluation.predictions, evaluation.contract.classes
+    before = evaluation.uncalibrated
     folder = common_folder(sample.path for sample in predictions.samples)
     selection = select(predictions)
     confused = sorted((cell for cell in selection.cells if cell.truth != cell.prediction), key=lambda cell: -cell.count)
@@ -67,6 +68,7 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         worst_first=WORST if len(classes) > MATRIX else 0,
         matrix=_matrix(evaluation, confused),
         pairs=[(cell, classes[cell.truth], classes[cell.prediction]) for cell in confused[:PAIRS]],
+        bins_before=[] if before is None else calibration_bins(before, predictions.labels),
         bins=calibration_bins(predictions.probabilities, predictions.labels),
         worst=pictures(selection.worst),
         least_sure=pictures(selection.least_sure),

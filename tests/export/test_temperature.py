@@ -1,0 +1,141 @@
+"""A temperature inside exported files: the calibrated answers, and the arg-max of the answers without."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from support import tiny_models
+from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.model_file import read_contract
+from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
+from trt_cls.contract import INPUT, OUTPUT, Contract
+from trt_cls.data.split import Dataset
+from trt_cls.engines import open_engine
+from trt_cls.engines.onnxruntime import session_of
+from trt_cls.errors import ExportError, RequestError
+from trt_cls.evaluation.temperature import softened
+from trt_cls.export import temperature as room
+from trt_cls.export.export import export
+from trt_cls.export.images import images_for
+from trt_cls.export.int8 import Int8
+from trt_cls.export.temperature import calibrated, fit, validation_images
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def labeled(checkpoint: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty images, each of a class drawn from the network's answers, which are too unsure, at temperature 1/4."""
+    from PIL import Image
+
+    root, random = tmp_path_factory.mktemp("labeled"), np.random.default_rng(5)
+    for number in range(80):
+        pixels = random.integers(0, 256, 3) * 0.7 + random.integers(0, 77, (32, 32, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{number:02}.png")
+    engine = open_engine(checkpoint, "cpu")
+    batches = images_for(contract.preprocessing, root).batches()
+    answers = softened(np.concatenate([engine.infer(batch) for batch in batches]), 0.25).astype(np.float64)
+    for path, row in zip(sorted(root.iterdir()), answers, strict=True):
+        name = contract.classes[random.choice(len(row), p=row / row.sum())]
+        (root / name).mkdir(exist_ok=True)
+        path.rename(root / name / path.name)
+    return root
+
+
+def run(model: OnnxModel, images: Any) -> Any:
+    return session_of(model.proto).run([OUTPUT], {INPUT: images})[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("temperature", [0.4, 1.7])
+def test_a_folded_temperature_softens_the_answers_and_keeps_the_labels(
+    fp32: onnx.ModelProto, fp16: onnx.ModelProto, contract: Contract, precision: Any, temperature: float
+) -> None:
+    plain = OnnxModel({"fp32": fp32, "fp16": fp16}[precision], replace(contract, precision=precision))
+    images = images_for(contract.preprocessing, None)
+    said: list[str] = []
+    made = calibrated(plain, temperature, images, said.append)
+    assert said == [f"temperature {temperature}: arg-max unchanged on 64 images, 0 ties left out"]
+    assert made.contract == replace(plain.contract, temperature=temperature)
+    added = [node.op_type for node in made.proto.graph.node][-2:].count("Mul")
+    assert (added, len(made.proto.graph.node)) == (
+        (0, len(plain.proto.graph.node)) if precision == "fp32" else (1, len(plain.proto.graph.node) + 1)
+    )
+    batch = next(images.batches())
+    before, after = run(plain, batch), run(made, batch)
+    np.testing.assert_allclose(after, softened(before, temperature), atol=2e-6)
+    assert (before.argmax(axis=1) == after.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_export_is_calibrated_and_held_against_the_calibrated_network(
+    checkpoint: Path, labeled: Path, contract: Contract, tmp_path: Path, precision: Any
+) -> None:
+    said: list[str] = []
+    asked = {"precision": precision, "images": labeled, "builder": "none", "say": said.append, "embed": True}
+    if precision == "int8":
+        asked["int8"] = Int8(images=labeled, batches=1, method="minmax")
+    result = export(checkpoint, tmp_path / "model.onnx", calibrate=True, **asked)
+    temperature = read_contract(tmp_path / "model.onnx").temperature
+    assert temperature == fit(checkpoint, contract.classes, Dataset(labeled), said.append)
+    assert temperature is not None
+    assert 0.1 < temperature < 0.6, "1/4, by 40 images"
+    assert said[0] == said[-1]
+    assert "fitted on 40 images of" in said[0]
+    assert f"temperature {temperature:.4g}: arg-max unchanged on 80 images, 0 ties left out" in said
+    assert result.parity is not None
+    assert result.parity.max_abs_difference <= (1e-4 if precision == "fp32" else 0.5)
+    with pytest.raises(RequestError, match="already, with temperature"):
+        export(tmp_path / "model.onnx", tmp_path / "again.onnx", calibrate=True, images=labeled)
+    copy = tmp_path / "copy.onnx"
+    export(tmp_path / "model.onnx", copy, builder="none")
+    assert copy.read_bytes() == (tmp_path / "model.onnx").read_bytes()
+
+
+def test_a_layer_without_bias_is_divided_and_what_is_not_linear_is_multiplied(tmp_path: Path) -> None:
+    plain = read_onnx(tiny_models.write_onnx(tmp_path / "model.onnx"))
+    images = images_for(plain.contract.preprocessing, None)
+    batch = next(images.batches())
+    made = calibrated(plain, 2.0, images, lambda line: None)
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(made.proto.graph.initializer[0]), 2 * np.eye(3))
+    plain.proto.graph.node[2].output[0] = "inner"
+    plain.proto.graph.node.insert(3, onnx.helper.make_node("Tanh", ["inner"], ["logits"]))
+    bent = calibrated(plain, 2.0, images, lambda line: None)
+    assert [node.op_type for node in bent.proto.graph.node][-3:] == ["Tanh", "Mul", "Softmax"]
+    np.testing.assert_allclose(run(bent, batch), softened(run(plain, batch), 2.0), atol=1e-6)
+
+
+def test_weights_whose_rounding_changes_a_label_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = read_onnx(tiny_models.write_onnx(tmp_path / "model.onnx"))
+    images = images_for(plain.contract.preprocessing, None)
+    outcomes = [(1, 0, 64), (0, 2, 64)]
+    monkeypatch.setattr(room, "_compared", lambda *_: outcomes.pop(0))
+    said: list[str] = []
+    made = calibrated(plain, 2.0, images, said.append)
+    assert made.proto.graph.node[-2].op_type == "Mul"
+    assert said == ["temperature 2: arg-max unchanged on 62 images, 2 ties left out"]
+    outcomes[:] = [(1, 0, 64), (1, 0, 64)]
+    with pytest.raises(ExportError, match="changes the arg-max of 1 of 64 images"):
+        calibrated(plain, 2.0, images, said.append)
+
+
+def test_a_contract_has_format_2_only_with_a_temperature(contract: Contract) -> None:
+    plain, warm = (json.loads(made.to_json()) for made in (contract, replace(contract, temperature=1.5)))
+    assert plain["format"] == 1
+    assert "temperature" not in plain, "version 0.1 refuses fields that it does not know"
+    assert (warm["format"], warm["temperature"]) == (2, 1.5)
+    assert contract_from_json(json.dumps(warm), "a") == replace(contract, temperature=1.5)
+    assert contract_from_json(json.dumps(plain), "a") == contract
+
+
+def test_images_to_fit_on_must_be_named() -> None:
+    with pytest.raises(RequestError, match="--calibrate fits a temperature on labeled images, and none are named"):
+        validation_images(None, None)
