@@ -59,10 +59,11 @@ def test_a_checkpoint_becomes_an_int8_file_that_is_the_same_each_time(
 ) -> None:
     said = int8(checkpoint, tmp_path / "again.onnx", pictures, method=method)
     assert (tmp_path / "again.onnx").read_bytes() == by_method[method]
-    assert read_contract(tmp_path / "again.onnx") == replace(contract, precision="int8")
+    assert read_contract(tmp_path / "again.onnx") == replace(contract, precision="int8", eight_bits=1.0)
     assert said[0].startswith(f"calibration: {pictures} holds 12 images, 16 were asked for")
     assert said[1] == f"calibrated on 12 of 12 images of {pictures} ({method})"
-    assert said[2].startswith(f"wrote {tmp_path / 'again.onnx'} (int8, ")
+    assert said[2] == "8 bits compute 100.0% of the multiply-adds"
+    assert said[3].startswith(f"wrote {tmp_path / 'again.onnx'} (int8, ")
 
 
 def test_methods_differ(by_method: dict[str, bytes]) -> None:

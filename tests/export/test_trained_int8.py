@@ -138,7 +138,7 @@ def test_it_is_exported_as_it_is_with_an_engine(trained: Path, contract: Contrac
     result = export(trained, onnx_file, images=pictures, builder="tensorrt-rtx", say=said.append)
     assert result.precision == "int8"
     assert not any("calibrat" in line for line in said)
-    assert read_contract(onnx_file) == replace(contract, precision="int8")
+    assert read_contract(onnx_file) == replace(contract, precision="int8", eight_bits=1.0)
     assert read_sidecar(trained.with_suffix(".engine")).contract.precision == "int8"
     before = onnx_file.read_bytes()
     export(trained, onnx_file, precision="int8", images=pictures, builder="none")

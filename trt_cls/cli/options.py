@@ -202,7 +202,8 @@ _OPTIONS = (
     click.option(
         "--int8",
         is_flag=True,
-        help="Compute in INT8 (explicit Q/DQ, symmetric, per-channel weights), the rest as with --fp16.",
+        help="Compute in INT8 (explicit Q/DQ, symmetric, per-channel weights), the rest as with --fp16. "
+        "Refused where 8 bits would compute less than half of the multiply-adds.",
     ),
     click.option(
         "--calibration-images",

@@ -1,7 +1,7 @@
 """INT8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
 
-The parts: `layers` (what 8 bits can compute), `calibration` (magnitudes), `qdq` (the graph), `sensitivity` (which
-layers stay in float16 for their accuracy).
+The parts: `layers` (what 8 bits can compute), `calibration` (magnitudes), `qdq` (the graph), `sensitivity` (what stays
+in float16 for its accuracy).
 """
 
 from __future__ import annotations

@@ -45,8 +45,7 @@ def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
 
 def ends(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
     """The layers named by `keep`: the first and the last with weights."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    with_weights = [node.name for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in constants]
+    with_weights = _with_weights(model)
     found = {"first": with_weights[0], "last": with_weights[-1]}
     return {found[name] for name in keep}
 
@@ -75,10 +74,15 @@ def _costs(model: onnx.ModelProto) -> dict[str, float]:
     return {name: cost / total for name, cost in costs.items()}
 
 
+def _with_weights(model: onnx.ModelProto) -> list[str]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [node.name for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in constants]
+
+
 def _stays(model: onnx.ModelProto) -> dict[str, str]:
     """Every product of the graph, and why 8 bits can't compute it; empty where they can."""
     constants = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    last = ends(model, ["last"])
+    last = _with_weights(model)[-1:]
     found = {}
     for node in model.graph.node:
         sizes = constants.get(node.input[1], ()) if node.op_type in PRODUCTS else None
