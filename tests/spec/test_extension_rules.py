@@ -75,8 +75,9 @@ def test_refused(field: str, found: str, extensions: str, train: str) -> None:
 def test_all_are_off_unless_asked_for() -> None:
     given = loads(spec_text()).extensions
     off = {name: value for name, value in vars(given).items() if not value}
-    assert off.keys() | {"accumulate_steps", "microbatches"} == vars(given).keys()
+    assert off.keys() | {"accumulate_steps", "best_metric", "microbatches"} == vars(given).keys()
     assert given.accumulate_steps == given.microbatches == 1
+    assert given.best_metric == "top_1"
 
 
 def test_a_teacher_must_be_a_file(tmp_path: Path) -> None:
