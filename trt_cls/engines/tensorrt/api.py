@@ -7,7 +7,6 @@ itself. None of them raises: each return value is checked here. Does not know: m
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,9 +133,11 @@ def import_runtime(builder: Builder) -> ModuleType:
         MissingDependency: it is not installed.
     """
     name, extra = RUNTIMES[builder]
-    if find_spec(name) is None:
-        require_gpu("run the ONNX file that it was built from with --provider cpu")  # installing it would not help
-    module = require(name, f"running an engine built by {builder}", extra)
+    try:
+        module = require(name, f"running an engine built by {builder}", extra)
+    except MissingDependency:  # without a GPU installing it would not help
+        require_gpu("run the ONNX file that it was built from with --provider cpu")
+        raise
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package
         raise MissingDependency(name, f"running an engine built by {builder}", extra)
     return module
