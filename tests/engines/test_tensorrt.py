@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from support.tiny_models import CONTRACT, SIZE, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.engines import open_engine
-from trt_cls.engines.tensorrt.api import make_logger
+from trt_cls.engines.tensorrt.api import import_runtime, make_logger
 from trt_cls.errors import ArtefactError, DeviceError
 from trt_cls.gpu import visible_gpu
 
@@ -47,6 +48,13 @@ def write_engine(folder: Path) -> Path:
 def test_without_a_gpu_the_fix_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"no NVIDIA GPU can be used here; .* with --provider cpu"):
         open_engine(write_engine(tmp_path))
+
+
+@pytest.mark.skipif(visible_gpu() is not None, reason="a GPU is there")
+def test_without_a_gpu_nobody_is_asked_to_install_a_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(DeviceError, match="no NVIDIA GPU can be used here"):
+        import_runtime("tensorrt")
 
 
 def test_a_damaged_plan_is_refused_before_any_gpu_is_asked_for(tmp_path: Path) -> None:

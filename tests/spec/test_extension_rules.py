@@ -84,6 +84,7 @@ def test_all_are_off_unless_asked_for() -> None:
     off = {name: value for name, value in vars(given).items() if not value}
     assert off.keys() | {"accumulate_steps", "microbatches", "best_metric"} == vars(given).keys()
     assert given.accumulate_steps == given.microbatches == 1
+    assert given.best_metric == "top_1"
 
 
 def test_a_teacher_must_be_a_file(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def test_a_training_of_one_epoch_without_penalty_and_without_a_right_answer_is_d
     page.epoch_done([nothing], torch.nn.Identity(), best=True, seconds=1.0)
     html = (tmp_path / "training.html").read_text()
     assert html.count('<svg class="plot"') == 4
+    page.epoch_done([replace(nothing, epoch=1, val_loss=323.0), nothing], torch.nn.Identity(), best=True, seconds=1.0)
+    spiked = (tmp_path / "training.html").read_text()
+    assert "epoch 1: 323" in spiked
+    assert ">400<" not in spiked, "the spike is cut off, not its value"
     assert "In the best epoch all 9 answers are cat." in html
     assert "As the network sees it" not in html, "no batch was seen in this run"
 

@@ -7,7 +7,6 @@ itself. None of them raises: each return value is checked here. Does not know: m
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -137,10 +136,12 @@ def import_runtime(builder: BuilderName, purpose: str = "") -> ModuleType:
         MissingDependency: it is not installed.
     """
     name, extra = RUNTIMES[builder]
-    if not purpose and find_spec(name) is None:
-        require_gpu("run the ONNX file that it was built from with --provider cpu")  # installing it would not help
-    purpose = purpose or f"running an engine built by {builder}"
-    module = require(name, purpose, extra, package=builder)
+    try:
+        module = require(name, purpose or f"running an engine built by {builder}", extra, package=builder)
+    except MissingDependency:
+        if not purpose:  # to run a plan without a GPU, installing it would not help
+            require_gpu("run the ONNX file that it was built from with --provider cpu")
+        raise
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package
         raise MissingDependency(builder, purpose, extra)
     return module

@@ -34,6 +34,8 @@ SKIPPED = 100
 WIDTH, HEIGHT = 300, 160
 """Of a chart's plane, in units of the SVG."""
 POINTS, SPARK_POINTS = 300, 60
+SPIKE = 4
+"""A loss that is so many times the median is cut off: the first epochs may be a hundred times above the rest."""
 DOTS = 60
 """Most epochs whose points carry their values."""
 CHARTS: tuple[tuple[str, Mapping[str, str], float | None], ...] = (
@@ -106,7 +108,8 @@ def _chart(
     title: str, fields: Mapping[str, str], high: float | None, rows: Sequence[EpochRow], best: EpochRow
 ) -> dict[str, Any]:
     """A plot for the template: places in units of the SVG, each with its text."""
-    largest = high or max(getattr(row, field) for row in rows for field in fields.values())
+    values = [getattr(row, field) for row in rows for field in fields.values()]
+    largest = high or min(max(values), SPIKE * float(np.median(values)) if title == "Loss" else math.inf)
     step = _step(largest)
     top = step * max(1, math.ceil(largest / step - 1e-9))
 
@@ -115,7 +118,7 @@ def _chart(
         return WIDTH * (row.epoch - first) / (last - first) if last > first else WIDTH / 2
 
     def curve(name: str, field: str) -> dict[str, Any]:
-        drawn = [(x(row), HEIGHT * (1 - getattr(row, field) / top), row) for row in _spread(rows, POINTS)]
+        drawn = [(x(row), HEIGHT * (1 - min(getattr(row, field) / top, 1)), row) for row in _spread(rows, POINTS)]
         dots = [(left, down, f"epoch {row.epoch}: {getattr(row, field):.4g}") for left, down, row in drawn]
         points = " ".join(f"{left:.1f},{down:.1f}" for left, down, _ in drawn)
         shown_dots = dots if len(rows) <= DOTS else []
