@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from collections.abc import Callable, Sequence
@@ -30,8 +31,10 @@ from trt_cls.spec.experiment import (
     LrConfig,
     ModelConfig,
     RandAugment,
+    RegConfig,
     StepLr,
 )
+from trt_cls.spec.extensions import AdamW, Lamb, Lion, ModernOptimizer, Muon
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
@@ -145,7 +148,9 @@ RESUMED = {
     "mean": Extensions(ema_decay=0.9, best_metric="macro_f1"),
     "transforms": Extensions(rand_augment=RandAugment(), random_erasing=0.5, cutmix_alpha=1.0),
     "average": Extensions(average_checkpoints=2),
+    "muon": Extensions(optimizer=ModernOptimizer(muon=Muon()), layer_decay=0.8, warm_up_steps=5),
 }
+NO_PENALTY = RegConfig(type="None")
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -164,7 +169,8 @@ def test_resumed_trainings_end_with_the_same_numbers(
     name: str, teacher: Path, experiment: Make, quiet: Any, tmp_path: Path
 ) -> None:
     extensions = RESUMED.get(name, Extensions(distillation=Distillation(teacher=str(teacher))))
-    asked = experiment(extensions=extensions)
+    given = {"reg_config": NO_PENALTY} if extensions.optimizer else {}
+    asked = experiment(extensions=extensions, **given)
     whole = train(asked, tmp_path / "whole", device="cpu", reporter=quiet())
     assert (whole.averaged is not None) == (name == "average")
     stop = quiet(2, 1, partial(signal.raise_signal, signal.SIGTERM))
@@ -173,6 +179,42 @@ def test_resumed_trainings_end_with_the_same_numbers(
     torch.manual_seed(5)
     train(asked, tmp_path / "parts", device="cpu", reporter=quiet(), resume=True)
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ModernOptimizer(adamw=AdamW()),
+        ModernOptimizer(lamb=Lamb()),
+        ModernOptimizer(lion=Lion()),
+        ModernOptimizer(muon=Muon()),
+    ],
+    ids=["adamw", "lamb", "lion", "muon"],
+)
+def test_a_saved_optimizer_goes_on_to_the_bit(chosen: ModernOptimizer, experiment: Make) -> None:
+    asked = Extensions(optimizer=chosen, layer_decay=0.5)
+    whole, parts = (learner(experiment, asked, NORM, reg_config=NO_PENALTY) for _ in range(2))
+    given = batches(4, 4, 4, 4)
+    for number, batch in enumerate(given):
+        whole.step(batch, number, rate=0.01)
+    for number, batch in enumerate(given[:2]):
+        parts.step(batch, number, rate=0.01)
+    file = io.BytesIO()
+    torch.save(parts.state(), file)
+    file.seek(0)
+    resumed = learner(experiment, asked, NORM, reg_config=NO_PENALTY)
+    resumed.restore(torch.load(file, weights_only=True))
+    for number, batch in enumerate(given[2:], 2):
+        resumed.step(batch, number, rate=0.01)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_warm_up_counts_steps_of_the_optimizer(experiment: Make, quiet: Any, tmp_path: Path) -> None:
+    still = LrConfig(step=StepLr(learning_rate=1e-8, step_size=99.0, gamma=0.5))
+    asked = experiment(extensions=Extensions(accumulate_steps=2, warm_up_steps=3), lr_config=still)
+    rows = train(asked, tmp_path, device="cpu", reporter=quiet()).rows  # two steps in each of two epochs
+    assert [row.lr for row in rows] == pytest.approx([2 / 3 * 1e-8, 1e-8])
 
 
 def test_the_schedule_counts_steps_of_the_optimizer(experiment: Make, quiet: Any, tmp_path: Path) -> None:

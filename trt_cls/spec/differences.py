@@ -33,7 +33,8 @@ def _anneal(e: Experiment, _: str) -> object:
 
 
 def _omitted(e: Experiment, text: str) -> object:
-    chosen = [option for option in vars(e.train_config.optimizer).values() if option] if e.train_config else []
+    block = e.train_config.optimizer if e.train_config and not e.extensions.optimizer else None
+    chosen = [option for option in vars(block).values() if option] if block else []
     names = [field.name for option in chosen for field in fields(option) if field.default and field.name != "lr"]
     return any(name not in text for name in names)
 

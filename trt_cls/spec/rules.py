@@ -172,14 +172,17 @@ def _check_size(size: str, report: Report) -> None:
 
 def _check_train(train: TrainConfig, report: Report) -> None:
     for name in ("optimizer", "lr_config"):
-        path, block = f"train_config.{name}", getattr(train, name)
-        branches = {} if block is None else vars(block)
-        if branches and report.sound(path) and not any(branches.values()):
-            report.add(path, f"an empty block found, expected exactly one of {', '.join(branches)}")
+        _check_choice(f"train_config.{name}", getattr(train, name), report)
     if train.reg_config is not None:
         _check_penalty(train.reg_config, report)
     if train.lr_config is not None and train.lr_config.soft_anneal is not None:
         _check_annealing(train.lr_config.soft_anneal, report)
+
+
+def _check_choice(path: str, block: Any, report: Report) -> None:
+    branches = {} if block is None else vars(block)
+    if branches and report.sound(path) and not any(branches.values()):
+        report.add(path, f"an empty block found, expected exactly one of {', '.join(branches)}")
 
 
 def _check_penalty(penalty: RegConfig, report: Report) -> None:
@@ -228,6 +231,7 @@ def _check_extensions(experiment: Experiment, report: Report) -> None:
         _check_average(experiment.extensions, experiment.train_config, report)
         _check_microbatches(experiment.extensions, experiment.train_config, report)
         _check_quantization(experiment.extensions, experiment.train_config, report)
+        _check_optimizer(experiment.extensions, experiment.train_config, report)
 
 
 def _check_split(experiment: Experiment, report: Report) -> None:
@@ -297,3 +301,16 @@ def _check_quantization(extensions: Extensions, train: TrainConfig, report: Repo
     if extensions.quantization and not train.pretrained_model_path and report.sound(path):
         found = "found without train_config.pretrained_model_path"
         report.add(path, f"{found}, expected a trained model there, whose ranges INT8 takes, or the block left out")
+
+
+def _check_optimizer(extensions: Extensions, train: TrainConfig, report: Report) -> None:
+    _check_choice("extensions.optimizer", extensions.optimizer, report)
+    path, penalty = "extensions.optimizer", train.reg_config
+    if extensions.optimizer and penalty and penalty.type != "None" and report.sound(path, "train_config.reg_config"):
+        found = f"found with train_config.reg_config.type {penalty.type}"
+        report.add(path, f"{found}, expected type None there: these optimizers have a weight_decay of their own")
+    path, schedule = "extensions.warm_up_steps", train.lr_config
+    chosen = (schedule.cosine or schedule.soft_anneal) if schedule else None
+    if extensions.warm_up_steps and chosen and chosen.soft_start and report.sound(path, "train_config.lr_config"):
+        found = f"{extensions.warm_up_steps} found with soft_start {chosen.soft_start} in train_config.lr_config"
+        report.add(path, f"{found}, expected one of the two")

@@ -23,7 +23,7 @@ from trt_cls.models.network import Network
 from trt_cls.spec.experiment import NO_EXTENSIONS, Distillation, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
-from trt_cls.training.optimization import optimizer, penalty
+from trt_cls.training.optimization import optimizer, parameter_groups, penalty, set_rate
 from trt_cls.training.parallel import Pipelined, replicated, spread
 from trt_cls.training.validation import evaluating
 
@@ -66,7 +66,8 @@ class Learner:
         parts, group = extensions.microbatches, extensions.accumulate_steps
         network = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
         self._network = compiled(network) if compile_network else network
-        self._optimizer = optimizer(config.optimizer, self.penalty.parameter_groups(model))
+        groups = parameter_groups(model, self.penalty, extensions)
+        self._optimizer = optimizer(extensions.optimizer or config.optimizer, groups)
         self._scaler = compute.scaler()
         self._seed = config.random_seed
         self._sums = torch.zeros(4, dtype=torch.float64, device=compute.last)
@@ -184,8 +185,7 @@ class Learner:
 
     def _update(self, rate: float) -> None:
         """The optimizer's step."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self._optimizer, rate)
         self._scaler.unscale_(self._optimizer)
         if self._full_group not in (0, self._images_of_group):
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]

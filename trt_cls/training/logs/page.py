@@ -135,7 +135,7 @@ def _chart(
     first, last = rows[0].epoch, rows[-1].epoch
     values = {name: [getattr(row, field) for row in rows] for name, field in fields.items()}
     step = _step(max(map(max, values.values()))) if high is None else high / 5
-    top = step * math.ceil(max(map(max, values.values())) / step - 1e-9) if high is None else high
+    top = step * max(1, math.ceil(max(map(max, values.values())) / step - 1e-9)) if high is None else high
 
     def place(row: EpochRow, value: float) -> tuple[float, float]:
         return _x(row.epoch, first, last), HEIGHT * (1 - value / top)
