@@ -31,6 +31,7 @@ def text(extensions: str, train: str = "") -> str:
         ("rand_augment { num_ops: 1 magnitude: 30 }", ""),
         ("ema_decay: 0.9999 clip_grad_norm: 1e-9 accumulate_steps: 1 early_stopping_patience: 0", ""),
         ("average_checkpoints: 3", EPOCHS),
+        ("random_resized_crop { min_scale: 1 } trivial_augment: true repeated_augment: 1 bce_loss: true", NO_CROP),
         ("optimizer { adamw { weight_decay: 0 } } layer_decay: 1", ""),
         ("optimizer { lamb { } } layer_decay: 1e-9", ""),
         ("optimizer { lion { beta_1: 0 } }", ""),
@@ -55,6 +56,15 @@ def test_allowed(extensions: str, train: str) -> None:
         ("optimizer", "an empty block found, expected exactly one of adamw, lamb, lion, muon", "optimizer { }", ""),
         ("optimizer.lion", "found beside adamw", "optimizer { adamw { } lion { } }", ""),
         ("optimizer.muon.momentum", "a number in [0, 1)", "optimizer { muon { momentum: 1 } }", ""),
+        ("random_resized_crop", "found with train_config.enable_random_crop true", "random_resized_crop { }", ""),
+        ("random_resized_crop", "with crop_padding 2", "random_resized_crop { } crop_padding: 2", NO_CROP),
+        ("random_resized_crop.min_scale", "0.5 found, expected at most max_scale, 0.4",
+         "random_resized_crop { min_scale: 0.5 max_scale: 0.4 }", NO_CROP),
+        ("random_resized_crop.min_ratio", "2.0 found, expected at most max_ratio, 1.3",
+         "random_resized_crop { min_ratio: 2 }", NO_CROP),
+        ("trivial_augment", "with extensions.rand_augment", "trivial_augment: true rand_augment { }", ""),
+        ("bce_loss", "with extensions.distillation", "bce_loss: true distillation { teacher: 'a' }", ""),
+        ("repeated_augment", "an integer ≥ 1", "repeated_augment: 0", ""),
         ("layer_decay", "a number in (0, 1]", "layer_decay: 0", ""),
         ("warm_up_steps", "an integer ≥ 0", "warm_up_steps: -1", ""),
         ("rand_augment.magnitude", "an integer from 0 to 30", "rand_augment { magnitude: 31 }", ""),
@@ -85,8 +95,11 @@ def test_refused(field: str, found: str, extensions: str, train: str) -> None:
 def test_all_are_off_unless_asked_for() -> None:
     given = loads(spec_text()).extensions
     off = {name: value for name, value in vars(given).items() if not value}
-    assert off.keys() | {"accumulate_steps", "microbatches", "layer_decay", "best_metric"} == vars(given).keys()
-    assert given.accumulate_steps == given.microbatches == given.layer_decay == 1
+    assert (
+        off.keys() | {"accumulate_steps", "microbatches", "layer_decay", "best_metric", "repeated_augment"}
+        == vars(given).keys()
+    )
+    assert given.accumulate_steps == given.microbatches == given.layer_decay == given.repeated_augment == 1
 
 
 def test_decoupled_weight_decay_refuses_a_penalty_beside_it() -> None:

@@ -34,7 +34,7 @@ from trt_cls.spec.experiment import (
     RegConfig,
     StepLr,
 )
-from trt_cls.spec.extensions import AdamW, Lamb, Lion, ModernOptimizer, Muon
+from trt_cls.spec.extensions import AdamW, Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
@@ -148,6 +148,9 @@ RESUMED = {
     "mean": Extensions(ema_decay=0.9, best_metric="macro_f1"),
     "transforms": Extensions(rand_augment=RandAugment(), random_erasing=0.5, cutmix_alpha=1.0),
     "average": Extensions(average_checkpoints=2),
+    "augmentation": Extensions(
+        random_resized_crop=RandomResizedCrop(min_scale=0.5), trivial_augment=True, repeated_augment=2, bce_loss=True
+    ),
     "muon": Extensions(optimizer=ModernOptimizer(muon=Muon()), layer_decay=0.8, warm_up_steps=5),
 }
 NO_PENALTY = RegConfig(type="None")
@@ -169,7 +172,9 @@ def test_resumed_trainings_end_with_the_same_numbers(
     name: str, teacher: Path, experiment: Make, quiet: Any, tmp_path: Path
 ) -> None:
     extensions = RESUMED.get(name, Extensions(distillation=Distillation(teacher=str(teacher))))
-    given = {"reg_config": NO_PENALTY} if extensions.optimizer else {}
+    given: dict[str, Any] = {"reg_config": NO_PENALTY} if extensions.optimizer else {}
+    if extensions.random_resized_crop:
+        given["enable_random_crop"] = False
     asked = experiment(extensions=extensions, **given)
     whole = train(asked, tmp_path / "whole", device="cpu", reporter=quiet())
     assert (whole.averaged is not None) == (name == "average")
@@ -208,6 +213,19 @@ def test_a_saved_optimizer_goes_on_to_the_bit(chosen: ModernOptimizer, experimen
         resumed.step(batch, number, rate=0.01)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_bce_loss_is_timm_s_on_mixed_targets(experiment: Make) -> None:
+    timm_loss = pytest.importorskip("timm.loss")
+    [batch] = batches(4)
+    taught = learner(experiment, Extensions(bce_loss=True), reg_config=NO_PENALTY)
+    expected = deepcopy(taught.model)
+    taught.step(batch, 0, rate=0.01)
+    loss = timm_loss.BinaryCrossEntropy()(expected(batch.images), batch.targets)
+    loss.backward()
+    torch.optim.SGD(expected.parameters(), lr=0.01).step()
+    assert taught.metrics().loss == pytest.approx(loss.item(), rel=1e-6)
+    assert_same(taught.model, expected)
 
 
 def test_warm_up_counts_steps_of_the_optimizer(experiment: Make, quiet: Any, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ class _Order:
     step: int
     """Number of the batch in the epoch, over all processes."""
     samples: tuple[tuple[int, Sample], ...]
-    """Each with its index in the dataset."""
+    """Each with the number that its draws come from: its index in the dataset, plus the dataset's size each time that
+    it came in this epoch before."""
 
 
 class TrainingLoader:
@@ -85,8 +86,10 @@ class TrainingLoader:
     Process `rank` of `world_size` that train together gets its share of batches of batch_size_per_gpu · world_size: the
     shares of a step together are the batch that one process with that batch size would get.
 
-    `pack` leaves the images to the GPU's kernel, which has no rand_augment and no crop_padding. With a `gpu` batches
-    are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
+    With extensions.repeated_augment each image comes that often in a row, and an epoch ends after as many images.
+
+    `pack` leaves the images to the GPU's kernel, which has no rand_augment, trivial_augment and crop_padding. With
+    a `gpu` batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
     """
 
     def __init__(
@@ -102,7 +105,8 @@ class TrainingLoader:
         gpu: int | None = None,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
-        self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size)
+        repeats = extensions.repeated_augment
+        self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size, repeats)
         self._make = _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack)
         self._count = min(train_config.n_workers, self._orders.steps, _processors())
         self._workers: Workers | None = None
@@ -136,8 +140,10 @@ class TrainingLoader:
 class _Orders:
     """The samples of each batch of an epoch; used in the main process, so that workers have no state."""
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        self._samples = samples
+    def __init__(
+        self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int, repeats: int = 1
+    ) -> None:
+        self._samples, self._repeats = samples, repeats
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world_size = rank, world_size
@@ -145,12 +151,15 @@ class _Orders:
         self.steps = full if rest == 1 and full else full + (rest > 0)
 
     def of_epoch(self, epoch: int, start_step: int) -> Iterator[_Order]:
-        indices = list(range(len(self._samples)))
+        size = len(self._samples)
+        indices = list(range(size))
         Random(f"{self._seed}/{epoch}").shuffle(indices)
+        if self._repeats > 1:
+            indices = [index + again * size for index in indices for again in range(self._repeats)][:size]
         for step in range(start_step, self.steps):
             start = step * self._batch_size
             end = start + self._batch_size if step + 1 < self.steps else len(indices)
-            share = tuple((index, self._samples[index]) for index in self._share(indices[start:end]))
+            share = tuple((index, self._samples[index % size]) for index in self._share(indices[start:end]))
             yield _Order(epoch, step * self._world_size + self._rank, share)
 
     def _share(self, indices: Sequence[int]) -> Sequence[int]:
@@ -191,7 +200,7 @@ class _Batches:
         for index, sample in order.samples:
             rng = draws_for(self._train.random_seed, order.epoch, index)
             try:
-                pixels = read(sample.path, channels)
+                pixels = self._transforms.cropped(read(sample.path, channels), order.epoch, index)
                 size = pixels.shape[1], pixels.shape[0]
                 drawn = plan(size, self._preprocessing, self._train, rng, self._extensions)
             except DataError as error:

@@ -20,6 +20,16 @@ class RandAugment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """torchvision's RandomResizedCrop: a rectangle of the image is resized to the network's size."""
+
+    min_scale: float = option(0.08, "smallest share of the image's area", interval(0, 1, "(]"))
+    max_scale: float = option(1.0, "largest share of the image's area", interval(0, 1, "(]"))
+    min_ratio: float = option(3 / 4, "smallest ratio of width to height", above(0))
+    max_ratio: float = option(4 / 3, "largest ratio of width to height", above(0))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distillation:
     """(1 - weight) · cross-entropy + weight · temperature² · KL divergence from the teacher's outputs."""
 
@@ -110,7 +120,14 @@ class Extensions:
         "cropped to the network's size at a random position; without enable_random_crop",
         at_least(0),
     )
+    random_resized_crop: RandomResizedCrop | None = option(
+        None, "RandomResizedCrop on each training image; without enable_random_crop and crop_padding"
+    )
     rand_augment: RandAugment | None = option(None, "RandAugment on each training image")
+    trivial_augment: bool = option(False, "TrivialAugment on each training image; without rand_augment")
+    repeated_augment: int = option(
+        1, "times that each image comes in a batch, augmented anew; an epoch takes as many fewer images", at_least(1)
+    )
     random_erasing: float = option(
         0.0, "probability that a random rectangle (2 to 33 % of the area) of a training image is erased", interval(0, 1)
     )
@@ -119,6 +136,9 @@ class Extensions:
         "CutMix: a rectangle of each image is replaced by that of the image before it in the batch, the share of its "
         "area drawn from Beta(alpha, alpha); with mixup_alpha, one of the two is drawn for each batch; 0: off",
         interval(0, 1),
+    )
+    bce_loss: bool = option(
+        False, "binary cross-entropy, for each class apart, in the place of cross-entropy; without distillation"
     )
     optimizer: ModernOptimizer | None = option(
         None,

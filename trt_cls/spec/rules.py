@@ -227,7 +227,9 @@ def _listed(numbers: Sequence[float]) -> str:
 
 def _check_extensions(experiment: Experiment, report: Report) -> None:
     if experiment.train_config is not None:
+        _check_crops(experiment, report)
         _check_padding(experiment, report)
+        _check_augmentation(experiment.extensions, report)
         _check_average(experiment.extensions, experiment.train_config, report)
         _check_microbatches(experiment.extensions, experiment.train_config, report)
         _check_quantization(experiment.extensions, experiment.train_config, report)
@@ -267,14 +269,38 @@ def _check_padding(experiment: Experiment, report: Report) -> None:
     path, padding = "extensions.crop_padding", experiment.extensions.crop_padding
     if not padding or not report.sound(path):
         return
-    if experiment.train_config is not None and experiment.train_config.enable_random_crop:
-        default = "" if report.given("train_config.enable_random_crop") else " (the default)"
-        found = f"{padding} found with train_config.enable_random_crop true{default}"
-        report.add(path, f"{found}, expected one way to crop: set enable_random_crop to false, or leave this out")
     if experiment.model_config is not None and report.sound("model_config.input_image_size"):
         side = min(experiment.model_config.input_shape[1:])
         if padding >= side:
             report.add(path, f"{padding} found, expected less than the network's shorter side, {side}")
+
+
+def _check_crops(experiment: Experiment, report: Report) -> None:
+    """There is one way to crop."""
+    train, extensions = experiment.train_config, experiment.extensions
+    padding, crop = extensions.crop_padding, extensions.random_resized_crop
+    for name, shown_value in (("crop_padding", f"{padding} "), ("random_resized_crop", "")):
+        path = f"extensions.{name}"
+        if getattr(extensions, name) and train is not None and train.enable_random_crop and report.sound(path):
+            default = "" if report.given("train_config.enable_random_crop") else " (the default)"
+            found = f"{shown_value}found with train_config.enable_random_crop true{default}"
+            report.add(path, f"{found}, expected one way to crop: set enable_random_crop to false, or leave this out")
+    if crop and padding and report.sound("extensions.random_resized_crop"):
+        report.add("extensions.random_resized_crop", f"found with crop_padding {padding}, expected one way to crop")
+
+
+def _check_augmentation(extensions: Extensions, report: Report) -> None:
+    for name in ("scale", "ratio"):
+        path = f"extensions.random_resized_crop.min_{name}"
+        low, high = (getattr(extensions.random_resized_crop, f"{end}_{name}", 0.0) for end in ("min", "max"))
+        if low > high and report.sound(path, f"extensions.random_resized_crop.max_{name}"):
+            report.add(path, f"{low} found, expected at most max_{name}, {high}")
+    for name, other, both in (
+        ("trivial_augment", "rand_augment", extensions.trivial_augment and extensions.rand_augment),
+        ("bce_loss", "distillation", extensions.bce_loss and extensions.distillation),
+    ):
+        if both and report.sound(f"extensions.{name}"):
+            report.add(f"extensions.{name}", f"true found with extensions.{other}, expected one of the two")
 
 
 def _check_average(extensions: Extensions, train: TrainConfig, report: Report) -> None:

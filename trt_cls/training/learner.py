@@ -32,7 +32,7 @@ class Metrics(NamedTuple):
     """Means over the images of an epoch so far; NaN before the first."""
 
     loss: float
-    """Cross-entropy with the smoothed and mixed targets, and the teacher's part if there is one."""
+    """Cross-entropy, or extensions.bce_loss, with the smoothed and mixed targets, and the teacher's part if any."""
     accuracy: float
     images: int
     penalty: float = 0.0
@@ -167,7 +167,10 @@ class Learner:
         images, targets = self._compute.images(batch.images), self._compute.targets(batch.targets)
         with self._compute.autocast():
             logits = self._network(images)
-        loss = functional.cross_entropy(logits.float(), targets)
+        if self._extensions.bce_loss:
+            loss = functional.binary_cross_entropy_with_logits(logits.float(), targets)
+        else:
+            loss = functional.cross_entropy(logits.float(), targets)
         if self._teacher:
             loss = self._teacher.blended(loss, logits.float(), batch.images)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
