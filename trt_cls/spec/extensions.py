@@ -149,6 +149,15 @@ class Extensions:
         1.0, "factor of the learning rate from each layer to the one before it; the last layer has all of it",
         interval(0, 1, "(]"),
     )  # fmt: skip
+    drop_path: float = option(
+        0.0,
+        "stochastic depth: probability that a residual branch of the last block is left out of a step, less in the "
+        "blocks before; for networks of torchvision and timm that have it; 0: the library's default",
+        interval(0, 1, "[)"),
+    )
+    gradient_checkpointing: bool = option(
+        False, "computes activations again in the backward pass: less memory, more time; for networks of timm"
+    )
     warm_up_steps: int = option(
         0, "steps of the optimizer in which the schedule's rate is reached, linearly; without soft_start", at_least(0)
     )

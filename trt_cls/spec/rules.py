@@ -226,6 +226,7 @@ def _listed(numbers: Sequence[float]) -> str:
 
 
 def _check_extensions(experiment: Experiment, report: Report) -> None:
+    _check_libraries(experiment, report)
     if experiment.train_config is not None:
         _check_crops(experiment, report)
         _check_padding(experiment, report)
@@ -273,6 +274,15 @@ def _check_padding(experiment: Experiment, report: Report) -> None:
         side = min(experiment.model_config.input_shape[1:])
         if padding >= side:
             report.add(path, f"{padding} found, expected less than the network's shorter side, {side}")
+
+
+def _check_libraries(experiment: Experiment, report: Report) -> None:
+    """What only networks of other libraries have."""
+    for name in ("drop_path", "gradient_checkpointing"):
+        path, value, model = f"extensions.{name}", getattr(experiment.extensions, name), experiment.model_config
+        if value and model is not None and not is_external(model.arch) and report.sound(path, "model_config.arch"):
+            found = f'{shown(value)} found with arch "{model.arch}"'
+            report.add(path, f"{found}, expected a network of timm or torchvision there, or the field left out")
 
 
 def _check_crops(experiment: Experiment, report: Report) -> None:
