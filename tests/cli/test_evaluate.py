@@ -101,9 +101,12 @@ def test_flags_go_before_the_spec(run: Run, folder: Path) -> None:
     text = (folder / "spec.txt").read_text().replace(str(folder / "data"), "/nowhere")
     (folder / "spec.txt").write_text(text)
     arguments = ("-m", folder / "weak.onnx", "--dataset", folder / "other", "-b", "5", "--top-k", "2", "-k", "tlt")
-    status, _, err = run(*arguments, "--provider", "cpu", "-r", folder, "--set", "eval_config.n_workers=1")
+    status, _, err = run(
+        *arguments, "--provider", "cpu", "-r", folder, "--tta", "flip", "--set", "eval_config.n_workers=1"
+    )
     assert (status, err) == (0, "-k/--key is ignored: models are not encrypted\n")
     results = json.loads((folder / "results.json").read_text())
+    assert results["backend"] == "onnxruntime-cpu + flips"
     assert (results["num_images"], results["top_1_accuracy"], results["top_k"]) == (6, 0, 2)
     assert results["model"] == str(folder / "weak.onnx")
 

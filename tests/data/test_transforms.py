@@ -12,16 +12,25 @@ from PIL import Image
 
 from support.pixel_reference import preprocessing_of
 from trt_cls.data import loader as loader_module
-from trt_cls.data.augmentation import augment
+from trt_cls.data.augmentation import apply, augment, plan
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
+from trt_cls.data.transforms import Transforms
 from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, LrConfig, Optimizer, RandAugment, RegConfig, TrainConfig
+from trt_cls.spec.extensions import RandomResizedCrop
 
 PREPROCESSING = preprocessing_of("rgb", "bilinear", "none", "16x24", "torch")
 NOTHING_DRAWN: dict[str, Any] = {
     "enable_random_crop": False, "disable_horizontal_flip": True, "mixup_alpha": 0.0, "label_smoothing": 0.0,
 }  # fmt: skip
-ALL = Extensions(crop_padding=3, rand_augment=RandAugment(), random_erasing=0.5, cutmix_alpha=1.0)
+ALL = Extensions(
+    random_resized_crop=RandomResizedCrop(),
+    trivial_augment=True,
+    repeated_augment=2,
+    random_erasing=0.5,
+    cutmix_alpha=1.0,
+)
+NEWER = Extensions(random_resized_crop=RandomResizedCrop(), trivial_augment=True, repeated_augment=3)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +79,64 @@ def test_workers_and_torchs_generator_change_nothing(folder: ImageFolder, monkey
         assert torch.equal(found.targets, expected.targets)
     assert not torch.equal(batches(folder, ALL, random_seed=1)[0].images, alone[0].images)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def photo(height: int = 37, width: int = 53) -> Any:
+    """Smooth colors, which every operation changes."""
+    pixels = np.random.default_rng(4).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def seeded_for(*place: object) -> None:
+    torch.manual_seed(Random("/".join(map(str, place))).getrandbits(63))
+
+
+def test_trivial_augment_is_torchvisions_on_the_same_draws() -> None:
+    from torchvision.transforms import v2
+
+    transforms, changed = Transforms(Extensions(trivial_augment=True), 7), 0
+    for index in range(40):
+        found = transforms.changed(photo(), 2, index)
+        seeded_for(7, 2, "trivial_augment", index)
+        expected = v2.TrivialAugmentWide()(torch.from_numpy(photo().copy()).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(found, expected)
+        changed += not np.array_equal(found, photo())
+    assert changed > 20
+
+
+@pytest.mark.parametrize("asked", [RandomResizedCrop(), RandomResizedCrop(min_scale=0.9, min_ratio=3, max_ratio=4)])
+def test_resized_crops_are_torchvisions_on_the_same_draws(asked: RandomResizedCrop) -> None:
+    """The second one finds no rectangle of such a ratio, and takes torchvision's central crop."""
+    # two resizes, as Pillow before 13: later ones begin with the pass that is cheaper, which rounds otherwise
+    from torchvision.transforms import v2
+
+    extensions, train = Extensions(random_resized_crop=asked), train_config(**NOTHING_DRAWN)
+    ranges = {"scale": (asked.min_scale, asked.max_scale), "ratio": (asked.min_ratio, asked.max_ratio)}
+    theirs = v2.RandomResizedCrop((1, 1), **ranges)
+    for index in range(20):
+        part = Transforms(extensions, 7).cropped(photo(), 2, index)
+        drawn = plan((part.shape[1], part.shape[0]), PREPROCESSING, train, Random(0), extensions)
+        seeded_for(7, 2, "random_resized_crop", index)
+        box = theirs.make_params([Image.fromarray(photo())])
+        cropped = v2.functional.crop(Image.fromarray(photo()), **box)
+        expected = cropped.resize((24, cropped.height), Image.Resampling.BILINEAR)
+        expected = expected.resize((24, 16), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(apply(drawn, part, PREPROCESSING.filter), np.asarray(expected))
+
+
+def test_repeated_images_come_in_a_row_augmented_anew(folder: ImageFolder) -> None:
+    plain = torch.cat([batch.images for batch in batches(folder, Extensions(repeated_augment=3))])
+    assert len(plain) == 12, "an epoch is as long as without"
+    assert len({image.numpy().tobytes() for image in plain}) == 4
+    for first in range(0, 12, 3):
+        assert torch.equal(plain[first], plain[first + 1])
+        assert torch.equal(plain[first], plain[first + 2])
+    assert len({image.numpy().tobytes() for batch in batches(folder, NEWER) for image in batch.images}) == 12
+    train = train_config(**{**NOTHING_DRAWN, "batch_size_per_gpu": 2, "n_workers": 0})
+    shares = [TrainingLoader(folder, PREPROCESSING, train, rank, 2, NEWER).epoch(1) for rank in (0, 1)]
+    whole = batches(folder, NEWER)
+    for one, other, batch in zip(*shares, whole, strict=True):
+        assert torch.equal(torch.stack([one.images, other.images], 1).flatten(0, 1), batch.images)
 
 
 @pytest.mark.parametrize("magnitude", [0, 30])

@@ -17,6 +17,7 @@ from trt_cls.engines import open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, EngineError, RequestError
 from trt_cls.evaluation.evaluate import evaluate
+from trt_cls.evaluation.flips import WithFlips
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.results import evaluation_table, results_dict, write_evaluation
 
@@ -101,6 +102,31 @@ def test_answers_that_are_no_numbers_are_an_error(tmp_path: Path, root: Path) ->
 
 def test_top_k_is_never_more_than_the_classes(engine: Engine, root: Path) -> None:
     assert evaluate(engine, read(root), batch_size=4, workers=2, top_k=5).top_k == 3
+
+
+class LeftHalf:
+    """The mean of the left half, and one less that."""
+
+    contract, backend, closed = CONTRACT, "left", False
+
+    def infer(self, images: Any) -> Any:
+        left = images[..., : images.shape[3] // 2].mean(axis=(1, 2, 3))
+        return np.stack([left, 1 - left], axis=1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_flips_average_the_answers_to_an_image_and_its_mirror_image() -> None:
+    engine = LeftHalf()
+    images = np.random.default_rng(0).random((3, 3, 8, 8)).astype(np.float32)
+    flipping = WithFlips(engine)
+    means = images.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(flipping.infer(images), np.stack([means, 1 - means], axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(flipping.infer(images), flipping.infer(images[..., ::-1]))
+    assert flipping.backend == "left + flips"
+    flipping.close()
+    assert engine.closed
 
 
 class SlowEngine:

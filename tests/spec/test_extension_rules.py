@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.spec_texts import problems, spec_text
+from support.spec_texts import PENALTY, problems, spec_text
 from trt_cls.errors import SpecError
 from trt_cls.spec import load, loads
 
@@ -18,7 +18,8 @@ STAGES = "model_parallelism: 0.5 model_parallelism: 0.5 batch_size_per_gpu: 8"
 
 def text(extensions: str, train: str = "") -> str:
     network = 'input_image_size: "3,32,48"'
-    return f"{spec_text(model=network, train=train)}extensions {{ {extensions} }}\n"
+    penalty = 'reg_config { type: "None" }' if "optimizer" in extensions else PENALTY
+    return f"{spec_text(model=network, train=train, penalty=penalty)}extensions {{ {extensions} }}\n"
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,11 @@ def text(extensions: str, train: str = "") -> str:
         ("rand_augment { num_ops: 1 magnitude: 30 }", ""),
         ("ema_decay: 0.9999 clip_grad_norm: 1e-9 accumulate_steps: 1 early_stopping_patience: 0", ""),
         ("average_checkpoints: 3", EPOCHS),
+        ("random_resized_crop { min_scale: 1 } trivial_augment: true repeated_augment: 1 bce_loss: true", NO_CROP),
+        ("optimizer { adamw { weight_decay: 0 } } layer_decay: 1", ""),
+        ("optimizer { lamb { } } layer_decay: 1e-9", ""),
+        ("optimizer { lion { beta_1: 0 } }", ""),
+        ("optimizer { muon { momentum: 0 } } warm_up_steps: 1", ""),
         ("microbatches: 4", STAGES),
         ("quantization { calibration_batches: 1 keep: 'first' keep: 'last' }", TRAINED),
         ("distillation { teacher: 'a.onnx' temperature: 0.1 weight: 1 }", ""),
@@ -49,6 +55,22 @@ def test_allowed(extensions: str, train: str) -> None:
         ("crop_padding", "less than the network's shorter side, 32", "crop_padding: 32", NO_CROP),
         ("crop_padding", "an integer ≥ 0", "crop_padding: -1", NO_CROP),
         ("rand_augment.num_ops", "an integer ≥ 1", "rand_augment { num_ops: 0 }", ""),
+        ("optimizer", "an empty block found, expected exactly one of adamw, lamb, lion, muon", "optimizer { }", ""),
+        ("optimizer.lion", "found beside adamw", "optimizer { adamw { } lion { } }", ""),
+        ("optimizer.muon.momentum", "a number in [0, 1)", "optimizer { muon { momentum: 1 } }", ""),
+        ("random_resized_crop", "found with train_config.enable_random_crop true", "random_resized_crop { }", ""),
+        ("random_resized_crop", "with crop_padding 2", "random_resized_crop { } crop_padding: 2", NO_CROP),
+        ("random_resized_crop.min_scale", "0.5 found, expected at most max_scale, 0.4",
+         "random_resized_crop { min_scale: 0.5 max_scale: 0.4 }", NO_CROP),
+        ("random_resized_crop.min_ratio", "2.0 found, expected at most max_ratio, 1.3",
+         "random_resized_crop { min_ratio: 2 }", NO_CROP),
+        ("trivial_augment", "with extensions.rand_augment", "trivial_augment: true rand_augment { }", ""),
+        ("bce_loss", "with extensions.distillation", "bce_loss: true distillation { teacher: 'a' }", ""),
+        ("drop_path", '0.1 found with arch "resnet", expected a network of timm', "drop_path: 0.1", ""),
+        ("gradient_checkpointing", "true found with arch", "gradient_checkpointing: true", ""),
+        ("repeated_augment", "an integer ≥ 1", "repeated_augment: 0", ""),
+        ("layer_decay", "a number in (0, 1]", "layer_decay: 0", ""),
+        ("warm_up_steps", "an integer ≥ 0", "warm_up_steps: -1", ""),
         ("rand_augment.magnitude", "an integer from 0 to 30", "rand_augment { magnitude: 31 }", ""),
         ("random_erasing", "a number in [0, 1]", "random_erasing: 1.1", ""),
         ("cutmix_alpha", "a number in [0, 1]", "cutmix_alpha: -0.1", ""),
@@ -82,9 +104,22 @@ def test_refused(field: str, found: str, extensions: str, train: str) -> None:
 def test_all_are_off_unless_asked_for() -> None:
     given = loads(spec_text()).extensions
     off = {name: value for name, value in vars(given).items() if not value}
-    assert off.keys() | {"accumulate_steps", "microbatches", "best_metric"} == vars(given).keys()
-    assert given.accumulate_steps == given.microbatches == 1
+    others = {"accumulate_steps", "microbatches", "layer_decay", "best_metric", "repeated_augment"}
+    assert off.keys() | others == vars(given).keys()
+    assert given.accumulate_steps == given.microbatches == given.layer_decay == given.repeated_augment == 1
     assert given.best_metric == "top_1"
+
+
+def test_decoupled_weight_decay_refuses_a_penalty_beside_it() -> None:
+    [problem] = problems(spec_text() + "extensions { optimizer { adamw { } } }")
+    assert problem.path == "extensions.optimizer"
+    assert "found with train_config.reg_config.type L2, expected type None there" in problem.message
+
+
+def test_one_way_to_warm_up() -> None:
+    schedule = "lr_config { cosine { learning_rate: 0.1 soft_start: 0.1 } }"
+    [problem] = problems(spec_text(schedule=schedule) + "extensions { warm_up_steps: 9 }")
+    assert "9 found with soft_start 0.1 in train_config.lr_config, expected one of the two" in problem.message
 
 
 def test_a_teacher_must_be_a_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from collections.abc import Callable, Sequence
@@ -31,8 +32,10 @@ from trt_cls.spec.experiment import (
     LrConfig,
     ModelConfig,
     RandAugment,
+    RegConfig,
     StepLr,
 )
+from trt_cls.spec.extensions import AdamW, Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
@@ -166,7 +169,12 @@ RESUMED = {
     "average": Extensions(average_checkpoints=2),
     "sampling": Extensions(balanced_sampling=True, focal_gamma=2.0),
     "weights": Extensions(class_weights=ClassWeights(power=0.5), cutmix_alpha=1.0),
+    "augmentation": Extensions(
+        random_resized_crop=RandomResizedCrop(min_scale=0.5), trivial_augment=True, repeated_augment=2, bce_loss=True
+    ),
+    "muon": Extensions(optimizer=ModernOptimizer(muon=Muon()), layer_decay=0.8, warm_up_steps=5),
 }
+NO_PENALTY = RegConfig(type="None")
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -185,7 +193,10 @@ def test_resumed_trainings_end_with_the_same_numbers(
     name: str, teacher: Path, experiment: Make, quiet: Any, tmp_path: Path
 ) -> None:
     extensions = RESUMED.get(name, Extensions(distillation=Distillation(teacher=str(teacher))))
-    asked = experiment(extensions=extensions)
+    given: dict[str, Any] = {"reg_config": NO_PENALTY} if extensions.optimizer else {}
+    if extensions.random_resized_crop:
+        given["enable_random_crop"] = False
+    asked = experiment(extensions=extensions, **given)
     whole = train(asked, tmp_path / "whole", device="cpu", reporter=quiet())
     assert (whole.averaged is not None) == (name == "average")
     stop = quiet(2, 1, partial(signal.raise_signal, signal.SIGTERM))
@@ -194,6 +205,55 @@ def test_resumed_trainings_end_with_the_same_numbers(
     torch.manual_seed(5)
     train(asked, tmp_path / "parts", device="cpu", reporter=quiet(), resume=True)
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ModernOptimizer(adamw=AdamW()),
+        ModernOptimizer(lamb=Lamb()),
+        ModernOptimizer(lion=Lion()),
+        ModernOptimizer(muon=Muon()),
+    ],
+    ids=["adamw", "lamb", "lion", "muon"],
+)
+def test_a_saved_optimizer_goes_on_to_the_bit(chosen: ModernOptimizer, experiment: Make) -> None:
+    asked = Extensions(optimizer=chosen, layer_decay=0.5)
+    whole, parts = (learner(experiment, asked, NORM, reg_config=NO_PENALTY) for _ in range(2))
+    given = batches(4, 4, 4, 4)
+    for number, batch in enumerate(given):
+        whole.step(batch, number, rate=0.01)
+    for number, batch in enumerate(given[:2]):
+        parts.step(batch, number, rate=0.01)
+    file = io.BytesIO()
+    torch.save(parts.state(), file)
+    file.seek(0)
+    resumed = learner(experiment, asked, NORM, reg_config=NO_PENALTY)
+    resumed.restore(torch.load(file, weights_only=True))
+    for number, batch in enumerate(given[2:], 2):
+        resumed.step(batch, number, rate=0.01)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_bce_loss_is_timm_s_on_mixed_targets(experiment: Make) -> None:
+    timm_loss = pytest.importorskip("timm.loss")
+    [batch] = batches(4)
+    taught = learner(experiment, Extensions(bce_loss=True), reg_config=NO_PENALTY)
+    expected = deepcopy(taught.model)
+    taught.step(batch, 0, rate=0.01)
+    loss = timm_loss.BinaryCrossEntropy()(expected(batch.images), batch.targets)
+    loss.backward()
+    torch.optim.SGD(expected.parameters(), lr=0.01).step()
+    assert taught.metrics().loss == pytest.approx(loss.item(), rel=1e-6)
+    assert_same(taught.model, expected)
+
+
+def test_warm_up_counts_steps_of_the_optimizer(experiment: Make, quiet: Any, tmp_path: Path) -> None:
+    still = LrConfig(step=StepLr(learning_rate=1e-8, step_size=99.0, gamma=0.5))
+    asked = experiment(extensions=Extensions(accumulate_steps=2, warm_up_steps=3), lr_config=still)
+    rows = train(asked, tmp_path, device="cpu", reporter=quiet()).rows  # two steps in each of two epochs
+    assert [row.lr for row in rows] == pytest.approx([2 / 3 * 1e-8, 1e-8])
 
 
 def test_the_schedule_counts_steps_of_the_optimizer(experiment: Make, quiet: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_cls.data.folder import ImageFolder, Sample
-from trt_cls.spec.experiment import ClassWeights
+from trt_cls.spec.extensions import ClassWeights
 from trt_cls.training.loss import class_weights, described, training_loss
 
 IMAGES = (400, 60, 8)

@@ -30,6 +30,7 @@ from trt_cls.spec.experiment import (
     RegConfig,
     TrainConfig,
 )
+from trt_cls.spec.extensions import RandomResizedCrop
 from trt_cls.training.compute import Compute, choose_compute
 from trt_cls.training.prefetch import open_augmentation, prefetched
 from trt_cls.training.run import train
@@ -68,6 +69,7 @@ EXTENSIONS = {
     "plain": NO_EXTENSIONS,
     "erasing": Extensions(random_erasing=0.5),
     "cutmix": Extensions(cutmix_alpha=1.0, random_erasing=0.3),
+    "resized crop": Extensions(random_resized_crop=RandomResizedCrop(), repeated_augment=2),
 }
 
 
@@ -78,6 +80,8 @@ def test_an_epoch_of_packed_batches_is_that_of_whole_ones(
     folder: ImageFolder, preprocessing: Preprocessing, extensions: str, given: dict[str, Any]
 ) -> None:
     asked = EXTENSIONS[extensions]
+    if asked.random_resized_crop:
+        given = {**given, "enable_random_crop": False}
     packed = loader(folder, preprocessing, asked, pack=True, **given).epoch(3)
     kernel = cuda_on_cpu.Augmentation(preprocessing)
     found = list(prefetched(packed, choose_compute("cpu", "fp32"), kernel))

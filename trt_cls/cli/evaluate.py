@@ -39,6 +39,7 @@ MOST_NAMES = 5
 @results_option(required=False)
 @click.option("--dataset", type=PATH, help="Labeled folder, instead of the spec's evaluation images.")
 @run_options("evaluate on; one process on each, which share the images.")
+@click.option("--tta", type=click.Choice(["flip"]), help="flip: the mean over each image and its mirror image.")
 @click.option("--strict", is_flag=True, help="Fail if an image can't be decoded.")
 @common_options
 @click.pass_context
@@ -49,6 +50,7 @@ def command(
     model: Path | None,
     results: Path | None,
     dataset: Path | None,
+    tta: str | None,
     strict: bool,
     run: RunOptions,
 ) -> Evaluation:
@@ -58,6 +60,7 @@ def command(
     """
     from trt_cls.distributed.processes import joined
     from trt_cls.evaluation.evaluate import evaluate
+    from trt_cls.evaluation.flips import WithFlips
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
@@ -70,6 +73,7 @@ def command(
         k = _top_k(run.top_k or config.top_k, contract, processes)
         size = run.batch_size or config.batch_size
         with opened(model, folder.samples, run, size, processes) as (engine, options):
+            engine = WithFlips(engine) if tta else engine
             evaluation = evaluate(engine, folder, top_k=k, workers=config.n_workers, **options)
         if processes.first:
             _report_missing(folder)

@@ -128,6 +128,7 @@ def _summary(experiment: Experiment) -> str:
     depth = model.n_layers if model.arch in ARCHITECTURES and ARCHITECTURES[model.arch].depths else ""
     parts = [f"{model.arch}{depth}", "×".join(str(size) for size in model.input_shape)]
     if train is not None:
-        chosen = (name for block in (train.optimizer, train.lr_config) for name, value in vars(block).items() if value)
+        blocks = (experiment.extensions.optimizer or train.optimizer, train.lr_config)
+        chosen = (name for block in blocks for name, value in vars(block).items() if value)
         parts += [f"{train.n_epochs} epochs of batches of {train.batch_size_per_gpu}", *chosen]
     return ", ".join(parts)

@@ -81,6 +81,7 @@ def plan(
     """Draws how an image of `size`, (width, height), is augmented, but for what is erased.
 
     Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colors.
+    With random_resized_crop it is the crop already, and is resized to the network's size.
 
     Raises:
         DataError: the image is too long and thin for a crop.
@@ -90,6 +91,9 @@ def plan(
         both = _random_crop(size, preprocessing, rng)
         if train.enable_color_augmentation and preprocessing.channels == 3:
             colors = Colors(*(rng.uniform(-most, most) for most in (HUE, SATURATION, CONTRAST)))
+    elif extensions.random_resized_crop:
+        (width, height), across, down = size, preprocessing.width, preprocessing.height
+        both = Axis(width, across, 0, across), Axis(height, down, 0, down)
     else:
         both = axes(size, preprocessing)
         if padding := extensions.crop_padding:

@@ -89,8 +89,10 @@ class TrainingLoader:
     Process `rank` of `world_size` that train together gets its share of batches of batch_size_per_gpu · world_size: the
     shares of a step together are the batch that one process with that batch size would get.
 
-    `pack` leaves the images to the GPU's kernel, which has no rand_augment and no crop_padding. With a `gpu` batches
-    are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
+    With extensions.repeated_augment each image comes that often in a row, and an epoch ends after as many images.
+
+    `pack` leaves the images to the GPU's kernel, which has no rand_augment, trivial_augment and crop_padding. With
+    a `gpu` batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
     """
 
     def __init__(
@@ -106,8 +108,7 @@ class TrainingLoader:
         gpu: int | None = None,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
-        seed, balanced = train_config.random_seed, extensions.balanced_sampling
-        self._orders = _Orders(folder.samples, batch_size, seed, rank, world_size, balanced=balanced)
+        self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size, extensions)
         self._make = _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack)
         self._count = min(train_config.n_workers, self._orders.steps, _processors())
         self._workers: Workers | None = None
@@ -142,10 +143,16 @@ class _Orders:
     """The samples of each batch of an epoch; used in the main process, so that workers have no state."""
 
     def __init__(
-        self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int, world_size: int, *, balanced: bool
+        self,
+        samples: Sequence[Sample],
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        extensions: Extensions,
     ) -> None:
         self._samples = samples
-        self._balanced = balanced
+        self._balanced, self._repeats = extensions.balanced_sampling, extensions.repeated_augment
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world_size = rank, world_size
@@ -156,6 +163,8 @@ class _Orders:
         size, rng = len(self._samples), Random(f"{self._seed}/{epoch}")
         indices = self._equally_many(rng) if self._balanced else list(range(size))
         rng.shuffle(indices)
+        if self._repeats > 1:
+            indices = [index + again * size for index in indices for again in range(self._repeats)][:size]
         for step in range(start_step, self.steps):
             start = step * self._batch_size
             end = start + self._batch_size if step + 1 < self.steps else len(indices)
@@ -215,7 +224,7 @@ class _Batches:
         for index, sample in order.samples:
             rng = draws_for(self._train.random_seed, order.epoch, index)
             try:
-                pixels = read(sample.path, channels)
+                pixels = self._transforms.cropped(read(sample.path, channels), order.epoch, index)
                 size = pixels.shape[1], pixels.shape[0]
                 drawn = plan(size, self._preprocessing, self._train, rng, self._extensions)
             except DataError as error:

@@ -1,4 +1,4 @@
-"""RandAugment, random erasing and cutmix as torchvision draws them, and planned images for the GPU's kernel.
+"""Crops, RandAugment, TrivialAugment, erasing and cutmix as torchvision draws them, and planned images for the kernel.
 
 torchvision draws from torch's generator, which is seeded here by the place in the training and restored afterwards.
 Does not know: devices.
@@ -33,16 +33,32 @@ class Transforms:
         self._extensions, self._seed = extensions, seed
 
     def changed(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
-        """Image number `index` of the dataset, [H,W,C], changed by RandAugment."""
-        asked = self._extensions.rand_augment
+        """Image number `index` of the dataset, [H,W,C], changed by RandAugment or TrivialAugment."""
+        asked, trivial = self._extensions.rand_augment, self._extensions.trivial_augment
+        if asked is None and not trivial:
+            return pixels
+        import torch
+
+        v2, name = _torchvision(), "rand_augment" if asked else "trivial_augment"
+        change = v2.RandAugment(asked.num_ops, asked.magnitude) if asked else v2.TrivialAugmentWide()
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        with _seeded(self._seed, epoch, name, index):
+            changed: Pixels = change(image).numpy()
+        return changed.transpose(1, 2, 0)
+
+    def cropped(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
+        """The part of image number `index`, [H,W,C], that RandomResizedCrop takes, not resized yet."""
+        asked = self._extensions.random_resized_crop
         if asked is None:
             return pixels
         import torch
 
-        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        with _seeded(self._seed, epoch, "rand_augment", index):
-            changed: Pixels = _torchvision().RandAugment(asked.num_ops, asked.magnitude)(image).numpy()
-        return changed.transpose(1, 2, 0)
+        ranges = (asked.min_scale, asked.max_scale), (asked.min_ratio, asked.max_ratio)
+        crop = _torchvision().RandomResizedCrop((1, 1), *ranges)  # the size has no part in the draws
+        with _seeded(self._seed, epoch, "random_resized_crop", index):
+            drawn = crop.make_params([torch.empty((1, *pixels.shape[:2]), device="meta")])
+        top, left = drawn["top"], drawn["left"]
+        return np.ascontiguousarray(pixels[top : top + drawn["height"], left : left + drawn["width"]])
 
     def erased(self, shape: tuple[int, int, int], epoch: int, index: int) -> Box:
         """The rectangle erased from image number `index`, [C,H,W]."""
@@ -106,7 +122,7 @@ def _seeded(*place: object) -> Iterator[None]:
 
 
 def _torchvision() -> ModuleType:
-    purpose = "rand_augment, random_erasing and cutmix"
+    purpose = "rand_augment, trivial_augment, random_resized_crop, random_erasing and cutmix"
     return require("torchvision.transforms.v2", purpose, "train", package="torchvision")
 
 

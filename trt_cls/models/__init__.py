@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 
 def build(
-    model_config: ModelConfig, num_classes: int, widths: Mapping[str, int] | None = None, *, tao_pooling: bool = False
+    model_config: ModelConfig,
+    num_classes: int,
+    widths: Mapping[str, int] | None = None,
+    *,
+    tao_pooling: bool = False,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """The network that the spec describes, newly initialized, without softmax.
 
     `widths` sets the number of filters of layers by name, for pruned networks. `tao_pooling` keeps the zero-padded
     final pooling of an imported TAO ResNet with use_pooling. Both apply to TAO's families only; an `arch` like
-    "torchvision/resnet18" gives that library's own module.
+    "torchvision/resnet18" gives that library's own module, with the probability `drop_path` of stochastic depth.
 
     Raises:
         RequestError: the family, its depth or its activation is unknown, or the input image is too small for it.
@@ -31,7 +36,7 @@ def build(
     if is_external(model_config.arch):
         from trt_cls.models.external import build as build_external
 
-        return build_external(model_config, num_classes)
+        return build_external(model_config, num_classes, drop_path)
     from trt_cls.models.families import build as build_family
 
     return build_family(model_config, num_classes, widths, tao_pooling=tao_pooling)

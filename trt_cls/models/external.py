@@ -18,20 +18,29 @@ from trt_cls.spec.experiment import ModelConfig
 
 Shape = tuple[int, int, int]
 
+DROPS_OF_TIMM = "drop_path_rate"
+
 NO_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}
 """For networks that return more than the logits in training."""
 
 
-def build(config: ModelConfig, num_classes: int) -> nn.Module:
+def build(config: ModelConfig, num_classes: int, drop_path: float = 0.0) -> nn.Module:
     """See `trt_cls.models.build`."""
     library, _, name = config.arch.partition("/")
-    make = _from_torchvision if library == "torchvision" else _from_timm
+    make, drops = (
+        (_from_torchvision, "stochastic_depth_prob") if library == "torchvision" else (_from_timm, DROPS_OF_TIMM)
+    )
     try:
-        module = make(name, config.input_shape, num_classes)
+        module = make(name, config.input_shape, num_classes, **({drops: drop_path} if drop_path else {}))
         require_answers(module, config.input_shape, num_classes)
     except TrtClsError:
         raise
     except Exception as error:  # for a size that a network can't take, libraries raise errors of any kind
+        if drop_path and isinstance(error, TypeError) and drops in str(error):
+            raise RequestError(
+                f"extensions.drop_path: {drop_path}, but {config.arch} has no stochastic depth; expected a network "
+                "that has it, such as timm/vit_tiny_patch16_224; leave the field out"
+            ) from error
         raise RequestError(
             f"{config.arch} can't be built for {num_classes} classes and input_image_size "
             f'"{config.input_image_size}" ({one_line(error)}); expected a size that it takes; '
@@ -92,31 +101,30 @@ def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _from_torchvision(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
+def _from_torchvision(name: str, input_shape: Shape, num_classes: int, **options: Any) -> nn.Module:
     models = require("torchvision", f'arch "torchvision/{name}"', "train").models
     _require_known("torchvision", name, models.list_models(module=models))
     channels, *size = input_shape
     if channels != 3:
         raise ValueError(f"{channels} channel, where torchvision's networks take 3 and timm's any number")
-    options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        options = NO_AUXILIARY_HEADS
+        options |= NO_AUXILIARY_HEADS
     elif name.startswith("vit_"):
-        options = {"image_size": size[0]}
+        options["image_size"] = size[0]
     elif name.startswith("maxvit"):
-        options = {"input_size": tuple(size)}
+        options["input_size"] = tuple(size)
     module: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
     return module
 
 
-def _from_timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
+def _from_timm(name: str, input_shape: Shape, num_classes: int, **options: Any) -> nn.Module:
     timm = require("timm", f'arch "timm/{name}"', "timm")
     _require_known("timm", name, timm.list_models())
     # Networks with a fixed input size, such as ViT, take it from the overlay.
     overlay = {"input_size": input_shape}
     channels = input_shape[0]
     module: nn.Module = timm.create_model(
-        name, num_classes=num_classes, in_chans=channels, pretrained_cfg_overlay=overlay
+        name, num_classes=num_classes, in_chans=channels, pretrained_cfg_overlay=overlay, **options
     )
     return module
 

@@ -16,7 +16,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from trt_cls.spec.experiment import ExactlyOne, Experiment
+from trt_cls.spec.experiment import Experiment
+from trt_cls.spec.fields import ExactlyOne
 
 _PACKAGE = "trt_cls.spec"
 _Proto = descriptor_pb2.FieldDescriptorProto

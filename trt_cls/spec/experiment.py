@@ -1,23 +1,19 @@
 """The experiment as frozen dataclasses: the only table of fields, defaults, ranges and help.
 
 A path in a spec file (`train_config.optimizer.sgd.lr`) is the path of the attribute; `descriptors.py` makes protobuf's
-messages of the classes. What relates two fields is checked in `rules.py`.
+messages of the classes. The fields of `extensions` are in `extensions.py`. What relates two fields is checked in
+`rules.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
-from math import inf
-from typing import Any
+from dataclasses import dataclass
 
 from trt_cls.spec.allowed import (
-    ANYTHING,
     SIZES,
-    Allowed,
     above,
     at_least,
-    between,
     checked_by_rules,
     enum,
     finite,
@@ -25,28 +21,14 @@ from trt_cls.spec.allowed import (
     one_of,
 )
 from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
+from trt_cls.spec.extensions import NO_EXTENSIONS as NO_EXTENSIONS
+from trt_cls.spec.extensions import Distillation as Distillation
+from trt_cls.spec.extensions import Extensions as Extensions
+from trt_cls.spec.extensions import Quantization as Quantization
+from trt_cls.spec.extensions import RandAugment as RandAugment
+from trt_cls.spec.fields import ExactlyOne, option, required
 
 NO_EFFECT = "accepted for compatibility with TAO; has no effect"
-
-
-def option(default: Any, description: str, allowed: Allowed = ANYTHING, *, secret: bool = False) -> Any:
-    """A field with a default; a callable default is a factory.
-
-    The value of a `secret` field is neither shown in messages nor written to a results folder.
-    """
-    given: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
-    if default is MISSING:
-        given = {}
-    return field(**given, repr=not secret, metadata={"help": description, "allowed": allowed, "secret": secret})
-
-
-def required(description: str, allowed: Allowed = ANYTHING) -> Any:
-    """A field that the spec must give."""
-    return option(MISSING, description, allowed)
-
-
-class ExactlyOne:
-    """Base of the blocks of which a spec sets exactly one field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,122 +279,6 @@ class EvalConfig:
     batch_size: int = option(256, "batch size", at_least(1))
     n_workers: int = option(8, "number of threads that load images; 0: the main thread", at_least(0))
     enable_center_crop: bool = option(True, "center crop; off: resize without keeping the aspect ratio")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandAugment:
-    """torchvision's RandAugment."""
-
-    num_ops: int = option(2, "number of random operations on an image", at_least(1))
-    magnitude: int = option(9, "strength of an operation", between(0, 30))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """(1 - weight) · cross-entropy + weight · temperature² · KL divergence from the teacher's outputs."""
-
-    teacher: str = required("model file (.safetensors, .onnx, .engine) with the same classes and preprocessing")
-    temperature: float = option(4.0, "divisor of both models' logits before the softmax", above(0))
-    weight: float = option(0.5, "weight of the teacher in the loss", interval(0, 1, "(]"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """Quantization-aware training of pretrained_model_path; ranges are measured before training and stay fixed."""
-
-    calibration_method: str = option(
-        "auto",
-        "how activation ranges are clipped: entropy (minimum KL divergence), percentile (99.99 %), minmax (not at "
-        "all), auto (whichever of these changes the logits least)",
-        one_of("auto", "entropy", "percentile", "minmax"),
-    )
-    calibration_batches: int = option(32, "number of calibration batches, each of 16 training images", at_least(1))
-    keep: tuple[str, ...] = option((), "layers that are not quantized", one_of("first", "last"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassWeights:
-    """Weights of the classes in the training loss; their mean over the training images is 1."""
-
-    method: str = option(
-        "inverse",
-        "weight of a class of n training images: 1 / n (inverse), or (1 - beta) / (1 - beta^n), which grows no more "
-        "where n is large (effective: Cui et al. 2019)",
-        one_of("inverse", "effective"),
-    )
-    beta: float = option(0.999, "beta of method effective", interval(0, 1, "[)"))
-    power: float = option(1.0, "power of these weights; below 1 they differ less", interval(0, 1, "(]"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extensions:
-    """Options that TAO does not have; all are off by default."""
-
-    validation_split: float = option(
-        0.0, "share of each class's training images held out to validate and to evaluate on", interval(0, 1, "[)")
-    )
-    crop_padding: int = option(
-        0,
-        "random shift while training: the image is padded by reflection with this many pixels on each side, then "
-        "cropped to the network's size at a random position; without enable_random_crop",
-        at_least(0),
-    )
-    rand_augment: RandAugment | None = option(None, "RandAugment on each training image")
-    random_erasing: float = option(
-        0.0, "probability that a random rectangle (2 to 33 % of the area) of a training image is erased", interval(0, 1)
-    )
-    cutmix_alpha: float = option(
-        0.0,
-        "CutMix: a rectangle of each image is replaced by that of the image before it in the batch, the share of its "
-        "area drawn from Beta(alpha, alpha); with mixup_alpha, one of the two is drawn for each batch; 0: off",
-        interval(0, 1),
-    )
-    class_weights: ClassWeights | None = option(None, "weights of the classes in the training loss, by their images")
-    balanced_sampling: bool = option(
-        False,
-        "every epoch draws the classes equally often, as many images in all as without: few images come several times, "
-        "augmented anew, and of many a part comes; without class_weights",
-    )
-    focal_gamma: float = option(
-        0.0,
-        "focal loss: each class's part of the cross-entropy is multiplied by (1 - its probability)^gamma; 0: off",
-        interval(0, inf, "[)"),
-    )
-    ema_decay: float = option(
-        0.0,
-        "decay of the exponential moving average of weights and batch normalization statistics that validation and "
-        "checkpoints use; at most (1 + n) / (10 + n) in step n of the optimizer; 0: off",
-        interval(0, 1, "[)"),
-    )
-    clip_grad_norm: float = option(
-        0.0, "maximum norm of the gradient over all weights, without the penalty's; 0: off", interval(0, inf, "[)")
-    )
-    accumulate_steps: int = option(
-        1, "batches whose gradients are averaged for one step of the optimizer and the schedule", at_least(1)
-    )
-    best_metric: str = option(
-        "top_1", "what chooses the best epoch, in validation", one_of("top_1", "loss", "balanced_accuracy", "macro_f1")
-    )
-    early_stopping_patience: int = option(
-        0, "stop after this many epochs without a better best_metric; 0: off", at_least(0)
-    )
-    distillation: Distillation | None = option(None, "knowledge distillation from another model")
-    average_checkpoints: int = option(
-        0,
-        "number of last epochs whose weights are averaged into weights/averaged.safetensors; batch normalization "
-        "statistics are computed again over the training images; 0: off",
-        at_least(0),
-    )
-    microbatches: int = option(
-        1,
-        "parts that a batch is split into, so that the devices of model_parallelism work at the same time; batch "
-        "normalization sees each part alone",
-        at_least(1),
-    )
-    quantization: Quantization | None = option(None, "quantization-aware training, for export to INT8")
-
-
-NO_EXTENSIONS = Extensions()
 
 
 @dataclass(frozen=True, kw_only=True)

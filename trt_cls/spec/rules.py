@@ -172,14 +172,17 @@ def _check_size(size: str, report: Report) -> None:
 
 def _check_train(train: TrainConfig, report: Report) -> None:
     for name in ("optimizer", "lr_config"):
-        path, block = f"train_config.{name}", getattr(train, name)
-        branches = {} if block is None else vars(block)
-        if branches and report.sound(path) and not any(branches.values()):
-            report.add(path, f"an empty block found, expected exactly one of {', '.join(branches)}")
+        _check_choice(f"train_config.{name}", getattr(train, name), report)
     if train.reg_config is not None:
         _check_penalty(train.reg_config, report)
     if train.lr_config is not None and train.lr_config.soft_anneal is not None:
         _check_annealing(train.lr_config.soft_anneal, report)
+
+
+def _check_choice(path: str, block: Any, report: Report) -> None:
+    branches = {} if block is None else vars(block)
+    if branches and report.sound(path) and not any(branches.values()):
+        report.add(path, f"an empty block found, expected exactly one of {', '.join(branches)}")
 
 
 def _check_penalty(penalty: RegConfig, report: Report) -> None:
@@ -223,12 +226,16 @@ def _listed(numbers: Sequence[float]) -> str:
 
 
 def _check_extensions(experiment: Experiment, report: Report) -> None:
+    _check_libraries(experiment, report)
     if experiment.train_config is not None:
+        _check_crops(experiment, report)
         _check_padding(experiment, report)
+        _check_augmentation(experiment.extensions, report)
         _check_average(experiment.extensions, experiment.train_config, report)
         _check_microbatches(experiment.extensions, experiment.train_config, report)
         _check_quantization(experiment.extensions, experiment.train_config, report)
         _check_balance(experiment.extensions, report)
+        _check_optimizer(experiment.extensions, experiment.train_config, report)
 
 
 def _check_split(experiment: Experiment, report: Report) -> None:
@@ -264,14 +271,47 @@ def _check_padding(experiment: Experiment, report: Report) -> None:
     path, padding = "extensions.crop_padding", experiment.extensions.crop_padding
     if not padding or not report.sound(path):
         return
-    if experiment.train_config is not None and experiment.train_config.enable_random_crop:
-        default = "" if report.given("train_config.enable_random_crop") else " (the default)"
-        found = f"{padding} found with train_config.enable_random_crop true{default}"
-        report.add(path, f"{found}, expected one way to crop: set enable_random_crop to false, or leave this out")
     if experiment.model_config is not None and report.sound("model_config.input_image_size"):
         side = min(experiment.model_config.input_shape[1:])
         if padding >= side:
             report.add(path, f"{padding} found, expected less than the network's shorter side, {side}")
+
+
+def _check_libraries(experiment: Experiment, report: Report) -> None:
+    """What only networks of other libraries have."""
+    for name in ("drop_path", "gradient_checkpointing"):
+        path, value, model = f"extensions.{name}", getattr(experiment.extensions, name), experiment.model_config
+        if value and model is not None and not is_external(model.arch) and report.sound(path, "model_config.arch"):
+            found = f'{shown(value)} found with arch "{model.arch}"'
+            report.add(path, f"{found}, expected a network of timm or torchvision there, or the field left out")
+
+
+def _check_crops(experiment: Experiment, report: Report) -> None:
+    """There is one way to crop."""
+    train, extensions = experiment.train_config, experiment.extensions
+    padding, crop = extensions.crop_padding, extensions.random_resized_crop
+    for name, shown_value in (("crop_padding", f"{padding} "), ("random_resized_crop", "")):
+        path = f"extensions.{name}"
+        if getattr(extensions, name) and train is not None and train.enable_random_crop and report.sound(path):
+            default = "" if report.given("train_config.enable_random_crop") else " (the default)"
+            found = f"{shown_value}found with train_config.enable_random_crop true{default}"
+            report.add(path, f"{found}, expected one way to crop: set enable_random_crop to false, or leave this out")
+    if crop and padding and report.sound("extensions.random_resized_crop"):
+        report.add("extensions.random_resized_crop", f"found with crop_padding {padding}, expected one way to crop")
+
+
+def _check_augmentation(extensions: Extensions, report: Report) -> None:
+    for name in ("scale", "ratio"):
+        path = f"extensions.random_resized_crop.min_{name}"
+        low, high = (getattr(extensions.random_resized_crop, f"{end}_{name}", 0.0) for end in ("min", "max"))
+        if low > high and report.sound(path, f"extensions.random_resized_crop.max_{name}"):
+            report.add(path, f"{low} found, expected at most max_{name}, {high}")
+    for name, other, both in (
+        ("trivial_augment", "rand_augment", extensions.trivial_augment and extensions.rand_augment),
+        ("bce_loss", "distillation", extensions.bce_loss and extensions.distillation),
+    ):
+        if both and report.sound(f"extensions.{name}"):
+            report.add(f"extensions.{name}", f"true found with extensions.{other}, expected one of the two")
 
 
 def _check_average(extensions: Extensions, train: TrainConfig, report: Report) -> None:
@@ -304,4 +344,25 @@ def _check_balance(extensions: Extensions, report: Report) -> None:
     path = "extensions.class_weights"
     if extensions.class_weights and extensions.balanced_sampling and report.sound(path):
         found = "found with extensions.balanced_sampling true, and either makes up for the classes' sizes"
+        report.add(path, f"{found}, expected one of the two")
+    path = "extensions.repeated_augment"
+    if extensions.balanced_sampling and extensions.repeated_augment > 1 and report.sound(path):
+        found = f"{extensions.repeated_augment} found with extensions.balanced_sampling true"
+        report.add(path, f"{found}, which repeats images itself; expected one of the two")
+    path = "extensions.bce_loss"
+    if extensions.bce_loss and (extensions.class_weights or extensions.focal_gamma) and report.sound(path):
+        found = "true found with class_weights or focal_gamma, which change cross-entropy"
+        report.add(path, f"{found}; expected one of the two")
+
+
+def _check_optimizer(extensions: Extensions, train: TrainConfig, report: Report) -> None:
+    _check_choice("extensions.optimizer", extensions.optimizer, report)
+    path, penalty = "extensions.optimizer", train.reg_config
+    if extensions.optimizer and penalty and penalty.type != "None" and report.sound(path, "train_config.reg_config"):
+        found = f"found with train_config.reg_config.type {penalty.type}"
+        report.add(path, f"{found}, expected type None there: these optimizers have a weight_decay of their own")
+    path, schedule = "extensions.warm_up_steps", train.lr_config
+    chosen = (schedule.cosine or schedule.soft_anneal) if schedule else None
+    if extensions.warm_up_steps and chosen and chosen.soft_start and report.sound(path, "train_config.lr_config"):
+        found = f"{extensions.warm_up_steps} found with soft_start {chosen.soft_start} in train_config.lr_config"
         report.add(path, f"{found}, expected one of the two")

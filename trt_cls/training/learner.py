@@ -24,7 +24,7 @@ from trt_cls.spec.experiment import NO_EXTENSIONS, Distillation, Extensions, Tra
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
 from trt_cls.training.loss import training_loss
-from trt_cls.training.optimization import optimizer, penalty
+from trt_cls.training.optimization import optimizer, parameter_groups, penalty, set_rate
 from trt_cls.training.parallel import Pipelined, replicated, spread
 from trt_cls.training.validation import evaluating
 
@@ -33,8 +33,8 @@ class Metrics(NamedTuple):
     """Means over the images of an epoch so far; NaN before the first."""
 
     loss: float
-    """Cross-entropy with the smoothed and mixed targets, as weights of classes and focal loss change it, and the
-    teacher's part if there is one."""
+    """Cross-entropy with the smoothed and mixed targets, as weights of classes and focal loss change it, or
+    extensions.bce_loss, and the teacher's part if there is one."""
     accuracy: float
     images: int
     penalty: float = 0.0
@@ -72,7 +72,8 @@ class Learner:
         parts, group = extensions.microbatches, extensions.accumulate_steps
         network = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
         self._network = compiled(network) if compile_network else network
-        self._optimizer = optimizer(config.optimizer, self.penalty.parameter_groups(model))
+        groups = parameter_groups(model, self.penalty, extensions)
+        self._optimizer = optimizer(extensions.optimizer or config.optimizer, groups)
         self._scaler = compute.scaler()
         self._seed = config.random_seed
         self._sums = torch.zeros(4, dtype=torch.float64, device=compute.last)
@@ -172,7 +173,10 @@ class Learner:
         images, targets = self._compute.images(batch.images), self._compute.targets(batch.targets)
         with self._compute.autocast():
             logits = self._network(images)
-        loss = training_loss(logits.float(), targets, self._weights, self._extensions.focal_gamma)
+        if self._extensions.bce_loss:
+            loss = functional.binary_cross_entropy_with_logits(logits.float(), targets)
+        else:
+            loss = training_loss(logits.float(), targets, self._weights, self._extensions.focal_gamma)
         if self._teacher:
             loss = self._teacher.blended(loss, logits.float(), batch.images)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
@@ -190,8 +194,7 @@ class Learner:
 
     def _update(self, rate: float) -> None:
         """The optimizer's step."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self._optimizer, rate)
         self._scaler.unscale_(self._optimizer)
         if self._full_group not in (0, self._images_of_group):
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]

@@ -25,7 +25,7 @@ from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted, SavePoints, StopRequest
 from trt_cls.training.learner import Learner, Metrics
 from trt_cls.training.logs import Averaged, EpochRow, Log, ending, epochs_without_gain
-from trt_cls.training.optimization import penalty, schedule
+from trt_cls.training.optimization import penalty, schedule, warm_up
 from trt_cls.training.parallel import copy_from_first
 from trt_cls.training.prefetch import prefetched
 from trt_cls.training.run_folder import RunFolder
@@ -192,7 +192,9 @@ class Training:
         """The learning rate of a step of this epoch, counted from 0; the same in all steps of a group."""
         group = self._extensions.accumulate_steps
         groups = math.ceil(self._steps / group)
-        return self._rate(((self.epoch - 1) * groups + step // group) / (groups * self._config.n_epochs))
+        done = (self.epoch - 1) * groups + step // group
+        share = warm_up(done, self._extensions.warm_up_steps)
+        return share * self._rate(done / (groups * self._config.n_epochs))
 
     def _validated(self, network: nn.Module, training: Metrics) -> EpochRow:
         """The row of this epoch, in which `network` was trained with the metrics `training`."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trt_cls.data.folder import ImageFolder
-from trt_cls.spec.experiment import ClassWeights
+from trt_cls.spec.extensions import ClassWeights
 
 
 def class_weights(asked: ClassWeights, folder: ImageFolder) -> Tensor:

@@ -11,15 +11,19 @@ kernels count in its value, which is a part of the loss, and have no gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trt_cls.spec.experiment import CosineLr, LrConfig, Optimizer, RegConfig, SoftAnnealLr, StepLr
+from trt_cls.spec.experiment import CosineLr, Extensions, LrConfig, Optimizer, RegConfig, SoftAnnealLr, StepLr
+from trt_cls.spec.extensions import ModernOptimizer
+from trt_cls.training.optimizers import Lamb, Lion, Muon
 
 Schedule = Callable[[float], float]
 """Progress in [0, 1] → learning rate."""
@@ -35,15 +39,103 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Callable[[Any]
     "sgd": (torch.optim.SGD, lambda c: {"momentum": c.momentum, "nesterov": c.nesterov, "fused": True}),
     "adam": (torch.optim.Adam, lambda c: {"betas": (c.beta_1, c.beta_2), "eps": c.epsilon, "fused": True}),
     "rmsprop": (torch.optim.RMSprop, lambda c: {"alpha": c.rho, "eps": c.epsilon}),
+    "adamw": (torch.optim.AdamW, lambda c: {"betas": (c.beta_1, c.beta_2), "eps": c.epsilon, "fused": True}),
+    "lamb": (Lamb, lambda c: {"betas": (c.beta_1, c.beta_2), "eps": c.epsilon}),
+    "lion": (Lion, lambda c: {"betas": (c.beta_1, c.beta_2)}),
+    "muon": (Muon, lambda c: {"betas": (c.beta_1, c.beta_2), "eps": c.epsilon, "momentum": c.momentum}),
 }
-"""By the field of the spec's `Optimizer`: the class, and its options from the field's value, which has an `lr` too."""
+"""By the field of the spec's `Optimizer` or `ModernOptimizer`: the class, and its options from the field's value."""
+
+BLOCK = re.compile(r".*?\d+[a-z]?(\.\d+)?")
+"""The part of a parameter's name that names its block: block_2a of block_2a_conv_1, layer1.0 of layer1.0.conv1."""
 
 
-def optimizer(config: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer that is set in `config` over parameter groups as `Penalty.parameter_groups` makes them."""
+def optimizer(config: Optimizer | ModernOptimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer that is set in `config` over groups as `parameter_groups` makes them."""
     name, chosen = _the_one_set(config)
     kind, options = OPTIMIZERS[name]
-    return kind(groups, lr=chosen.lr, **options(chosen))
+    return kind(groups, lr=getattr(chosen, "lr", 0.0), **options(chosen))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of each group, `rate` times the group's share."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("share", 1.0)
+
+
+def parameter_groups(model: nn.Module, penalty: Penalty, extensions: Extensions) -> list[dict[str, Any]]:
+    """The trainable parameters of `model` for its optimizer, by weight decay and, with layer_decay, by layer."""
+    modern, decay = extensions.optimizer, extensions.layer_decay
+    groups = _decaying_groups(model, modern) if modern else penalty.parameter_groups(model)
+    if decay == 1.0:
+        return groups
+    numbers, names = layer_numbers(model), {id(weight): name for name, weight in model.named_parameters()}
+    last, split = max(numbers.values()), []
+    for group in groups:
+        of_layer: dict[int, list[Any]] = {}
+        for weight in group["params"]:
+            of_layer.setdefault(numbers[names[id(weight)]], []).append(weight)
+        split += [group | {"params": of_layer[n], "share": decay ** (last - n)} for n in sorted(of_layer)]
+    return split
+
+
+def layer_numbers(model: nn.Module) -> Mapping[str, int]:
+    """The layer of each parameter by its name, from 0: the blocks of `model` in their order; the last is the head.
+
+    What is before the first block is one layer; norms and the like between blocks belong to the block before. timm's
+    networks number their own.
+    """
+    if matcher := _of_timm(model, "group_matcher"):
+        group: Callable[..., Mapping[str, int]] = import_module("timm.models").group_parameters
+        return group(model, matcher(coarse=False), reverse=True)
+    parameters = list(model.named_parameters())
+    head = parameters[-1][0].rpartition(".")[0]
+    blocks = {_block(name) for name, weight in parameters if weight.dim() > 1} - {""}
+    layers, layer = {}, ""
+    for name, _ in parameters:
+        if name.rpartition(".")[0] == head:
+            layer = head
+        elif _block(name) in blocks:
+            layer = _block(name)
+        layers[name] = layer
+    order = list(dict.fromkeys(layers.values()))
+    return {name: order.index(layer) for name, layer in layers.items()}
+
+
+def _block(name: str) -> str:
+    return found[0] if (found := BLOCK.match(name)) else ""
+
+
+def _of_timm(model: nn.Module, method: str) -> Callable[..., Any] | None:
+    """A method that networks of timm have."""
+    found: Any = getattr(model, method, None)
+    return found if callable(found) else None
+
+
+def _decaying_groups(model: nn.Module, config: ModernOptimizer) -> list[dict[str, Any]]:
+    """Groups with and without weight decay, as timm makes them; of those for Muon, matrices are apart.
+
+    Norms, biases, and what a network of timm names, such as embeddings of positions, do not decay.
+    """
+    name, chosen = _the_one_set(config)
+    named = _of_timm(model, "no_weight_decay")
+    kept = set(named()) if named else set()
+    head = list(model.named_parameters())[-1][0].rpartition(".")[0]
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for path, weight in model.named_parameters():
+        if weight.requires_grad:
+            decays = weight.dim() > 1 and path not in kept
+            orthogonal = name == "muon" and decays and path.rpartition(".")[0] != head and min(weight.shape[:2]) > 1
+            groups.setdefault((decays, orthogonal), []).append(weight)
+    return [
+        {"params": weights, "weight_decay": chosen.weight_decay * decays, "orthogonal": orthogonal}
+        for (decays, orthogonal), weights in groups.items()
+    ]
+
+
+def warm_up(step: int, steps: int) -> float:
+    """The share of the rate in `step`, counted from 0: it grows linearly to 1 in the last of `steps`."""
+    return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
 def schedule(config: LrConfig, world_size: int = 1) -> Schedule:
@@ -52,7 +144,7 @@ def schedule(config: LrConfig, world_size: int = 1) -> Schedule:
     return partial(SCHEDULES[name], chosen, chosen.learning_rate * world_size)
 
 
-def _the_one_set(config: Optimizer | LrConfig) -> tuple[str, Any]:
+def _the_one_set(config: Optimizer | ModernOptimizer | LrConfig) -> tuple[str, Any]:
     return next((field.name, value) for field in fields(config) if (value := getattr(config, field.name)) is not None)
 
 

@@ -26,7 +26,7 @@ def open_augmentation(
     """The kernel that makes packed batches into images, to be closed; None where the loader's processes do that."""
     if compute.device.type != "cuda":
         return None
-    on_resized = [name for name in ("rand_augment", "crop_padding") if getattr(extensions, name)]
+    on_resized = [name for name in ("rand_augment", "trivial_augment", "crop_padding") if getattr(extensions, name)]
     if on_resized:
         _log.warning("training images are augmented on the CPU: the GPU's kernel has no %s", " and ".join(on_resized))
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -112,7 +113,15 @@ def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
     A training that is resumed has its own weights in its state.
     """
     torch.manual_seed(setup.config.random_seed)
-    model = build(setup.contract.model, len(setup.contract.classes))
+    extensions, arch = setup.extensions, setup.contract.model.arch
+    model = build(setup.contract.model, len(setup.contract.classes), drop_path=extensions.drop_path)
+    if extensions.gradient_checkpointing:
+        checkpointing: Any = getattr(model, "set_grad_checkpointing", None)
+        if checkpointing is None:
+            raise RequestError(
+                f"extensions.gradient_checkpointing: {arch} has none; expected a network of timm; leave the field out"
+            )
+        checkpointing()
     if setup.config.pretrained_model_path and not resume:
         taken = _pretrained(model, setup.contract.model, setup.config.pretrained_model_path)
         for line in str(taken).splitlines():
