@@ -51,6 +51,7 @@ def packed12(values: npt.NDArray[np.uint16]) -> bytes:
 
 
 WIDE = SHADES.astype(np.uint16) << 8 | 0x5A
+ROWS = [struct.pack("<HHIH", 257, 3, 1, rows) for rows in (8, 9)]
 MAP = np.random.default_rng(1).integers(0, 256, (3, 256))
 
 
@@ -89,6 +90,7 @@ def test_pixels_are_those_of_the_tags(content: bytes, right: npt.NDArray[Any]) -
         pytest.param(tiff(bytes(384), 8, 5, samples=4, ink_set=2), "other inks", id="other inks"),
         pytest.param(tiff(bytes(288), 8, 6, samples=3, subsampling=[2, 2]), "fewer colors", id="subsampled YCbCr"),
         pytest.param(tiff(bytes(288), 8, 8, samples=3), "CIELAB", id="CIELAB"),
+        pytest.param(tiff(SHADES.tobytes(), 8, 1).replace(*ROWS), "96 of its 108 pixels", id="a strip is missing"),
     ],
 )  # fmt: skip
 def test_pixels_that_would_come_out_wrong_are_refused(content: bytes, reason: str) -> None:

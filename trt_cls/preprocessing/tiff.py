@@ -78,6 +78,10 @@ def _refuse(image: TiffImageFile) -> None:
         raise _refused("other inks than CMYK")
     if photometric == YCBCR and raw:
         _refuse_odd_ycbcr(image)
+    planes = len(bits) if raw and tags.get(Tag.PlanarConfiguration, 1) == SEPARATE else 1
+    stored = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+    if stored < planes * image.width * image.height:  # Pillow leaves the others black
+        raise _refused(f"strips or tiles for {stored // planes:,} of its {image.width * image.height:,} pixels")
 
 
 def _refuse_odd_ycbcr(image: TiffImageFile) -> None:
