@@ -55,8 +55,6 @@ def label(model: ModelConfig) -> str:
 
 
 ALL = [network(family.name, depth) for family in ARCHITECTURES.values() for depth in family.depths or (None,)]
-QUICK = {("squeezenet", 18)}
-"""The fewest weights, and all of them; the tests of the export use resnet10."""
 BUILT_THRICE = {("resnet", 10), ("squeezenet", 18)}
 """Additions and concatenations: an engine of each precision. Others get one in INT8, with the rest in FP16."""
 SMALL = {"squeezenet", "mobilenet_v1", "mobilenet_v2", "efficientnet_b0"}
@@ -158,12 +156,8 @@ def trained(asked: Experiment, pictures: ImageFolder) -> Any:
     return train_on(module, torch.from_numpy(batch.images), torch.tensor([sample.label for sample in batch.samples]))
 
 
-def marked(model: ModelConfig) -> Any:
-    quick = model in ALL and (model.arch, model.n_layers) in QUICK
-    return pytest.param(model, id=label(model), marks=[] if quick else pytest.mark.slow)
-
-
-@pytest.mark.parametrize("model", [marked(model) for model in (*WHOLE_WAY, *VARIANTS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [*WHOLE_WAY, *VARIANTS], ids=label)
 def test_learns_and_is_exported(
     model: ModelConfig,
     pictures: ImageFolder,

@@ -8,6 +8,7 @@ from support.shared_data import tao_records
 from trt_cls.cli import main
 from trt_cls.spec.architectures import ARCHITECTURES
 
+pytestmark = pytest.mark.slow  # the table builds every network
 OPTIONS = ("use_batch_norm", "use_bias", "use_pooling", "all_projections", "retain_head")
 
 

@@ -154,6 +154,7 @@ def test_widths_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
         load_checkpoint(source)
 
 
+@pytest.mark.slow
 def test_latency_is_measured_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("trt_cls.pruning.prune.SECONDS", 0.3)
