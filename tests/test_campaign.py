@@ -6,6 +6,7 @@ CAMPAIGN_SEED and CAMPAIGN_SIZE (a factor) of the environment draw others and mo
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -283,9 +284,7 @@ def test_trainings_that_are_killed_end_as_one_that_was_not(
 ) -> None:
     """By any of four signals, one to three times each; after each, no file of a final name is half written."""
     draw = random.Random(SEED)
-    started = time.monotonic()
     assert forked.wait(start(folder / "whole")) == 0, (folder / "whole.log").read_text()
-    seconds = time.monotonic() - started
     expected = written(folder / "whole")
     assert len(expected) == 4 + 1 + 2
     statuses: Counter[tuple[str, int]] = Counter()
@@ -294,8 +293,8 @@ def test_trainings_that_are_killed_end_as_one_that_was_not(
         for _ in range(draw.choice([1, 1, 2, 3])):
             name = draw.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
             process = start(results)
-            time.sleep(draw.uniform(0, seconds))
-            if Path(f"/proc/{process}").exists():
+            if runs_until_saved(process, results, draw.randrange(6)):
+                time.sleep(draw.uniform(0, 0.02))
                 os.kill(process, getattr(signal, name))
             status = forked.wait(process)
             history.append(f"{name} → {status}")
@@ -311,6 +310,21 @@ def test_trainings_that_are_killed_end_as_one_that_was_not(
         assert written(results) == expected, f"seed {SEED}, training {number}: {history}"
         shutil.rmtree(results)
     assert sum(count for (_, status), count in statuses.items() if status not in (0, 2)) >= counted(KILLS) / 3, statuses
+
+
+def runs_until_saved(process: int, results: Path, times: int) -> bool:
+    """Waits until the state was saved so often since now; whether the process still runs then."""
+    state, seen = results / "train_state.pt", set()
+    with contextlib.suppress(OSError):
+        seen.add(state.stat().st_mtime_ns)
+    wanted = len(seen) + times
+    while Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        with contextlib.suppress(OSError):
+            seen.add(state.stat().st_mtime_ns)
+        if len(seen) >= wanted:
+            return True
+        time.sleep(0.001)
+    return False
 
 
 def written(results: Path) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ class RecordingLearner(learner.Learner):
             raise TrtClsError(f"this is the failure of process {RANK}")
         before = self._sums.clone()
         super().step(batch, number, rate, **more)
-        loss, _, images = (self._sums - before).tolist()
+        loss, _, images, _ = (self._sums - before).tolist()
         seen = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in batch.images]
         with RECORD.open("a") as file:
             print(json.dumps({"step": number, "loss": loss, "images": images, "rate": rate, "seen": seen}), file=file)

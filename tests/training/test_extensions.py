@@ -25,7 +25,6 @@ from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import (
-    ClassWeights,
     Distillation,
     Experiment,
     Extensions,
@@ -35,7 +34,7 @@ from trt_cls.spec.experiment import (
     RegConfig,
     StepLr,
 )
-from trt_cls.spec.extensions import AdamW, Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
+from trt_cls.spec.extensions import AdamW, ClassWeights, Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
