@@ -79,7 +79,8 @@ def _refuse(image: TiffImageFile) -> None:
     if photometric == YCBCR and raw:
         _refuse_odd_ycbcr(image)
     planes = len(bits) if raw and tags.get(Tag.PlanarConfiguration, 1) == SEPARATE else 1
-    stored = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+    boxes = [extents or (0, 0, *image.size) for _, extents, *_ in image.tile]
+    stored = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
     if stored < planes * image.width * image.height:  # Pillow leaves the others black
         raise _refused(f"strips or tiles for {stored // planes:,} of its {image.width * image.height:,} pixels")
 
