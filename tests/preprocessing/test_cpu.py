@@ -201,7 +201,7 @@ def test_a_library_that_does_not_load_is_none(tmp_path: Path, monkeypatch: pytes
     monkeypatch.undo()
     monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
     assert cpu.shared_library.__wrapped__() is None
-    cpu.library_path().write_bytes(b"of another machine")
+    cpu.compiled_path().write_bytes(b"of another machine")
     assert cpu.shared_library.__wrapped__() is None
 
 

@@ -65,12 +65,12 @@ def shared_library() -> ctypes.CDLL | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        return ctypes.CDLL(str(library_path()))
+        return ctypes.CDLL(str(compiled_path()))
     except OSError:  # absent, or built for another machine
         return None
 
 
-def library_path() -> Path:
+def compiled_path() -> Path:
     """Where an installation puts the native library."""
     return Path(__file__).with_name("_host.so")
 
