@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.shared_data import TAO_SPEC
 from support.spec_texts import spec_text
 from trt_cls.errors import SpecError
-from trt_cls.spec import Experiment, load, loads, show
+from trt_cls.spec import load, loads, show
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import (
     Activation,
@@ -18,6 +18,7 @@ from trt_cls.spec.experiment import (
     ClearmlConfig,
     CosineLr,
     EvalConfig,
+    Experiment,
     LrConfig,
     ModelConfig,
     Optimizer,

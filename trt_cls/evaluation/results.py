@@ -15,8 +15,6 @@ from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Comparison
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
-from trt_cls.evaluation.report.evaluation_page import evaluation_page
-from trt_cls.evaluation.report.page import comparison_page
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
 
@@ -49,6 +47,8 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
 
 def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple[Path, Path, Path]:
     """Writes results.json, predictions.csv (path,label,predicted,confidence) and report.html; returns their paths."""
+    from trt_cls.evaluation.report.evaluation_page import evaluation_page  # Jinja: a sixth of what `infer` takes
+
     results, table, report = folder / "results.json", folder / "predictions.csv", folder / "report.html"
     predictions, classes = evaluation.predictions, evaluation.contract.classes
     # ASCII, because a path may not be valid UTF-8
@@ -65,6 +65,8 @@ def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple
 
 def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> tuple[Path, Path]:
     """Writes changed.csv, a row for each image with different labels, and comparison.html; returns their paths."""
+    from trt_cls.evaluation.report.page import comparison_page
+
     table, report = folder / "changed.csv", folder / "comparison.html"
     header = ("path", "label_a", "confidence_a", "label_b", "confidence_b", "truth")
     rows = (

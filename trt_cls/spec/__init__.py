@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trt_cls.spec.experiment import Experiment
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment
 
-__all__ = ["Experiment", "load", "loads", "show"]
+__all__ = ["load", "loads", "show"]
 
 
 def load(
