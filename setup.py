@@ -36,8 +36,9 @@ class AnyPython(bdist_wheel):
 
 
 def long_description() -> str:
-    """README without the links into the repository, which lead nowhere on an index's page."""
+    """README without its picture and the links into the repository, which lead nowhere on an index's page."""
     text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^\]]*\]\((?!https?://)[^)]+\)\n+", "", text)
     return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", text)
 
 
