@@ -20,6 +20,7 @@ from trt_cls.preprocessing.cpu import preprocess
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("narrow")
 
 CLASSES = ("blue", "green", "red")
 SPEC = """
@@ -136,7 +137,8 @@ def test_a_foreign_model_is_refused(data: Path, capsys: pytest.CaptureFixture[st
 
 def test_half_of_the_work_is_pruned_and_retrains(trained: Path, data: Path) -> None:  # pruning/
     pruned = data / "pruned.safetensors"
-    assert main(["prune", "-m", str(trained), "-o", str(pruned), "--target-flops", "0.5"]) == 0
+    half = ["--target-flops", "0.5", "-nf", "8", "-pg", "8"]
+    assert main(["prune", "-m", str(trained), "-o", str(pruned), *half]) == 0
     assert pruned.stat().st_size < trained.stat().st_size
     retrain = ["--set", f"train_config.pretrained_model_path={pruned}", "--set", "train_config.n_epochs=1"]
     assert main(["train", "-e", str(data / "spec.txt"), "-r", str(data / "retrained"), *retrain]) == 0

@@ -13,6 +13,7 @@ from trt_cls.contract import Contract, Preprocessing
 from trt_cls.spec.experiment import ModelConfig
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture(scope="module")

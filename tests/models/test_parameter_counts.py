@@ -11,21 +11,26 @@ from trt_cls.models.network import count_parameters
 from trt_cls.spec.architectures import ARCHITECTURES
 
 FAMILIES = [arch for arch in ARCHITECTURES if arch not in {f"efficientnet_b{size}" for size in range(2, 8)}]
+EACH_FAMILY = pytest.mark.parametrize(
+    ("arch", "depths"),
+    [
+        pytest.param("resnet", {10, 50}, id="resnet10-50"),
+        # of the same blocks in other numbers
+        pytest.param("resnet", {18, 34, 101}, id="resnet18-34-101", marks=pytest.mark.slow),
+        *(
+            pytest.param(arch, set(), id=arch, marks=pytest.mark.slow if arch == "efficientnet_b1" else ())
+            for arch in FAMILIES
+            if arch != "resnet"
+        ),
+    ],
+)
 
 
 def records(name: str, arch: str) -> list[dict[str, Any]]:
     return [record for record in tao_records(name) if record["arch"] == arch]
 
 
-@pytest.mark.parametrize(
-    ("arch", "depths"),
-    [
-        pytest.param("resnet", {10, 50}, id="resnet10-50"),
-        # of the same blocks in other numbers; those of their frozen blocks are counted each time
-        pytest.param("resnet", {18, 34, 101}, id="resnet18-34-101", marks=pytest.mark.slow),
-        *(pytest.param(arch, set(), id=arch) for arch in FAMILIES if arch != "resnet"),
-    ],
-)
+@EACH_FAMILY
 def test_every_combination_of_options_has_as_many_parameters_as_in_tao(arch: str, depths: set[int]) -> None:
     wrong = []
     for record in records("param_counts.json", arch):
@@ -71,14 +76,11 @@ def test_larger_efficientnets_have_as_many_parameters_as_in_tao(size: int) -> No
     assert count_parameters(outline(config(record))) == (record["trainable_params"], record["total_params"])
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [  # made of efficientnet_b0's blocks
-        pytest.param(arch, marks=pytest.mark.slow if arch == "efficientnet_b1" else ()) for arch in FAMILIES
-    ],
-)
-def test_freeze_blocks_freezes_what_tao_freezes(arch: str) -> None:
+@EACH_FAMILY
+def test_freeze_blocks_freezes_what_tao_freezes(arch: str, depths: set[int]) -> None:
     for record in records("freeze_blocks.json", arch):
+        if depths and record["n_layers"] not in depths:
+            continue
         for key, trainable in record["trainable_params_with_freeze_blocks"].items():
             blocks = tuple(record["valid_blocks"]) if key == "all" else (int(key),)
             network = outline(config(record, freeze_blocks=blocks))

@@ -200,6 +200,7 @@ def test_odd_sides_pad_efficientnet_otherwise(tmp_path: Path) -> None:
     assert_answers(imported, layers, weights)
 
 
+@pytest.mark.slow  # of 380 layers
 def test_efficientnet_b2_is_distinguished_from_b1_by_its_name_or_its_widest_layer(tmp_path: Path) -> None:
     layers, weights = keras_layers(table("efficientnet_b1"), SIZE, narrow)
     by_name = import_network(write(tmp_path / "a.hdf5", layers, weights, "efficientnet-b2"))

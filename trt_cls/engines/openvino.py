@@ -1,4 +1,4 @@
-"""ONNX files run by OpenVINO on the CPU, which runs INT8 files there several times faster than ONNX Runtime does.
+"""ONNX files run by OpenVINO on the CPU, which runs INT8 files several times faster than ONNX Runtime does.
 
 OpenVINO computes in bfloat16 by default where the processor has it. Here it computes in float32 all that the file does
 not say to be INT8: the answers are then those of the file, float16 files' included, and INT8 files lose no speed.
@@ -48,10 +48,7 @@ class OpenVinoEngine:
         self._requests: dict[int | None, Any] = {}
         with self._loading():
             self._model = self._core.read_model(path)
-        products = sum(operation.get_type_name() == "MatMul" for operation in self._model.get_ops())
-        if (
-            self.contract.precision == "int8" and products > 1 and saturates()
-        ):  # one: the classifier behind convolutions
+        if self.contract.precision == "int8" and saturates():
             self._settings = {**self._settings, "LP_TRANSFORMS_MODE": "NO"}
         check_signature(path, self.contract, _shapes(self._model.inputs), _shapes(self._model.outputs))
         if not self._static:
@@ -108,8 +105,9 @@ def has_amx() -> bool:
 def saturates() -> bool:
     """Whether this processor adds pairs of 8-bit products in 16 bits, where they saturate: x86 without VNNI.
 
-    OpenVINO then computes transformers in float: its integer kernels for matrix products gave one 21 dB of signal to
-    noise there, and float 49 dB (OpenVINO 2026.4, AVX2). Networks of convolutions keep integer kernels.
+    INT8 files are then computed in float, as the file says. OpenVINO 2026.4's integer kernels with AVX2 gave a
+    transformer 21 dB of signal to noise where float gives 49, and moved probabilities of a resnet by 0.34 where float
+    moves them by 0.03.
     """
     flags = _processor()
     return "avx2" in flags and "vnni" not in flags
