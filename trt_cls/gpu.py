@@ -9,12 +9,13 @@ import atexit
 import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
+from traceback import clear_frames
 from types import ModuleType
 from typing import Any
 from weakref import WeakSet
@@ -103,10 +104,17 @@ class GpuOwner(ABC):
     def close(self) -> None:
         """Gives it back; a second time does nothing."""
 
+    @abstractmethod
+    def current(self) -> AbstractContextManager[None]:
+        """Makes the primary context this thread's; an error once it is closed."""
+
     def __del__(self) -> None:
         # pycuda's own objects give nothing back in another thread, unless the context is current there.
-        with suppress(Exception):  # it did not open, and holds nothing
-            self.close()
+        with suppress(Exception), self.current():  # closed, or so far from open that it holds nothing
+            try:
+                self.close()
+            finally:
+                vars(self).clear()  # an owner that opened halfway does not close
 
 
 _open: WeakSet[GpuOwner] = WeakSet()
@@ -118,6 +126,9 @@ def primary_context(cuda: ModuleType, device: int) -> Any:
 
     One for the process, held until it ends: pycuda leaves a context on the thread's stack where it gives one back, and
     gives back none in another thread.
+
+    Raises:
+        DeviceError: there is no such GPU, or it can't be had.
     """
     with _retaining:
         return _retained(cuda, device)
@@ -125,7 +136,13 @@ def primary_context(cuda: ModuleType, device: int) -> Any:
 
 @cache
 def _retained(cuda: ModuleType, device: int) -> Any:
-    primary = cuda.Device(device).retain_primary_context()
+    try:
+        primary = cuda.Device(device).retain_primary_context()
+    except cuda.Error as error:
+        raise DeviceError(
+            f"GPU {device} can't be used here: CUDA failed: {one_line(error)}; expected a GPU with free memory that no "
+            "other process has to itself; choose another with CUDA_VISIBLE_DEVICES, or use the CPU"
+        ) from error
     atexit.register(_end, primary)
     return primary
 
@@ -149,10 +166,14 @@ def current_context(cuda: ModuleType, primary: Any, failure: type[TrtClsError], 
     Raises:
         failure: in place of CUDA's own errors; `what` begins its message.
     """
-    primary.push()
     try:
-        yield
+        primary.push()
+        try:
+            yield
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # what a call that failed had made is given back while it is current
+            raise
+        finally:
+            cuda.Context.pop()
     except cuda.Error as error:
         raise failure(f"{what}: CUDA failed: {one_line(error)}") from error
-    finally:
-        cuda.Context.pop()

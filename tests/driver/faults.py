@@ -23,21 +23,44 @@ import run
 
 
 class Fault(NamedTuple):
-    """What it is, what is written where in a file instead of what is right, and the tests that are to notice."""
+    """What it is, what is written where in a file instead of what is right, and the tests that are to notice.
+
+    `more`: what else is written so, as module, right and wrong.
+    """
 
     kind: str
     module: str
     right: str
     wrong: str
     tests: tuple[str, ...]
+    more: tuple[tuple[str, str, str], ...] = ()
 
 
 SLOT, PIPELINE = "trt_cls/engines/tensorrt/buffers.py", "trt_cls/engines/tensorrt/pipeline.py"
 CUDA, PREFETCH = "trt_cls/preprocessing/cuda.py", "trt_cls/training/prefetch.py"
-GPU = "trt_cls/gpu.py"
+GPU, ENGINE = "trt_cls/gpu.py", "trt_cls/engines/tensorrt/engine.py"
 LIMIT = 600
 """Seconds of one run, some twenty times what it takes: a fault may also make a test hang."""
 ENGINES, EXECUTORS, TRAINING = ("test_engine.py", "test_pipeline.py"), ("test_executor.py",), ("test_prefetch.py",)
+FORGOTTEN = (
+    "            try:\n                self.close()\n            finally:\n                vars(self).clear()",
+    "            pass",
+)
+A_CONTEXT_EACH = (
+    (GPU, "    atexit.register(_end, primary)\n", ""),
+    (
+        ENGINE,
+        "self._slot, self._plan, self._images\n",
+        "self._slot, self._plan, self._images\n        self._primary.detach()\n",
+    ),
+    (CUDA, "            del self._module\n", "            del self._module\n        self._primary.detach()\n"),
+)
+"""Whoever opens retains the primary context, and gives it back when it is closed."""
+ENDED_BY_A_FAILURE = """self._primary = device.retain_primary_context()
+        failing = __import__("contextlib").ExitStack()
+        failing.push(lambda kind, *rest: kind and self._primary.detach())
+        with failing, self.current():
+"""
 
 FAULTS = [
     Fault(
@@ -134,10 +157,40 @@ FAULTS = [
     Fault(
         "leak of what was forgotten",
         GPU,
-        "            self.close()\n\n\n_open",
-        "            pass\n\n\n_open",
+        *FORGOTTEN,
         (*ENGINES, *EXECUTORS),
     ),
+    Fault("a context each", GPU, "@cache\n", "", (*ENGINES, *EXECUTORS), A_CONTEXT_EACH),
+    Fault(
+        "a context each, and what was forgotten",
+        GPU,
+        "@cache\n",
+        "",
+        ("test_engine.py test_executor.py -k forgotten",),
+        (*A_CONTEXT_EACH, (GPU, *FORGOTTEN)),
+    ),
+    Fault(
+        "objects outlive the context after a failed open",
+        ENGINE,
+        "self._primary = primary_context(self._cuda, 0)\n        with self.current():\n",
+        ENDED_BY_A_FAILURE,
+        ("test_engine.py -k does_not_open",),
+    ),
+    Fault("what a failure leaves", GPU, "            clear_frames(error.__traceback__)", "            pass", ENGINES),
+    Fault("opened halfway", GPU, "                vars(self).clear()", "                pass", EXECUTORS),
+    Fault(
+        "used when closed",
+        ENGINE,
+        "        if self._closed:\n            raise",
+        "        if False:\n            raise",
+        ENGINES,
+    ),
+    Fault("closed twice", ENGINE, "        if self._closed:\n            return\n", "", ENGINES),
+    Fault("used when closed", CUDA, "        if self.closed:\n", "        if False:\n", EXECUTORS),
+    Fault("closed twice", CUDA, "        if self._kernels.closed:\n            return\n", "", EXECUTORS),
+    Fault("no images", CUDA, "            if not images:\n", "            if False:\n", EXECUTORS),
+    Fault("a rejected kernel is kept", CUDA, "                cubin.unlink()\n", "                pass\n", EXECUTORS),
+    Fault("more than a launch takes", CUDA, "min(images - first, MOST_IMAGES))", "images - first)", EXECUTORS),
     Fault("leaked context", GPU, "        cuda.Context.pop()", "        pass", EXECUTORS),
     Fault("leaked primary context", GPU, "    primary.detach()", "    pass", EXECUTORS),
     Fault("missing wait", PREFETCH, "    own.wait_event(copies.record_event())\n", "", TRAINING),
@@ -166,11 +219,12 @@ FAULTS = [
 
 def noticed(fault: Fault, copy: Path) -> str:
     """The first way in which a test or the driver notices `fault` in `copy`, which is restored; empty: none."""
-    module = copy / fault.module
-    text = module.read_text()
-    if fault.right not in text:
-        raise SystemExit(f"{fault.module} no longer holds {fault.right!r}: write the fault anew")
-    module.write_text(text.replace(fault.right, fault.wrong, 1))
+    for name, right, wrong in ((fault.module, fault.right, fault.wrong), *fault.more):
+        module = copy / name
+        text = module.read_text()
+        if right not in text:
+            raise SystemExit(f"{name} no longer holds {right!r}: write the fault anew")
+        module.write_text(text.replace(right, wrong, 1))
     report = copy.with_suffix(".report")
     settings = run.environment(report, copy) | {"PYTHONDONTWRITEBYTECODE": "1"}
     tests = " ".join(f"{copy}/tests/driver/{test}" for test in fault.tests).split(" ")
@@ -185,7 +239,7 @@ def noticed(fault: Fault, copy: Path) -> str:
                 otherwise = f"hangs for {LIMIT} s" if counts["hangs"] else "counts at the end"
                 return f"{way}: {failed[0].split()[1].rpartition('/')[2] if failed else otherwise}"
     finally:
-        module.write_text(text)
+        subprocess.run(["git", "checkout", "--quiet", "."], cwd=copy, check=True)
     return ""
 
 

@@ -24,7 +24,10 @@ import build
 
 HERE = Path(__file__).resolve().parent
 TESTS, ROOT = HERE.parent, HERE.parents[1]
-PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=3"]
+PATIENCE = 300
+"""Seconds of a test, a hundred times what the longest takes; then the stacks are printed, and the run has failed."""
+PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=3", "-o", f"faulthandler_timeout={PATIENCE}"]
+PYTEST += ["-o", "faulthandler_exit_on_timeout=true"]
 KERNELS = """
 import sys
 from pathlib import Path

@@ -7,6 +7,8 @@ import gc
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,16 @@ def require() -> None:
 lazy = pytest.mark.skipif(
     os.environ.get("DRIVER_ORDER", "lazy") != "lazy", reason="work does not wait to be waited for"
 )
+
+
+def elsewhere(call: Callable[[], Any]) -> Any:
+    """What `call` gives in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+in_each_thread = pytest.mark.parametrize("where", [lambda call: call(), elsewhere], ids=["here", "in another thread"])
+"""The test's `where` calls in the thread that first used the GPU, and in another: pycuda tells them apart."""
 
 
 def names() -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from driver import stand_in
-from driver.stand_in import CAPABILITY, VERSION, Driver, names
+from driver.stand_in import CAPABILITY, VERSION, Driver, elsewhere, in_each_thread, names
 from support.tiny_models import CONTRACT, RGB, SIZE
 from trt_cls.engines import open_engine
 from trt_cls.engines.tensorrt.buffers import capture
@@ -108,12 +107,6 @@ def test_a_layer_that_can_not_be_captured_ends_the_capture(
     assert driver.count("graph_launches") == before
 
 
-def elsewhere(call: Callable[[], Any]) -> Any:
-    """What `call` gives in a thread of its own."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call).result()
-
-
 def test_an_engine_serves_any_thread(driver: Driver, tmp_path: Path) -> None:
     plan = write_plan(tmp_path)
     with closing(elsewhere(lambda: open_engine(plan))) as engine:
@@ -162,7 +155,25 @@ def test_an_engine_opens_while_another_captures(
     other.close()
 
 
-@pytest.mark.parametrize("where", [lambda call: call(), elsewhere], ids=["here", "in another thread"])
+@in_each_thread
+@pytest.mark.parametrize(("call", "after"), [("cuStreamCreate", 0), *[("allocation", after) for after in range(4)]])
+def test_an_engine_that_does_not_open_leaves_nothing(
+    driver: Driver, tmp_path: Path, where: Callable[[Callable[[], Any]], Any], call: str, after: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    plan = write_plan(tmp_path)
+    driver.fail(call, after)
+
+    def fail() -> None:
+        with pytest.raises(EngineError, match="CUDA failed"):
+            open_engine(plan)
+
+    where(fail)
+    driver.assert_all_freed()
+    assert capfd.readouterr().err == ""
+
+
+@in_each_thread
 def test_an_engine_that_was_forgotten_gives_everything_back(
     driver: Driver, tmp_path: Path, where: Callable[[Callable[[], Any]], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:

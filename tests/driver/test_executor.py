@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 
 from driver import stand_in
-from driver.stand_in import Driver
+from driver.stand_in import Driver, elsewhere, in_each_thread
+from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError, DeviceError
 from trt_cls.preprocessing import cuda, nvrtc
@@ -34,11 +34,6 @@ def check(executor: CudaPreprocessing, count: int = 10, size: int = 9) -> None:
     np.testing.assert_array_equal(found[:, 0, 5, 5], np.arange(count) - np.float32(117))
 
 
-def elsewhere(call: Callable[[], Any]) -> Any:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call).result()
-
-
 def test_errors_of_the_driver_and_of_images_are_kept_apart(driver: Driver) -> None:
     with closing(CudaPreprocessing(COLOR)) as executor:
         for allocation in range(4):
@@ -51,12 +46,48 @@ def test_errors_of_the_driver_and_of_images_are_kept_apart(driver: Driver) -> No
         assert executor.preprocess([np.zeros((9, 9, 3), np.uint8)]).shape == (1, 3, 40, 36)
 
 
+@in_each_thread
 @pytest.mark.parametrize("call", ["cuStreamCreate", "cuModuleGetFunction"])
 @pytest.mark.parametrize("kind", [CudaPreprocessing, CudaAugmentation])
-def test_what_does_not_open_leaves_nothing(driver: Driver, kind: type[CudaPreprocessing], call: str) -> None:
+def test_what_does_not_open_leaves_nothing(
+    driver: Driver, kind: type[CudaPreprocessing], call: str, where: Callable[[Callable[[], Any]], Any],
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    driver.fail(call)
+
+    def fail() -> None:
+        with pytest.raises(DeviceError, match="CUDA failed"):
+            kind(GRAY)
+
+    where(fail)
+    driver.assert_all_freed()
+    assert capfd.readouterr().err == ""
+
+
+@in_each_thread
+def test_memory_of_a_batch_that_found_no_more_is_given_back(
+    driver: Driver, where: Callable[[Callable[[], Any]], Any]
+) -> None:
+    with closing(CudaPreprocessing(GRAY)) as executor:
+        driver.fail("allocation", 1)
+
+        def fail() -> None:
+            with pytest.raises(DeviceError, match="out of memory"):
+                executor.preprocess(shades(3))
+
+        where(fail)
+        driver.repair()
+        check(executor)
+
+
+@pytest.mark.parametrize("call", ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2"])
+def test_a_gpu_that_can_not_be_had_is_one_error(driver: Driver, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has it to itself, or its memory is full."""
+    CudaPreprocessing(GRAY).close()
+    monkeypatch.setattr(gpu, "_retained", gpu._retained.__wrapped__)
     driver.fail(call)
     with pytest.raises(DeviceError, match="CUDA failed"):
-        kind(GRAY)
+        CudaPreprocessing(GRAY)
 
 
 @pytest.mark.parametrize("good", [True, False], ids=["once", "and not again"])
@@ -88,6 +119,7 @@ def test_a_closed_executor_says_so_and_closes_twice(driver: Driver, kind: type[C
 
 def test_any_number_of_images_is_preprocessed(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """None at all, and more than one launch takes."""
+    assert cuda.MOST_IMAGES <= 65_535, "CUDA has no more blocks along the third axis"
     monkeypatch.setattr(cuda, "MOST_IMAGES", 4)
     with closing(CudaPreprocessing(GRAY)) as executor:
         assert executor.preprocess([]).shape == (0, 1, 24, 50)
@@ -104,7 +136,7 @@ def test_an_executor_serves_and_closes_in_any_thread(driver: Driver) -> None:
     elsewhere(executor.close)
 
 
-@pytest.mark.parametrize("where", [lambda call: call(), elsewhere], ids=["here", "in another thread"])
+@in_each_thread
 def test_an_executor_that_was_forgotten_gives_everything_back(
     driver: Driver, where: Callable[[Callable[[], Any]], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from driver import stand_in
-from driver.stand_in import Driver, lazy, names
+from driver.stand_in import Driver, in_each_thread, lazy, names
 from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images
 from trt_cls.artefacts.sidecar import BuilderName
 from trt_cls.cli import main
@@ -159,6 +159,7 @@ def fail_decoding(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trt_cls.data.stream.read", failing)
 
 
+@in_each_thread
 @pytest.mark.parametrize(
     ("break_it", "error", "message"),
     [
@@ -172,12 +173,17 @@ def fail_decoding(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whatever_fails_on_the_way_all_memory_is_given_back(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     break_it: Callable[[Driver, pytest.MonkeyPatch], None], error: type[Exception], message: str,
+    where: Callable[[Callable[[], None]], None],
 ) -> None:  # fmt: skip
     samples = colored(tmp_path, 40)
     with closing(TensorRtEngine(write_plan(tmp_path), graphs=False)) as engine:
         break_it(driver, monkeypatch)
-        with pytest.raises(error, match=message):
-            predict(engine, samples, batch_size=4, workers=2)
+
+        def fail() -> None:
+            with pytest.raises(error, match=message):
+                predict(engine, samples, batch_size=4, workers=2)
+
+        where(fail)
 
 
 @pytest.mark.parametrize("allocation", range(40))

@@ -51,6 +51,13 @@ def test_without_a_compiler_the_package_is_named(tmp_path: Path) -> None:
         nvrtc.compiled("sm_90", tmp_path)
 
 
+def test_a_cache_that_can_not_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc, "compile_source", lambda *given: b"a kernel")
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match=r"can't be kept in .*file/cache .*Not a directory.*XDG_CACHE_HOME"):
+        nvrtc.compiled("sm_90", tmp_path / "file" / "cache")
+
+
 @needs_nvrtc
 def test_the_kernel_is_compiled_once_and_used_without_a_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

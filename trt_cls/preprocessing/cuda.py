@@ -6,7 +6,7 @@ Knows compiling, memory and the launch; the numbers come from `packing`. pycuda 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -30,8 +30,8 @@ class Kernels:
 
     def __init__(self, device: int = 0) -> None:
         self.cuda = cuda_driver("preprocessing on the GPU", "preprocess on the CPU")
-        gpu = self.cuda.Device(device)
         self._primary = primary_context(self.cuda, device)
+        gpu = self.cuda.Device(device)
         self.closed = False
         with self.current():
             self._module = self._loaded("sm_{}{}".format(*gpu.compute_capability()))
@@ -41,7 +41,8 @@ class Kernels:
         try:
             return self.cuda.module_from_file(str(cubin))
         except self.cuda.Error:  # a damaged file: it is compiled anew, once
-            cubin.unlink(missing_ok=True)
+            with suppress(OSError):
+                cubin.unlink()
             return self.cuda.module_from_file(str(compiled(architecture, cache_folder())))
 
     def function(self, name: str, arguments: str) -> Any:

@@ -11,7 +11,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from trt_cls.errors import DeviceError
+from trt_cls.errors import DeviceError, one_line
 from trt_cls.files import atomic
 
 KERNEL = Path(__file__).with_name("preprocess.cu")
@@ -24,7 +24,7 @@ def compiled(architecture: str, folder: Path) -> Path:
     Without NVRTC, as on a machine that the folder was copied to, what any version made of this source will do.
 
     Raises:
-        DeviceError: there is no NVRTC, or it does not know the architecture.
+        DeviceError: there is no NVRTC, or it does not know the architecture; `folder` can't be written.
     """
     name = f"preprocess-{architecture}-{hashlib.sha256(KERNEL.read_bytes()).hexdigest()[:12]}"
     library = nvrtc()
@@ -33,9 +33,15 @@ def compiled(architecture: str, folder: Path) -> Path:
         return made[0]
     content = compile_source(KERNEL.read_bytes(), KERNEL.name, architecture)
     cubin = folder / f"{name}-{compiler}.cubin"
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(cubin) as beside:
-        beside.write_bytes(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(cubin) as beside:
+            beside.write_bytes(content)
+    except OSError as error:
+        raise DeviceError(
+            f"the compiled kernel can't be kept in {folder} ({one_line(error)}); expected a folder that can be written "
+            "and has room; set XDG_CACHE_HOME to one, or preprocess on the CPU"
+        ) from error
     return cubin
 
 

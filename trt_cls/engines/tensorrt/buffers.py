@@ -69,7 +69,7 @@ class Slot:
         """Waits for what is queued, and frees all."""
         self.stream.synchronize()
         self._drop_graph()
-        self.input = self._output = self._run = None  # type: ignore[assignment]
+        del self._run, self.input, self._output, self._answers, self.stream
 
     def _run_plainly(self, batch: int) -> None:
         """Also captures the run where the shape is that of the last one, and so likely to be that of the next.
