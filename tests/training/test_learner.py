@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.models import build
@@ -77,3 +80,38 @@ def test_an_image_left_alone_is_learned_from_with_the_next_batch_also_after_a_re
         assert learner.metrics().images == 3
         for name, tensor in learner.model.state_dict().items():
             assert torch.equal(tensor, expected.model.state_dict()[name]), name
+
+
+class Strides(TorchDispatchMode):
+    """While entered, notes the strides of convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[list[int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "convolution":
+            self.found.append(args[3])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(4, 2), (7, (1, 2)), (15, 3)])
+def test_narrow_layers_of_a_pruned_network_train_without_the_kernel_that_writes_beyond_its_memory(
+    channels: int, stride: Any
+) -> None:
+    layer = nn.Conv2d(channels, 6, 1, stride)
+    expected, compute = deepcopy(layer).double(), choose_compute("cpu", "fp32")
+    images = torch.randn(4, channels, 13, 13)
+    with Strides() as strides:
+        found = deepcopy(compute.place(layer))(compute.images(images))  # a copy, as the running mean has
+    assert strides.found == [[1, 1]]  # with other strides oneDNN ends this process, or gives wrong gradients
+    compute.place(layer)(compute.images(images)).square().sum().backward()
+    reference = expected(images.double())
+    reference.square().sum().backward()
+    torch.testing.assert_close(found.double(), reference, rtol=1e-5, atol=1e-5)
+    for own, other in zip(layer.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(own.grad.double(), other.grad, rtol=1e-4, atol=1e-3)
+    wide = compute.place(nn.Conv2d(16, 6, 1, 2))
+    with Strides() as strides:
+        wide(torch.randn(2, 16, 5, 5))
+    assert strides.found == [[2, 2]]

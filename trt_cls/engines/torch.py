@@ -18,6 +18,8 @@ from trt_cls.errors import DeviceError, EngineError, one_line, require
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from torch import Tensor
+
 
 class TorchEngine:
     """A checkpoint's network in evaluation mode, in float32 unless `in_float64` made it."""
@@ -50,18 +52,23 @@ class TorchEngine:
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.infer`; softmax, which the network leaves out, is done here."""
-        torch = self._torch
         check_images(images, self.contract)
+        found = self.probabilities(self._torch.from_numpy(np.ascontiguousarray(images)))
+        probabilities: NDArray[np.float32] = found.cpu().numpy()
+        return probabilities
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """As `infer`, from a tensor on any device to one on the engine's; does not wait for the GPU."""
+        torch = self._torch
         if self._module is None:
             raise closed(self.backend)
         with torch.inference_mode(), tf32(torch, False):
             try:
-                given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, self._element)
-                logits = self._module(given)
+                logits = self._module(images.to(self._device, self._element))
             except RuntimeError as error:
                 raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
-            probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).float().cpu().numpy()
-        return probabilities
+            found: Tensor = torch.softmax(logits, dim=1).float()
+        return found
 
     def close(self) -> None:
         """See `Engine.close`."""

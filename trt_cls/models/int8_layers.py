@@ -70,7 +70,7 @@ def rounded_by_output(weight: Tensor) -> Tensor:
     largest = weight.detach().abs().amax(dim=tuple(range(1, weight.dim())))
     # an output of zeros stays zero
     steps = (largest / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
-    zeros = torch.zeros_like(steps, dtype=torch.int32)
+    zeros = torch.zeros_like(steps)  # torch reads integer zero points on the CPU to check them, and waits for the GPU
     return torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -LARGEST, LARGEST)
 
 

@@ -9,14 +9,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trt_cls.engines.torch import tf32
 from trt_cls.errors import DeviceError, RequestError, TrtClsError
 
+NARROW = 16
+"""Channels of oneDNN's widest block, that of AVX-512."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,7 +55,11 @@ class Compute:
         return torch.contiguous_format if on_cpu_in_bf16 else torch.channels_last
 
     def place(self, model: nn.Module) -> nn.Module:
-        """`model` on the first device, in the layout."""
+        """`model` on the first device, in the layout; on a CPU without the layers that oneDNN can't train."""
+        if self.device.type == "cpu":
+            for layer in model.modules():
+                if isinstance(layer, nn.Conv2d) and _overruns(layer):
+                    setattr(layer, "_conv_forward", partial(_on_taken_pixels, layer.stride))  # noqa: B010
         moved: nn.Module = model.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         return moved
 
@@ -155,6 +163,21 @@ def compiler_failures_reported() -> Iterator[None]:
             f"--compile: torch can't compile the network here ({reason.strip()}); expected a C++ compiler on a CPU, "
             "triton and a C compiler for a GPU; install them, or train without --compile in another folder"
         ) from error
+
+
+def _overruns(layer: nn.Conv2d) -> bool:
+    """Whether oneDNN writes beyond its memory for this layer's gradient, as it does in channels_last.
+
+    It is a 1×1 convolution with strides, of fewer channels than a block of theirs has, 8 with AVX2 and 16 with AVX-512:
+    https://github.com/uxlfoundation/oneDNN/issues/6035. Pruning makes such layers.
+    """
+    plain = (layer.kernel_size, layer.padding, layer.groups) == ((1, 1), (0, 0), 1)
+    return plain and max(layer.stride) > 1 and layer.in_channels < NARROW
+
+
+def _on_taken_pixels(stride: tuple[int, ...], images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1×1 convolution with strides, as one without on the pixels that it takes."""
+    return functional.conv2d(images[..., :: stride[0], :: stride[1]], weight, bias)
 
 
 def _precision_on_cpu(precision: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from trt_cls.contract import Contract
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines import open_engine
+from trt_cls.engines.torch import TorchEngine
 from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.models.network import Network
 from trt_cls.spec.experiment import NO_EXTENSIONS, Distillation, Extensions, TrainConfig
@@ -181,7 +182,7 @@ class Learner:
             loss = self._teacher.blended(loss, logits.float(), batch.images)
         correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
         count = torch.full_like(loss, len(targets))
-        penalty = self.penalty.value().to(loss.device)
+        penalty = self.penalty.value(loss.device)  # copied from the CPU, it would wait for the GPU
         self._sums += torch.stack([loss.detach() * count, correct.to(loss.dtype), count, penalty * count]).double()
         return loss
 
@@ -242,13 +243,18 @@ class Teacher:
         Engines give probabilities, whose logarithms are the teacher's logits but for a constant that has no effect in a
         softmax: softening them is exact.
         """
-        probabilities = torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy())))
         # a probability that is rounded to zero counts as the smallest of float32
-        known = probabilities.to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
+        known = self._probabilities(images).to(logits.device).clamp_min(torch.finfo(torch.float32).tiny).log()
         softened = functional.softmax(known / self._temperature, dim=1)
         own = functional.log_softmax(logits / self._temperature, dim=1)
         divergence = functional.kl_div(own, softened, reduction="batchmean")
         return (1 - self._weight) * loss + self._weight * self._temperature**2 * divergence
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        """The teacher's answers; those of a checkpoint stay on the GPU, others wait for it in each step."""
+        if isinstance(self._engine, TorchEngine):
+            return self._engine.probabilities(images.contiguous())
+        return torch.from_numpy(self._engine.infer(np.ascontiguousarray(images.cpu().numpy())))
 
 
 def _images_needed(model: nn.Module, batch_size: int) -> int:

@@ -1,0 +1,168 @@
+"""A training step queues its work on the GPU and does not wait for it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.profiler import profile
+
+from support.host_syncs import GPU, HostSyncs, meta_gpu
+from support.tiny_models import CONTRACT
+from trt_cls.data.augmentation import Box, Mixing, mixup_shares
+from trt_cls.data.loader import PackedBatch, TrainingBatch
+from trt_cls.models import build
+from trt_cls.models.checkpoint import save_checkpoint
+from trt_cls.models.int8_layers import rounded_by_output
+from trt_cls.spec import extensions as modern
+from trt_cls.spec.experiment import (
+    Adam,
+    CosineLr,
+    LrConfig,
+    ModelConfig,
+    Optimizer,
+    RegConfig,
+    Rmsprop,
+    Sgd,
+    TrainConfig,
+)
+from trt_cls.spec.extensions import Distillation, Extensions, ModernOptimizer
+from trt_cls.training.learner import Learner, Metrics, Teacher
+from trt_cls.training.logs.console import Reporter
+from trt_cls.training.prefetch import _moved
+
+MODEL = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)
+CONFIG = TrainConfig(
+    train_dataset_path="",
+    val_dataset_path="",
+    batch_size_per_gpu=4,
+    optimizer=Optimizer(sgd=Sgd(momentum=0.9)),
+    reg_config=RegConfig(type="None"),
+    lr_config=LrConfig(cosine=CosineLr(learning_rate=0.1)),
+)
+
+
+def batch() -> TrainingBatch:
+    return TrainingBatch(torch.empty(4, *MODEL.input_shape, device=GPU), torch.empty(4, 3, device=GPU), ())
+
+
+def waits(
+    extensions: Extensions,
+    precision: str = "bf16",
+    model: ModelConfig = MODEL,
+    teacher: Teacher | None = None,
+    **given: Any,
+) -> list[str]:
+    """For what two steps would wait, the second of which updates weights in any case."""
+    with meta_gpu(precision) as compute:
+        network = build(model, 3, drop_path=extensions.drop_path)
+        if extensions.gradient_checkpointing:
+            network.set_grad_checkpointing()
+        weights = torch.ones(3) if extensions.class_weights else None
+        learner = Learner(
+            network, replace(CONFIG, **given), compute, extensions=extensions, teacher=teacher, weights=weights
+        )
+        with HostSyncs() as found:
+            for number in range(2):
+                learner.step(batch(), number, 0.1, ends_group=number == 1 or extensions.accumulate_steps == 1)
+        with HostSyncs() as read:
+            learner.metrics()
+    assert read.names  # the one that a log may have: the count can fail
+    return found.names
+
+
+OPTIMIZERS = {
+    "sgd": {"optimizer": Optimizer(sgd=Sgd(momentum=0.9))},
+    "adam": {"optimizer": Optimizer(adam=Adam())},
+    "rmsprop": {"optimizer": Optimizer(rmsprop=Rmsprop())},
+}
+MODERN = {
+    name: Extensions(optimizer=ModernOptimizer(**{name: kind()}), layer_decay=0.9)
+    for name, kind in (("adamw", modern.AdamW), ("lamb", modern.Lamb), ("lion", modern.Lion), ("muon", modern.Muon))
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [*((name, "bf16") for name in (*OPTIMIZERS, *MODERN)), ("sgd", "fp16"), ("adamw", "fp16"), ("lamb", "fp16")],
+)
+def test_no_optimizer_waits_but_torchs_scaler_for_those_that_are_not_fused(name: str, precision: str) -> None:
+    found = waits(MODERN.get(name, Extensions()), precision, **OPTIMIZERS.get(name, {}))
+    asks = precision == "fp16" and name not in ("sgd", "adam", "adamw")
+    assert found == (["_local_scalar_dense"] * 2 if asks else [])  # whether the gradients are finite, in each step
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"bce_loss": True},
+        {"focal_gamma": 2.0, "class_weights": modern.ClassWeights()},
+        {"ema_decay": 0.9, "clip_grad_norm": 1.0, "accumulate_steps": 2},
+        {"microbatches": 2},
+        {"reg_config": RegConfig(type="L1")},
+        {"reg_config": RegConfig(type="L2")},
+    ],
+    ids=lambda given: " ".join(given),
+)
+def test_no_loss_and_no_step_option_waits(given: dict[str, Any]) -> None:
+    extensions = {name: value for name, value in given.items() if name in Extensions.__dataclass_fields__}
+    rest = {name: value for name, value in given.items() if name not in extensions}
+    assert waits(Extensions(**extensions), **rest) == []
+
+
+def test_a_transformer_with_all_of_its_options_does_not_wait() -> None:
+    pytest.importorskip("timm")
+    model = replace(MODEL, arch="timm/test_vit", input_image_size="3,32,32")
+    assert waits(replace(MODERN["adamw"], drop_path=0.1, gradient_checkpointing=True), model=model) == []
+
+
+def test_a_checkpoint_teaches_on_the_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_checkpoint(path, build(CONTRACT.model, 3), CONTRACT)
+    with meta_gpu() as compute:
+        teacher = Teacher(Distillation(teacher=str(path)), CONTRACT, replace(compute, devices=(torch.device("cpu"),)))
+    engine: Any = teacher._engine
+    engine._module, engine._device = engine._module.to(GPU), "meta"
+    extensions = Extensions(distillation=Distillation(teacher=str(path)))
+    assert waits(extensions, model=CONTRACT.model, teacher=teacher) == []
+
+
+def test_batches_are_mixed_and_moved_without_waiting() -> None:
+    shares = torch.from_numpy(mixup_shares(4, 0.4, Random(1)))
+    targets, images = torch.rand(4, 3), torch.rand(4, *MODEL.input_shape)
+    kernel: Any = SimpleNamespace(shape=MODEL.input_shape, launch=lambda *_: None)
+    with meta_gpu() as compute, HostSyncs() as found:
+        _moved(TrainingBatch(images, targets, ()), compute, None)
+        for mixing in (Mixing(shares), Mixing(box=Box(1, 1, 5, 6), kept=0.9)):
+            packed = PackedBatch(torch.zeros(64, dtype=torch.uint8), (0,), 4, mixing, targets, ())
+            assert _moved(packed, compute, kernel).images.device == GPU
+    assert found.names == []
+
+
+def test_weights_are_rounded_to_int8_without_reading_their_scales() -> None:
+    # these reads are inside of torch's operator
+    weight = torch.randn(4, 3, 3, 3)
+    with profile(use_kineto=False) as ours:
+        found = rounded_by_output(weight)
+    steps, zeros = weight.abs().amax(dim=(1, 2, 3)) / 127, torch.zeros(4, dtype=torch.int32)
+    with profile(use_kineto=False) as torchs:
+        expected = torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -127, 127)
+    assert "aten::item" in {event.name for event in torchs.function_events}
+    assert "aten::item" not in {event.name for event in ours.function_events}
+    assert torch.equal(found, expected)
+
+
+def test_many_steps_read_the_metrics_once_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))  # a step a second
+    monkeypatch.setattr("trt_cls.training.logs.console.time.monotonic", lambda: next(clock))
+    reporter, read = Reporter(io.StringIO()), []
+    reporter.epoch_started(1, 1, 90, 0)
+    for step in range(90):
+        reporter.step_done(step, 4, lambda: read.append(0) or Metrics(1.0, 1.0, 4))
+    assert len(read) == 3  # of 30 seconds
