@@ -1,24 +1,33 @@
-"""`trt-cls benchmark`: the speed of each stage from image files to answers, and which one limits."""
+"""`trt-cls benchmark`: the speed of each stage from image files to answers, and which limits; LoadGen's scenarios."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trt_cls.cli.options import PATH, batch_option, common_options, executor_option, provider_option, results_option
+from trt_cls.cli.processes import fastest_engine
+from trt_cls.errors import EngineError, RequestError
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trt_cls.data.folder import Sample
     from trt_cls.engines.backends import Provider
+    from trt_cls.engines.engine import Engine
     from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.benchmark import Benchmark, Wanted
+    from trt_cls.evaluation.loadgen import Judged, Load, Scenario
 
 BATCH_SIZE = 32
+SECONDS, SECONDS_OF_LOAD = 2.0, 10.0
 
 
 @click.command("benchmark")
@@ -36,9 +45,20 @@ BATCH_SIZE = 32
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
-    default=2.0,
-    show_default=True,
-    help="Most that a figure takes, or a batch.",
+    help=f"Most that a figure takes, or a batch; with --scenario the shortest run.  [default: {SECONDS:g}, and "
+    f"{SECONDS_OF_LOAD:g} with --scenario]",
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "multi-stream", "offline", "server"]),
+    help="Load by MLPerf's LoadGen in the place of stages: one image after the other, eight after eight, all at once, "
+    "or at random times; from image files, with --stage engine from tensors. Not an MLPerf result.",
+)
+@click.option(
+    "--target-qps",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="RATE",
+    help="Images a second: that server sends on average, or that offline plans its run for.",
 )
 @batch_option
 @provider_option
@@ -50,42 +70,144 @@ def command(
     wanted: Wanted,
     images: Path | None,
     workers: int | None,
-    seconds: float,
+    seconds: float | None,
+    scenario: Scenario | None,
+    target_qps: float | None,
     batch_size: int | None,
     provider: Provider,
     executor: Executor,
     results: Path | None,
 ) -> None:
     """Measure the speed of each stage from image files to answers, and which one limits."""
-    import json
     import os
 
     from trt_cls.data.folder import Sample, list_images
-    from trt_cls.engines import open_engine
-    from trt_cls.evaluation.benchmark import benchmark
     from trt_cls.evaluation.stages import write_pictures
-    from trt_cls.files import results_folder, write_text
+    from trt_cls.files import results_folder
 
+    load = _load(scenario, target_qps, seconds, wanted)
     if results:
         results_folder(results)
-    with TemporaryDirectory() as folder, closing(open_engine(model, provider)) as engine, _shown() as progress:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         paths = list_images(images) if images else write_pictures(Path(folder))
-        measured = benchmark(
-            engine,
-            [Sample(path) for path in paths],
-            batch_size=batch_size or BATCH_SIZE,
-            workers=os.cpu_count() or 1 if workers is None else workers,
-            wanted=wanted,
-            executor=executor,
-            seconds=seconds,
-            progress=progress,
+        samples = [Sample(path) for path in paths]
+        source = f"{len(paths)} images of {images}" if images else f"{len(paths)} generated JPEG pictures of 500×375"
+        engine = stack.enter_context(closing(_fastest(model, provider, samples)))
+        how = {
+            "batch_size": batch_size or BATCH_SIZE,
+            "workers": os.cpu_count() or 1 if workers is None else workers,
+            "executor": executor,
+        }
+        if load is None:
+            _measure_stages(engine, samples, model, source, results, wanted=wanted, seconds=seconds, **how)
+        else:
+            logs = results / "loadgen" / load.scenario if results else Path(folder) / "loadgen"
+            _measure_load(engine, samples, load, logs, model, source, results, tensors=wanted == "engine", **how)
+
+
+def _load(scenario: Scenario | None, target_qps: float | None, seconds: float | None, wanted: Wanted) -> Load | None:
+    """What LoadGen is asked for; None: it is not."""
+    from trt_cls.evaluation.loadgen import RATED, Load, import_loadgen
+
+    if target_qps is not None and scenario not in RATED:
+        found = f"--scenario {scenario}" if scenario else "no --scenario"
+        raise RequestError(f"--target-qps with {found}; expected --scenario server or offline; leave it out")
+    if scenario is None:
+        return None
+    if wanted not in ("all", "engine"):
+        raise RequestError(
+            f"--scenario {scenario} with --stage {wanted}; expected --stage all, from image files, or engine, from "
+            "tensors; leave one of the two out"
         )
-    source = f"{len(paths)} images of {images}" if images else f"{len(paths)} generated JPEG pictures of 500×375"
+    if scenario == "server" and target_qps is None:
+        raise RequestError(
+            "--scenario server sends images at a rate, and none is given; expected --target-qps RATE; begin with half "
+            "of the images/s of --scenario offline"
+        )
+    import_loadgen()
+    return Load(scenario, SECONDS_OF_LOAD if seconds is None else seconds, target_qps)
+
+
+def _fastest(model: Path, provider: Provider, samples: Sequence[Sample]) -> Engine:
+    def images() -> NDArray[Any] | None:
+        from trt_cls.export.fastest import first_images
+
+        return first_images(samples, read_contract(model).preprocessing, more=False)
+
+    from trt_cls.artefacts.model_file import read_contract
+
+    return fastest_engine(model, provider, None, images, partial(echo, err=True))
+
+
+def _measure_stages(
+    engine: Engine,
+    samples: Sequence[Sample],
+    model: Path,
+    source: str,
+    results: Path | None,
+    *,
+    seconds: float | None,
+    **how: Any,
+) -> None:
+    from trt_cls.evaluation.benchmark import benchmark
+
+    with _shown() as progress:
+        measured = benchmark(engine, samples, seconds=SECONDS if seconds is None else seconds, progress=progress, **how)
     _print(measured, model, source)
+    _write(results, "benchmark.json", model, source, measured.to_dict())
+
+
+def _measure_load(
+    engine: Engine,
+    samples: Sequence[Sample],
+    load: Load,
+    logs: Path,
+    model: Path,
+    source: str,
+    results: Path | None,
+    **how: Any,
+) -> None:
+    """Raises an EngineError where LoadGen's verdict is that the run is not valid."""
+    from trt_cls.evaluation.loadgen import drive
+    from trt_cls.evaluation.queries import opened_queries
+
+    logs.mkdir(parents=True, exist_ok=True)
+    with opened_queries(engine, samples, **how) as queries, _shown() as progress:
+        progress(f"{load.scenario}, {load.seconds:g} s at least")
+        judged = drive(queries.run, len(queries.samples), queries.batch_size, load, logs)
+    fed = f"{'tensors' if how['tensors'] else 'image files'}, {len(queries.samples)} of {source}"
+    _print_judged(
+        judged, model, fed, f"{engine.backend}, {engine.contract.precision}; batches of up to {queries.batch_size}"
+    )
+    known = {"backend": engine.backend, "precision": engine.contract.precision, "batch_size": queries.batch_size}
+    _write(results, f"benchmark_{load.scenario}.json", model, fed, {**known, **judged.to_dict()})
+    if not judged.valid:
+        raise EngineError(
+            f"LoadGen's verdict on {load.scenario} is INVALID: {judged.reason} Expected VALID; take more --seconds, or "
+            "another --target-qps"
+        )
+
+
+def _write(results: Path | None, name: str, model: Path, source: str, found: Mapping[str, Any]) -> None:
+    import json
+
+    from trt_cls.files import write_text
+
     if results:
-        text = json.dumps({"model": str(model), "images": source, **measured.to_dict()}, indent=2)
-        write_text(results / "benchmark.json", text + "\n")
-        echo(f"written: {results / 'benchmark.json'}")
+        text = json.dumps({"model": str(model), "images": source, **found}, indent=2)
+        write_text(results / name, text + "\n")
+        echo(f"written: {results / name}")
+
+
+def _print_judged(judged: Judged, model: Path, source: str, engine: str) -> None:
+    from trt_cls.text import printable
+
+    echo(f"{printable(model.name)} by LoadGen {judged.version}, {judged.scenario}, from {printable(source)}")
+    echo(f"verdict    {'VALID' if judged.valid else 'INVALID'} ({judged.label})")
+    echo(f"speed      {judged.images_per_second:,.1f} images/s, {judged.queries:,} queries")
+    echo("latency    " + ", ".join(f"{name} {value:.2f} ms" for name, value in judged.percentiles_ms.items()))
+    echo(f"settings   {', '.join(judged.in_words)}")
+    echo(f"engine     {engine}")
 
 
 @contextmanager

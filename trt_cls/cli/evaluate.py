@@ -59,6 +59,7 @@ def command(
     Name a spec with -e, or -m MODEL and --dataset DIR alone: the model knows its preprocessing and classes.
     """
     from trt_cls.distributed.processes import joined
+    from trt_cls.engines import open_engine
     from trt_cls.evaluation.evaluate import evaluate
     from trt_cls.evaluation.flips import WithFlips
 
@@ -72,7 +73,8 @@ def command(
             results_folder(results)
         k = _top_k(run.top_k or config.top_k, contract, processes)
         size = run.batch_size or config.batch_size
-        with opened(model, folder.samples, run, size, processes) as (engine, options):
+        exact = open_engine(model, run.provider, processes.threads)
+        with opened(exact, folder.samples, run, size, processes) as (engine, options):
             engine = WithFlips(engine) if tta else engine
             evaluation = evaluate(engine, folder, top_k=k, workers=config.n_workers, **options)
         if processes.first:

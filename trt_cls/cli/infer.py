@@ -7,23 +7,29 @@ import os
 import sys
 from codecs import BOM_UTF8
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trt_cls.cli.options import RunOptions, common_options, model_option, results_option, run_options, spec_options
-from trt_cls.cli.processes import opened, progress, run_on_each_gpu, take_gpu_for
+from trt_cls.cli.processes import fastest_engine, opened, progress, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
 from trt_cls.text import FOREIGN, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from trt_cls.contract import Contract
+    from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import Processes
+    from trt_cls.engines.backends import Provider
+    from trt_cls.engines.engine import Engine
     from trt_cls.evaluation.evaluate import Predictions
     from trt_cls.evaluation.results import Format, Labeled
 
@@ -97,11 +103,25 @@ def command(
         images = processes.from_first(lambda: _images(sources))
         if results and processes.first:
             results_folder(results)
-        with opened(model, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
-            predictions = predict(engine, [Sample(path) for path in images], workers=WORKERS, **options)
+        samples = [Sample(path) for path in images]
+        fastest = _fastest(model, run.provider, samples, contract, processes)
+        with opened(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
+            predictions = predict(engine, samples, workers=WORKERS, **options)
         if processes.first:
             single = len(sources) == 1 and Path(sources[0]).is_file()
             _report(predictions, contract, run.top_k or TOP_K, form, results, single=single)
+
+
+def _fastest(
+    model: Path, provider: Provider, samples: Sequence[Sample], contract: Contract, processes: Processes
+) -> Engine:
+    def images() -> NDArray[Any] | None:
+        from trt_cls.export.fastest import first_images
+
+        return first_images(samples, contract.preprocessing)
+
+    say = partial(echo, err=True) if processes.first else lambda line: None
+    return fastest_engine(model, provider, processes.threads, images, say)
 
 
 def _is_video(source: str) -> bool:

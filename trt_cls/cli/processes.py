@@ -15,6 +15,8 @@ from trt_cls.errors import RequestError
 from trt_cls.isolation import PROGRAM
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from trt_cls.cli.options import RunOptions
     from trt_cls.distributed.processes import Processes
     from trt_cls.engines.backends import Provider
@@ -57,15 +59,31 @@ def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
         take_gpu(processes, required=device == "gpu", otherwise=otherwise)
 
 
-@contextmanager
-def opened(
-    model: Path, images: Sequence[Any], run: RunOptions, batch_size: int, processes: Processes
-) -> Iterator[tuple[Engine, dict[str, Any]]]:
-    """The engine of this process, and the options of `predict`, with a progress bar in the first process."""
+def fastest_engine(
+    model: Path,
+    provider: Provider,
+    threads: int | None,
+    images: Callable[[], NDArray[Any] | None],
+    say: Callable[[str], None],
+) -> Engine:
+    """`open_engine`; an INT8 file with "auto" is opened as `export.fastest` says, which nothing else need load."""
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.engines import open_engine
 
+    if provider == "auto" and model.suffix == ".onnx" and read_contract(model).precision == "int8":
+        from trt_cls.export.fastest import open_fastest
+
+        return open_fastest(model, threads, images, say)
+    return open_engine(model, provider, threads)
+
+
+@contextmanager
+def opened(
+    engine: Engine, images: Sequence[Any], run: RunOptions, batch_size: int, processes: Processes
+) -> Iterator[tuple[Engine, dict[str, Any]]]:
+    """The `engine` of this process, and the options of `predict`, with a progress bar in the first process."""
     bar = progress(len(processes.share(images, batch_size))) if processes.first else nullcontext(lambda images: None)
-    with closing(open_engine(model, run.provider, processes.threads)) as engine, bar as done:
+    with closing(engine), bar as done:
         options = {"batch_size": batch_size, "executor": run.executor, "progress": done, "processes": processes}
         yield engine, options
 
