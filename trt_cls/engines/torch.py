@@ -49,7 +49,7 @@ class TorchEngine:
         return other
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Engine.infer`; softmax, which the network leaves out, is done here."""
+        """See `Engine.infer`; softmax or sigmoid, which the network leaves out, is done here."""
         torch = self._torch
         check_images(images, self.contract)
         if self._module is None:
@@ -60,7 +60,8 @@ class TorchEngine:
                 logits = self._module(given)
             except RuntimeError as error:
                 raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
-            probabilities: NDArray[np.float32] = torch.softmax(logits, dim=1).float().cpu().numpy()
+            answers = torch.sigmoid(logits) if self.contract.task == "multi" else torch.softmax(logits, dim=1)
+            probabilities: NDArray[np.float32] = answers.float().cpu().numpy()
         return probabilities
 
     def close(self) -> None:
