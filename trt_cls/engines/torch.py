@@ -41,6 +41,8 @@ class TorchEngine:
         self._device = device
         self._module: Any = checkpoint.module.to(device).eval()
         self._element = self._torch.float32
+        self.temperature = 1.0
+        """What the logits are divided by."""
 
     def in_float64(self) -> TorchEngine:
         """The same network that computes in float64 and rounds its probabilities alone: what float32 rounds from."""
@@ -57,7 +59,7 @@ class TorchEngine:
         with torch.inference_mode(), tf32(torch, False):
             try:
                 given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, self._element)
-                logits = self._module(given)
+                logits = self._module(given) / self.temperature
             except RuntimeError as error:
                 raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
             answers = torch.sigmoid(logits) if self.contract.task == "multi" else torch.softmax(logits, dim=1)

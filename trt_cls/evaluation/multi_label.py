@@ -70,8 +70,13 @@ def same_labels(given: Flags, truth: Flags, classes: Sequence[str]) -> str:
     """A sentence if all images get the same labels, although they have different ones; else empty."""
     if not (given == given[0]).all() or (truth == truth[0]).all():
         return ""
-    names = listed([classes[index] for index in np.flatnonzero(given[0])])
+    names = listed([classes[index] for index in np.flatnonzero(given[0]).tolist()])
     return f"all {len(given):,} images get the same labels: {names or 'none'}"
+
+
+def label_agreement(a: Flags, b: Flags, tied: Flags) -> float:
+    """Of the labels that either side gives, the share that both give, or that are `tied`."""
+    return 1 - _share(int(((a != b) & ~tied).sum()), int((a | b).sum()))
 
 
 def labels_over(row: NDArray[np.float32], contract: Contract) -> tuple[tuple[str, float], ...]:
