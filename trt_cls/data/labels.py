@@ -23,8 +23,8 @@ from trt_cls.text import FOREIGN, listed, printable
 
 HEADER = ["path", "labels"]
 SEPARATOR = "|"
-MOST_BYTES = 2**30
-"""Ten million rows of a hundred bytes."""
+MOST_BYTES = 2**28
+"""Two million rows of a hundred bytes."""
 ROW = "expected rows path,label|label"
 
 Rows = Mapping[str, tuple[str, ...]]

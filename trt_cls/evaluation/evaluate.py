@@ -95,6 +95,11 @@ def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> 
         EngineError: the run failed, or a probability is NaN or infinite.
         RequestError: the folder was read with other classes than the model's.
     """
+    if engine.contract.task == "multi":
+        raise RequestError(
+            f"{engine.backend}: a multi-label model, which has no top-k; expected one class an image; "
+            "measure it with trt_cls.evaluation.label_evaluation.evaluate_labels"
+        )
     predictions = of_folder(engine, folder, **how)
     counted = min(top_k, len(folder.classes))
     metrics = measure(predictions.probabilities, predictions.labels, counted)

@@ -82,17 +82,16 @@ def export(
     temperature = 0.0 if calibrate else contract.temperature  # 0: not known yet
     target = replace(contract, precision=precision, preprocessing=fed, temperature=temperature)
     _check_request(model, output, contract, target, engine, builder, int8)
-    labeled = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
-    labeled = labeled.with_labels_of(contract.task) if labeled else None
+    labeled = _images_to_check(contract, images, experiment)
     calibration = calibration_dataset(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
     seen = images_for(fed, labeled or calibration, classes=contract.classes)
     check = Check(model, precision, seen, thresholds=contract.thresholds)
     if calibrate:
-        fit_task = fit_labels if contract.task == "multi" else fit
-        found_temperature = fit_task(model, contract.classes, validation_images(images, experiment), say)
-        target = with_temperature(target, found_temperature)
-        check = replace(check, temperature=found_temperature, thresholds=target.thresholds)
+        labels = validation_images(images, experiment).with_labels_of(contract.task)
+        temperature = (fit_labels if contract.task == "multi" else fit)(model, contract.classes, labels, say)
+        target = with_temperature(target, temperature)
+        check = replace(check, temperature=temperature, thresholds=target.thresholds)
     results_folder(output.parent)
     copied = model.suffix == ".onnx" and contract == target
     if copied:
@@ -111,6 +110,11 @@ def export(
     engine_parity = build_engine(output, target, engine, choice, profile, check, say)
     say(_written(engine, target, Checked(engine_parity) if engine_parity else None))
     return replace(result, engine=engine, engine_parity=engine_parity)
+
+
+def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
+    found = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
+    return found.with_labels_of(contract.task) if found else None
 
 
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
@@ -134,9 +138,8 @@ def _copied(model: Path, output: Path, contract: Contract, found: Checked | None
     same = output.samefile(model)
     written = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     line = f"{output}: unchanged, left as it is" if same else f"copied {model} to {output}, unchanged"
-    checked = f"checked when it was written, {written}: {figures(found.parity, contract.task)}" if found else ""
-    checked = checked or "not checked"
-    return f"{line}; not checked again\n  {checked}"
+    checked = f"checked when it was written, {written}: {figures(found.parity, contract.task)}" if found else None
+    return f"{line}; not checked again\n  {checked or 'not checked'}"
 
 
 def _contract(model: Path, experiment: Experiment | None) -> Contract:

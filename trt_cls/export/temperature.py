@@ -96,7 +96,7 @@ def fit_labels(model: Path, classes: tuple[str, ...], images: Dataset, say: Call
     Raises:
         DataError: as `fit`.
     """
-    samples = images.with_labels_of("multi").labeled(classes, allow_missing=True).samples
+    samples = images.labeled(classes, allow_missing=True).samples
     first, second = (half[: MOST // 2] for half in halves(samples))
     with closing(open_engine(model, "cpu")) as engine:
         fitted_on, others = (
