@@ -15,14 +15,19 @@ from trt_cls.version import PRODUCER
 METADATA_KEY = "trt_cls.contract"
 """Where safetensors metadata and ONNX metadata_props keep the JSON."""
 FORMAT = 1
-CALIBRATED_FORMAT = 2
-"""Of a contract with a temperature: versions that do not know it refuse the file."""
+FORMAT_2 = 2
+NEW_IN_2 = {"temperature", "task", "thresholds"}
+"""Fields that make a contract one of format 2: versions that do not know them refuse the file."""
 COLDEST, HOTTEST = 0.05, 20.0
 """Of temperatures."""
 INPUT, OUTPUT = "input_1", "predictions"
 """Names of the input and the output in every ONNX file and engine."""
 
+UNDECIDED = 0.5
+"""Threshold of a label that nothing was measured for."""
+
 Precision = Literal["fp32", "fp16", "int8"]
+Task = Literal["single", "multi"]
 
 
 @dataclass(frozen=True)
@@ -72,21 +77,26 @@ class Contract:
     """Share of the multiply-adds that are computed in 8 bits, 0 to 1; None: not known."""
     temperature: float | None = None
     """What the logits of the file were divided by, inside it, so that its probabilities are calibrated."""
+    task: Task = "single"
+    """"single": one class an image, by a softmax; "multi": any number, each by a sigmoid and its threshold."""
+    thresholds: tuple[float, ...] | None = None
+    """With task "multi": an image has the labels whose probability is at least theirs."""
 
     def to_json(self) -> str:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
-        version = FORMAT if self.temperature is None else CALIBRATED_FORMAT
         # fields that say nothing are left out, for versions that do not know them
-        content = {name: value for name, value in asdict(self).items() if value is not None}
+        content = {name: value for name, value in asdict(self).items() if value not in (None, "single")}
+        version = FORMAT_2 if NEW_IN_2 & content.keys() else FORMAT
         return json.dumps({"format": version, **content}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:
         """What differs in meaning, as "name: own value ≠ other value".
 
-        Precision, producer, temperature and `embedded` are ignored.
+        Precision, producer, temperature, thresholds and `embedded` are ignored.
         """
         found = []
         for name, own, theirs in (
+            ("task", self.task, other.task),
             ("classes", list(self.classes), list(other.classes)),
             *(
                 (f"preprocessing.{f.name}", getattr(self.preprocessing, f.name), getattr(other.preprocessing, f.name))

@@ -26,6 +26,7 @@ def text(extensions: str, train: str = "") -> str:
     ("extensions", "train"),
     [
         ("", ""),
+        ("labels: 'labels.csv' threshold_precision: 1 best_metric: 'macro_f1'", ""),
         ("crop_padding: 31", NO_CROP),
         ("rand_augment { } cutmix_alpha: 1 random_erasing: 1", ""),
         ("rand_augment { num_ops: 1 magnitude: 30 }", ""),
@@ -91,6 +92,16 @@ def test_allowed(extensions: str, train: str) -> None:
         ("class_weights.beta", "a number in [0, 1)", "class_weights { beta: 1 }", ""),
         ("class_weights.power", "a number in (0, 1]", "class_weights { power: 0 }", ""),
         ("focal_gamma", "a number in [0, inf)", "focal_gamma: -1", ""),
+        ("labels", 'expected the name of a file, as in "labels.csv"', "labels: 'a/labels.csv'", ""),
+        ("class_weights", "found with extensions.labels", "labels: 'l.csv' class_weights { }", ""),
+        ("balanced_sampling", "found with extensions.labels", "labels: 'l.csv' balanced_sampling: true", ""),
+        ("focal_gamma", "found with extensions.labels", "labels: 'l.csv' focal_gamma: 2", ""),
+        ("bce_loss", "found with extensions.labels", "labels: 'l.csv' bce_loss: true", ""),
+        ("distillation", "found with extensions.labels", "labels: 'l.csv' distillation { teacher: 'a' }", ""),
+        ("best_metric", "expected one of mAP, macro_f1, loss", "labels: 'l.csv' best_metric: 'top_1'", ""),
+        ("best_metric", "mAP found without extensions.labels", "best_metric: 'mAP'", ""),
+        ("threshold_precision", "0.9 found without extensions.labels", "threshold_precision: 0.9", ""),
+        ("threshold_precision", "a number in [0, 1]", "labels: 'l.csv' threshold_precision: 2", ""),
         ("distillation.temperature", "a number > 0", "distillation { teacher: 'a' temperature: 0 }", ""),
         ("distillation.weight", "a number in (0, 1]", "distillation { teacher: 'a' weight: 0 }", ""),
     ],
@@ -108,6 +119,12 @@ def test_all_are_off_unless_asked_for() -> None:
     assert off.keys() | others == vars(given).keys()
     assert given.accumulate_steps == given.microbatches == given.layer_decay == given.repeated_augment == 1
     assert given.best_metric == "top_1"
+
+
+def test_top_k_has_no_meaning_with_several_labels() -> None:
+    [problem] = problems(spec_text(evaluation="top_k: 3") + "extensions { labels: 'labels.csv' }")
+    assert problem.path == "eval_config.top_k"
+    assert "3 found with extensions.labels" in problem.message
 
 
 def test_decoupled_weight_decay_refuses_a_penalty_beside_it() -> None:

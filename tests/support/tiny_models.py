@@ -26,13 +26,14 @@ CONTRACT = Contract(
 
 
 def write_onnx(path: Path, contract: Contract | None = CONTRACT, gain: float = 4.0, channels: int = 3) -> Path:
-    """softmax(gain · mean of each channel); with a NaN gain all answers are NaN."""
+    """softmax(gain · mean of each channel), or the sigmoid; with a NaN gain all answers are NaN."""
+    last = "Sigmoid" if contract and contract.task == "multi" else "Softmax"
     weight = numpy_helper.from_array(np.float32(gain) * np.eye(channels, 3, dtype=np.float32), "weight")
     nodes = [
         helper.make_node("GlobalAveragePool", ["input_1"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["predictions"]),
+        helper.make_node(last, ["logits"], ["predictions"]),
     ]
     graph = helper.make_graph(
         nodes,

@@ -57,6 +57,16 @@ def _faults(contract: Contract) -> Iterator[Fault]:
         yield "producer", f"{len(contract.producer):,} characters found, expected at most {LONGEST_TEXT:,}"
     if contract.temperature is not None and not COLDEST <= contract.temperature <= HOTTEST:
         yield "temperature", f"{contract.temperature:g} found, expected a number from {COLDEST:g} to {HOTTEST:g}"
+    yield from _faults_of_thresholds(contract)
+
+
+def _faults_of_thresholds(contract: Contract) -> Iterator[Fault]:
+    wanted, found = len(contract.classes) if contract.task == "multi" else 0, contract.thresholds or ()
+    if len(found) != wanted:
+        yield "thresholds", f"{len(found):,} numbers found, expected {wanted:,} with task {contract.task}"
+    for index, value in enumerate(found):
+        if not 0 <= value <= 1:
+            yield f"thresholds[{index}]", f"{value:g} found, expected a number in [0, 1]"
 
 
 def _faults_of_preprocessing(found: Preprocessing) -> Iterator[Fault]:

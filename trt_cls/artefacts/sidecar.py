@@ -44,7 +44,7 @@ class Parity:
 
     images: int
     top1_agreement: float
-    """Share of images with the same likeliest class, 0 to 1."""
+    """Share of images with the same likeliest class, 0 to 1; of the labels of a multi-label model, that both give."""
     max_abs_difference: float
     """Largest difference of two probabilities."""
     source: str

@@ -14,7 +14,7 @@ from trt_cls.terminal import echo
 from trt_cls.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trt_cls.data.folder import Sample
     from trt_cls.data.split import Dataset
@@ -59,9 +59,11 @@ def command(
 ) -> Comparison:
     """Compare two model files on the same images.
 
-    If the images are in folders named as the classes, McNemar's test says whether one of the two is better.
+    If the images are in folders named as the classes, McNemar's test says whether one of the two is better; of
+    multi-label models, for each label of a folder with labels.csv.
     """
     from trt_cls.artefacts.model_file import read_contract
+    from trt_cls.data.split import Dataset
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.compare import compare, require_same_meaning, samples_of
     from trt_cls.evaluation.results import write_comparison
@@ -71,7 +73,10 @@ def command(
     require_same_meaning(contract, other, own_preprocessing=own_preprocessing)
     if layers and contract.differences(other):
         raise RequestError("--layers: the two models have different inputs; expected the same one; leave --layers out")
-    samples = samples_of(_images(images, spec, overrides, a), contract.classes)
+    source = _images(images, spec, overrides, a)
+    if contract.task == "multi":
+        source = (source if isinstance(source, Dataset) else Dataset(source)).with_labels_of("multi")
+    samples = samples_of(source, contract.classes)
     if results:
         results_folder(results)
     with closing(open_engine(a, provider)) as engine_a, closing(open_engine(b, provider)) as engine_b:
@@ -106,15 +111,18 @@ def _print(comparison: Comparison) -> None:
     from trt_cls.evaluation.results import skipped_lines
 
     echo(f"images               {comparison.images}, {len(comparison.skipped)} skipped")
-    echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")
-    echo(f"top-{comparison.top_k} agreement      {comparison.top_k_agreement:.2%}, in any order")
+    if comparison.verdicts is None:
+        echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")
+        echo(f"top-{comparison.top_k} agreement      {comparison.top_k_agreement:.2%}, in any order")
+    else:
+        echo(f"same labels          {comparison.top1_agreement:.2%}, {len(comparison.changed)} images changed")
     echo(f"max |Δprobability|   {comparison.max_abs_difference:.3g}, 99 % of images ≤ {comparison.p99:.3g}")
     if comparison.verdict:
         echo(_verdict(comparison.verdict))
+    if comparison.verdicts:
+        echo(_verdicts(comparison.verdicts))
     for change in comparison.changed[:MOST_CHANGES]:
-        echo(
-            f"  {printable(change.path)}: A {printable(change.label_a)}, B {printable(change.label_b)}{_truth(change)}"
-        )
+        echo(f"  {printable(change.path)}: A {_named(change.label_a)}, B {_named(change.label_b)}{_truth(change)}")
     if len(comparison.changed) > MOST_CHANGES:
         echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
     echo(skipped_lines(comparison.skipped), err=True, nl=False)
@@ -129,8 +137,27 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
+def _verdicts(verdicts: Mapping[str, Verdict]) -> str:
+    """McNemar's test for each label, those that tell the models apart first."""
+    names = {name: printable(name) for name in verdicts}
+    width = max(19, *map(len, names.values()))
+    lines = [f"{'label':{width}} {'A right':>8} {'B right':>8} {'only A':>7} {'only B':>7}  McNemar's p"]
+    for name, found in sorted(verdicts.items(), key=lambda item: item[1].p_value)[:MOST_CHANGES]:
+        lines.append(
+            f"{names[name]:{width}} {found.right_a / found.images:8.2%} {found.right_b / found.images:8.2%} "
+            f"{found.only_a_right:7} {found.only_b_right:7}  {found.p_value:.3g}"
+        )
+    if len(verdicts) > MOST_CHANGES:
+        lines.append(f"… and {len(verdicts) - MOST_CHANGES} more")
+    return "\n".join(lines)
+
+
+def _named(label: str) -> str:
+    return printable(label) or "no label"
+
+
 def _truth(change: Change) -> str:
-    return "" if change.truth is None else f", is {printable(change.truth)}"
+    return "" if change.truth is None else f", is {_named(change.truth)}"
 
 
 def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
@@ -170,7 +197,8 @@ def _check_bounds(comparison: Comparison, max_diff: float | None, min_agreement:
             "export the model again, or widen the bound"
         )
     if min_agreement is not None and not comparison.top1_agreement >= min_agreement:
+        of = "top-1" if comparison.verdicts is None else "label"
         raise EngineError(
-            f"top-1 agreement is {comparison.top1_agreement:.4f}; expected at least {min_agreement:g} "
+            f"{of} agreement is {comparison.top1_agreement:.4f}; expected at least {min_agreement:g} "
             "(--min-agreement); export the model again, or lower the bound"
         )

@@ -12,6 +12,7 @@ from trt_cls.cli.options import (
     RunOptions,
     common_options,
     model_option,
+    refuse_top_k,
     results_option,
     run_options,
     spec_options,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from trt_cls.data.split import Dataset
     from trt_cls.distributed.processes import Processes
     from trt_cls.evaluation.evaluate import Evaluation
+    from trt_cls.evaluation.label_evaluation import LabelEvaluation
     from trt_cls.spec.experiment import EvalConfig
 
 MOST_NAMES = 5
@@ -53,8 +55,10 @@ def command(
     tta: str | None,
     strict: bool,
     run: RunOptions,
-) -> Evaluation:
+) -> Evaluation | LabelEvaluation:
     """Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report.
+
+    A multi-label model is measured by average precision and F1, on a folder with labels.csv.
 
     Name a spec with -e, or -m MODEL and --dataset DIR alone: the model knows its preprocessing and classes.
     """
@@ -62,21 +66,29 @@ def command(
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.evaluate import evaluate
     from trt_cls.evaluation.flips import WithFlips
+    from trt_cls.evaluation.label_evaluation import evaluate_labels
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
     with joined(advice="start it again") as processes:
         config, images, model, contract = _request(spec, overrides, model, dataset, run.classmap)
+        refuse_top_k(contract, run.top_k)
         take_gpu_for(processes, model, run.provider)
         folder = processes.from_first(lambda: images.labeled(contract.classes, allow_missing=True))
         if results and processes.first:
             results_folder(results)
-        k = _top_k(run.top_k or config.top_k, contract, processes)
+        several = contract.task == "multi"
+        k = 0 if several else _top_k(run.top_k or config.top_k, contract, processes)
         size = run.batch_size or config.batch_size
         exact = open_engine(model, run.provider, processes.threads)
         with opened(exact, folder.samples, run, size, processes) as (engine, options):
             engine = WithFlips(engine) if tta else engine
-            evaluation = evaluate(engine, folder, top_k=k, workers=config.n_workers, **options)
+            options |= {"workers": config.n_workers}
+            evaluation: Evaluation | LabelEvaluation
+            if several:
+                evaluation = evaluate_labels(engine, folder, **options)
+            else:
+                evaluation = evaluate(engine, folder, top_k=k, **options)
         if processes.first:
             _report_missing(folder)
             if images.part:
@@ -107,7 +119,8 @@ def _request(
         found = f"{spec}: eval_config.model_path is not set" if spec else "no model and no spec to name it"
         raise RequestError(f"{found}; expected a model file; {'set it, or ' * bool(spec)}name one with -m")
     model = model or Path(config.model_path)
-    return config, images, model, checked_contract(model, experiment, spec, classmap)
+    contract = checked_contract(model, experiment, spec, classmap)
+    return config, images.with_labels_of(contract.task), model, contract
 
 
 def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:
@@ -118,7 +131,7 @@ def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:
 
 
 def _report_missing(folder: ImageFolder) -> None:
-    there = {sample.label for sample in folder.samples}
+    there = {label for sample in folder.samples for label in sample.indices}
     missing = [name for label, name in enumerate(folder.classes) if label not in there]
     if missing:
         names = ", ".join(missing[:MOST_NAMES]) + (" …" if len(missing) > MOST_NAMES else "")
@@ -128,16 +141,25 @@ def _report_missing(folder: ImageFolder) -> None:
         )
 
 
-def _report(evaluation: Evaluation, model: Path, results: Path | None, strict: bool) -> None:
+def _report(evaluation: Evaluation | LabelEvaluation, model: Path, results: Path | None, strict: bool) -> None:
+    from trt_cls.evaluation.label_evaluation import LabelEvaluation
+    from trt_cls.evaluation.label_results import label_table, write_label_evaluation
     from trt_cls.evaluation.results import evaluation_table, skipped_lines, write_evaluation
 
     skipped = evaluation.predictions.skipped
     echo(skipped_lines(skipped), err=True, nl=False)
     if strict and skipped:
+        able = "used" if evaluation.contract.task == "multi" else "decoded"
         raise DataError(
-            f"{len(skipped)} images can't be decoded, the first is {skipped[0].path}: {skipped[0].reason}; expected "
+            f"{len(skipped)} images can't be {able}, the first is {skipped[0].path}: {skipped[0].reason}; expected "
             "none with --strict; replace or remove them"
         )
-    echo(evaluation_table(evaluation))
-    if results:
-        echo("\nwritten: " + ", ".join(str(path) for path in write_evaluation(evaluation, model, results)))
+    written: tuple[Path, ...]
+    if isinstance(evaluation, LabelEvaluation):
+        echo(label_table(evaluation))
+        written = write_label_evaluation(evaluation, model, results) if results else ()
+    else:
+        echo(evaluation_table(evaluation))
+        written = write_evaluation(evaluation, model, results) if results else ()
+    if written:
+        echo("\nwritten: " + ", ".join(map(str, written)))

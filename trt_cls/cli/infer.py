@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trt_cls.cli.options import RunOptions, common_options, model_option, results_option, run_options, spec_options
+from trt_cls.cli.options import (
+    RunOptions,
+    common_options,
+    model_option,
+    refuse_top_k,
+    results_option,
+    run_options,
+    spec_options,
+)
 from trt_cls.cli.processes import fastest_engine, opened, progress, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
@@ -80,7 +88,8 @@ def command(
     """Label images: files, folders, a list, a video, a camera.
 
     The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
-    from 0. Without --format, a single image is printed with its likeliest labels.
+    from 0. Without --format, a single image is printed with its likeliest labels. A multi-label model gives every label
+    that reaches its threshold, a row each.
     """
     from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import joined
@@ -95,6 +104,7 @@ def command(
         _require_sources(sources)
         experiment = load(spec, overrides=overrides, paths=False) if spec else None
         contract = checked_contract(model, experiment, spec, run.classmap)
+        refuse_top_k(contract, run.top_k)
         take_gpu_for(processes, model, run.provider)
         if _is_video(sources[0]):
             _require_one(processes, sources[0])
@@ -176,7 +186,7 @@ def _report(
     from trt_cls.evaluation.results import labels_of, skipped_lines
 
     echo(skipped_lines(predictions.skipped), err=True, nl=False)
-    labels = list(labels_of(predictions, contract.classes, top_k))
+    labels = list(labels_of(predictions, contract, top_k))
     if single and form is None:
         _print_ranking(labels[0])
     if folder or form or not single:
@@ -194,7 +204,7 @@ def _require_one(processes: Processes, source: str) -> None:
 def _video_labels(model: Path, source: str, run: RunOptions) -> Iterator[Labeled]:
     """The label of each frame; a camera runs until Ctrl-C, which is not an error."""
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.results import Labeled, likeliest
+    from trt_cls.evaluation.results import labeled
     from trt_cls.evaluation.video import count_frames, frames, infer_frames
 
     camera = source.removeprefix(CAMERA) if source.startswith(CAMERA) else None
@@ -210,12 +220,15 @@ def _video_labels(model: Path, source: str, run: RunOptions) -> Iterator[Labeled
     ):
         for batch in infer_frames(engine, taken, size):
             for row in batch:
-                yield Labeled(number, likeliest(row, engine.contract.classes, run.top_k or TOP_K))
+                yield labeled(number, row, engine.contract, run.top_k or TOP_K)
                 number += 1
             done(len(batch))
 
 
 def _print_ranking(labeled: Labeled) -> None:
+    if not labeled.ranking:
+        echo("no label reaches its threshold")
+        return
     ranking = [(printable(name), confidence) for name, confidence in labeled.ranking]
     width = max(len(name) for name, confidence in ranking)
     for name, confidence in ranking:

@@ -76,7 +76,8 @@ def _sidecar_rows(sidecar: Sidecar) -> list[tuple[str, str]]:
         ("Built from", f"{sidecar.onnx}, SHA-256 {sidecar.onnx_sha256}"),
     ]
     if parity:
-        figures = f"top-1 agreement {parity.top1_agreement:.2%}, max |Δprobability| {parity.max_abs_difference:.2g}"
+        of = "label" if sidecar.contract.task == "multi" else "top-1"
+        figures = f"{of} agreement {parity.top1_agreement:.2%}, max |Δprobability| {parity.max_abs_difference:.2g}"
         rows.append(("Parity", f"{figures} on {parity.source}"))
     return rows
 

@@ -12,9 +12,11 @@ import click
 
 from trt_cls.distributed.processes import is_first
 from trt_cls.engines.backends import BACKENDS, PROVIDERS
+from trt_cls.errors import RequestError
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
+    from trt_cls.contract import Contract
     from trt_cls.engines.backends import Provider
     from trt_cls.evaluation.answers import Executor
 
@@ -163,6 +165,16 @@ top_k_option = click.option(
     help="Number of top labels that count (evaluate) or are listed (infer).",
 )
 """`--top-k K` as `top_k`, or None."""
+
+
+def refuse_top_k(contract: Contract, top_k: int | None) -> None:
+    """Refuses `--top-k` for a multi-label model, which gives every label over its threshold."""
+    if top_k is not None and contract.task == "multi":
+        raise RequestError(
+            f"--top-k {top_k}: the model gives any number of labels, by their thresholds; expected it left out"
+        )
+
+
 classmap_option = click.option(
     "-cm", "--classmap", type=PATH, help="Class map to check against the model's own classes."
 )

@@ -97,7 +97,7 @@ def _summary(result: TrainingResult) -> list[str]:
         *lines,
         done,
         *([f"warning:    {best.one_answer}"] if best.one_answer else []),
-        f"best model: {files.best} (epoch {best.epoch}: val_acc {best.val_acc:.4f}, val_loss {best.val_loss:.4f})",
+        f"best model: {files.best} (epoch {best.epoch}: {best})",
         f"last model: {result.last}",
         *averaged,
         f"curves:     {files.page}, {files.curve}, tensorboard --logdir {files.events}",

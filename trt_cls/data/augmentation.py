@@ -11,6 +11,7 @@ crop, it is resized to the crop's size instead of failing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -159,6 +160,14 @@ def smoothed_targets(labels: list[int], classes: int, smoothing: float) -> Float
     """A row for each label, [n,classes]: the share `smoothing` spread over all classes, the rest on the label."""
     one_hot = np.eye(classes, dtype=np.float32)[np.array(labels, np.intp)]
     return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / classes)
+
+
+def smoothed_labels(labels: Sequence[Sequence[int]], classes: int, smoothing: float) -> Floats:
+    """A row for each image with any number of labels, [n,classes]: y · (1 - smoothing) + smoothing / 2."""
+    targets = np.full((len(labels), classes), smoothing / 2, np.float32)
+    for row, indices in zip(targets, labels, strict=True):
+        row[list(indices)] = 1 - smoothing / 2
+    return targets
 
 
 def mixup_shares(images: int, alpha: float, rng: Random) -> Floats:

@@ -16,24 +16,51 @@ from trt_cls.preprocessing.gate import EXTENSIONS
 from trt_cls.text import has_foreign_bytes, listed
 
 T = TypeVar("T")
+LABELS = "labels.csv"
+"""The usual name of the file with the labels of multi-label data."""
 LAYOUT = "expected one sub-folder of images per class"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image file and the index of its class; -1: unlabeled."""
+    """An image file and the index of its class; -1: unlabeled, or with `labels`."""
 
     path: Path
     label: int = -1
+    labels: tuple[int, ...] | None = None
+    """In multi-label data, the indices of its classes, rising; None: it has one class, or is unlabeled."""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The classes of a labeled image."""
+        return (self.label,) if self.labels is None else self.labels
+
+    @property
+    def is_labeled(self) -> bool:
+        """Whether its classes are known, none of them included."""
+        return self.label >= 0 or self.labels is not None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be used, and why."""
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A labeled dataset: the images below one sub-folder per class, class after class, sorted by path."""
+    """A labeled dataset: the images below one sub-folder per class, class after class, sorted by path.
+
+    In multi-label data, see `labels`, the images are sorted by path alone.
+    """
 
     root: Path
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    """Images without a row in the file of labels, and rows without an image."""
 
 
 def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_missing: bool = False) -> ImageFolder:
@@ -104,7 +131,8 @@ def _class_folders(root: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{error.filename}: the folder can't be read ({error.strerror}); make it readable") from error
     if not folders:
-        raise DataError(f"{root}: no class folders in it; {LAYOUT}")
+        several = f'; for {LABELS} there, set extensions {{ labels: "{LABELS}" }}' if (root / LABELS).is_file() else ""
+        raise DataError(f"{root}: no class folders in it; {LAYOUT}{several}")
     for name in folders:
         if has_foreign_bytes(name):
             raise DataError(

@@ -16,7 +16,16 @@ import numpy as np
 import torch
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.augmentation import ImagePlan, Mixing, apply, draws_for, mixup_shares, plan, smoothed_targets
+from trt_cls.data.augmentation import (
+    ImagePlan,
+    Mixing,
+    apply,
+    draws_for,
+    mixup_shares,
+    plan,
+    smoothed_labels,
+    smoothed_targets,
+)
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Part, Transforms, bundle, part
@@ -205,21 +214,21 @@ class _Batches:
         self._pack = pack
 
     def __call__(self, order: _Order) -> TrainingBatch | PackedBatch:
-        labels: list[int] = []
+        readable: list[Sample] = []
         losses: list[Skipped] = []
-        planned = self._planned(order, labels, losses)
+        planned = self._planned(order, readable, losses)
         if self._pack:
             parts = [part(pixels, drawn, self._preprocessing) for _, pixels, drawn in planned]
-            mixing, targets = self._mixing(labels, order)
+            mixing, targets = self._mixing(readable, order)
             return PackedBatch(*self._bundled(parts), len(parts), mixing, targets, tuple(losses))
         images = torch.from_numpy(self._images(planned, order))
-        mixing, targets = self._mixing(labels, order)
+        mixing, targets = self._mixing(readable, order)
         return TrainingBatch(mixing.images(images), targets, tuple(losses))
 
     def _planned(
-        self, order: _Order, labels: list[int], losses: list[Skipped]
+        self, order: _Order, readable: list[Sample], losses: list[Skipped]
     ) -> Iterator[tuple[int, Pixels, ImagePlan]]:
-        """The readable images, each with its index and its plan; adds to labels and losses."""
+        """The readable images, each with its index and its plan; adds to readable and losses."""
         channels, shape = self._preprocessing.channels, self._preprocessing.input_shape
         for index, sample in order.samples:
             rng = draws_for(self._train.random_seed, order.epoch, index)
@@ -230,7 +239,7 @@ class _Batches:
             except DataError as error:
                 losses.append(skipped(sample.path, error))
                 continue
-            labels.append(sample.label)
+            readable.append(sample)
             yield index, pixels, drawn._replace(erased=self._transforms.erased(shape, order.epoch, index))
 
     def _images(self, planned: Iterator[tuple[int, Pixels, ImagePlan]], order: _Order) -> Floats:
@@ -254,10 +263,14 @@ class _Batches:
         made.write(content.numpy())
         return content, made.starts
 
-    def _mixing(self, labels: list[int], order: _Order) -> tuple[Mixing, torch.Tensor]:
+    def _mixing(self, readable: list[Sample], order: _Order) -> tuple[Mixing, torch.Tensor]:
         """How the images are mixed, and the mixed targets."""
-        mixing = self._drawn_mixing(len(labels), order) if labels else Mixing()
-        targets = smoothed_targets(labels, self._classes, self._train.label_smoothing)
+        mixing = self._drawn_mixing(len(readable), order) if readable else Mixing()
+        smoothing = self._train.label_smoothing
+        if self._extensions.labels:
+            targets = smoothed_labels([sample.indices for sample in readable], self._classes, smoothing)
+        else:
+            targets = smoothed_targets([sample.label for sample in readable], self._classes, smoothing)
         return mixing, mixing.targets(torch.from_numpy(targets))
 
     def _drawn_mixing(self, images: int, order: _Order) -> Mixing:

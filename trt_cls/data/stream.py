@@ -19,6 +19,7 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
+from trt_cls.data.folder import Skipped as Skipped
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
 from trt_cls.preprocessing.gate import holding
@@ -28,14 +29,6 @@ from trt_cls.preprocessing.pillow import Floats, Pixels, axes, table
 T = TypeVar("T")
 BATCHES_AHEAD = 2
 """Batches in work beside the one that was returned last."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be used, and why."""
-
-    path: Path
-    reason: str
 
 
 def skipped(path: Path, error: DataError) -> Skipped:

@@ -46,9 +46,16 @@ class Classifier:
         """Class names by output index."""
         return self.contract.classes
 
-    def predict(self, images: Images) -> NDArray[np.int64]:
-        """The likeliest class of each image, as indices [n] into `classes`; see `predict_proba`."""
-        best: NDArray[np.int64] = self.predict_proba(images).argmax(axis=1)
+    def predict(self, images: Images) -> NDArray[Any]:
+        """The likeliest class of each image, as indices int64 [n] into `classes`; see `predict_proba`.
+
+        Of a multi-label model, which labels each image has, bool [n, classes].
+        """
+        probabilities = self.predict_proba(images)
+        if self.contract.thresholds is not None:
+            given: NDArray[np.bool_] = probabilities >= np.array(self.contract.thresholds, np.float64)
+            return given
+        best: NDArray[np.int64] = probabilities.argmax(axis=1)
         return best
 
     def predict_proba(self, images: Images) -> NDArray[np.float32]:

@@ -43,6 +43,8 @@ class TorchEngine:
         self._device = device
         self._module: Any = checkpoint.module.to(device).eval()
         self._element = self._torch.float32
+        self.temperature = 1.0
+        """What the logits are divided by."""
 
     def in_float64(self) -> TorchEngine:
         """The same network that computes in float64 and rounds its probabilities alone: what float32 rounds from."""
@@ -51,7 +53,7 @@ class TorchEngine:
         return other
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Engine.infer`; softmax, which the network leaves out, is done here."""
+        """See `Engine.infer`; softmax or sigmoid, which the network leaves out, is done here."""
         check_images(images, self.contract)
         found = self.probabilities(self._torch.from_numpy(np.ascontiguousarray(images)))
         probabilities: NDArray[np.float32] = found.cpu().numpy()
@@ -64,10 +66,11 @@ class TorchEngine:
             raise closed(self.backend)
         with torch.inference_mode(), tf32(torch, False):
             try:
-                logits = self._module(images.to(self._device, self._element))
+                logits = self._module(images.to(self._device, self._element)) / self.temperature
             except RuntimeError as error:
                 raise EngineError(f"{self.backend}: the run failed: {one_line(error)}") from error
-            found: Tensor = torch.softmax(logits, dim=1).float()
+            answers = torch.sigmoid(logits) if self.contract.task == "multi" else torch.softmax(logits, dim=1)
+            found: Tensor = answers.float()
         return found
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ Does not know: in which layer a difference begins, see `layers.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample, list_images
+from trt_cls.data.labels import SEPARATOR
 from trt_cls.data.split import Dataset
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.metrics import Probabilities, mcnemar, top_k_indices
+from trt_cls.evaluation.multi_label import Flags, given_labels, truth_of
 from trt_cls.preprocessing.pillow import Floats
 from trt_cls.text import lookalikes
 
@@ -30,7 +32,11 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Change:
-    """An image with different labels from the two models, and their confidence."""
+    """An image with different labels from the two models, and their confidence.
+
+    Of multi-label models, labels are joined by "|", and the confidence is that of the label in dispute on which the
+    probabilities differ most.
+    """
 
     path: Path
     label_a: str
@@ -63,7 +69,7 @@ class Comparison:
 
     images: int
     top1_agreement: float
-    """Share of images with the same top-1 class, 0 to 1."""
+    """Share of images with the same top-1 class, or of multi-label models with the same labels, 0 to 1."""
     top_k: int
     """5, or the number of classes if that is less."""
     top_k_agreement: float
@@ -75,7 +81,9 @@ class Comparison:
     changed: tuple[Change, ...]
     skipped: tuple[Skipped, ...]
     verdict: Verdict | None
-    """None: the images have no labels."""
+    """None: the images have no labels, or each label has a verdict of its own."""
+    verdicts: Mapping[str, Verdict] | None = None
+    """Of multi-label models, for each label; empty: the images have no labels. None: one class an image."""
 
 
 class _Answers(NamedTuple):
@@ -105,9 +113,10 @@ def compare(a: Engine, b: Engine, samples: Sequence[Sample], *, own_preprocessin
             f"none of {len(samples)} images can be decoded; expected image files; name others with --images"
         )
     of_a, of_b = np.concatenate([batch.a for batch in batches]), np.concatenate([batch.b for batch in batches])
-    return _comparison(
-        a.contract.classes, answered, of_a, of_b, [image for batch in batches for image in batch.skipped]
-    )
+    skipped = [image for batch in batches for image in batch.skipped]
+    if a.contract.task == "multi":
+        return _label_comparison(a.contract, b.contract, answered, of_a, of_b, skipped)
+    return _comparison(a.contract.classes, answered, of_a, of_b, skipped)
 
 
 def _to_one_input(a: Engine, b: Engine, samples: Sequence[Sample]) -> Iterator[_Answers]:
@@ -141,13 +150,13 @@ def _asked(engine: Engine, infer: Callable[[Floats], Floats], batch: Batch) -> P
 
 
 def samples_of(source: Path | Dataset, classes: Sequence[str]) -> list[Sample]:
-    """The images of a file or folder; labeled if all of them are in folders named as classes.
+    """The images of a file or folder; labeled if all of them are in folders named as classes, or listed with labels.
 
     Raises:
         DataError: there is no image.
     """
     if isinstance(source, Dataset):
-        if source.part:
+        if source.part or (source.labels and (source.root / source.labels).is_file()):
             return list(source.labeled(classes or None, allow_missing=True).samples)
         source = source.root
     images = list_images(source)
@@ -165,12 +174,12 @@ def require_same_meaning(a: Contract, b: Contract, *, own_preprocessing: bool) -
         ArtefactError: classes differ, or preprocessing without `own_preprocessing`.
     """
     differences = a.differences(b)
-    if not differences or (own_preprocessing and a.classes == b.classes):
+    if not differences or (own_preprocessing and a.classes == b.classes and a.task == b.task):
         return
     found = f"the two models do not mean the same: {'; '.join(differences)} (the first model's value ≠ the second's)"
     found += lookalikes(a.classes, b.classes)
     advice = "compare files that were exported from one checkpoint"
-    if a.classes == b.classes:
+    if a.classes == b.classes and a.task == b.task:
         advice += ", or let each have the images by its own contract with --own-preprocessing"
     raise ArtefactError(f"{found}; expected the same classes and preprocessing; {advice}")
 
@@ -206,13 +215,56 @@ def _comparison(
     )
 
 
+def _label_comparison(
+    a: Contract,
+    b: Contract,
+    samples: Sequence[Sample],
+    of_a: Probabilities,
+    of_b: Probabilities,
+    skipped: list[Skipped],
+) -> Comparison:
+    given_a, given_b = (given_labels(of, model.thresholds or ()) for of, model in ((of_a, a), (of_b, b)))
+    truth = truth_of(samples, len(a.classes)) if all(sample.labels is not None for sample in samples) else None
+    gaps, disputed = np.abs(of_a - of_b), given_a != given_b
+
+    def named(flags: Flags) -> str:
+        return SEPARATOR.join(name for name, has in zip(a.classes, flags, strict=True) if has)
+
+    def change(row: int) -> Change:
+        label = int(np.where(disputed[row], gaps[row], -1).argmax())
+        confidences = float(of_a[row, label]), float(of_b[row, label])
+        labels = named(given_a[row]), named(given_b[row])
+        return Change(samples[row].path, *labels, *confidences, None if truth is None else named(truth[row]))
+
+    agreement = 1 - float(disputed.any(axis=1).mean())
+    verdicts = {} if truth is None else {
+        name: _verdict_of(given_a[:, label] == truth[:, label], given_b[:, label] == truth[:, label])
+        for label, name in enumerate(a.classes)
+    }  # fmt: skip
+    return Comparison(
+        images=len(samples),
+        top1_agreement=agreement,
+        top_k=len(a.classes),
+        top_k_agreement=agreement,
+        max_abs_difference=float(gaps.max()),
+        p99=float(np.quantile(gaps.max(axis=1), 0.99, method="higher")),
+        changed=tuple(change(row) for row in np.flatnonzero(disputed.any(axis=1)).tolist()),
+        skipped=tuple(skipped),
+        verdict=None,
+        verdicts=verdicts,
+    )
+
+
 def _verdict(samples: Sequence[Sample], best_a: NDArray[np.int64], best_b: NDArray[np.int64]) -> Verdict | None:
     labels = np.array([sample.label for sample in samples])
     if (labels < 0).any():
         return None
-    right_a, right_b = best_a == labels, best_b == labels
+    return _verdict_of(best_a == labels, best_b == labels)
+
+
+def _verdict_of(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Verdict:
     return Verdict(
-        images=len(labels),
+        images=len(right_a),
         right_a=int(right_a.sum()),
         right_b=int(right_b.sum()),
         only_a_right=int((right_a & ~right_b).sum()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,19 @@ def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> 
         EngineError: the run failed, or a probability is NaN or infinite.
         RequestError: the folder was read with other classes than the model's.
     """
+    if engine.contract.task == "multi":
+        raise RequestError(
+            f"{engine.backend}: a multi-label model, which has no top-k; expected one class an image; "
+            "measure it with trt_cls.evaluation.label_evaluation.evaluate_labels"
+        )
+    predictions = of_folder(engine, folder, **how)
+    counted = min(top_k, len(folder.classes))
+    metrics = measure(predictions.probabilities, predictions.labels, counted)
+    return Evaluation(engine.contract, engine.backend, predictions, counted, metrics)
+
+
+def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
+    """The predictions for a labeled folder; see `evaluate`."""
     classes = engine.contract.classes
     if folder.classes != classes:
         raise RequestError(
@@ -103,9 +116,7 @@ def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> 
         )
     predictions = predict(engine, folder.samples, **how)
     _refuse_lost_class(folder, predictions)
-    counted = min(top_k, len(classes))
-    metrics = measure(predictions.probabilities, predictions.labels, counted)
-    return Evaluation(engine.contract, engine.backend, predictions, counted, metrics)
+    return replace(predictions, skipped=(*folder.skipped, *predictions.skipped))
 
 
 def predict(
@@ -152,11 +163,11 @@ def _nothing_decoded(skipped: Sequence[Skipped]) -> str:
 
 
 def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
-    left = {sample.label for sample in predictions.samples}
+    left = {label for sample in predictions.samples for label in sample.indices}
     for sample in folder.samples:
-        if sample.label not in left:
+        for label in set(sample.indices) - left:
             reason = next(skipped.reason for skipped in predictions.skipped if skipped.path == sample.path)
             raise DataError(
-                f'{folder.root}: no image of class "{folder.classes[sample.label]}" can be decoded, the first is '
+                f'{folder.root}: no image of class "{folder.classes[label]}" can be decoded, the first is '
                 f"{sample.path}: {reason}; expected at least one; replace the files"
             )

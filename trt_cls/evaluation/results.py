@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_cls.contract import Contract
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Comparison
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
+from trt_cls.evaluation.multi_label import labels_over
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
 
@@ -79,6 +81,7 @@ def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> 
 
 
 Format = Literal["csv", "jsonl"]
+Decision = Literal["label", "set"]
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,21 @@ class Labeled:
     """Path of the image or number of the frame."""
     ranking: tuple[tuple[str, float], ...]
     """Classes with their probabilities, highest first."""
+    decision: Decision = "label"
+    """"set": the image has all classes of `ranking`, which may be none."""
 
 
-def labels_of(predictions: Predictions, classes: Sequence[str], top_k: int) -> Iterator[Labeled]:
-    """Each image with its top-k classes."""
+def labels_of(predictions: Predictions, contract: Contract, top_k: int) -> Iterator[Labeled]:
+    """Each image with its labels, see `labeled`."""
     for sample, row in zip(predictions.samples, predictions.probabilities, strict=True):
-        yield Labeled(str(sample.path), likeliest(row, classes, top_k))
+        yield labeled(str(sample.path), row, contract, top_k)
+
+
+def labeled(source: str | int, row: NDArray[np.float32], contract: Contract, top_k: int) -> Labeled:
+    """One image with its top-k classes, or of a multi-label model with every label over its threshold."""
+    if contract.task == "multi":
+        return Labeled(source, labels_over(row, contract), "set")
+    return Labeled(source, likeliest(row, contract.classes, top_k))
 
 
 def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], k: int) -> tuple[tuple[str, float], ...]:
@@ -103,14 +115,21 @@ def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], k: int
 
 
 def line(labeled: Labeled, form: Format) -> str:
-    """One line without its newline: path,label,confidence as in TAO, or a JSON object with the ranking."""
-    label, confidence = labeled.ranking[0]
+    """One line without its newline: path,label,confidence as in TAO, or a JSON object with the ranking.
+
+    Of a set, in CSV, a line for each label, and path,, where there is none.
+    """
     if form == "csv":
         source = Path(labeled.source) if isinstance(labeled.source, str) else labeled.source
-        return csv_row((source, label, f"{confidence:.6f}")).removesuffix("\n")
+        ranking = labeled.ranking if labeled.decision == "set" else labeled.ranking[:1]
+        rows = [(source, label, f"{confidence:.6f}") for label, confidence in ranking] or [(source, "", "")]
+        return "".join(map(csv_row, rows)).removesuffix("\n")
     where = "path" if isinstance(labeled.source, str) else "frame"
     top = [{"label": name, "confidence": round(share, 6)} for name, share in labeled.ranking]
-    return json.dumps({where: labeled.source, **top[0], "top": top})
+    if labeled.decision == "label":
+        return json.dumps({where: labeled.source, **top[0], "top": top})
+    first = top[0] if top else {"label": None, "confidence": None}
+    return json.dumps({where: labeled.source, **first, "top": top, "decision": labeled.decision})
 
 
 def write_labels(lines: Iterable[str], path: Path) -> int:

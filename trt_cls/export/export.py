@@ -20,7 +20,7 @@ from trt_cls.export.images import images_for
 from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
-from trt_cls.export.temperature import calibrated, fit, validation_images
+from trt_cls.export.temperature import calibrated, fit, fit_labels, validation_images, with_temperature
 from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
@@ -82,13 +82,16 @@ def export(
     temperature = 0.0 if calibrate else contract.temperature  # 0: not known yet
     target = replace(contract, precision=precision, preprocessing=fed, temperature=temperature)
     _check_request(model, output, contract, target, engine, builder, int8)
-    labeled = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
+    labeled = _images_to_check(contract, images, experiment)
     calibration = calibration_dataset(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
-    check = Check(model, precision, images_for(fed, labeled or calibration, classes=contract.classes))
+    seen = images_for(fed, labeled or calibration, classes=contract.classes)
+    check = Check(model, precision, seen, thresholds=contract.thresholds)
     if calibrate:
-        check = replace(check, temperature=fit(model, contract.classes, validation_images(images, experiment), say))
-        target = replace(target, temperature=check.temperature)
+        labels = validation_images(images, experiment).with_labels_of(contract.task)
+        temperature = (fit_labels if contract.task == "multi" else fit)(model, contract.classes, labels, say)
+        target = with_temperature(target, temperature)
+        check = replace(check, temperature=temperature, thresholds=target.thresholds)
     results_folder(output.parent)
     copied = model.suffix == ".onnx" and contract == target
     if copied:
@@ -99,14 +102,19 @@ def export(
             network = quantize(network, int8, calibration, labeled, say)
         found = _write_onnx(plain, _converted(network, target, check, say), output, check)
     no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
-    say(_copied(model, output, found) if copied else _written(output, precision, found))
+    say(_copied(model, output, target, found) if copied else _written(output, target, found))
     result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
     if choice is None:
         return result
     engine = engine or output.with_suffix(".engine")
     engine_parity = build_engine(output, target, engine, choice, profile, check, say)
-    say(_written(engine, precision, Checked(engine_parity) if engine_parity else None))
+    say(_written(engine, target, Checked(engine_parity) if engine_parity else None))
     return replace(result, engine=engine, engine_parity=engine_parity)
+
+
+def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
+    found = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
+    return found.with_labels_of(contract.task) if found else None
 
 
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
@@ -120,18 +128,18 @@ def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable
     return embed_preprocessing(network) if target.preprocessing.embedded else network
 
 
-def _written(path: Path, precision: Precision, found: Checked | None) -> str:
-    line = f"wrote {path} ({precision}, {path.stat().st_size / 1e6:.1f} MB)"
-    return "\n  ".join([line, figures(found.parity), *found.remarks] if found else [line])
+def _written(path: Path, contract: Contract, found: Checked | None) -> str:
+    line = f"wrote {path} ({contract.precision}, {path.stat().st_size / 1e6:.1f} MB)"
+    return "\n  ".join([line, figures(found.parity, contract.task), *found.remarks] if found else [line])
 
 
-def _copied(model: Path, output: Path, found: Checked | None) -> str:
+def _copied(model: Path, output: Path, contract: Contract, found: Checked | None) -> str:
     """Says that nothing was computed, and when the file was checked."""
     same = output.samefile(model)
     written = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     line = f"{output}: unchanged, left as it is" if same else f"copied {model} to {output}, unchanged"
-    checked = f"checked when it was written, {written}: {figures(found.parity)}" if found else "not checked"
-    return f"{line}; not checked again\n  {checked}"
+    checked = f"checked when it was written, {written}: {figures(found.parity, contract.task)}" if found else None
+    return f"{line}; not checked again\n  {checked or 'not checked'}"
 
 
 def _contract(model: Path, experiment: Experiment | None) -> Contract:
@@ -168,6 +176,11 @@ def _check_request(
         raise RequestError(
             f"{model} is calibrated in {contract.precision} already, with temperature {contract.temperature:.4g}; "
             "expected a model without a temperature; export its checkpoint with --calibrate"
+        )
+    if int8.max_loss is not None and contract.task == "multi":
+        raise RequestError(
+            f"--int8-auto measures top-1, which a multi-label model like {model} does not have; expected it left out; "
+            "leave layers in float16 with --int8-keep"
         )
     if contract == target:
         return

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def fp16_from_fp32(model: OnnxModel) -> OnnxModel:
-    """The same network in float16, strongly typed; input, output and softmax stay float32 and two Casts stand between.
+    """The same network in float16, strongly typed; two Casts stand between it and input, output and softmax in float32.
 
     The whole graph between the Casts changes its type, so that no layer is left in float32. Written out here because
     onnxconverter-common 1.16 gives a float16 output, in spite of keep_io_types, as soon as the softmax is kept in
@@ -35,8 +35,9 @@ def fp16_from_fp32(model: OnnxModel) -> OnnxModel:
     """
     proto = deepcopy(model.proto)
     graph = proto.graph
-    if graph.node[-1].op_type != "Softmax" or list(graph.node[-1].input) != [LOGITS]:
-        raise ExportError(f"the graph's last node is {graph.node[-1].op_type}; expected the Softmax of {LOGITS}")
+    if graph.node[-1].op_type not in ("Softmax", "Sigmoid") or list(graph.node[-1].input) != [LOGITS]:
+        last = graph.node[-1].op_type
+        raise ExportError(f"the graph's last node is {last}; expected the Softmax or Sigmoid of {LOGITS}")
     _halve_tensors(graph)
     _halve_operators(graph)
     for info in graph.value_info:

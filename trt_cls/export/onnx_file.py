@@ -1,4 +1,4 @@
-"""A PyTorch network as an ONNX graph in float32, with a softmax, and nothing of the machine inside.
+"""A PyTorch network as an ONNX graph in float32, with a softmax or sigmoid, and nothing of the machine inside.
 
 Does not know: other precisions (`fp16`, `int8`), and whether the answers are right (`parity`).
 """
@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from trt_cls.artefacts.onnx_file import BATCH, OnnxModel, fault_of, fault_of_ends
-from trt_cls.contract import INPUT, OUTPUT, Contract
+from trt_cls.contract import INPUT, OUTPUT, Contract, Task
 from trt_cls.errors import ExportError, require
 from trt_cls.version import __version__
 
@@ -30,7 +30,7 @@ OPSET = 20
 
 
 def onnx_from_module(module: nn.Module, contract: Contract) -> OnnxModel:
-    """`module` (which gives logits) and a softmax, in float32, with a dynamic batch; puts `module` into eval mode.
+    """`module` (which gives logits) and a softmax or sigmoid, in float32, with a dynamic batch; puts it into eval mode.
 
     The same weights give the same bytes on one machine, in any folder and on any day.
 
@@ -40,7 +40,7 @@ def onnx_from_module(module: nn.Module, contract: Contract) -> OnnxModel:
     proto = _exported(module.eval(), contract.preprocessing.input_shape)
     _name_weights(proto.graph, module)
     _strip(proto)
-    _append_softmax(proto.graph)
+    _append_answers(proto.graph, contract.task)
     proto.producer_name, proto.producer_version = "trt-cls", __version__
     model = OnnxModel(proto, contract)
     check(model)
@@ -108,12 +108,15 @@ def _name_weights(graph: onnx.GraphProto, module: nn.Module) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
 
 
-def _append_softmax(graph: onnx.GraphProto) -> None:
+def _append_answers(graph: onnx.GraphProto, task: Task) -> None:
     # Added here and not by a wrapper around the module, so that weights keep their names of the checkpoint.
     (logits,) = graph.output
     graph.value_info.append(logits)  # a copy
     logits.name = OUTPUT
-    graph.node.append(onnx.helper.make_node("Softmax", [LOGITS], [OUTPUT], name="softmax", axis=1))
+    if task == "multi":
+        graph.node.append(onnx.helper.make_node("Sigmoid", [LOGITS], [OUTPUT], name="sigmoid"))
+    else:
+        graph.node.append(onnx.helper.make_node("Softmax", [LOGITS], [OUTPUT], name="softmax", axis=1))
 
 
 def check(model: OnnxModel) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,18 +17,21 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.artefacts.sidecar import Parity
-from trt_cls.contract import INPUT, OUTPUT, Precision
+from trt_cls.contract import INPUT, OUTPUT, Precision, Preprocessing, Task
 from trt_cls.engines.backends import Provider, open_engine
 from trt_cls.engines.engine import infer_fed
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.engines.torch import TorchEngine
 from trt_cls.errors import DataError, ExportError
 from trt_cls.evaluation.metrics import class_counts, one_answer
+from trt_cls.evaluation.multi_label import Flags, given_labels, label_agreement
 from trt_cls.evaluation.temperature import softened
 from trt_cls.export.images import ImageSet
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Images [n,C,H,W] → probabilities [n,classes]."""
+Thresholds = tuple[float, ...] | None
+"""Of a multi-label model; None: it has one class an image."""
 
 ROUNDING = 8
 """How many times as far from float64 as the float32 network an FP32 file may be, beyond its plain bound.
@@ -104,17 +108,30 @@ class Answers(NamedTuple):
         """The largest of two probabilities; NaN where one is."""
         return float(np.abs(self.expected - self.found).max(initial=0))
 
-    def agreement(self, tie: float) -> float:
-        """Share of images with the same best class, or whose two best are at most `tie` apart for the network."""
+    def agreement(self, tie: float, thresholds: Thresholds = None) -> float:
+        """Share of images with the same best class, or whose two best are at most `tie` apart for the network.
+
+        With `thresholds` that of labels, see `label_agreement`; tied is one as near to its threshold for the network.
+        """
+        if thresholds is not None:
+            expected, found = (given_labels(side, thresholds) for side in self)
+            return label_agreement(expected, found, np.abs(self.expected - np.array(thresholds)) <= tie)
         ranked = np.sort(self.expected, axis=1)
         tied = (ranked[:, -1] - ranked[:, -2] <= tie) if ranked.shape[1] > 1 else True
         return float(np.mean(tied | (self.expected.argmax(1) == self.found.argmax(1))))
 
 
 def checked(
-    artefact: Infer, reference: Infer, images: ImageSet, precision: Precision, exact: Callable[[], Infer] | None = None
+    artefact: Infer,
+    reference: Infer,
+    images: ImageSet,
+    precision: Precision,
+    exact: Callable[[], Infer] | None = None,
+    thresholds: Thresholds = None,
 ) -> Checked:
     """The parity of `artefact` with `reference`, which `exact` opens once more to compute in float64.
+
+    `thresholds` are those of a multi-label `artefact`.
 
     An FP32 file that is further from `reference` than its bound is held against float64, where there is `exact`.
 
@@ -131,14 +148,17 @@ def checked(
         )
     source = images.describe(len(answers.expected))
     _require_numbers(answers, precision, source)
-    remarks = _one_class(answers.expected, images, source)
-    agreement = answers.agreement(bounds.tie)
+    if thresholds is None:
+        remarks = _one_class(answers.expected, images, source)
+    else:
+        remarks = _same_labels(given_labels(answers.expected, thresholds), source)
+    agreement = answers.agreement(bounds.tie, thresholds)
     parity = Parity(len(answers.expected), agreement, float(f"{answers.difference:.2g}"), source)
     if agreement >= bounds.top1_agreement and answers.difference <= bounds.max_abs_difference:
         return Checked(parity, remarks)
     refusal = (
-        f"the {precision} file does not answer as the network does: {figures(parity)}; expected at least "
-        f"{bounds.top1_agreement:.0%} and at most {bounds.max_abs_difference:g}"
+        f"the {precision} file does not answer as the network does: {figures(parity, _task(thresholds))}; "
+        f"expected at least {bounds.top1_agreement:.0%} and at most {bounds.max_abs_difference:g}"
     )
     if precision != "fp32":
         raise ExportError(f"{refusal}, so it was not kept; {bounds.remedy}")
@@ -152,7 +172,7 @@ def checked(
             f"{refusal}, or {ROUNDING} times float32's own rounding ({rounding}), so it was not kept; {bounds.remedy}"
         )
     # two classes that are this near to each other for the network are ordered by rounding
-    agreement = answers.agreement(2 * (network + file))
+    agreement = answers.agreement(2 * (network + file), thresholds)
     return Checked(replace(parity, top1_agreement=agreement), (*remarks, f"{rounding}: rounding, not the export"))
 
 
@@ -164,10 +184,11 @@ def measure(artefact: Infer, reference: Infer, batches: Iterable[NDArray[np.floa
     return Answers(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
 
 
-def figures(parity: Parity) -> str:
+def figures(parity: Parity, task: Task = "single") -> str:
     """The figures in one phrase."""
+    of = "label" if task == "multi" else "top-1"
     return (
-        f"top-1 agreement {parity.top1_agreement:.2%}, max |Δprobability| {parity.max_abs_difference:.2g} "
+        f"{of} agreement {parity.top1_agreement:.2%}, max |Δprobability| {parity.max_abs_difference:.2g} "
         f"on {parity.source}"
     )
 
@@ -203,6 +224,19 @@ def _one_class(expected: NDArray[np.float32], images: ImageSet, source: str) -> 
     )
 
 
+def _task(thresholds: Thresholds) -> Task:
+    return "single" if thresholds is None else "multi"
+
+
+def _same_labels(given: Flags, source: str) -> tuple[str, ...]:
+    if not (given == given[0]).all():
+        return ()
+    return (
+        f"the network gives all images the same labels on {source}: the check proves nothing about them; train the "
+        "network longer, or name other images with --images DIR",
+    )
+
+
 def _errors(answers: Answers, exact: Infer, images: ImageSet) -> tuple[float, float]:
     """How far network and artefact are from `exact` at most, on those images on which the two differ most."""
     furthest = np.argsort(-np.abs(answers.expected - answers.found).max(axis=1))[:FURTHEST]
@@ -216,6 +250,10 @@ def _errors(answers: Answers, exact: Infer, images: ImageSet) -> tuple[float, fl
     return float(largest[0]), float(largest[1])
 
 
+def _in_float64(reference: TorchEngine, fed: Preprocessing, opened: ExitStack) -> Infer:
+    return infer_fed(opened.enter_context(closing(reference.in_float64())), fed)
+
+
 @dataclass(frozen=True)
 class Check:
     """Holds artefacts against one model on the same images."""
@@ -225,6 +263,8 @@ class Check:
     images: ImageSet
     temperature: float = 1.0
     """What the artefact divides the network's logits by."""
+    thresholds: Thresholds = None
+    """Of a multi-label artefact."""
 
     def __call__(self, artefact: Path, provider: Provider) -> Checked:
         """The parity of `artefact`.
@@ -241,7 +281,8 @@ class Check:
         if self.precision == "fp32" or plain.contract.precision != "fp32":
             return refusal
         described = replace(self.images.preprocessing, embedded=False)
-        before = Check(self.model, "fp32", replace(self.images, preprocessing=described))
+        images, thresholds = replace(self.images, preprocessing=described), plain.contract.thresholds
+        before = Check(self.model, "fp32", images, thresholds=thresholds)
         session = session_of(plain.proto)
         try:
             before._held(lambda batch: session.run([OUTPUT], {INPUT: batch})[0])
@@ -253,13 +294,13 @@ class Check:
         fed = self.images.preprocessing
         with ExitStack() as opened:
             reference = opened.enter_context(closing(open_engine(self.model, "cpu")))
-
-            def exact() -> Infer:
-                assert isinstance(reference, TorchEngine)
-                return self._softened(infer_fed(opened.enter_context(closing(reference.in_float64())), fed))
-
-            known = exact if isinstance(reference, TorchEngine) else None
-            return checked(infer, self._softened(infer_fed(reference, fed)), self.images, self.precision, known)
+            expected, exact = self._softened(infer_fed(reference, fed)), None
+            if isinstance(reference, TorchEngine):
+                # divides the logits, which float32's probabilities near 1 give to a few digits
+                reference.temperature, expected = self.temperature, infer_fed(reference, fed)
+                exact = partial(_in_float64, reference, fed, opened)
+            return checked(infer, expected, self.images, self.precision, exact, self.thresholds)
 
     def _softened(self, infer: Infer) -> Infer:
-        return infer if self.temperature == 1 else lambda images: softened(infer(images), self.temperature)
+        task = _task(self.thresholds)
+        return infer if self.temperature == 1 else lambda images: softened(infer(images), self.temperature, task)

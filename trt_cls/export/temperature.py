@@ -20,15 +20,22 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from trt_cls.artefacts.onnx_file import OnnxModel
-from trt_cls.contract import INPUT, OUTPUT
+from trt_cls.contract import INPUT, OUTPUT, Contract
 from trt_cls.data.folder import evenly_spread
-from trt_cls.data.split import Dataset, evaluation_dataset, training_datasets
+from trt_cls.data.split import Dataset, evaluation_dataset, halves, training_datasets
 from trt_cls.engines.backends import open_engine
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, MissingDependency, RequestError
 from trt_cls.evaluation.evaluate import predict
 from trt_cls.evaluation.metrics import calibration_error
-from trt_cls.evaluation.temperature import fitted_temperature, logits_of, softened
+from trt_cls.evaluation.multi_label import binary_cross_entropy, given_labels, truth_of
+from trt_cls.evaluation.temperature import (
+    fitted_temperature,
+    fitted_temperature_of_labels,
+    logits_of,
+    softened,
+    softened_thresholds,
+)
 from trt_cls.export.images import BATCH, WORKERS, ImageSet
 from trt_cls.export.onnx_file import check
 from trt_cls.spec.experiment import Experiment
@@ -37,6 +44,8 @@ SEED = 0
 MOST = 5000
 """Images of both halves: of 2,500 the temperature has a standard error of about 2 %."""
 MULTIPLIER, CALIBRATED = "inverse_temperature", "calibrated_logits"
+UNSURE = 1e-6
+"""Of a probability from its threshold: float32 rounds logits around 10 by as much."""
 HOMOGENEOUS = {"Flatten", "Reshape", "Squeeze", "GlobalAveragePool", "AveragePool", "ReduceMean", "Relu", "Identity"}
 """Operations through which a positive factor passes."""
 
@@ -81,13 +90,43 @@ def fit(model: Path, classes: tuple[str, ...], images: Dataset, say: Callable[[s
     return temperature
 
 
+def fit_labels(model: Path, classes: tuple[str, ...], images: Dataset, say: Callable[[str], None]) -> float:
+    """As `fit`, for a multi-label `model`: by binary cross-entropy, on the half that chose no thresholds.
+
+    Raises:
+        DataError: as `fit`.
+    """
+    samples = images.labeled(classes, allow_missing=True).samples
+    first, second = (half[: MOST // 2] for half in halves(samples))
+    with closing(open_engine(model, "cpu")) as engine:
+        fitted_on, others = (
+            predict(engine, half, batch_size=BATCH, workers=WORKERS) for half in (first, second or first)
+        )
+    truth, of_others = (truth_of(found.samples, len(classes)) for found in (fitted_on, others))
+    temperature = fitted_temperature_of_labels(logits_of(fitted_on.probabilities, "multi"), truth)
+    given = others.probabilities, softened(others.probabilities, temperature, "multi")
+    before, after = (binary_cross_entropy(each, of_others) for each in given)
+    say(
+        f"temperature {temperature:.4g}, fitted on {len(truth)} images of {images}; loss on {len(of_others)} others "
+        f"{before:.4f} before, {after:.4f} after"
+    )
+    return temperature
+
+
+def with_temperature(contract: Contract, temperature: float) -> Contract:
+    """That of a file whose logits are divided by `temperature`; its thresholds give the same labels."""
+    thresholds = contract.thresholds and softened_thresholds(contract.thresholds, temperature)
+    return replace(contract, temperature=temperature, thresholds=thresholds)
+
+
 def calibrated(network: OnnxModel, temperature: float, images: ImageSet, say: Callable[[str], None]) -> OnnxModel:
-    """`network` with its logits divided by `temperature`; its arg-max on `images` is the same.
+    """`network` with its logits divided by `temperature`; its arg-max, or labels, on `images` are the same.
 
     Raises:
         ExportError: it is not.
     """
     ways = ((True,) if network.contract.precision == "fp32" else ()) + (False,)
+    what = "arg-max" if network.contract.task == "single" else "labels"
     for fold in ways:
         made = _divided(network, temperature, fold=fold)
         try:
@@ -95,9 +134,9 @@ def calibrated(network: OnnxModel, temperature: float, images: ImageSet, say: Ca
         except MissingDependency:
             return made
         if not changed:
-            say(f"temperature {temperature:.4g}: arg-max unchanged on {seen - ties} images, {ties} ties left out")
+            say(f"temperature {temperature:.4g}: {what} unchanged on {seen - ties} images, {ties} ties left out")
             return made
-    raise ExportError(f"temperature {temperature:.4g} changes the arg-max of {changed} of {seen} images; expected none")
+    raise ExportError(f"temperature {temperature:.4g} changes the {what} of {changed} of {seen} images; expected none")
 
 
 def _divided(network: OnnxModel, temperature: float, *, fold: bool) -> OnnxModel:
@@ -108,7 +147,7 @@ def _divided(network: OnnxModel, temperature: float, *, fold: bool) -> OnnxModel
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
     if not weights:
         _multiply(proto.graph, 1 / temperature)
-    made = replace(network, proto=proto, contract=replace(network.contract, temperature=temperature))
+    made = replace(network, proto=proto, contract=with_temperature(network.contract, temperature))
     check(made)
     return made
 
@@ -144,7 +183,10 @@ def _multiply(graph: onnx.GraphProto, factor: float) -> None:
 
 
 def _compared(before: OnnxModel, after: OnnxModel, images: ImageSet) -> tuple[int, int, int]:
-    """Images whose arg-max changed, those whose two likeliest classes are within 1 ulp on either side, and all."""
+    """Images whose answer changed, those with a tie, and all.
+
+    A tie are two likeliest classes within 1 ulp on either side, or a label within UNSURE of its threshold.
+    """
     sessions = []
     for model in (before, after):
         logits = model.proto.graph.node[-1].input[0]
@@ -152,8 +194,13 @@ def _compared(before: OnnxModel, after: OnnxModel, images: ImageSet) -> tuple[in
     changed = ties = seen = 0
     for batch in images.batches():
         (plain, given), (_, found) = (session.run(names, {INPUT: batch}) for session, names in sessions)
-        tied = np.any([_tied(values) for values in (plain, given, found)], axis=0)
-        changed += int(np.sum(~tied & (given.argmax(axis=1) != found.argmax(axis=1))))
+        if (own := before.contract.thresholds) is not None and (new := after.contract.thresholds) is not None:
+            tied = (np.abs(given - np.array(own)) <= UNSURE).any(axis=1)
+            differs = (given_labels(given, own) != given_labels(found, new)).any(axis=1)
+        else:
+            tied = np.any([_tied(values) for values in (plain, given, found)], axis=0)
+            differs = given.argmax(axis=1) != found.argmax(axis=1)
+        changed += int(np.sum(~tied & differs))
         ties, seen = ties + int(tied.sum()), seen + len(batch)
     return changed, ties, seen
 

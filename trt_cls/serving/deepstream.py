@@ -26,11 +26,11 @@ from trt_cls.errors import MissingDependency, RequestError
 from trt_cls.export.embedding import embed_normalization
 from trt_cls.export.images import images_for
 from trt_cls.export.parity import checked
-from trt_cls.files import write_text
+from trt_cls.files import write_csv, write_text
 from trt_cls.preprocessing.pillow import MARGIN
 from trt_cls.serving.common import ServedPlan, check_servable, copy_plan, filled, render, safe_name
 
-CONFIG, LABELS, README = "nvinfer_config.txt", "labels.txt", "README.md"
+CONFIG, LABELS, README, THRESHOLDS = "nvinfer_config.txt", "labels.txt", "README.md", "thresholds.csv"
 COLOR_FORMATS = {"rgb": 0, "bgr": 1, "gray": 2}
 NETWORK_MODES: dict[Precision, int] = {"fp32": 0, "int8": 1, "fp16": 2}
 SUPER_SAMPLING = 3
@@ -61,6 +61,9 @@ def write_deepstream(onnx_file: Path, plan: ServedPlan, folder: Path, say: Calla
             copy_plan(plan.path, model.with_suffix(".engine"))
         content = _content(contract, model, plan, reason)
         write_text(draft / LABELS, ";".join(contract.classes) + "\n")
+        if contract.thresholds is not None:
+            rows = zip(contract.classes, contract.thresholds, strict=True)
+            write_csv(draft / THRESHOLDS, [("label", "threshold"), *rows])
         write_text(draft / README, render("deepstream_readme.md.j2", **content))
         write_text(draft / CONFIG, render("nvinfer_config.txt.j2", **content))
     say(f"wrote {folder / CONFIG} for {model.name}{f', which normalizes itself: {reason}' if reason else ''}")
@@ -117,6 +120,7 @@ def _content(contract: Contract, model: Path, plan: ServedPlan, reason: str) -> 
     return {
         "config": CONFIG,
         "labels": LABELS,
+        "thresholds": THRESHOLDS,
         "output": OUTPUT,
         "model": model.name,
         "engine": model.with_suffix(".engine").name if plan.path else own_engine,
@@ -159,6 +163,6 @@ def _check_embedded(
             def reference(batch: NDArray[np.float32]) -> NDArray[np.float32]:
                 return expected.infer((batch / np.float32(pixels.divisor) - mean) / std)
 
-            checked(found.infer, reference, images, "fp32")
+            checked(found.infer, reference, images, "fp32", thresholds=contract.thresholds)
     except MissingDependency as error:
         say(f"{embedded.name} was not run: {error}")

@@ -1,6 +1,7 @@
 """Labels images with a Triton server: python client.py IMAGE_OR_FOLDER [--url HOST:PORT].
 
-Prints path,label,confidence for each image, as `trt-cls infer` writes them. The pixels are made by trt_cls from the
+Prints path,label,confidence for each image, as `trt-cls infer` writes them; of a multi-label model a row for each label
+that reaches its threshold. The pixels are made by trt_cls from the
 contract that the server hands out with the model's configuration, so that they are those of the training to the bit.
 
     pip install trt-cls "tritonclient[http]"
@@ -23,13 +24,17 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.contract import METADATA_KEY
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
+from trt_cls.evaluation.multi_label import labels_over
 from trt_cls.text import FOREIGN, csv_row, printable
 
 INPUT, OUTPUT = "input_1", "predictions"
 
 
-def label(images: list[Path], server: Any, model: str, batch_size: int) -> Iterator[tuple[Path, str, float]]:
-    """Path, likeliest class and its probability for each image; those that can't be decoded go to stderr."""
+def label(images: list[Path], server: Any, model: str, batch_size: int) -> Iterator[tuple[Path, str, float | None]]:
+    """Path, class and its probability for each answer; images that can't be decoded go to stderr.
+
+    The likeliest class of each image; of a multi-label model every label, and None where an image has none.
+    """
     config = server.get_model_config(model)
     contract = contract_from_json(config["parameters"][METADATA_KEY]["string_value"], f"the configuration of {model}")
     batch_size = min(batch_size, config["max_batch_size"])
@@ -39,6 +44,9 @@ def label(images: list[Path], server: Any, model: str, batch_size: int) -> Itera
             print(printable(f"{skipped.path}: skipped: {skipped.reason}"), file=sys.stderr)
         if batch.samples:
             for sample, row in zip(batch.samples, probabilities(batch.images, server, model), strict=True):
+                if contract.task == "multi":
+                    yield from [(sample.path, *found) for found in labels_over(row, contract) or (("", None),)]
+                    continue
                 best = int(row.argmax())
                 yield sample.path, contract.classes[best], float(row[best])
 
@@ -62,7 +70,8 @@ def main() -> None:
     given = parser.parse_args()
     with triton.InferenceServerClient(given.url) as server:
         for path, name, confidence in label(list_images(given.images), server, given.model, given.batch_size):
-            sys.stdout.buffer.write(csv_row((path, name, f"{confidence:.6f}")).encode("utf-8", FOREIGN))
+            shown = "" if confidence is None else f"{confidence:.6f}"
+            sys.stdout.buffer.write(csv_row((path, name, shown)).encode("utf-8", FOREIGN))
 
 
 if __name__ == "__main__":

@@ -128,6 +128,17 @@ class Extensions:
         "share of each class's training images held out to validate and to evaluate on",
         interval(0, 1, "[)"),
     )
+    labels: str = option(
+        "",
+        "multi-label training: name of the CSV file in each dataset's folder with a row path,label|label for each "
+        "image, in place of class folders, as in labels.csv; the loss is binary cross-entropy",
+    )
+    threshold_precision: float = option(
+        0.0,
+        "with labels: a label's threshold is the lowest with this precision on half of the validation images; 0: the "
+        "one with the highest F1",
+        interval(0, 1),
+    )
     crop_padding: int = option(
         0,
         "random shift while training: the image is padded by reflection with this many pixels on each side, then "
@@ -203,7 +214,9 @@ class Extensions:
         1, "batches whose gradients are averaged for one step of the optimizer and the schedule", at_least(1)
     )
     best_metric: str = option(
-        "top_1", "what chooses the best epoch, in validation", one_of("top_1", "loss", "balanced_accuracy", "macro_f1")
+        "top_1",
+        "what chooses the best epoch, in validation; with labels mAP by default",
+        one_of("top_1", "loss", "balanced_accuracy", "macro_f1", "mAP"),
     )
     early_stopping_patience: int = option(
         0, "stop after this many epochs without a better best_metric; 0: off", at_least(0)

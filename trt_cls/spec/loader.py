@@ -19,6 +19,7 @@ from trt_cls.files import read_small_text
 from trt_cls.spec.allowed import Allowed
 from trt_cls.spec.descriptors import block_class, is_map, is_repeated
 from trt_cls.spec.experiment import Experiment
+from trt_cls.spec.multi_label import with_its_metric
 from trt_cls.spec.overrides import apply_overrides
 from trt_cls.spec.problems import Report, TooManyProblems, join
 from trt_cls.spec.reading import message_from_text
@@ -68,7 +69,7 @@ def experiment_from_text(
         )
     if report.problems or experiment is None:
         raise SpecError(report.in_order())
-    return resolved(experiment, report)
+    return with_its_metric(resolved(experiment, report), report)
 
 
 def _read(

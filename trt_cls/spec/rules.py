@@ -20,6 +20,7 @@ from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, family_and_depth, is_external
 from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
+from trt_cls.spec.multi_label import check_labels
 from trt_cls.spec.problems import Report, shown
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
@@ -46,6 +47,7 @@ def check_relations(experiment: Experiment, report: Report) -> None:
             _check_means(experiment.model_config, experiment.train_config, report)
     _check_split(experiment, report)
     _check_extensions(experiment, report)
+    check_labels(experiment, report)
 
 
 def check_model(model: ModelConfig, report: Report) -> None:

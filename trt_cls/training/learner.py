@@ -34,9 +34,10 @@ class Metrics(NamedTuple):
     """Means over the images of an epoch so far; NaN before the first."""
 
     loss: float
-    """Cross-entropy with the smoothed and mixed targets, as weights of classes and focal loss change it, or
-    extensions.bce_loss, and the teacher's part if there is one."""
+    """Cross-entropy with the smoothed and mixed targets, as weights of classes and focal loss change it, or binary
+    cross-entropy with extensions.bce_loss or labels, and the teacher's part if there is one."""
     accuracy: float
+    """With extensions.labels the share of images with all labels right, at a threshold of 0.5."""
     images: int
     penalty: float = 0.0
     """On weights."""
@@ -174,13 +175,16 @@ class Learner:
         images, targets = self._compute.images(batch.images), self._compute.targets(batch.targets)
         with self._compute.autocast():
             logits = self._network(images)
-        if self._extensions.bce_loss:
+        if self._extensions.bce_loss or self._extensions.labels:
             loss = functional.binary_cross_entropy_with_logits(logits.float(), targets)
         else:
             loss = training_loss(logits.float(), targets, self._weights, self._extensions.focal_gamma)
         if self._teacher:
             loss = self._teacher.blended(loss, logits.float(), batch.images)
-        correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
+        if self._extensions.labels:
+            correct = ((logits >= 0) == (targets >= 0.5)).all(dim=1).sum()
+        else:
+            correct = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
         count = torch.full_like(loss, len(targets))
         penalty = self.penalty.value(loss.device)  # copied from the CPU, it would wait for the GPU
         self._sums += torch.stack([loss.detach() * count, correct.to(loss.dtype), count, penalty * count]).double()

@@ -19,19 +19,19 @@ from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.data.workers import LoaderError
 from trt_cls.errors import DataError, RequestError, TrtClsError
-from trt_cls.evaluation import metrics
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.checkpointing import Interrupted, SavePoints, StopRequest
 from trt_cls.training.learner import Learner, Metrics
 from trt_cls.training.logs import Averaged, EpochRow, Log, ending, epochs_without_gain
+from trt_cls.training.multi_label import LabelValidation, validate_labels
 from trt_cls.training.optimization import penalty, schedule, warm_up
 from trt_cls.training.parallel import copy_from_first
 from trt_cls.training.prefetch import prefetched
 from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.setup import Setup
 from trt_cls.training.state import TrainState
-from trt_cls.training.validation import BrokenImages, validate
+from trt_cls.training.validation import BrokenImages, Validation, validate
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,13 @@ class Training:
         """The row of this epoch, in which `network` was trained with the metrics `training`."""
         copy_from_first(network.buffers(), self._processes)  # they come from each process's own batches
         compute = self._compute
-        found = validate(network, self._validation_batches(), compute, self._broken_val, self._processes)
+        validated = (self._validation_batches(), compute, self._broken_val, self._processes)
+        found: Validation | LabelValidation
+        if self._extensions.labels:
+            precision = self._extensions.threshold_precision
+            found = validate_labels(network, *validated, self.setup.val, precision)
+        else:
+            found = validate(network, *validated)
         weights = penalty(self._config.reg_config, network).value().item()
         self._require_finite("validation", found.loss + weights)
         return EpochRow(
@@ -208,14 +214,9 @@ class Training:
             acc=training.accuracy,
             loss=training.loss,
             lr=self._rate_at(self._steps - 1),
-            val_acc=found.accuracy,
-            val_loss=found.loss,
             penalty=training.penalty,
             val_penalty=weights,
-            val_balanced_accuracy=metrics.balanced_accuracy(found.counts),
-            val_macro_f1=metrics.macro_f1(found.counts),
-            recalls=tuple(metrics.recalls(found.counts).tolist()),
-            one_answer=metrics.one_answer(found.counts, self.setup.contract.classes),
+            **found.figures(self.setup.contract.classes),
         )
 
     def _require_finite(self, which: str, loss: float) -> None:

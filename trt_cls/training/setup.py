@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trt_cls.artefacts.classmap import read_classmap
-from trt_cls.contract import Contract, Precision
+from trt_cls.contract import UNDECIDED, Contract, Precision
 from trt_cls.data.folder import ImageFolder
 from trt_cls.data.loader import TrainingLoader
 from trt_cls.data.split import training_datasets
@@ -95,7 +95,8 @@ def open_setup(
     classes = read_classmap(classmap) if classmap else None
     to_train, to_validate = training_datasets(config, experiment.extensions)
     train = to_train.labeled(classes)
-    val = to_validate.labeled(train.classes)
+    several = bool(experiment.extensions.labels)
+    val = to_validate.labeled(train.classes, allow_missing=several)  # a label without images has no average precision
     preprocessing, extensions = preprocessing_from_spec(experiment, "train"), experiment.extensions
     kernel = open_augmentation(compute, preprocessing, extensions)
     pack = kernel is not None
@@ -104,6 +105,8 @@ def open_setup(
     )
     precision: Precision = "int8" if extensions.quantization else "fp32"
     contract = Contract(experiment.model_config, preprocessing, train.classes, precision)
+    if several:
+        contract = replace(contract, task="multi", thresholds=(UNDECIDED,) * len(train.classes))
     return Setup(experiment, config, processes, compute, train, val, loader, contract, kernel)
 
 

@@ -181,10 +181,11 @@ def _state_from_content(content: Any) -> TrainState:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, list) or len(row) != len(fields(EpochRow)) or type(row[0]) is not int:
         return False
-    figures, recalls, one_answer = row[1:-2], row[-2], row[-1]
-    if not isinstance(recalls, tuple) or type(one_answer) is not str:
+    figures, recalls, thresholds, one_answer = row[1:-3], *row[-3:]
+    if not isinstance(recalls, tuple) or not isinstance(thresholds, tuple) or type(one_answer) is not str:
         return False
-    return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in (*figures, *recalls))
+    values = (*figures, *recalls, *thresholds)
+    return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in values)
 
 
 def _require(holds: bool, part: str) -> None:
@@ -198,5 +199,7 @@ def _shown(value: Any) -> str:
 
 def _digest_of_images(folder: ImageFolder) -> str:
     """The number of images and a digest of their names and labels, wherever the folder is."""
-    listing = "\n".join(f"{sample.path.relative_to(folder.root)} {sample.label}" for sample in folder.samples)
+    listing = "\n".join(
+        " ".join((str(sample.path.relative_to(folder.root)), *map(str, sample.indices))) for sample in folder.samples
+    )
     return f"{len(folder.samples)} ({hashlib.sha256(listing.encode('utf-8', FOREIGN)).hexdigest()[:8]})"

@@ -6,10 +6,10 @@ A class of which no image can be decoded is an error.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from trt_cls.data.folder import ImageFolder
 from trt_cls.data.stream import Batch, Skipped
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import DataError
-from trt_cls.evaluation.metrics import Counts, class_counts
+from trt_cls.evaluation.metrics import Counts, balanced_accuracy, class_counts, macro_f1, one_answer, recalls
 from trt_cls.training.compute import Compute
 
 
@@ -36,6 +36,17 @@ class Validation(NamedTuple):
         """Top-1 accuracy."""
         right, _, images = self.counts.sum(axis=1)
         return float(right / images)
+
+    def figures(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What an `EpochRow` says of it."""
+        return {
+            "val_loss": self.loss,
+            "val_acc": self.accuracy,
+            "val_balanced_accuracy": balanced_accuracy(self.counts),
+            "val_macro_f1": macro_f1(self.counts),
+            "recalls": tuple(recalls(self.counts).tolist()),
+            "one_answer": one_answer(self.counts, classes),
+        }
 
 
 def validate(
@@ -85,8 +96,8 @@ class BrokenImages:
 
     def __init__(self, folder: ImageFolder) -> None:
         self._folder = folder
-        self._left = Counter(sample.label for sample in folder.samples)
-        self._label_of = {sample.path: sample.label for sample in folder.samples}
+        self._left = Counter(label for sample in folder.samples for label in sample.indices)
+        self._labels_of = {sample.path: sample.indices for sample in folder.samples}
         self._reason_of: dict[Path, str] = {}
 
     @property
@@ -96,7 +107,11 @@ class BrokenImages:
 
     @property
     def images(self) -> tuple[Skipped, ...]:
-        """Each broken image once."""
+        """Each broken image once, after those that the folder's listing skipped."""
+        return (*self._folder.skipped, *self._broken)
+
+    @property
+    def _broken(self) -> tuple[Skipped, ...]:
         return tuple(Skipped(path, reason) for path, reason in self._reason_of.items())
 
     def add(self, skipped: Iterable[Skipped]) -> None:
@@ -109,13 +124,13 @@ class BrokenImages:
             if image.path in self._reason_of:
                 continue
             self._reason_of[image.path] = image.reason
-            label = self._label_of[image.path]
-            self._left[label] -= 1
-            if self._left[label] == 0:
-                raise DataError(
-                    f"{self._folder.root}: class {self._folder.classes[label]!r} has no image that can be read "
-                    f"(the last: {image.path}: {image.reason}); expected at least one; replace the files"
-                )
+            for label in self._labels_of[image.path]:
+                self._left[label] -= 1
+                if self._left[label] == 0:
+                    raise DataError(
+                        f"{self._folder.root}: class {self._folder.classes[label]!r} has no image that can be read "
+                        f"(the last: {image.path}: {image.reason}); expected at least one; replace the files"
+                    )
 
     def share(self, processes: Processes) -> None:
         """Adds those of the other processes; all of them must call it.
@@ -123,7 +138,7 @@ class BrokenImages:
         Raises:
             DataError: as `add`.
         """
-        for images in processes.gather(self.images):
+        for images in processes.gather(self._broken):
             self.add(images)
 
     def state(self) -> dict[str, str]:

@@ -77,6 +77,7 @@ def contract_rows(contract: Contract) -> Rows:
         ("Mean", ", ".join(f"{value:g}" for value in pixels.mean)),
         ("Std", ", ".join(f"{value:g}" for value in pixels.std)),
         ("Classes", f"{len(contract.classes):,}"),
+        *([("Task", "several labels an image, each by its threshold")] if contract.task == "multi" else []),
         *([("Temperature", f"{contract.temperature:.4g}")] if contract.temperature is not None else []),
         ("Written by", contract.producer),
     ]

@@ -86,7 +86,7 @@ def quantize(
         _require_most(graph, layers)
     wanted = asked.batches * BATCH
     images = images_for(model.contract.preprocessing, folder, wanted)
-    for line in shortcomings(images, wanted):
+    for line in shortcomings(images, wanted, class_folders=model.contract.task == "single"):
         say(line)
     measured_on = _labeled(model.contract, labeled) if asked.max_loss is not None else None
     tensors = list(dict.fromkeys(chain.from_iterable(layers.values())))
@@ -159,7 +159,7 @@ def _thresholds(
     return ranges[best], compared
 
 
-def shortcomings(images: ImageSet, asked: int) -> list[str]:
+def shortcomings(images: ImageSet, asked: int, *, class_folders: bool = True) -> list[str]:
     """What calibration on `images` may miss, a sentence for each, for people."""
     found = []
     if len(images.samples) < asked:
@@ -169,7 +169,7 @@ def shortcomings(images: ImageSet, asked: int) -> list[str]:
         )
     assert images.folder is not None
     folders = {sample.path.relative_to(images.folder).parts[:-1] for sample in images.samples}
-    if len(folders) == 1:
+    if len(folders) == 1 and class_folders:
         found.append(
             f"calibration: all images lie in one folder, {images.samples[0].path.parent}: if they are of one class, "
             "the ranges of the other classes are not known; name a folder with images of all classes"

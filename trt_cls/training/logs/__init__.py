@@ -17,13 +17,17 @@ from trt_cls.training.learner import Metrics
 
 METRICS = {
     "top_1": "val_acc", "loss": "val_loss", "balanced_accuracy": "val_balanced_accuracy", "macro_f1": "val_macro_f1",
+    "mAP": "val_map",
 }  # fmt: skip
 """Values of extensions.best_metric: the field of `EpochRow` that they compare."""
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch, counted from 1; losses are cross-entropies, without the penalty on weights."""
+    """One epoch, counted from 1; losses are cross-entropies, without the penalty on weights.
+
+    Of multi-label training, accuracies are shares of images with all labels right.
+    """
 
     epoch: int
     acc: float
@@ -40,15 +44,24 @@ class EpochRow:
     """Of the network that is validated; TAO adds it to the validation loss."""
     val_balanced_accuracy: float = 0.0
     val_macro_f1: float = 0.0
+    val_map: float = 0.0
+    """Mean average precision, of multi-label training alone."""
     recalls: tuple[float, ...] = ()
     """Of each class, in validation."""
+    thresholds: tuple[float, ...] = ()
+    """Of each class, in multi-label training alone."""
     one_answer: str = ""
     """A sentence if the validated network gives one class for everything."""
 
     @property
     def figures(self) -> dict[str, float]:
         """The columns of training.csv."""
-        return {field.name: getattr(self, field.name) for field in fields(self)[:-2]}
+        other = "val_balanced_accuracy" if self.thresholds else "val_map"
+        return {field.name: getattr(self, field.name) for field in fields(self)[:-3] if field.name != other}
+
+    def __str__(self) -> str:
+        average = f"val_map {self.val_map:.4f}, " if self.thresholds else ""
+        return f"{average}val_acc {self.val_acc:.4f}, val_loss {self.val_loss:.4f}"
 
     def score(self, metric: str) -> float:
         """Greater is better; `metric` is one of METRICS."""
@@ -70,7 +83,7 @@ class Averaged:
 
     def __str__(self) -> str:
         epochs = f"mean of epochs {self.first_epoch} to {self.row.epoch}"
-        return f"{epochs}: val_acc {self.row.val_acc:.4f}, val_loss {self.row.val_loss:.4f}"
+        return f"{epochs}: {self.row}"
 
 
 def epochs_without_gain(rows: Sequence[EpochRow], metric: str) -> int:

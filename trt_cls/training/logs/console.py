@@ -72,10 +72,11 @@ class Reporter(Log):
     def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
         """See `Log.epoch_done`."""
         row = rows[-1]
+        average = f"  val_map {row.val_map:.4f}" if row.thresholds else ""
         self.line(
             f"{self._title}  loss {row.loss:.4f}  acc {row.acc:.4f}  val_loss {row.val_loss:.4f}  "
-            f"val_acc {row.val_acc:.4f}{' (best)' if best else ''}  penalty {row.penalty:.4f}  lr {row.lr:.3g}  "
-            f"{seconds:.1f} s, "
+            f"val_acc {row.val_acc:.4f}{average}{' (best)' if best else ''}  penalty {row.penalty:.4f}  "
+            f"lr {row.lr:.3g}  {seconds:.1f} s, "
             f"{timedelta(seconds=round(seconds * (self._n_epochs - row.epoch)))} left"
         )
 

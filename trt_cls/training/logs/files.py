@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,18 @@ class Checkpoints(Log):
 
     def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
         """See `Log.epoch_done`."""
-        self._save(self._folder.checkpoint(self._contract.model.arch, rows[-1].epoch), model)
+        self._save(self._folder.checkpoint(self._contract.model.arch, rows[-1].epoch), model, rows[-1])
         if best:
-            self._save(self._folder.best, model)
+            self._save(self._folder.best, model, rows[-1])
 
     def averaged(self, averaged: Averaged, model: nn.Module) -> None:
         """See `Log.averaged`."""
-        self._save(averaged.path, model)
+        self._save(averaged.path, model, averaged.row)
 
-    def _save(self, path: Path, model: nn.Module) -> None:
+    def _save(self, path: Path, model: nn.Module, row: EpochRow) -> None:
+        contract = replace(self._contract, thresholds=row.thresholds or None)
         with room_for(path, sum(tensor.nbytes for tensor in model.state_dict().values())):
-            save_checkpoint(path, model, self._contract)
+            save_checkpoint(path, model, contract)
 
 
 class Curve(Log):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -45,6 +45,13 @@ CHARTS: tuple[tuple[str, Mapping[str, str], float | None], ...] = (
     ("Penalty on weights", {"training": "penalty", "validation": "val_penalty"}, None),
 )
 """Title, the field of `EpochRow` of each curve, the upper end of the scale if it is fixed."""
+OF_LABELS: tuple[tuple[str, Mapping[str, str], float | None], ...] = (
+    CHARTS[0],
+    ("Mean average precision", {"validation": "val_map"}, 1.0),
+    ("Images with all labels right", {"training": "acc", "validation": "val_acc"}, 1.0),
+    *CHARTS[2:],
+)
+"""The charts of multi-label training."""
 
 
 class TrainingPage(Log):
@@ -64,7 +71,10 @@ class TrainingPage(Log):
         side = contract.preprocessing.width
         count = min(MOST, max(FEWEST, SHEET_PIXELS // (side * contract.preprocessing.height)))
         pixels = pixels_from_input(batch.images[:count].cpu().numpy(), contract.preprocessing)
-        names = (_named(target, contract.classes) for target in batch.targets[:count].cpu().numpy())
+        targets, smoothing = batch.targets[:count].cpu().numpy(), self._setup.config.label_smoothing
+        names: Iterable[list[str]] = (_named(target, contract.classes) for target in targets)
+        if contract.task == "multi":
+            names = (_labels_named(target, contract.classes, smoothing) for target in targets)
         pictures = list(zip(map(_png, pixels), names, strict=False))
         self._sheet = {"pictures": pictures, "epoch": epoch, "side": side}
 
@@ -91,7 +101,7 @@ class TrainingPage(Log):
             best=best,
             metric=METRICS[self._metric],
             averaged=self._averaged,
-            charts=[_chart(*chart, rows, best) for chart in CHARTS],
+            charts=[_chart(*chart, rows, best) for chart in (OF_LABELS if best.thresholds else CHARTS)],
             classes=_classes(rows, best, setup.contract.classes),
             all_classes=len(setup.contract.classes),
             sheet=self._sheet,
@@ -169,6 +179,17 @@ def _named(target: Any, classes: Sequence[str]) -> list[str]:
     if not second or target[second[0]] - np.median(np.sort(target)[: max(len(target) - 1, 1)]) < MIXED:
         return [classes[first]]
     return [f"{classes[index]} {percent(float(target[index]), 0)}" for index in (first, *second)]
+
+
+def _labels_named(target: Any, classes: Sequence[str], smoothing: float) -> list[str]:
+    """The labels of a picture; those that only one of two mixed pictures has, with their shares."""
+    named = []
+    for index in np.argsort(-target, kind="stable"):
+        share = float(target[index]) - smoothing / 2
+        if share > MIXED:
+            mixed = share < 1 - smoothing - MIXED
+            named.append(f"{classes[index]} {percent(share, 0)}" if mixed else classes[index])
+    return named or ["no label"]
 
 
 MIXED = 0.01
