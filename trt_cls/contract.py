@@ -15,8 +15,9 @@ from trt_cls.version import PRODUCER
 METADATA_KEY = "trt_cls.contract"
 """Where safetensors metadata and ONNX metadata_props keep the JSON."""
 FORMAT = 1
-CALIBRATED_FORMAT = 2
-"""Of a contract with a temperature: versions that do not know it refuse the file."""
+LATER_FORMAT = 2
+"""Of a contract with one of LATER_FIELDS: versions that do not know them refuse the file."""
+LATER_FIELDS = ("temperature", "conformal", "reject")
 COLDEST, HOTTEST = 0.05, 20.0
 """Of temperatures."""
 INPUT, OUTPUT = "input_1", "predictions"
@@ -59,6 +60,26 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Conformal:
+    """Which classes an image's set holds: those whose score is not above `quantile`."""
+
+    coverage: float
+    """Share of images whose set holds the true class, on average over samples of validation images."""
+    quantile: float
+    score: Literal["lac"] = "lac"
+    """"lac": 1 - probability of the class (Sadinle, Lei & Wasserman 2019)."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Which images are unknown: those whose likeliest class has a probability below `threshold`."""
+
+    rate: float
+    """Share of images, of the kind that was validated on, that are below it at most, on average."""
+    threshold: float
+
+
+@dataclass(frozen=True)
 class Contract:
     """One network's contract."""
 
@@ -72,10 +93,12 @@ class Contract:
     """Share of the multiply-adds that are computed in 8 bits, 0 to 1; None: not known."""
     temperature: float | None = None
     """What the logits of the file were divided by, inside it, so that its probabilities are calibrated."""
+    conformal: Conformal | None = None
+    reject: Reject | None = None
 
     def to_json(self) -> str:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
-        version = FORMAT if self.temperature is None else CALIBRATED_FORMAT
+        version = FORMAT if all(getattr(self, name) is None for name in LATER_FIELDS) else LATER_FORMAT
         # fields that say nothing are left out, for versions that do not know them
         content = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps({"format": version, **content}, ensure_ascii=False)
@@ -83,7 +106,7 @@ class Contract:
     def differences(self, other: Contract) -> list[str]:
         """What differs in meaning, as "name: own value ≠ other value".
 
-        Precision, producer, temperature and `embedded` are ignored.
+        Precision, producer, temperature, `conformal`, `reject` and `embedded` are ignored.
         """
         found = []
         for name, own, theirs in (

@@ -16,7 +16,6 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
 from trt_cls.contract import INPUT, OUTPUT, Contract
-from trt_cls.data.split import Dataset
 from trt_cls.engines import open_engine
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, RequestError
@@ -25,7 +24,8 @@ from trt_cls.export import temperature as room
 from trt_cls.export.export import export
 from trt_cls.export.images import images_for
 from trt_cls.export.int8 import Int8
-from trt_cls.export.temperature import calibrated, fit, validation_images
+from trt_cls.export.temperature import calibrated, fit
+from trt_cls.export.validation import validation_halves
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -85,7 +85,7 @@ def test_an_export_is_calibrated_and_held_against_the_calibrated_network(
         asked["int8"] = Int8(images=labeled, batches=1, method="minmax")
     result = export(checkpoint, tmp_path / "model.onnx", calibrate=True, **asked)
     temperature = read_contract(tmp_path / "model.onnx").temperature
-    assert temperature == fit(checkpoint, contract.classes, Dataset(labeled), said.append)
+    assert temperature == fit(checkpoint, validation_halves(labeled, None, contract.classes), said.append)
     assert temperature is not None
     assert 0.1 < temperature < 0.6, "1/4, by 40 images"
     assert said[0] == said[-1]
@@ -137,5 +137,5 @@ def test_a_contract_has_format_2_only_with_a_temperature(contract: Contract) -> 
 
 
 def test_images_to_fit_on_must_be_named() -> None:
-    with pytest.raises(RequestError, match="--calibrate fits a temperature on labeled images, and none are named"):
-        validation_images(None, None)
+    with pytest.raises(RequestError, match="--calibrate, --coverage and --reject-rate measure on labeled images"):
+        validation_halves(None, None, ())

@@ -38,6 +38,12 @@ MOST_NAMES = 5
 @model_option(required=False, description="Model file (.engine, .onnx, .safetensors); default: eval_config.model_path.")
 @results_option(required=False)
 @click.option("--dataset", type=PATH, help="Labeled folder, instead of the spec's evaluation images.")
+@click.option(
+    "--unknown",
+    type=PATH,
+    metavar="DIR",
+    help="Images of no class, in any sub-folders: how well the model's confidence tells them (AUROC).",
+)
 @run_options("evaluate on; one process on each, which share the images.")
 @click.option("--tta", type=click.Choice(["flip"]), help="flip: the mean over each image and its mirror image.")
 @click.option("--strict", is_flag=True, help="Fail if an image can't be decoded.")
@@ -50,6 +56,7 @@ def command(
     model: Path | None,
     results: Path | None,
     dataset: Path | None,
+    unknown: Path | None,
     tta: str | None,
     strict: bool,
     run: RunOptions,
@@ -59,7 +66,7 @@ def command(
     Name a spec with -e, or -m MODEL and --dataset DIR alone: the model knows its preprocessing and classes.
     """
     from trt_cls.distributed.processes import joined
-    from trt_cls.evaluation.evaluate import evaluate
+    from trt_cls.evaluation.evaluate import evaluate, foreign_samples
     from trt_cls.evaluation.flips import WithFlips
 
     if run.gpus > 1:
@@ -68,13 +75,14 @@ def command(
         config, images, model, contract = _request(spec, overrides, model, dataset, run.classmap)
         take_gpu_for(processes, model, run.provider)
         folder = processes.from_first(lambda: images.labeled(contract.classes, allow_missing=True))
+        foreign = processes.from_first(lambda: foreign_samples(unknown)) if unknown else []
         if results and processes.first:
             results_folder(results)
         k = _top_k(run.top_k or config.top_k, contract, processes)
         size = run.batch_size or config.batch_size
-        with opened(model, folder.samples, run, size, processes) as (engine, options):
+        with opened(model, [*folder.samples, *foreign], run, size, processes) as (engine, options):
             engine = WithFlips(engine) if tta else engine
-            evaluation = evaluate(engine, folder, top_k=k, workers=config.n_workers, **options)
+            evaluation = evaluate(engine, folder, foreign, top_k=k, workers=config.n_workers, **options)
         if processes.first:
             _report_missing(folder)
             if images.part:
@@ -129,7 +137,7 @@ def _report_missing(folder: ImageFolder) -> None:
 def _report(evaluation: Evaluation, model: Path, results: Path | None, strict: bool) -> None:
     from trt_cls.evaluation.results import evaluation_table, skipped_lines, write_evaluation
 
-    skipped = evaluation.predictions.skipped
+    skipped = evaluation.skipped
     echo(skipped_lines(skipped), err=True, nl=False)
     if strict and skipped:
         raise DataError(

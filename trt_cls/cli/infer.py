@@ -53,7 +53,8 @@ CAMERA = "camera:"
     "--format",
     "form",
     type=click.Choice(["csv", "jsonl"]),
-    help="csv: path,label,confidence (the default); jsonl: a JSON object per line with the --top-k likeliest labels.",
+    help="csv: path,label,confidence (the default), a row for each label of a set; jsonl: a JSON object per line with "
+    "the --top-k likeliest labels.",
 )
 @spec_options(required=False)
 @results_option(required=False)
@@ -74,7 +75,8 @@ def command(
     """Label images: files, folders, a list, a video, a camera.
 
     The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
-    from 0. Without --format, a single image is printed with its likeliest labels.
+    from 0. Without --format, a single image is printed with its likeliest labels. A model exported with --coverage
+    names a set of labels, one with --reject-rate "unknown" where it is not sure.
     """
     from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import joined
@@ -156,7 +158,7 @@ def _report(
     from trt_cls.evaluation.results import labels_of, skipped_lines
 
     echo(skipped_lines(predictions.skipped), err=True, nl=False)
-    labels = list(labels_of(predictions, contract.classes, top_k))
+    labels = list(labels_of(predictions, contract, top_k))
     if single and form is None:
         _print_ranking(labels[0])
     if folder or form or not single:
@@ -174,7 +176,7 @@ def _require_one(processes: Processes, source: str) -> None:
 def _video_labels(model: Path, source: str, run: RunOptions) -> Iterator[Labeled]:
     """The label of each frame; a camera runs until Ctrl-C, which is not an error."""
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.results import Labeled, likeliest
+    from trt_cls.evaluation.results import labeled
     from trt_cls.evaluation.video import count_frames, frames, infer_frames
 
     camera = source.removeprefix(CAMERA) if source.startswith(CAMERA) else None
@@ -190,13 +192,15 @@ def _video_labels(model: Path, source: str, run: RunOptions) -> Iterator[Labeled
     ):
         for batch in infer_frames(engine, taken, size):
             for row in batch:
-                yield Labeled(number, likeliest(row, engine.contract.classes, run.top_k or TOP_K))
+                yield labeled(number, row, engine.contract, run.top_k or TOP_K)
                 number += 1
             done(len(batch))
 
 
-def _print_ranking(labeled: Labeled) -> None:
-    ranking = [(printable(name), confidence) for name, confidence in labeled.ranking]
+def _print_ranking(found: Labeled) -> None:
+    if found.decides:
+        echo(printable(" or ".join(name for name, _ in found.decision.named)))
+    ranking = [(printable(name), confidence) for name, confidence in found.ranking]
     width = max(len(name) for name, confidence in ranking)
     for name, confidence in ranking:
         echo(f"{name:{width}}  {confidence:.4f}")
@@ -204,16 +208,16 @@ def _print_ranking(labeled: Labeled) -> None:
 
 def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
     """Writes result.csv or result.jsonl in `folder`, or prints each line at once."""
-    from trt_cls.evaluation.results import line, write_labels
+    from trt_cls.evaluation.results import lines, write_labels
 
-    lines = (line(labeled, form or "csv") for labeled in labels)
+    texts = (lines(labeled, form or "csv") for labeled in labels)
     if folder is None:
-        for text in lines:
+        for text in texts:
             if sys.stdout.isatty():
                 echo(printable(text))
             else:
                 click.echo(text.encode("utf-8", FOREIGN))  # noqa: TID251  a file or pipe takes names as they are
         return
     path = folder / f"result.{form or 'csv'}"
-    count = write_labels(lines, path)
+    count = write_labels(texts, path)
     echo(f"{count} images labeled{skipped}; written: {path}")

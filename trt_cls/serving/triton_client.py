@@ -1,7 +1,8 @@
 """Labels images with a Triton server: python client.py IMAGE_OR_FOLDER [--url HOST:PORT].
 
-Prints path,label,confidence for each image, as `trt-cls infer` writes them. The pixels are made by trt_cls from the
-contract that the server hands out with the model's configuration, so that they are those of the training to the bit.
+Prints path,label,confidence for each image, or each label of its set, as `trt-cls infer` writes them. The pixels are
+made by trt_cls from the contract that the server hands out with the model's configuration: they are those of the
+training to the bit.
 
     pip install trt-cls "tritonclient[http]"
 """
@@ -23,13 +24,14 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.contract import METADATA_KEY
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
+from trt_cls.evaluation.decisions import decision
 from trt_cls.text import FOREIGN, csv_row, printable
 
 INPUT, OUTPUT = "input_1", "predictions"
 
 
 def label(images: list[Path], server: Any, model: str, batch_size: int) -> Iterator[tuple[Path, str, float]]:
-    """Path, likeliest class and its probability for each image; those that can't be decoded go to stderr."""
+    """Path, class and its probability for each class that is named; images that can't be decoded go to stderr."""
     config = server.get_model_config(model)
     contract = contract_from_json(config["parameters"][METADATA_KEY]["string_value"], f"the configuration of {model}")
     batch_size = min(batch_size, config["max_batch_size"])
@@ -39,8 +41,7 @@ def label(images: list[Path], server: Any, model: str, batch_size: int) -> Itera
             print(printable(f"{skipped.path}: skipped: {skipped.reason}"), file=sys.stderr)
         if batch.samples:
             for sample, row in zip(batch.samples, probabilities(batch.images, server, model), strict=True):
-                best = int(row.argmax())
-                yield sample.path, contract.classes[best], float(row[best])
+                yield from ((sample.path, *named) for named in decision(row, contract).named)
 
 
 def probabilities(images: NDArray[Any], server: Any, model: str) -> NDArray[np.float32]:
