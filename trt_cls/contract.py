@@ -15,9 +15,9 @@ from trt_cls.version import PRODUCER
 METADATA_KEY = "trt_cls.contract"
 """Where safetensors metadata and ONNX metadata_props keep the JSON."""
 FORMAT = 1
-FORMAT_2 = 2
-NEW_IN_2 = {"temperature", "task", "thresholds"}
-"""Fields that make a contract one of format 2: versions that do not know them refuse the file."""
+LATER_FORMAT = 2
+"""Of a contract with one of LATER_FIELDS: versions that do not know them refuse the file."""
+LATER_FIELDS = {"temperature", "task", "thresholds", "conformal", "reject"}
 COLDEST, HOTTEST = 0.05, 20.0
 """Of temperatures."""
 INPUT, OUTPUT = "input_1", "predictions"
@@ -64,6 +64,26 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Conformal:
+    """Which classes an image's set holds: those whose score is not above `quantile`."""
+
+    coverage: float
+    """Share of images whose set holds the true class, on average over samples of validation images."""
+    quantile: float
+    score: Literal["lac"] = "lac"
+    """"lac": 1 - probability of the class (Sadinle, Lei & Wasserman 2019)."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Which images are unknown: those whose likeliest class has a probability below `threshold`."""
+
+    rate: float
+    """Share of images, of the kind that was validated on, that are below it at most, on average."""
+    threshold: float
+
+
+@dataclass(frozen=True)
 class Contract:
     """One network's contract."""
 
@@ -81,18 +101,20 @@ class Contract:
     """"single": one class an image, by a softmax; "multi": any number, each by a sigmoid and its threshold."""
     thresholds: tuple[float, ...] | None = None
     """With task "multi": an image has the labels whose probability is at least theirs."""
+    conformal: Conformal | None = None
+    reject: Reject | None = None
 
     def to_json(self) -> str:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
         # fields that say nothing are left out, for versions that do not know them
         content = {name: value for name, value in asdict(self).items() if value not in (None, "single")}
-        version = FORMAT_2 if NEW_IN_2 & content.keys() else FORMAT
+        version = LATER_FORMAT if LATER_FIELDS & content.keys() else FORMAT
         return json.dumps({"format": version, **content}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:
         """What differs in meaning, as "name: own value ≠ other value".
 
-        Precision, producer, temperature, thresholds and `embedded` are ignored.
+        Precision, producer, temperature, thresholds, `conformal`, `reject` and `embedded` are ignored.
         """
         found = []
         for name, own, theirs in (

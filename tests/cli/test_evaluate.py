@@ -15,6 +15,7 @@ from PIL import Image
 from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_images, write_onnx
 from trt_cls.cli import main
 from trt_cls.cli.evaluate import _report_missing
+from trt_cls.contract import Conformal, Reject
 from trt_cls.data.folder import ImageFolder
 from trt_cls.data.split import Dataset
 
@@ -226,3 +227,41 @@ def test_a_test_set_without_a_class_measures_the_others(empty: bool, run: Run, f
 def test_a_class_name_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     _report_missing(ImageFolder(Path("data"), (), ("\x1b[2J\u202egone",)))
     assert capsys.readouterr().err.endswith("(support 0): \\x1b[2J\\u202egone\n")
+
+
+def test_foreign_images_and_the_models_rules_are_reported(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve images are at 0.965, one is at 0.87; of the foreign ones one is at 0.94, one at 1/3, and one is broken."""
+    rules = replace(CONTRACT, conformal=Conformal(0.9, 0.25), reject=Reject(0.1, 0.5))
+    model, foreign = write_onnx(tmp_path / "rules.onnx", rules), tmp_path / "foreign"
+    (foreign / "deep").mkdir(parents=True)
+    Image.new("RGB", (SIZE, SIZE), (255, 128, 0)).save(folder / "data" / "red" / "orange.png")
+    Image.new("RGB", (SIZE, SIZE), (255, 64, 0)).save(foreign / "red.png")
+    Image.new("RGB", (SIZE, SIZE), (90, 90, 90)).save(foreign / "deep" / "gray.png")
+    (foreign / "text.jpg").write_text("not a picture")
+    words = ["evaluate", "-m", str(model), "--dataset", str(folder / "data"), "--top-k", "1"]
+    assert main([*words, "--unknown", str(foreign), "-r", str(tmp_path / "results")]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert found["coverage"] == {"target": 0.9, "measured": 1.0, "mean_set_size": 1.0}
+    assert found["unknown"] == {"auroc": 25 / 26, "num_images": 2}
+    assert found["num_images"] == 13
+    assert [entry["path"] for entry in found["skipped"]] == [str(foreign / "text.jpg")]
+    for line in (
+        "images             13, 1 skipped",
+        "coverage           1.0000 of 0.9, 1.00 classes in a set",
+        "decisions          unknown 0, label 13, set 0",
+        "foreign images     unknown 1, label 1, set 0",
+        "unknown AUROC      0.9615 against 2 images",
+    ):
+        assert line in out.splitlines()
+    report = (tmp_path / "results" / "report.html").read_text()
+    for text in ("Coverage</h2><b>100.00", "Foreign images</h2><b>0.9615", "<h2>Decisions</h2>", "text.jpg"):
+        assert text in report
+    assert main([*words, "--unknown", str(foreign), "--strict"]) == 2
+    assert "1 images can't be decoded" in capsys.readouterr().err
+    assert main([*words, "--unknown", str(tmp_path / "absent")]) == 2
+    assert "absent: no such file or folder" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "AUROC" not in capsys.readouterr().out

@@ -6,14 +6,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from support.tiny_models import COLORS, probabilities, write_images, write_onnx
+from support.tiny_models import COLORS, CONTRACT, probabilities, write_images, write_onnx
 from trt_cls.cli import main
+from trt_cls.contract import Conformal, Contract, Reject
 
 
 @pytest.fixture
@@ -272,3 +274,44 @@ def test_a_video_needs_opencv(
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert main(["infer", "-m", str(model), "-i", str(tmp_path / "a.mp4")]) == 1
     assert 'pip install "trt-cls[video]"' in capsys.readouterr().err
+
+
+RULES = replace(CONTRACT, conformal=Conformal(0.9, 0.75), reject=Reject(0.05, 0.45))
+PICTURES = {"a.png": (255, 0, 0), "b.png": (200, 190, 0), "c.png": (100, 100, 100)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "decisions"),
+    [
+        (RULES, ["label", "set", "unknown"]),
+        (replace(RULES, reject=None), ["label", "set", "set"]),
+        (replace(RULES, conformal=None), ["label", "label", "unknown"]),
+        (CONTRACT, [None, None, None]),
+    ],
+)
+def test_rules_of_the_model_name_a_label_a_set_or_unknown(
+    tmp_path: Path, rules: Contract, decisions: list[str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, images = write_onnx(tmp_path / "model.onnx", rules), tmp_path / "images"
+    images.mkdir()
+    for name, color in PICTURES.items():
+        Image.new("RGB", (16, 16), color).save(images / name)
+    expected, found = [], []
+    for (name, color), kind in zip(PICTURES.items(), decisions, strict=True):
+        ranking = sorted(zip(COLORS, probabilities(color), strict=True), key=lambda pair: -pair[1])
+        named = {"set": [pair for pair in ranking if pair[1] >= 0.25], "unknown": [("unknown", ranking[0][1])]}
+        said = named.get(kind or "", ranking[:1])
+        expected += [[str(images / name), label, f"{share:.6f}"] for label, share in said]
+        found.append([{"label": label, "confidence": pytest.approx(share, abs=1e-6)} for label, share in said])
+    assert main(["infer", "-m", str(model), "-i", str(images), "-r", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"3 images labeled, 0 skipped; written: {tmp_path / 'result.csv'}\n"
+    assert rows(tmp_path / "result.csv") == expected
+    assert main(["infer", "-m", str(model), "-i", str(images), "--format", "jsonl", "--top-k", "2"]) == 0
+    for line, named, kind in zip(capsys.readouterr().out.splitlines(), found, decisions, strict=True):
+        written = json.loads(line)
+        assert (written.get("decision"), written.get("set")) == (kind, named if kind == "set" else None)
+        assert {key: written[key] for key in ("label", "confidence")} == named[0]
+        assert len(written["top"]) == 2
+    assert main(["infer", "-m", str(model), "-i", str(images / "b.png")]) == 0
+    first = {"set": ["red or green"], "label": ["red"], None: []}[decisions[1]]
+    assert capsys.readouterr().out.splitlines()[:-3] == first

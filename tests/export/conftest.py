@@ -94,3 +94,27 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = generator.integers(0, 256, 3) * 0.7 + generator.integers(0, 77, (40, 48, 3))
         Image.fromarray(pixels.astype(np.uint8)).save(target / f"{index}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def labeled(checkpoint: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty images, each of a class drawn from the network's answers, which are too unsure, at temperature 1/4."""
+    import numpy as np
+    from PIL import Image
+
+    from trt_cls.engines import open_engine
+    from trt_cls.evaluation.temperature import softened
+    from trt_cls.export.images import images_for
+
+    root, random = tmp_path_factory.mktemp("labeled"), np.random.default_rng(5)
+    for number in range(80):
+        pixels = random.integers(0, 256, 3) * 0.7 + random.integers(0, 77, (32, 32, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{number:02}.png")
+    engine = open_engine(checkpoint, "cpu")
+    batches = images_for(contract.preprocessing, root).batches()
+    answers = softened(np.concatenate([engine.infer(batch) for batch in batches]), 0.25).astype(np.float64)
+    for path, row in zip(sorted(root.iterdir()), answers, strict=True):
+        name = contract.classes[random.choice(len(row), p=row / row.sum())]
+        (root / name).mkdir(exist_ok=True)
+        path.rename(root / name / path.name)
+    return root

@@ -18,7 +18,7 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.cli import main
-from trt_cls.contract import Contract, Precision, Preprocessing
+from trt_cls.contract import Contract, Precision, Preprocessing, Reject
 from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import ExportError, RequestError
 from trt_cls.export.embedding import embed_normalization
@@ -250,6 +250,15 @@ def test_nvinfer_builds_in_the_precision_of_the_file(write: Callable[..., Path],
     assert config["network-mode"] == mode
     assert config["model-engine-file"] == f"my_net.onnx_b8_gpu0_{precision}.engine"
     assert (config["network-type"], config["output-blob-names"], config["batch-size"]) == ("1", "predictions", "8")
+
+
+def test_unknown_frames_get_no_label(write: Callable[..., Path]) -> None:
+    """nvinfer names a class above its threshold, the contract's rule one that is not below."""
+    threshold = np.float32(0.61)
+    written = np.float32(read_config(write(reject=Reject(0.05, float(threshold))))["classifier-threshold"])
+    assert written < threshold
+    assert np.nextafter(written, np.float32(1)) == threshold
+    assert read_config(write())["classifier-threshold"] == "0.0"
 
 
 def test_labels_stand_in_one_line_as_nvinfers_classifier_reads_them(write: Callable[..., Path]) -> None:

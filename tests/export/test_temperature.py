@@ -16,50 +16,36 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
 from trt_cls.contract import INPUT, OUTPUT, Contract
-from trt_cls.data.split import Dataset
-from trt_cls.engines import open_engine
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, RequestError
 from trt_cls.evaluation.temperature import softened
 from trt_cls.export import temperature as room
 from trt_cls.export.export import export
 from trt_cls.export.images import images_for
-from trt_cls.export.int8 import Int8
-from trt_cls.export.temperature import calibrated, fit, validation_images
+from trt_cls.export.int8 import Int8, quantize
+from trt_cls.export.temperature import calibrated, fit
+from trt_cls.export.validation import validation_halves
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def labeled(checkpoint: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighty images, each of a class drawn from the network's answers, which are too unsure, at temperature 1/4."""
-    from PIL import Image
-
-    root, random = tmp_path_factory.mktemp("labeled"), np.random.default_rng(5)
-    for number in range(80):
-        pixels = random.integers(0, 256, 3) * 0.7 + random.integers(0, 77, (32, 32, 3))
-        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{number:02}.png")
-    engine = open_engine(checkpoint, "cpu")
-    batches = images_for(contract.preprocessing, root).batches()
-    answers = softened(np.concatenate([engine.infer(batch) for batch in batches]), 0.25).astype(np.float64)
-    for path, row in zip(sorted(root.iterdir()), answers, strict=True):
-        name = contract.classes[random.choice(len(row), p=row / row.sum())]
-        (root / name).mkdir(exist_ok=True)
-        path.rename(root / name / path.name)
-    return root
 
 
 def run(model: OnnxModel, images: Any) -> Any:
     return session_of(model.proto).run([OUTPUT], {INPUT: images})[0]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.fixture(scope="module")
+def int8(fp32: onnx.ModelProto, contract: Contract, pictures: Path) -> onnx.ModelProto:
+    asked = Int8(images=pictures, batches=1, method="minmax")
+    return quantize(OnnxModel(fp32, contract), asked, pictures, None, lambda line: None).proto
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("temperature", [0.4, 1.7])
 def test_a_folded_temperature_softens_the_answers_and_keeps_the_labels(
-    fp32: onnx.ModelProto, fp16: onnx.ModelProto, contract: Contract, precision: Any, temperature: float
+    request: pytest.FixtureRequest, contract: Contract, precision: Any, temperature: float
 ) -> None:
-    plain = OnnxModel({"fp32": fp32, "fp16": fp16}[precision], replace(contract, precision=precision))
+    plain = OnnxModel(request.getfixturevalue(precision), replace(contract, precision=precision))
     images = images_for(contract.preprocessing, None)
     said: list[str] = []
     made = calibrated(plain, temperature, images, said.append)
@@ -85,7 +71,7 @@ def test_an_export_is_calibrated_and_held_against_the_calibrated_network(
         asked["int8"] = Int8(images=labeled, batches=1, method="minmax")
     result = export(checkpoint, tmp_path / "model.onnx", calibrate=True, **asked)
     temperature = read_contract(tmp_path / "model.onnx").temperature
-    assert temperature == fit(checkpoint, contract.classes, Dataset(labeled), said.append)
+    assert temperature == fit(checkpoint, validation_halves(labeled, None, contract.classes), said.append)
     assert temperature is not None
     assert 0.1 < temperature < 0.6, "1/4, by 40 images"
     assert said[0] == said[-1]
@@ -137,5 +123,5 @@ def test_a_contract_has_format_2_only_with_a_temperature(contract: Contract) -> 
 
 
 def test_images_to_fit_on_must_be_named() -> None:
-    with pytest.raises(RequestError, match="--calibrate fits a temperature on labeled images, and none are named"):
-        validation_images(None, None)
+    with pytest.raises(RequestError, match="--calibrate, --coverage and --reject-rate measure on labeled images"):
+        validation_halves(None, None, ())

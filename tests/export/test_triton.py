@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.cli import main
-from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
+from trt_cls.contract import METADATA_KEY, Conformal, Contract, Preprocessing, Reject
 from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import RequestError
 from trt_cls.serving import triton as writer
@@ -135,6 +136,26 @@ def test_the_clients_answers_are_those_of_infer(exported: Path, photos: Path, tm
     assert [row[:2] for row in found] == [row[:2] for row in expected]
     # Thread counts of the two sessions differ, and with them the order of additions.
     assert [float(row[2]) for row in found] == pytest.approx([float(row[2]) for row in expected], abs=2e-6)
+
+
+def test_the_client_names_sets_and_unknown_images_as_infer_does(
+    fp32: onnx.ModelProto, contract: Contract, pictures: Path, tmp_path: Path
+) -> None:
+    rules = replace(contract, conformal=Conformal(0.9, 0.7), reject=Reject(0.1, 0.45))
+    path = tmp_path / "model.onnx"
+    write_onnx(OnnxModel(fp32, rules), path)
+    write_triton(path, NO_PLAN, tmp_path / "repository", silent)
+    with serve(tmp_path / "repository" / "model") as (url, _):
+        found = run_client(tmp_path / "repository" / "model", url, pictures)
+    assert main(["infer", "-m", str(path), "-i", str(pictures), "-r", str(tmp_path), "--provider", "cpu"]) == 0
+    with (tmp_path / "result.csv").open(newline="") as file:
+        expected = list(csv.reader(file))
+    named = Counter(path for path, _, _ in expected)
+    unknown = {path for path, label, _ in expected if label == "unknown"}
+    assert len(named) == 12
+    assert unknown
+    assert {named[path] for path in set(named) - unknown} >= {1, 2}
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
 
 
 def test_a_file_with_embedded_preprocessing_is_sent_8_bit_pixels(

@@ -58,6 +58,7 @@ def _faults(contract: Contract) -> Iterator[Fault]:
     if contract.temperature is not None and not COLDEST <= contract.temperature <= HOTTEST:
         yield "temperature", f"{contract.temperature:g} found, expected a number from {COLDEST:g} to {HOTTEST:g}"
     yield from _faults_of_thresholds(contract)
+    yield from _faults_of_decisions(contract)
 
 
 def _faults_of_thresholds(contract: Contract) -> Iterator[Fault]:
@@ -67,6 +68,20 @@ def _faults_of_thresholds(contract: Contract) -> Iterator[Fault]:
     for index, value in enumerate(found):
         if not 0 <= value <= 1:
             yield f"thresholds[{index}]", f"{value:g} found, expected a number in [0, 1]"
+
+
+def _faults_of_decisions(contract: Contract) -> Iterator[Fault]:
+    conformal, reject = contract.conformal, contract.reject
+    shares = {"conformal.coverage": conformal.coverage} if conformal else {}
+    shares |= {"reject.rate": reject.rate} if reject else {}
+    for path, value in shares.items():
+        if not 0 < value < 1:
+            yield path, f"{value:g} found, expected a number between 0 and 1"
+    bounds = {"conformal.quantile": conformal.quantile} if conformal else {}
+    bounds |= {"reject.threshold": reject.threshold} if reject else {}
+    for path, value in bounds.items():
+        if not 0 <= value <= 1:
+            yield path, f"{value:g} found, expected a number in [0, 1]"
 
 
 def _faults_of_preprocessing(found: Preprocessing) -> Iterator[Fault]:

@@ -34,7 +34,7 @@ class Format(msgspec.Struct):
 
 
 class ContractFormat(msgspec.Struct):
-    """That of a contract: 2 where it has a temperature."""
+    """That of a contract: 2 where it has fields that version 0.1 does not know."""
 
     format: Literal[1, 2]
 

@@ -40,6 +40,12 @@ MOST_NAMES = 5
 @model_option(required=False, description="Model file (.engine, .onnx, .safetensors); default: eval_config.model_path.")
 @results_option(required=False)
 @click.option("--dataset", type=PATH, help="Labeled folder, instead of the spec's evaluation images.")
+@click.option(
+    "--unknown",
+    type=PATH,
+    metavar="DIR",
+    help="Images of no class, in any sub-folders: how well the model's confidence tells them (AUROC).",
+)
 @run_options("evaluate on; one process on each, which share the images.")
 @click.option("--tta", type=click.Choice(["flip"]), help="flip: the mean over each image and its mirror image.")
 @click.option("--strict", is_flag=True, help="Fail if an image can't be decoded.")
@@ -52,6 +58,7 @@ def command(
     model: Path | None,
     results: Path | None,
     dataset: Path | None,
+    unknown: Path | None,
     tta: str | None,
     strict: bool,
     run: RunOptions,
@@ -64,7 +71,7 @@ def command(
     """
     from trt_cls.distributed.processes import joined
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.evaluate import evaluate
+    from trt_cls.evaluation.evaluate import evaluate, foreign_samples
     from trt_cls.evaluation.flips import WithFlips
     from trt_cls.evaluation.label_evaluation import evaluate_labels
 
@@ -73,22 +80,28 @@ def command(
     with joined(advice="start it again") as processes:
         config, images, model, contract = _request(spec, overrides, model, dataset, run.classmap)
         refuse_top_k(contract, run.top_k)
+        if unknown and contract.task == "multi":
+            raise RequestError(
+                f"--unknown {unknown}: AUROC compares likeliest classes; expected it left out, for {model} "
+                "is a multi-label model"
+            )
         take_gpu_for(processes, model, run.provider)
         folder = processes.from_first(lambda: images.labeled(contract.classes, allow_missing=True))
+        foreign = processes.from_first(lambda: foreign_samples(unknown)) if unknown else []
         if results and processes.first:
             results_folder(results)
         several = contract.task == "multi"
         k = 0 if several else _top_k(run.top_k or config.top_k, contract, processes)
         size = run.batch_size or config.batch_size
         exact = open_engine(model, run.provider, processes.threads)
-        with opened(exact, folder.samples, run, size, processes) as (engine, options):
+        with opened(exact, [*folder.samples, *foreign], run, size, processes) as (engine, options):
             engine = WithFlips(engine) if tta else engine
             options |= {"workers": config.n_workers}
             evaluation: Evaluation | LabelEvaluation
             if several:
                 evaluation = evaluate_labels(engine, folder, **options)
             else:
-                evaluation = evaluate(engine, folder, top_k=k, **options)
+                evaluation = evaluate(engine, folder, foreign, top_k=k, **options)
         if processes.first:
             _report_missing(folder)
             if images.part:
@@ -146,7 +159,7 @@ def _report(evaluation: Evaluation | LabelEvaluation, model: Path, results: Path
     from trt_cls.evaluation.label_results import label_table, write_label_evaluation
     from trt_cls.evaluation.results import evaluation_table, skipped_lines, write_evaluation
 
-    skipped = evaluation.predictions.skipped
+    skipped = evaluation.skipped
     echo(skipped_lines(skipped), err=True, nl=False)
     if strict and skipped:
         able = "used" if evaluation.contract.task == "multi" else "decoded"

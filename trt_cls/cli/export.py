@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trt_cls.export.tensorrt import Request
 
 BATCH = click.IntRange(min=1)
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command(name="export")
@@ -37,6 +38,19 @@ BATCH = click.IntRange(min=1)
     is_flag=True,
     help="Fit one temperature on labeled images of --images, else of the spec's validation dataset, and fold it into "
     "the files: their probabilities are calibrated, their labels the same.",
+)
+@click.option(
+    "--coverage",
+    type=SHARE,
+    metavar="SHARE",
+    help="Name a set of classes that holds the true one in this share of images, such as 0.95; measured on half of the "
+    "labeled images that --calibrate takes, and stored in the files for infer, evaluate and Triton's client.",
+)
+@click.option(
+    "--reject-rate",
+    type=SHARE,
+    metavar="SHARE",
+    help='Call an image "unknown" whose likeliest class has a low probability: this share of the same images.',
 )
 @click.option(
     "--data_type",
@@ -82,6 +96,8 @@ def command(
     quantization: Int8,
     embed: bool,
     calibrate: bool,
+    coverage: float | None,
+    reject_rate: float | None,
     data_type: Precision | None,
     images: Path | None,
     engine: Path | None,
@@ -101,6 +117,7 @@ def command(
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.export.export import export
     from trt_cls.export.tensorrt import profile_from_batches
+    from trt_cls.export.validation import Rules
     from trt_cls.serving.common import plan_for_servers
     from trt_cls.spec import load
 
@@ -115,6 +132,7 @@ def command(
         int8=quantization,
         embed=embed,
         calibrate=calibrate,
+        rules=Rules(coverage, reject_rate),
         experiment=load(spec, overrides=overrides) if spec else None,
         images=images,
         engine=engine,

@@ -67,7 +67,8 @@ CAMERA = "camera:"
     "--format",
     "form",
     type=click.Choice(["csv", "jsonl"]),
-    help="csv: path,label,confidence (the default); jsonl: a JSON object per line with the --top-k likeliest labels.",
+    help="csv: path,label,confidence (the default), a row for each label of a set; jsonl: a JSON object per line with "
+    "the --top-k likeliest labels.",
 )
 @spec_options(required=False)
 @results_option(required=False)
@@ -89,7 +90,8 @@ def command(
 
     The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
     from 0. Without --format, a single image is printed with its likeliest labels. A multi-label model gives every label
-    that reaches its threshold, a row each.
+    that reaches its threshold, a row each. A model exported with --coverage names a set of labels, one with
+    --reject-rate "unknown" where it is not sure.
     """
     from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import joined
@@ -225,11 +227,13 @@ def _video_labels(model: Path, source: str, run: RunOptions) -> Iterator[Labeled
             done(len(batch))
 
 
-def _print_ranking(labeled: Labeled) -> None:
-    if not labeled.ranking:
+def _print_ranking(found: Labeled) -> None:
+    if found.decides and found.decision.named != found.ranking:
+        echo(printable(" or ".join(name for name, _ in found.decision.named)))
+    if not found.ranking:
         echo("no label reaches its threshold")
         return
-    ranking = [(printable(name), confidence) for name, confidence in labeled.ranking]
+    ranking = [(printable(name), confidence) for name, confidence in found.ranking]
     width = max(len(name) for name, confidence in ranking)
     for name, confidence in ranking:
         echo(f"{name:{width}}  {confidence:.4f}")
@@ -237,16 +241,16 @@ def _print_ranking(labeled: Labeled) -> None:
 
 def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
     """Writes result.csv or result.jsonl in `folder`, or prints each line at once."""
-    from trt_cls.evaluation.results import line, write_labels
+    from trt_cls.evaluation.results import lines, write_labels
 
-    lines = (line(labeled, form or "csv") for labeled in labels)
+    texts = (lines(labeled, form or "csv") for labeled in labels)
     if folder is None:
-        for text in lines:
+        for text in texts:
             if sys.stdout.isatty():
                 echo(printable(text))
             else:
                 click.echo(text.encode("utf-8", FOREIGN))  # noqa: TID251  a file or pipe takes names as they are
         return
     path = folder / f"result.{form or 'csv'}"
-    count = write_labels(lines, path)
+    count = write_labels(texts, path)
     echo(f"{count} images labeled{skipped}; written: {path}")

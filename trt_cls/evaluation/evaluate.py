@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
-from trt_cls.data.folder import ImageFolder, Sample
+from trt_cls.data.folder import ImageFolder, Sample, list_images
 from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, RequestError
 from trt_cls.evaluation.answers import Executor, answers
+from trt_cls.evaluation.decisions import Kind, auroc, counts_of_kinds, decides, in_sets
 from trt_cls.evaluation.metrics import Metrics, Probabilities, calibration_error, measure
 from trt_cls.evaluation.temperature import softened
 
@@ -66,6 +68,38 @@ class Evaluation:
     top_k: int
     """At most the number of classes."""
     metrics: Metrics
+    foreign: Predictions | None = None
+    """Of images of no class; None: none were given."""
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """All images that could not be decoded."""
+        return self.predictions.skipped + (self.foreign.skipped if self.foreign else ())
+
+    @property
+    def coverage(self) -> dict[str, float]:
+        """How often the sets hold the true class, and how large they are; empty without sets."""
+        if (rule := self.contract.conformal) is None:
+            return {}
+        sets, labels = in_sets(self.predictions.probabilities, rule), self.predictions.labels
+        measured = float(sets[np.arange(len(labels)), labels].mean())
+        return {"target": rule.coverage, "measured": measured, "mean_set_size": float(sets.sum(axis=1).mean())}
+
+    @property
+    def unknown(self) -> dict[str, float]:
+        """How well the highest probability tells the images from foreign ones; empty without those."""
+        if self.foreign is None:
+            return {}
+        area = auroc(self.predictions.probabilities, self.foreign.probabilities)
+        return {"auroc": area, "num_images": len(self.foreign.samples)}
+
+    @property
+    def decisions(self) -> dict[str, dict[Kind, int]]:
+        """How many images, and foreign images, get which decision; empty without rules."""
+        if not decides(self.contract):
+            return {}
+        seen = {"decisions": self.predictions, **({"foreign images": self.foreign} if self.foreign else {})}
+        return {name: counts_of_kinds(found.probabilities, self.contract) for name, found in seen.items()}
 
     @property
     def images_per_second(self) -> float:
@@ -87,8 +121,10 @@ class Evaluation:
         return {"temperature": self.contract.temperature, "ece_before": error, "ece_after": self.metrics.ece}
 
 
-def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> Evaluation:
-    """Evaluates `engine` on `folder`; `how` are the options of `predict`.
+def evaluate(
+    engine: Engine, folder: ImageFolder, foreign: Sequence[Sample] = (), *, top_k: int, **how: Any
+) -> Evaluation:
+    """Evaluates `engine` on `folder`, and on `foreign` images of no class; `how` are the options of `predict`.
 
     Raises:
         DataError: no image of the folder, or of one class, can be decoded.
@@ -103,7 +139,8 @@ def evaluate(engine: Engine, folder: ImageFolder, *, top_k: int, **how: Any) -> 
     predictions = of_folder(engine, folder, **how)
     counted = min(top_k, len(folder.classes))
     metrics = measure(predictions.probabilities, predictions.labels, counted)
-    return Evaluation(engine.contract, engine.backend, predictions, counted, metrics)
+    others = predict(engine, foreign, **how) if foreign else None
+    return Evaluation(engine.contract, engine.backend, predictions, counted, metrics, others)
 
 
 def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
@@ -117,6 +154,15 @@ def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
     predictions = predict(engine, folder.samples, **how)
     _refuse_lost_class(folder, predictions)
     return replace(predictions, skipped=(*folder.skipped, *predictions.skipped))
+
+
+def foreign_samples(folder: Path) -> list[Sample]:
+    """All images below `folder`, whose sub-folders mean nothing.
+
+    Raises:
+        DataError: it is missing or holds no image.
+    """
+    return [Sample(path) for path in list_images(folder)]
 
 
 def predict(

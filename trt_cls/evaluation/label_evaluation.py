@@ -7,6 +7,7 @@ from typing import Any
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder
+from trt_cls.data.stream import Skipped
 from trt_cls.engines.engine import Engine
 from trt_cls.evaluation.evaluate import Predictions, of_folder
 from trt_cls.evaluation.multi_label import Flags, LabelMetrics, given_labels, measure_labels, same_labels, truth_of
@@ -28,6 +29,11 @@ class LabelEvaluation:
     def images_per_second(self) -> float:
         """Speed from files to probabilities."""
         return len(self.predictions.samples) / self.predictions.seconds.total
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images without an answer or without a row of labels."""
+        return self.predictions.skipped
 
     @property
     def warning(self) -> str:

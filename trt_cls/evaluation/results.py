@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from trt_cls.contract import Contract
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Comparison
+from trt_cls.evaluation.decisions import Decision, decides, decision
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
-from trt_cls.evaluation.multi_label import labels_over
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
 
@@ -30,7 +30,7 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
         "backend": evaluation.backend,
         "precision": evaluation.contract.precision,
         "num_images": len(predictions.samples),
-        "skipped": [{"path": str(skipped.path), "reason": skipped.reason} for skipped in predictions.skipped],
+        "skipped": [{"path": str(skipped.path), "reason": skipped.reason} for skipped in evaluation.skipped],
         "top_k": evaluation.top_k,
         "top_1_accuracy": metrics.top_1_accuracy,
         "top_k_accuracy": metrics.top_k_accuracy,
@@ -41,7 +41,7 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
         "confusion_matrix": metrics.confusion_matrix.tolist(),
         "per_class": {name: asdict(scores) for name, scores in zip(classes, metrics.per_class, strict=True)},
         "ece": metrics.ece,
-        **({"calibration": found} if (found := evaluation.calibration) else {}),
+        **{name: found for name in ("calibration", "coverage", "unknown") if (found := getattr(evaluation, name))},
         "images_per_second": evaluation.images_per_second,
         "seconds": asdict(predictions.seconds),
     }
@@ -81,62 +81,62 @@ def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> 
 
 
 Format = Literal["csv", "jsonl"]
-Decision = Literal["label", "set"]
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """One image or frame with its top-k classes."""
+    """One image or frame: its top-k classes, and what is said about it."""
 
     source: str | int
     """Path of the image or number of the frame."""
     ranking: tuple[tuple[str, float], ...]
     """Classes with their probabilities, highest first."""
-    decision: Decision = "label"
-    """"set": the image has all classes of `ranking`, which may be none."""
+    decision: Decision
+    decides: bool
+    """Whether the contract says more than the likeliest class: labels, sets or unknown images."""
 
 
 def labels_of(predictions: Predictions, contract: Contract, top_k: int) -> Iterator[Labeled]:
-    """Each image with its labels, see `labeled`."""
+    """Each image."""
     for sample, row in zip(predictions.samples, predictions.probabilities, strict=True):
         yield labeled(str(sample.path), row, contract, top_k)
 
 
-def labeled(source: str | int, row: NDArray[np.float32], contract: Contract, top_k: int) -> Labeled:
-    """One image with its top-k classes, or of a multi-label model with every label over its threshold."""
+def labeled(source: str | int, probabilities: NDArray[np.float32], contract: Contract, top_k: int) -> Labeled:
+    """One image, probabilities [classes], with at most all classes; of a multi-label model with its labels."""
+    found = decision(probabilities, contract)
     if contract.task == "multi":
-        return Labeled(source, labels_over(row, contract), "set")
-    return Labeled(source, likeliest(row, contract.classes, top_k))
+        return Labeled(source, found.named, found, True)
+    order = top_k_indices(probabilities, top_k)
+    ranking = tuple((contract.classes[index], float(probabilities[index])) for index in order)
+    return Labeled(source, ranking, found, decides(contract))
 
 
-def likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], k: int) -> tuple[tuple[str, float], ...]:
-    """The top-k classes of one image (at most all) with their probabilities, highest first."""
-    return tuple((classes[index], float(probabilities[index])) for index in top_k_indices(probabilities, k))
+def lines(found: Labeled, form: Format) -> str:
+    """Without the last newline: rows path,label,confidence for the classes named, or a JSON object with the ranking.
 
-
-def line(labeled: Labeled, form: Format) -> str:
-    """One line without its newline: path,label,confidence as in TAO, or a JSON object with the ranking.
-
-    Of a set, in CSV, a line for each label, and path,, where there is none.
+    Where none is named, the row is path,, and the object's label null.
     """
     if form == "csv":
-        source = Path(labeled.source) if isinstance(labeled.source, str) else labeled.source
-        ranking = labeled.ranking if labeled.decision == "set" else labeled.ranking[:1]
-        rows = [(source, label, f"{confidence:.6f}") for label, confidence in ranking] or [(source, "", "")]
+        source = Path(found.source) if isinstance(found.source, str) else found.source
+        rows = [(source, name, f"{share:.6f}") for name, share in found.decision.named] or [(source, "", "")]
         return "".join(map(csv_row, rows)).removesuffix("\n")
-    where = "path" if isinstance(labeled.source, str) else "frame"
-    top = [{"label": name, "confidence": round(share, 6)} for name, share in labeled.ranking]
-    if labeled.decision == "label":
-        return json.dumps({where: labeled.source, **top[0], "top": top})
-    first = top[0] if top else {"label": None, "confidence": None}
-    return json.dumps({where: labeled.source, **first, "top": top, "decision": labeled.decision})
+    where = "path" if isinstance(found.source, str) else "frame"
+    kind, named = found.decision.kind, _shares(found.decision.named)
+    first = named[0] if named else {"label": None, "confidence": None}
+    decided = {"decision": kind, **({"set": named} if kind == "set" else {})} if found.decides else {}
+    return json.dumps({where: found.source, **first, "top": _shares(found.ranking), **decided})
 
 
-def write_labels(lines: Iterable[str], path: Path) -> int:
-    """Writes the lines to a file that appears only when complete; returns their number."""
+def _shares(ranking: Iterable[tuple[str, float]]) -> list[dict[str, str | float]]:
+    return [{"label": name, "confidence": round(share, 6)} for name, share in ranking]
+
+
+def write_labels(texts: Iterable[str], path: Path) -> int:
+    """Writes the texts to a file that appears only when complete; returns their number."""
     count = 0
     with atomic(path) as beside, beside.open("w", encoding="utf-8", errors=FOREIGN, newline="") as file:
-        for text in lines:
+        for text in texts:
             file.write(f"{text}\n")
             count += 1
     return count
@@ -151,13 +151,14 @@ def evaluation_table(evaluation: Evaluation) -> str:
     metrics, predictions = evaluation.metrics, evaluation.predictions
     classes = [printable(name) for name in evaluation.contract.classes]
     figures = [
-        ("images", f"{len(predictions.samples)}, {len(predictions.skipped)} skipped"),
+        ("images", f"{len(predictions.samples)}, {len(evaluation.skipped)} skipped"),
         ("top-1 accuracy", f"{metrics.top_1_accuracy:.4f}"),
         (f"top-{evaluation.top_k} accuracy", f"{metrics.top_k_accuracy:.4f}"),
         ("balanced accuracy", f"{balanced_accuracy(metrics.counts):.4f}"),
         ("macro F1", f"{macro_f1(metrics.counts):.4f}"),
         ("loss", f"{metrics.loss:.4f}"),
         ("calibration error", f"{metrics.ece:.4f}" + _without_temperature(evaluation)),
+        *_decision_figures(evaluation),
         ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),
     ]
     if warning := one_answer(metrics.counts, classes):
@@ -172,6 +173,17 @@ def evaluation_table(evaluation: Evaluation) -> str:
 def _without_temperature(evaluation: Evaluation) -> str:
     found = evaluation.calibration
     return f" ({found['ece_before']:.4f} without temperature {found['temperature']:.4g})" if found else ""
+
+
+def _decision_figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
+    """What the contract's rules make of the images, and how the model tells foreign images."""
+    if found := evaluation.coverage:
+        sizes = f"{found['mean_set_size']:.2f} classes in a set"
+        yield "coverage", f"{found['measured']:.4f} of {found['target']:g}, {sizes}"
+    for name, counts in evaluation.decisions.items():
+        yield name, ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    if found := evaluation.unknown:
+        yield "unknown AUROC", f"{found['auroc']:.4f} against {found['num_images']} images"
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:

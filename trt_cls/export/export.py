@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from trt_cls.artefacts.model_file import PLANS, read_contract
@@ -14,14 +15,16 @@ from trt_cls.artefacts.sidecar import Parity, Profile
 from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, require
+from trt_cls.evaluation.decisions import calibration_rows
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.images import images_for
 from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
-from trt_cls.export.temperature import calibrated, fit, fit_labels, validation_images, with_temperature
+from trt_cls.export.temperature import calibrated, fit, fit_labels, with_temperature
 from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
+from trt_cls.export.validation import Rules, validation_halves
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
@@ -55,6 +58,7 @@ def export(
     int8: Int8 = Int8(),
     embed: bool = False,
     calibrate: bool = False,
+    rules: Rules = Rules(),
     experiment: Experiment | None = None,
     images: Path | None = None,
     engine: Path | None = None,
@@ -65,11 +69,11 @@ def export(
     """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
 
     `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own; `int8` says how
-    "int8" is reached. With `calibrate` a temperature is fitted on labeled images, see `temperature.validation_images`,
-    and folded into the files. With `embed` the files take uint8 pixels and normalize them. The images of the check come
-    from the folder `images`, else from the datasets of `experiment`, else from `int8`, else they are random. An engine
-    is built where `engine` or a `builder` by name asks for it and, with "auto", where one can be built on this machine;
-    it goes to `engine`, or beside `output`. `say` gets a line for each thing that is done.
+    "int8" is reached. With `calibrate` a temperature is fitted on labeled images, see `validation_halves`, and folded
+    into the files; `rules` are measured on the ONNX file. With `embed` the files take uint8 pixels and normalize them.
+    The images of the check come from the folder `images`, else from the datasets of `experiment`, else from `int8`,
+    else they are random. An engine is built where `engine` or a `builder` by name asks for it and, with "auto", where
+    one can be built on this machine; it goes to `engine`, or beside `output`. `say` gets a line for each step.
 
     Raises:
         RequestError: file names or precision are wrong, or `model` and `experiment` disagree.
@@ -78,29 +82,27 @@ def export(
     """
     contract = _contract(model, experiment)
     precision = precision or contract.precision
-    fed = replace(contract.preprocessing, embedded=embed or contract.preprocessing.embedded)
-    temperature = 0.0 if calibrate else contract.temperature  # 0: not known yet
-    target = replace(contract, precision=precision, preprocessing=fed, temperature=temperature)
+    target = _target(contract, precision, embed=embed, calibrate=calibrate, rules=rules)
     _check_request(model, output, contract, target, engine, builder, int8)
     labeled = _images_to_check(contract, images, experiment)
     calibration = calibration_dataset(int8, experiment) if precision == "int8" != contract.precision else None
     choice, no_engine = choose_builder(builder, required=engine is not None)
-    seen = images_for(fed, labeled or calibration, classes=contract.classes)
+    seen = images_for(target.preprocessing, labeled or calibration, classes=contract.classes)
     check = Check(model, precision, seen, thresholds=contract.thresholds)
-    if calibrate:
-        labels = validation_images(images, experiment).with_labels_of(contract.task)
-        temperature = (fit_labels if contract.task == "multi" else fit)(model, contract.classes, labels, say)
+    halves = validation_halves(images, experiment, contract.classes, contract.task) if calibrate or rules else None
+    measure = partial(rules.measured, images=halves, say=say) if halves and rules else None
+    if calibrate and halves:
+        temperature = (fit_labels if contract.task == "multi" else fit)(model, halves, say)
         target = with_temperature(target, temperature)
         check = replace(check, temperature=temperature, thresholds=target.thresholds)
     results_folder(output.parent)
-    copied = model.suffix == ".onnx" and contract == target
-    if copied:
+    if copied := model.suffix == ".onnx" and contract == target:
         found = _copy_onnx(model, output)
     else:
         plain = network = _network(model, contract, say)
         if calibration:
             network = quantize(network, int8, calibration, labeled, say)
-        found = _write_onnx(plain, _converted(network, target, check, say), output, check)
+        found, target = _write_onnx(plain, _converted(network, target, check, say), output, check, measure)
     no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
     say(_copied(model, output, target, found) if copied else _written(output, target, found))
     result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
@@ -115,6 +117,14 @@ def export(
 def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
     found = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
     return found.with_labels_of(contract.task) if found else None
+
+
+def _target(contract: Contract, precision: Precision, *, embed: bool, calibrate: bool, rules: Rules) -> Contract:
+    """What is asked for; a temperature and rules that are not known yet are 0."""
+    rules.require_possible(contract)
+    fed = replace(contract.preprocessing, embedded=embed or contract.preprocessing.embedded)
+    temperature = 0.0 if calibrate else contract.temperature
+    return rules.promised(replace(contract, precision=precision, preprocessing=fed, temperature=temperature))
 
 
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
@@ -172,10 +182,12 @@ def _check_request(
             f"{model} computes in int8 with ranges of its own; expected no flag that says how to measure or choose "
             "them; leave --calibration-… and --int8-… out, or export a model in fp32"
         )
-    if contract.temperature and (contract.temperature, contract.precision) != (target.temperature, target.precision):
+    same_answers = (contract.temperature, contract.precision) == (target.temperature, target.precision)
+    if not same_answers and (held := calibration_rows(contract)):
         raise RequestError(
-            f"{model} is calibrated in {contract.precision} already, with temperature {contract.temperature:.4g}; "
-            "expected a model without a temperature; export its checkpoint with --calibrate"
+            f"{model} is calibrated in {contract.precision} already, with "
+            f"{', '.join(f'{name.lower()} {value}' for name, value in held)}; expected a model that is not; "
+            "export its checkpoint with --calibrate, --coverage or --reject-rate"
         )
     if int8.max_loss is not None and contract.task == "multi":
         raise RequestError(
@@ -213,21 +225,30 @@ def _network(model: Path, contract: Contract, say: Callable[[str], None]) -> Onn
     return onnx_from_module(module, contract)
 
 
-def _write_onnx(plain: OnnxModel, network: OnnxModel, output: Path, check: Check) -> Checked | None:
-    """Writes `network`, which was made from `plain`."""
+def _write_onnx(
+    plain: OnnxModel,
+    network: OnnxModel,
+    output: Path,
+    check: Check,
+    measure: Callable[[Path, Contract], Contract] | None,
+) -> tuple[Checked | None, Contract]:
+    """Writes `network`, which was made from `plain`; `measure` adds to its contract what is measured on the file."""
     with atomic(output) as beside:
         write_onnx(network, beside)
         try:
             found = check(beside, "cpu")
         except MissingDependency:
-            return None
+            if measure:
+                raise
+            return None, network.contract
         except ExportError as refusal:
             explained = check.explained(refusal, plain)
             if explained is refusal:
                 raise
             raise explained from refusal
-        write_onnx(replace(network, parity=found.parity), beside)
-    return found
+        contract = measure(beside, network.contract) if measure else network.contract
+        write_onnx(replace(network, contract=contract, parity=found.parity), beside)
+    return found, contract
 
 
 def _copy_onnx(model: Path, output: Path) -> Checked | None:

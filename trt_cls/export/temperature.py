@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import onnx
@@ -21,12 +19,8 @@ from onnx import helper, numpy_helper
 
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import INPUT, OUTPUT, Contract
-from trt_cls.data.folder import evenly_spread
-from trt_cls.data.split import Dataset, evaluation_dataset, halves, training_datasets
-from trt_cls.engines.backends import open_engine
 from trt_cls.engines.onnxruntime import session_of
-from trt_cls.errors import ExportError, MissingDependency, RequestError
-from trt_cls.evaluation.evaluate import predict
+from trt_cls.errors import ExportError, MissingDependency
 from trt_cls.evaluation.metrics import calibration_error
 from trt_cls.evaluation.multi_label import binary_cross_entropy, given_labels, truth_of
 from trt_cls.evaluation.temperature import (
@@ -36,13 +30,10 @@ from trt_cls.evaluation.temperature import (
     softened,
     softened_thresholds,
 )
-from trt_cls.export.images import BATCH, WORKERS, ImageSet
+from trt_cls.export.images import ImageSet
 from trt_cls.export.onnx_file import check
-from trt_cls.spec.experiment import Experiment
+from trt_cls.export.validation import Halves, answered
 
-SEED = 0
-MOST = 5000
-"""Images of both halves: of 2,500 the temperature has a standard error of about 2 %."""
 MULTIPLIER, CALIBRATED = "inverse_temperature", "calibrated_logits"
 UNSURE = 1e-6
 """Of a probability from its threshold: float32 rounds logits around 10 by as much."""
@@ -50,65 +41,37 @@ HOMOGENEOUS = {"Flatten", "Reshape", "Squeeze", "GlobalAveragePool", "AveragePoo
 """Operations through which a positive factor passes."""
 
 
-def validation_images(images: Path | None, experiment: Experiment | None) -> Dataset:
-    """The labeled images to fit on: the folder `images`, else those that the spec validates on, else evaluates on.
+def fit(model: Path, images: Halves, say: Callable[[str], None]) -> float:
+    """The temperature of `model` on the first half of `images`; `say` gets its effect on the second.
 
     Raises:
-        RequestError: there are none.
+        DataError: the images can't be decoded, or allow no temperature.
     """
-    if images:
-        return Dataset(images)
-    train = experiment.train_config if experiment else None
-    found = training_datasets(train, experiment.extensions)[1] if experiment and train else None
-    found = found or (evaluation_dataset(experiment) if experiment else None)
-    if found is None:
-        raise RequestError(
-            "--calibrate fits a temperature on labeled images, and none are named; expected --images DIR with a "
-            "sub-folder per class, or -e SPEC whose validation dataset is taken; add one of them"
-        )
-    return found
-
-
-def fit(model: Path, classes: tuple[str, ...], images: Dataset, say: Callable[[str], None]) -> float:
-    """The temperature of `model` on one half of `images`; `say` gets its effect on the other.
-
-    Raises:
-        DataError: the images are missing, not labeled, or allow no temperature.
-    """
-    samples = evenly_spread(images.labeled(classes, allow_missing=True).samples, MOST)
-    with closing(open_engine(model, "cpu")) as engine:
-        found = predict(engine, Random(SEED).sample(samples, len(samples)), batch_size=BATCH, workers=WORKERS)
-    half = (len(found.samples) + 1) // 2
-    temperature = fitted_temperature(logits_of(found.probabilities[:half]), found.labels[:half])
-    rest = slice(half if half < len(found.samples) else 0, None)
-    others, labels = found.probabilities[rest], found.labels[rest]
+    first, second = answered(model, images.first), answered(model, images.second)
+    temperature = fitted_temperature(logits_of(first.probabilities), first.labels)
+    others, labels = second.probabilities, second.labels
     errors = [calibration_error(given, labels) for given in (others, softened(others, temperature))]
     say(
-        f"temperature {temperature:.4g}, fitted on {half} images of {images}; calibration error on {len(labels)} "
-        f"others {errors[0]:.4f} before, {errors[1]:.4f} after"
+        f"temperature {temperature:.4g}, fitted on {len(first.samples)} images of {images.source}; calibration error "
+        f"on {len(labels)} others {errors[0]:.4f} before, {errors[1]:.4f} after"
     )
     return temperature
 
 
-def fit_labels(model: Path, classes: tuple[str, ...], images: Dataset, say: Callable[[str], None]) -> float:
+def fit_labels(model: Path, images: Halves, say: Callable[[str], None]) -> float:
     """As `fit`, for a multi-label `model`: by binary cross-entropy, on the half that chose no thresholds.
 
     Raises:
         DataError: as `fit`.
     """
-    samples = images.labeled(classes, allow_missing=True).samples
-    first, second = (half[: MOST // 2] for half in halves(samples))
-    with closing(open_engine(model, "cpu")) as engine:
-        fitted_on, others = (
-            predict(engine, half, batch_size=BATCH, workers=WORKERS) for half in (first, second or first)
-        )
-    truth, of_others = (truth_of(found.samples, len(classes)) for found in (fitted_on, others))
+    fitted_on, others = answered(model, images.first), answered(model, images.second)
+    truth, of_others = (truth_of(found.samples, found.probabilities.shape[1]) for found in (fitted_on, others))
     temperature = fitted_temperature_of_labels(logits_of(fitted_on.probabilities, "multi"), truth)
     given = others.probabilities, softened(others.probabilities, temperature, "multi")
     before, after = (binary_cross_entropy(each, of_others) for each in given)
     say(
-        f"temperature {temperature:.4g}, fitted on {len(truth)} images of {images}; loss on {len(of_others)} others "
-        f"{before:.4f} before, {after:.4f} after"
+        f"temperature {temperature:.4g}, fitted on {len(truth)} images of {images.source}; loss on {len(of_others)} "
+        f"others {before:.4f} before, {after:.4f} after"
     )
     return temperature
 

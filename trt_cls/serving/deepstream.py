@@ -116,6 +116,8 @@ def _content(contract: Contract, model: Path, plan: ServedPlan, reason: str) -> 
     crops = [(frame, crop_in_frame(frame, pixels)) for frame in FRAMES] if pixels.crop == "center" else []
     shape = "x".join(map(str, pixels.input_shape))
     batches = {"min": 1, "opt": plan.profile.optimum, "max": plan.profile.maximum}
+    # nvinfer takes what is above its threshold, the contract's rule what is not below
+    rejected = np.nextafter(np.float32(contract.reject.threshold), np.float32(0)) if contract.reject else 0.0
     own_engine = f"{model.name}_b{plan.profile.optimum}_gpu0_{contract.precision}.engine"  # nvinfer's name for it
     return {
         "config": CONFIG,
@@ -132,6 +134,7 @@ def _content(contract: Contract, model: Path, plan: ServedPlan, reason: str) -> 
         "color_format": COLOR_FORMATS[pixels.channel_order],
         "scale": scale,
         "offsets": offsets,
+        "threshold": float(rejected),
         "scaling_filter": SUPER_SAMPLING,
         "covering": (pixels.width + MARGIN, pixels.height + MARGIN),
         "crops": crops,

@@ -1,8 +1,8 @@
 """Labels images with a Triton server: python client.py IMAGE_OR_FOLDER [--url HOST:PORT].
 
-Prints path,label,confidence for each image, as `trt-cls infer` writes them; of a multi-label model a row for each label
-that reaches its threshold. The pixels are made by trt_cls from the
-contract that the server hands out with the model's configuration, so that they are those of the training to the bit.
+Prints path,label,confidence for each image, or each label that it has, as `trt-cls infer` writes them. The pixels are
+made by trt_cls from the contract that the server hands out with the model's configuration: they are those of the
+training to the bit.
 
     pip install trt-cls "tritonclient[http]"
 """
@@ -24,16 +24,16 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.contract import METADATA_KEY
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
-from trt_cls.evaluation.multi_label import labels_over
+from trt_cls.evaluation.decisions import decision
 from trt_cls.text import FOREIGN, csv_row, printable
 
 INPUT, OUTPUT = "input_1", "predictions"
 
 
 def label(images: list[Path], server: Any, model: str, batch_size: int) -> Iterator[tuple[Path, str, float | None]]:
-    """Path, class and its probability for each answer; images that can't be decoded go to stderr.
+    """Path, class and its probability for each class that is named, or an empty name and None where none is.
 
-    The likeliest class of each image; of a multi-label model every label, and None where an image has none.
+    Images that can't be decoded go to stderr.
     """
     config = server.get_model_config(model)
     contract = contract_from_json(config["parameters"][METADATA_KEY]["string_value"], f"the configuration of {model}")
@@ -44,11 +44,8 @@ def label(images: list[Path], server: Any, model: str, batch_size: int) -> Itera
             print(printable(f"{skipped.path}: skipped: {skipped.reason}"), file=sys.stderr)
         if batch.samples:
             for sample, row in zip(batch.samples, probabilities(batch.images, server, model), strict=True):
-                if contract.task == "multi":
-                    yield from [(sample.path, *found) for found in labels_over(row, contract) or (("", None),)]
-                    continue
-                best = int(row.argmax())
-                yield sample.path, contract.classes[best], float(row[best])
+                named = decision(row, contract).named or (("", None),)
+                yield from ((sample.path, *found) for found in named)
 
 
 def probabilities(images: NDArray[Any], server: Any, model: str) -> NDArray[np.float32]:

@@ -75,7 +75,7 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         stages=_stages(evaluation),
         contract=contract_rows(evaluation.contract),
         versions=version_rows(),
-        skipped=[(shown(image.path, folder), image.reason) for image in predictions.skipped[:SKIPPED]],
+        skipped=[(shown(image.path, folder), image.reason) for image in evaluation.skipped[:SKIPPED]],
         data=_data(selection.cells, classes, folder, thumbs),
     )
 

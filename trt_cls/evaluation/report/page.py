@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from trt_cls.contract import Contract
 from trt_cls.engines.backends import BACKENDS
 from trt_cls.evaluation.compare import Change, Comparison
+from trt_cls.evaluation.decisions import calibration_rows
 from trt_cls.evaluation.report.selection import thumbnails
 from trt_cls.gpu import visible_gpu
 from trt_cls.spec.architectures import ARCHITECTURES
@@ -78,7 +79,7 @@ def contract_rows(contract: Contract) -> Rows:
         ("Std", ", ".join(f"{value:g}" for value in pixels.std)),
         ("Classes", f"{len(contract.classes):,}"),
         *([("Task", "several labels an image, each by its threshold")] if contract.task == "multi" else []),
-        *([("Temperature", f"{contract.temperature:.4g}")] if contract.temperature is not None else []),
+        *calibration_rows(contract),
         ("Written by", contract.producer),
     ]
 
