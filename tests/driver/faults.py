@@ -166,7 +166,7 @@ FAULTS = [
         GPU,
         "@cache\n",
         "",
-        ("test_engine.py test_executor.py -k forgotten",),
+        ("test_engine.py", "test_executor.py -k forgotten"),
         (*A_CONTEXT_EACH, (GPU, *FORGOTTEN)),
     ),
     Fault(
@@ -235,7 +235,10 @@ def noticed(fault: Fault, copy: Path) -> str:
             with log.open("w") as output:
                 counts = run.carried_out(command, settings | way.environment, report, copy, output, LIMIT)
             if counts["failed"] or any(counts[name] for name in run.ZERO):
-                failed = [line for line in log.read_text().splitlines() if line.startswith(("FAILED ", "ERROR "))]
+                said = log.read_text().splitlines()
+                if wrong := [line for line in said if line.startswith(("ERROR: ", "no tests ran"))]:
+                    raise SystemExit(f"{fault.kind}: its tests do not run: {wrong[0]}")
+                failed = [line for line in said if line.startswith(("FAILED ", "ERROR "))]
                 otherwise = f"hangs for {LIMIT} s" if counts["hangs"] else "counts at the end"
                 return f"{way}: {failed[0].split()[1].rpartition('/')[2] if failed else otherwise}"
     finally:
