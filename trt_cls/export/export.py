@@ -88,10 +88,7 @@ def export(
     seen = images_for(fed, labeled or calibration, classes=contract.classes)
     check = Check(model, precision, seen, thresholds=contract.thresholds)
     if calibrate:
-        labels = validation_images(images, experiment).with_labels_of(contract.task)
-        temperature = (fit_labels if contract.task == "multi" else fit)(model, contract.classes, labels, say)
-        target = with_temperature(target, temperature)
-        check = replace(check, temperature=temperature, thresholds=target.thresholds)
+        target, check = _fitted(target, check, validation_images(images, experiment), say)
     results_folder(output.parent)
     copied = model.suffix == ".onnx" and contract == target
     if copied:
@@ -115,6 +112,14 @@ def export(
 def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
     found = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
     return found.with_labels_of(contract.task) if found else None
+
+
+def _fitted(target: Contract, check: Check, images: Dataset, say: Callable[[str], None]) -> tuple[Contract, Check]:
+    """Both with the temperature of the model on `images`."""
+    fit_task = fit_labels if target.task == "multi" else fit
+    temperature = fit_task(check.model, target.classes, images.with_labels_of(target.task), say)
+    target = with_temperature(target, temperature)
+    return target, replace(check, temperature=temperature, thresholds=target.thresholds)
 
 
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
