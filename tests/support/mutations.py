@@ -127,6 +127,20 @@ FAULTS = [
         "tuple(preprocessing.mean)",
         "export/test_deepstream.py -k nvinfers_arithmetic",
     ),
+    Fault(
+        "several labels an image",
+        "trt_cls/export/onnx_file.py",
+        'if task == "multi":',
+        'if task == "none":',
+        "export/test_multi_label.py -k sigmoid",
+    ),
+    Fault(
+        "thresholds from their half of validation",
+        "trt_cls/training/multi_label.py",
+        "halves(folder.samples)[1]",
+        "halves(folder.samples)[0]",
+        "training/test_multi_label.py -k half",
+    ),
 ]
 
 

@@ -18,13 +18,20 @@ from support.composites import CLASSES, write_composites
 from trt_cls import spec
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.data.augmentation import smoothed_labels
+from trt_cls.data.labels import labeled_folder
 from trt_cls.data.split import halves, training_datasets
+from trt_cls.data.stream import stream
+from trt_cls.distributed.processes import ALONE
 from trt_cls.engines import open_engine
 from trt_cls.evaluation.label_evaluation import evaluate_labels
 from trt_cls.evaluation.multi_label import chosen_thresholds
+from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import Experiment, Extensions
 from trt_cls.training.checkpointing import Interrupted
+from trt_cls.training.compute import choose_compute
+from trt_cls.training.multi_label import validate_labels
 from trt_cls.training.run import train
+from trt_cls.training.validation import BrokenImages
 
 LABELED = Extensions(labels="labels.csv", best_metric="mAP")
 Make = Callable[..., Experiment]
@@ -70,6 +77,31 @@ def test_a_checkpoint_has_the_thresholds_of_half_of_validation_and_the_curve_its
     expected = chosen_thresholds(found.predictions.probabilities[kept], found.truth[kept], 0.0)
     assert contract.thresholds == pytest.approx(expected, abs=1e-6)
     assert [image.path.name for image in found.predictions.skipped] == ["unlisted.png", "000.png"]
+
+
+class Share:
+    """One of two processes, which knows what the other gathers."""
+
+    def __init__(self, other: Share | None = None) -> None:
+        self.size, self.gathered, self._other = 2, [], iter(other.gathered) if other else None
+
+    def gather(self, value: Any) -> list[Any]:
+        self.gathered.append(value)
+        return [value] if self._other is None else [value, next(self._other)]
+
+
+def test_two_processes_validate_as_one(made: Path, composites: Path) -> None:
+    module, compute = load_checkpoint(made / "weights" / "best.safetensors").module, choose_compute("cpu", "fp32", 1)
+    folder = labeled_folder(composites / "val", "labels.csv")
+    preprocessing = read_contract(made / "weights" / "best.safetensors").preprocessing
+
+    def validated(share: int, of: int, processes: Any) -> Any:
+        batches = stream(folder.samples[share::of], preprocessing, batch_size=1, workers=0)
+        return validate_labels(module, batches, compute, BrokenImages(folder), processes, folder, 0.0)
+
+    second = Share()
+    validated(1, 2, second)
+    assert str(validated(0, 2, Share(second))) == str(validated(0, 1, ALONE))
 
 
 def test_the_page_shows_the_labels_of_its_pictures(made: Path) -> None:

@@ -24,7 +24,7 @@ from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
 from trt_cls.export.temperature import calibrated, fit, fit_labels, with_temperature
 from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
-from trt_cls.export.validation import Rules, validation_halves
+from trt_cls.export.validation import Halves, Rules, validation_halves
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
@@ -92,9 +92,7 @@ def export(
     halves = validation_halves(images, experiment, contract.classes, contract.task) if calibrate or rules else None
     measure = partial(rules.measured, images=halves, say=say) if halves and rules else None
     if calibrate and halves:
-        temperature = (fit_labels if contract.task == "multi" else fit)(model, halves, say)
-        target = with_temperature(target, temperature)
-        check = replace(check, temperature=temperature, thresholds=target.thresholds)
+        target, check = _fitted(target, check, halves, say)
     results_folder(output.parent)
     if copied := model.suffix == ".onnx" and contract == target:
         found = _copy_onnx(model, output)
@@ -125,6 +123,13 @@ def _target(contract: Contract, precision: Precision, *, embed: bool, calibrate:
     fed = replace(contract.preprocessing, embedded=embed or contract.preprocessing.embedded)
     temperature = 0.0 if calibrate else contract.temperature
     return rules.promised(replace(contract, precision=precision, preprocessing=fed, temperature=temperature))
+
+
+def _fitted(target: Contract, check: Check, images: Halves, say: Callable[[str], None]) -> tuple[Contract, Check]:
+    """Both with the temperature of the model on `images`."""
+    temperature = (fit_labels if target.task == "multi" else fit)(check.model, images, say)
+    target = with_temperature(target, temperature)
+    return target, replace(check, temperature=temperature, thresholds=target.thresholds)
 
 
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:

@@ -181,10 +181,10 @@ def _state_from_content(content: Any) -> TrainState:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, list) or len(row) != len(fields(EpochRow)) or type(row[0]) is not int:
         return False
-    figures, recalls, thresholds, one_answer = row[1:-3], *row[-3:]
+    *figures, recalls, one_answer, average, thresholds = row[1:]
     if not isinstance(recalls, tuple) or not isinstance(thresholds, tuple) or type(one_answer) is not str:
         return False
-    values = (*figures, *recalls, *thresholds)
+    values = (*figures, average, *recalls, *thresholds)
     return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in values)
 
 

@@ -44,20 +44,20 @@ class EpochRow:
     """Of the network that is validated; TAO adds it to the validation loss."""
     val_balanced_accuracy: float = 0.0
     val_macro_f1: float = 0.0
-    val_map: float = 0.0
-    """Mean average precision, of multi-label training alone."""
     recalls: tuple[float, ...] = ()
     """Of each class, in validation."""
-    thresholds: tuple[float, ...] = ()
-    """Of each class, in multi-label training alone."""
     one_answer: str = ""
     """A sentence if the validated network gives one class for everything."""
+    val_map: float = 0.0
+    """Mean average precision, of multi-label training alone."""
+    thresholds: tuple[float, ...] = ()
+    """Of each class, in multi-label training alone."""
 
     @property
     def figures(self) -> dict[str, float]:
         """The columns of training.csv."""
-        other = "val_balanced_accuracy" if self.thresholds else "val_map"
-        return {field.name: getattr(self, field.name) for field in fields(self)[:-3] if field.name != other}
+        left_out = {"recalls", "one_answer", "thresholds", "val_balanced_accuracy" if self.thresholds else "val_map"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
 
     def __str__(self) -> str:
         average = f"val_map {self.val_map:.4f}, " if self.thresholds else ""

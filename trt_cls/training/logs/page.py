@@ -71,9 +71,10 @@ class TrainingPage(Log):
         side = contract.preprocessing.width
         count = min(MOST, max(FEWEST, SHEET_PIXELS // (side * contract.preprocessing.height)))
         pixels = pixels_from_input(batch.images[:count].cpu().numpy(), contract.preprocessing)
-        targets, smoothing = batch.targets[:count].cpu().numpy(), self._setup.config.label_smoothing
+        targets = batch.targets[:count].cpu().numpy()
         names: Iterable[list[str]] = (_named(target, contract.classes) for target in targets)
         if contract.task == "multi":
+            smoothing = self._setup.config.label_smoothing
             names = (_labels_named(target, contract.classes, smoothing) for target in targets)
         pictures = list(zip(map(_png, pixels), names, strict=False))
         self._sheet = {"pictures": pictures, "epoch": epoch, "side": side}
