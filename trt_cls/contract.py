@@ -22,7 +22,7 @@ COLDEST, HOTTEST = 0.05, 20.0
 INPUT, OUTPUT = "input_1", "predictions"
 """Names of the input and the output in every ONNX file and engine."""
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "fp8"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile
 from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
-from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, require
+from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError, require
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.images import images_for
@@ -21,11 +21,19 @@ from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
 from trt_cls.export.temperature import calibrated, fit, validation_images
-from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
+from trt_cls.export.tensorrt import (
+    DEFAULT_PROFILE,
+    BuilderChoice,
+    Request,
+    build_engine,
+    choose_builder,
+    for_generations,
+)
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
 
+EIGHT_BITS = ("int8", "fp8")
 AGAIN = "export it again from its .safetensors checkpoint"
 NO_RUNTIME = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
 
@@ -60,16 +68,18 @@ def export(
     engine: Path | None = None,
     builder: Request = "auto",
     profile: Profile = DEFAULT_PROFILE,
+    capabilities: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
     """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
 
     `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own; `int8` says how
-    "int8" is reached. With `calibrate` a temperature is fitted on labeled images, see `temperature.validation_images`,
-    and folded into the files. With `embed` the files take uint8 pixels and normalize them. The images of the check come
-    from the folder `images`, else from the datasets of `experiment`, else from `int8`, else they are random. An engine
-    is built where `engine` or a `builder` by name asks for it and, with "auto", where one can be built on this machine;
-    it goes to `engine`, or beside `output`. `say` gets a line for each thing that is done.
+    "int8" and "fp8" are reached. With `calibrate` a temperature is fitted on labeled images, see
+    `temperature.validation_images`, and folded into the files. With `embed` the files take uint8 pixels and normalize
+    them. The images of the check come from the folder `images`, else from the datasets of `experiment`, else from
+    `int8`, else they are random. An engine is built where `engine` or a `builder` by name asks for it and, with "auto",
+    where one can be built on this machine; it goes to `engine`, or beside `output`, for the compute `capabilities` or
+    all that can run it. `say` gets a line for each thing that is done.
 
     Raises:
         RequestError: file names or precision are wrong, or `model` and `experiment` disagree.
@@ -83,8 +93,9 @@ def export(
     target = replace(contract, precision=precision, preprocessing=fed, temperature=temperature)
     _check_request(model, output, contract, target, engine, builder, int8)
     labeled = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
-    calibration = calibration_dataset(int8, experiment) if precision == "int8" != contract.precision else None
-    choice, no_engine = choose_builder(builder, required=engine is not None)
+    in_8_bits = precision in EIGHT_BITS and precision != contract.precision
+    calibration = calibration_dataset(int8, experiment) if in_8_bits else None
+    choice, no_engine = _builder(builder, engine is not None, precision, capabilities)
     check = Check(model, precision, images_for(fed, labeled or calibration, classes=contract.classes))
     if calibrate:
         check = replace(check, temperature=fit(model, contract.classes, validation_images(images, experiment), say))
@@ -97,6 +108,8 @@ def export(
         plain = network = _network(model, contract, say)
         if calibration:
             network = quantize(network, int8, calibration, labeled, say)
+            precision = network.contract.precision
+            target, check = replace(target, precision=precision), replace(check, precision=precision)
         found = _write_onnx(plain, _converted(network, target, check, say), output, check)
     no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
     say(_copied(model, output, found) if copied else _written(output, precision, found))
@@ -109,8 +122,21 @@ def export(
     return replace(result, engine=engine, engine_parity=engine_parity)
 
 
+def _builder(
+    builder: Request, required: bool, precision: Precision, capabilities: Sequence[str]
+) -> tuple[BuilderChoice | None, str]:
+    """The builder for a file in `precision`, or None and the reason why."""
+    choice, why = choose_builder(builder, required=required or bool(capabilities))
+    try:
+        return for_generations(choice, precision, capabilities) if choice else None, why
+    except DeviceError as error:
+        if required or capabilities or builder != "auto":
+            raise
+        return None, str(error)
+
+
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
-    """`network`, already in INT8 where `target` is, as `target` says."""
+    """`network`, already in 8 bits where `target` is, as `target` says."""
     own = network.contract
     if target.precision == "fp16" != own.precision:
         network = fp16_from_fp32(network)
@@ -159,10 +185,10 @@ def _check_request(
         raise RequestError(
             f"--engine {engine} asks for an engine and --builder none for no engine; leave one of them out"
         )
-    if contract.precision == "int8" and int8 != Int8():
+    if contract.precision in EIGHT_BITS and int8 not in (Int8(), Int8(formats=("fp8",))):
         raise RequestError(
-            f"{model} computes in int8 with ranges of its own; expected no flag that says how to measure or choose "
-            "them; leave --calibration-… and --int8-… out, or export a model in fp32"
+            f"{model} computes in {contract.precision} with ranges of its own; expected no flag that says how to "
+            "measure or choose them; leave --calibration-… and --int8-… out, or export a model in fp32"
         )
     if contract.temperature and (contract.temperature, contract.precision) != (target.temperature, target.precision):
         raise RequestError(
