@@ -131,7 +131,7 @@ def faults(row: Measured, reference: Measured, limits: Limits) -> list[Fault]:
     found = []
     for verb, value, limit, form, flag in kept:
         if limit is not None and not value <= limit + SLACK:
-            more = f"{value - limit:.2g} more than {flag} allows"
+            more = f"{value - limit:.3g} more than {flag} allows"
             found.append(Fault(f"{verb} {form.format(value)}, {more}", (value - limit) / max(abs(limit), SLACK)))
     return found
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from trt_cls.evaluation.report.page import page, shown, version_rows
 
 WIDTH, HEIGHT = 300.0, 180.0
 """Of the chart's plane, in units of the SVG."""
-MARGIN = 0.08
-"""Of the spread of the values, on both sides."""
 TICKS = 4
-LINE = 11
-"""Between the names of two points, at least."""
+"""Of an axis, about."""
+NUMBERS = ((0.0, -7.0), (0.0, 14.0), (10.0, 3.5), (-10.0, 3.5))
+"""Places of the numbers of points that nearly coincide, from each point."""
 
 
 def choice_page(decision: Decision, rows: Sequence[Measured], limits: Limits, notes: Sequence[str], title: str) -> str:
@@ -56,58 +55,60 @@ def limit_rows(limits: Limits) -> list[tuple[str, str]]:
 def _chart(decision: Decision, rows: Sequence[Measured], limits: Limits) -> dict[str, Any]:
     """Places in units of the SVG: latency to the right, top-1 up."""
     able = decision.rows
-    least = reference_of(able[0], rows).top1 - limits.max_loss / 100
-    x = _Scale([0.0, *(row.p99_ms for row in able)], WIDTH)
-    y = _Scale([min(1.0, 0.005 + max(row.top1 for row in able)), *(row.top1 for row in able)], HEIGHT)
-    dots: list[dict[str, Any]] = [
+    x, across = _axis([0.0, *(row.p99_ms for row in able)], WIDTH)
+    y, up = _axis([100 * row.top1 for row in able], HEIGHT)
+    places = [(x(row.p99_ms), HEIGHT - y(100 * row.top1)) for row in able]
+    dots = [
         {
-            "x": x(row.p99_ms),
-            "y": HEIGHT - y(row.top1),
-            "top": HEIGHT - y(row.top1_high),
-            "bottom": HEIGHT - y(row.top1_low),
+            "number": number,
+            "x": place[0],
+            "y": place[1],
+            "label": _beside(place, places[: number - 1]),
             "text": f"{row.label}: {row.top1:.2%}, {row.p99_ms:.2f} ms, {row.bytes / 1e6:.2f} MB",
-            "name": row.label,
-            "kind": "chosen" if row is decision.chosen else "front" if best else "behind",
-            "left": x(row.p99_ms) > 0.6 * WIDTH,
+            "kind": "chosen" if row is decision.chosen else "best" if best else "behind",
         }
-        for row, best in zip(able, decision.front, strict=True)
+        for number, (row, place, best) in enumerate(zip(able, places, decision.front, strict=True), 1)
     ]
-    free = 0.0
-    for dot in sorted(dots, key=lambda dot: dot["y"]):
-        dot["label"] = free = max(free, dot["y"] + 3.5)
-        free += LINE
-    front: list[Measured] = []
-    for row in sorted(able, key=lambda row: (row.p99_ms, -row.top1)):
-        if not front or row.top1 > front[-1].top1:
-            front.append(row)
-    corners = [(x(row.p99_ms), HEIGHT - y(row.top1)) for row in front]
-    steps = [(b[0], a[1]) for a, b in pairwise(corners)]
-    ordered = [point for pair in zip(corners, [*steps, (WIDTH, corners[-1][1])], strict=True) for point in pair]
+    least = 100 * reference_of(able[0], rows).top1 - limits.max_loss
     return {
         "dots": dots,
-        "line": " ".join(f"{px:.1f},{py:.1f}" for px, py in ordered),
-        "latency": None if limits.max_latency is None else min(x(limits.max_latency), WIDTH),
-        "accuracy": HEIGHT - max(y(least), 0.0),
-        "across": [(place, f"{value:.3g}") for place, value in _ticks(x, WIDTH)],
-        "up": [(HEIGHT - place, f"{100 * value:.1f}") for place, value in _ticks(y, HEIGHT)],
+        "line": " ".join(f"{left:.1f},{top:.1f}" for left, top in _front(places)),
+        "latency": None if limits.max_latency is None else x(limits.max_latency),
+        "accuracy": HEIGHT - y(least),
+        "across": across,
+        "up": [(HEIGHT - place, text) for place, text in up],
     }
 
 
-class _Scale:
-    """Values → places from 0 to `length`, with a margin; callable."""
+def _front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The corners of the line above which and to the left of which there is no point."""
+    corners: list[tuple[float, float]] = []
+    for left, top in sorted(places):
+        if not corners:
+            corners.append((left, top))
+        elif top < corners[-1][1]:
+            corners += [(left, corners[-1][1]), (left, top)]
+    return [*corners, (WIDTH, corners[-1][1])]
 
-    def __init__(self, values: Sequence[float], length: float) -> None:
-        spread = max(values) - min(values) or 1.0
-        self.low, self.length = min(values) - MARGIN * spread, length
-        self.spread = spread * (1 + 2 * MARGIN)
 
-    def __call__(self, value: float) -> float:
-        return min(max((value - self.low) / self.spread * self.length, 0.0), self.length)
+def _beside(place: tuple[float, float], others: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Where the number of a point stands: above it, or where no number of those near it does."""
+    near = sum(abs(place[0] - left) < 12 and abs(place[1] - top) < 10 for left, top in others)
+    right, down = NUMBERS[near % len(NUMBERS)]
+    return place[0] + right, place[1] + down
 
 
-def _ticks(scale: _Scale, length: float) -> list[tuple[float, float]]:
-    return [
-        (length * number / TICKS, scale.low + scale.spread * number / TICKS)
-        for number in range(TICKS + 1)
-        if scale.low + scale.spread * number / TICKS >= 0
-    ]
+def _axis(values: Sequence[float], length: float) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+    """What gives a value its place from 0 to `length`, and the places and texts of round numbers."""
+    spread = max(max(values) - min(values), 1e-3 * max(values), 1e-6)
+    rough = spread / TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
+    low, whole = first * step, (last - first) * step
+
+    def place(value: float) -> float:
+        return min(max((value - low) / whole, 0.0), 1.0) * length
+
+    ticks = range(first, last + 1)
+    return place, [(place(number * step), f"{number * step:.6g}") for number in ticks]
