@@ -26,7 +26,7 @@ INPUT, OUTPUT = "input_1", "predictions"
 UNDECIDED = 0.5
 """Threshold of a label that nothing was measured for."""
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "fp8"]
 Task = Literal["single", "multi"]
 
 

@@ -102,7 +102,7 @@ def test_auto_tells_what_each_layer_costs_and_what_is_lost(checkpoint: Path, pic
 
 def test_auto_without_labeled_images_is_refused(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     request = Int8(pictures, max_loss=1.0)
-    with pytest.raises(RequestError, match="--int8-auto measures top-1 on labeled images"):
+    with pytest.raises(RequestError, match="--auto measures top-1 on labeled images"):
         export(checkpoint, tmp_path / "model.onnx", precision="int8", int8=request, builder="none")
     assert list(tmp_path.iterdir()) == []
 

@@ -148,7 +148,7 @@ def test_parity_counts_labels_and_leaves_out_those_at_their_threshold(contract: 
 
 
 def test_what_measures_top_1_is_refused(multi: Path, composites: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="--int8-auto measures top-1"):
+    with pytest.raises(RequestError, match="--auto measures top-1"):
         export(multi, tmp_path / "m.onnx", precision="int8", int8=Int8(images=composites, max_loss=1.0))
 
 

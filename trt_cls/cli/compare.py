@@ -179,7 +179,7 @@ def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
     else:
         most = max((layer.difference for layer in differences), default=0.0)
         echo(f"layers               {len(differences)} compared, none differs by more than {most:.2g} of its range")
-    if "int8" in precisions and (worst := noisiest(differences)):
+    if {"int8", "fp8"} & set(precisions) and (worst := noisiest(differences)):
         echo(
             f"adds most noise      {worst.node} ({worst.operation}), tensor {worst.tensor}: "
             f"{100 * (worst.noise - worst.added):.2g} % in, {100 * worst.noise:.2g} % out"

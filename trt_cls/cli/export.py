@@ -12,6 +12,7 @@ from trt_cls.cli.options import PATH, common_options, int8_options, model_option
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
+    from trt_cls.artefacts.sidecar import Profile
     from trt_cls.contract import Precision
     from trt_cls.export.export import ExportResult
     from trt_cls.export.int8 import Int8
@@ -75,6 +76,13 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
     help="auto: TensorRT with a GPU, else TensorRT-RTX, else no engine unless --engine asks for one. none: ONNX only.",
 )
 @click.option(
+    "--compute-capability",
+    "capabilities",
+    multiple=True,
+    metavar="8.9",
+    help="GPU generation that TensorRT-RTX builds for. Repeatable.  [default: all that can run the precision]",
+)
+@click.option(
     "--min-batch", "--min_batch_size", "minimum", type=BATCH, help="Smallest batch of the engine.  [default: 1]"
 )
 @click.option(
@@ -93,6 +101,7 @@ def command(
     overrides: tuple[str, ...],
     fp16: bool,
     int8: bool,
+    fp8: bool,
     quantization: Int8,
     embed: bool,
     calibrate: bool,
@@ -102,6 +111,7 @@ def command(
     images: Path | None,
     engine: Path | None,
     builder: Request,
+    capabilities: tuple[str, ...],
     minimum: int | None,
     optimum: int | None,
     maximum: int | None,
@@ -112,9 +122,8 @@ def command(
 
     Each file is compared with the model on real images before it gets its name.
     """
-    precision = _precision(fp16, int8, data_type)
+    precision = _precision(fp16, int8, fp8, data_type, quantization)
     _require_consistent(precision, quantization, embed=embed, deepstream=deepstream)
-    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.export.export import export
     from trt_cls.export.tensorrt import profile_from_batches
     from trt_cls.export.validation import Rules
@@ -122,9 +131,7 @@ def command(
     from trt_cls.spec import load
 
     profile = profile_from_batches(minimum, optimum, maximum)
-    servers = _servers(deepstream, triton)
-    for check_request, _, _ in servers:  # before the export, which takes longer
-        check_request(read_contract(model), profile)
+    servers = _servers(deepstream, triton, model, profile)
     result = export(
         model,
         output,
@@ -138,23 +145,26 @@ def command(
         engine=engine,
         builder=builder,
         profile=profile,
+        capabilities=capabilities,
         say=echo,
     )
     plan = plan_for_servers(result.engine, result.no_engine, profile)
-    for _, write, folder in servers:
+    for write, folder in servers:
         write(result.onnx, plan, folder, echo)
     _print_next(result, builder)
 
 
-def _precision(fp16: bool, int8: bool, data_type: Precision | None) -> Precision | None:
-    """The one precision that is asked for; None: the model's own."""
-    named: dict[str, Precision] = {"--fp16": "fp16"} if fp16 else {}
-    if int8:
-        named["--int8"] = "int8"
+def _precision(fp16: bool, int8: bool, fp8: bool, data_type: Precision | None, quantization: Int8) -> Precision | None:
+    """The one precision that is asked for, where `--auto` may choose the most that it may be; None: the model's own."""
+    flags: dict[Precision, bool] = {"fp16": fp16, "int8": int8, "fp8": fp8}
+    named: dict[str, Precision] = {f"--{name}": name for name, given in flags.items() if given}
     if data_type:
         named[f"--data_type {data_type}"] = data_type
-    if len(set(named.values())) > 1:
+    automatic = quantization.max_loss is not None
+    if len(set(named.values()) - ({"int8", "fp8"} if automatic and len(quantization.formats) > 1 else set())) > 1:
         raise click.UsageError(f"{' and '.join(named)} contradict each other; leave one of them out")
+    if automatic and not set(named.values()) - {"int8", "fp8"}:
+        return "fp8" if "fp8" in quantization.formats else "int8"
     return next(iter(named.values()), None)
 
 
@@ -172,14 +182,17 @@ def _require_consistent(
             "--embed-preprocessing writes a file for 8-bit pixels, and DeepStream gives float32; leave it out: "
             "--deepstream puts into its own copy what nvinfer can't do"
         )
-    if quantization != Int8() and precision != "int8":
-        raise click.UsageError("the flags of calibration and --int8-… belong to --int8; add it, or leave them out")
+    if quantization != Int8() and precision not in ("int8", "fp8"):
+        raise click.UsageError(
+            "the flags of calibration and --int8-… belong to --int8, --fp8 or --auto; add one, or leave them out"
+        )
 
 
 def _servers(
-    deepstream: Path | None, triton: Path | None
-) -> list[tuple[Callable[..., None], Callable[..., None], Path]]:
-    """Of each server that is asked for, the check of a contract, the writer, and the folder."""
+    deepstream: Path | None, triton: Path | None, model: Path, profile: Profile
+) -> list[tuple[Callable[..., None], Path]]:
+    """Of each server that is asked for, the writer and the folder; refuses what it can't serve, before the export."""
+    from trt_cls.artefacts.model_file import read_contract
     from trt_cls.serving import deepstream as for_deepstream
     from trt_cls.serving import triton as for_triton
 
@@ -187,7 +200,10 @@ def _servers(
         (for_deepstream.check_request, for_deepstream.write_deepstream, deepstream),
         (for_triton.check_request, for_triton.write_triton, triton),
     )
-    return [(check, write, folder) for check, write, folder in known if folder]
+    for check, _, folder in known:
+        if folder:
+            check(read_contract(model), profile)
+    return [(write, folder) for _, write, folder in known if folder]
 
 
 def _print_next(result: ExportResult, builder: Request) -> None:

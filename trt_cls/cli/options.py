@@ -183,12 +183,14 @@ classmap_option = click.option(
 
 KEEP = ("first", "last")
 """Layers that `--int8-keep` can name."""
+EIGHT_BITS = ("int8", "fp8")
+"""Formats of 8 bits, the cheaper first: INT8 runs on every GPU."""
 PREFIX = "int8_"
 """Of parameters: a field of `Int8` follows."""
 
 
 def int8_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--int8` as `int8`, and the other INT8 flags as `quantization`, an `Int8`."""
+    """`--int8` and `--fp8` as `int8` and `fp8`, and the other flags of 8 bits as `quantization`, an `Int8`."""
 
     @wraps(function)
     def gathered(**given: Any) -> Any:
@@ -196,11 +198,24 @@ def int8_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
         asked = {name: given.pop(name) for name in list(given) if name.startswith(PREFIX)}
         named = {name.removeprefix(PREFIX): value for name, value in asked.items() if value is not None}
-        return function(quantization=Int8(**named), **given)
+        return function(quantization=Int8(**_with_formats(named, given)), **given)
 
     for option in reversed(_OPTIONS):
         option(gathered)
     return gathered
+
+
+def _with_formats(named: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Int8` with the formats of layers; `--auto` alone asks for the formats that it names."""
+    formats = named.pop("formats", None)
+    if formats and "max_loss" not in named:
+        raise click.UsageError("--formats names what --auto chooses from; add --auto LOSS, or leave it out")
+    asked = [form for form in EIGHT_BITS if given[form]]
+    if formats and any(form not in formats for form in asked):
+        raise click.UsageError(f"--{asked[0]} and --formats {','.join(formats)} contradict each other; leave one out")
+    if formats or asked:
+        named["formats"] = tuple(form for form in EIGHT_BITS if form in (formats or asked))
+    return named
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -211,12 +226,27 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     return names
 
 
+def _formats(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    names = tuple(name.strip() for name in value.split(",")) if value else ()
+    for name in names:
+        if name not in (*EIGHT_BITS, "fp16"):
+            raise click.BadParameter(f'"{name}" is unknown; expected some of int8, fp8 and fp16, with commas')
+    if names and not set(names) & set(EIGHT_BITS):
+        raise click.BadParameter("fp16 alone leaves nothing to choose; expected int8, fp8 or both with it")
+    return names or None
+
+
 _OPTIONS = (
     click.option(
         "--int8",
         is_flag=True,
         help="Compute in INT8 (explicit Q/DQ, symmetric, per-channel weights), the rest as with --fp16. "
         "Refused where 8 bits would compute less than half of the multiply-adds.",
+    ),
+    click.option(
+        "--fp8",
+        is_flag=True,
+        help="Compute in FP8 (E4M3), else as --int8; engines of it run on compute capability 8.9 and newer.",
     ),
     click.option(
         "--calibration-images",
@@ -247,11 +277,19 @@ _OPTIONS = (
         help="Keep the first convolution, the classifier or both in float16.",
     ),
     click.option(
+        "--auto",
         "--int8-auto",
         "int8_max_loss",
         type=click.FloatRange(min=0),
         metavar="LOSS",
-        help="Keep the layers that lose most accuracy in float16, until top-1 on --images (one sub-folder per class) is"
-        " within LOSS points of float32.",
+        help="Give each layer the cheapest of --formats, so that top-1 on --images (one sub-folder per class) is within"
+        " LOSS points of float32.",
+    ),
+    click.option(
+        "--formats",
+        "int8_formats",
+        callback=_formats,
+        metavar="int8,fp8,fp16",
+        help="Formats of layers for --auto; float16 is always one.  [default: --int8's or --fp8's, else int8,fp16]",
     ),
 )

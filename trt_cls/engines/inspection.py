@@ -68,7 +68,9 @@ def inspect(path: Path) -> Inspection:
 
 
 def _of_graph(known: Inspection, graph: Graph) -> Inspection:
-    share = graph.eight_bits if known.contract.precision == "int8" else None  # files of version 0.1 do not say it
+    share = (
+        graph.eight_bits if known.contract.precision in ("int8", "fp8") else None
+    )  # files of version 0.1 do not say it
     return replace(
         known,
         contract=replace(known.contract, eight_bits=share),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating[Any]]
 
-BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.03, "int8": 0.3}
+BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.03, "int8": 0.3, "fp8": 0.3}
 """How far a tensor may be off, as a share of its largest value, by the coarser of the two files: float32 rounds at
 1e-7, float16 at 1e-3 and 8 bits at 1e-2, and the errors of some fifty layers add up."""
 

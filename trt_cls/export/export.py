@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,7 @@ from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile
 from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
-from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, require
+from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError, require
 from trt_cls.evaluation.decisions import calibration_rows
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
@@ -23,12 +23,20 @@ from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
 from trt_cls.export.temperature import calibrated, fit, fit_labels, with_temperature
-from trt_cls.export.tensorrt import DEFAULT_PROFILE, Request, build_engine, choose_builder
+from trt_cls.export.tensorrt import (
+    DEFAULT_PROFILE,
+    BuilderChoice,
+    Request,
+    build_engine,
+    choose_builder,
+    for_generations,
+)
 from trt_cls.export.validation import Halves, Rules, validation_halves
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
 
+EIGHT_BITS = ("int8", "fp8")
 AGAIN = "export it again from its .safetensors checkpoint"
 NO_RUNTIME = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
 
@@ -64,16 +72,15 @@ def export(
     engine: Path | None = None,
     builder: Request = "auto",
     profile: Profile = DEFAULT_PROFILE,
+    capabilities: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
     """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
 
-    `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own; `int8` says how
-    "int8" is reached. With `calibrate` a temperature is fitted on labeled images, see `validation_halves`, and folded
-    into the files; `rules` are measured on the ONNX file. With `embed` the files take uint8 pixels and normalize them.
-    The images of the check come from the folder `images`, else from the datasets of `experiment`, else from `int8`,
-    else they are random. An engine is built where `engine` or a `builder` by name asks for it and, with "auto", where
-    one can be built on this machine; it goes to `engine`, or beside `output`. `say` gets a line for each step.
+    `model` is a checkpoint or an ONNX file written here; `precision` None keeps its own; `int8` says how 8 bits are
+    reached. `calibrate` folds in a temperature; `rules` are measured on the ONNX file; with `embed` the files take
+    uint8 pixels. Images come from `images`, else from `experiment`, else from `int8`, else they are random. An engine,
+    at `engine` or beside `output`, is built where it or a `builder` is named and, with "auto", where this machine can.
 
     Raises:
         RequestError: file names or precision are wrong, or `model` and `experiment` disagree.
@@ -85,14 +92,13 @@ def export(
     target = _target(contract, precision, embed=embed, calibrate=calibrate, rules=rules)
     _check_request(model, output, contract, target, engine, builder, int8)
     labeled = _images_to_check(contract, images, experiment)
-    calibration = calibration_dataset(int8, experiment) if precision == "int8" != contract.precision else None
-    choice, no_engine = choose_builder(builder, required=engine is not None)
+    calibration = calibration_dataset(int8, experiment) if _is_new(precision, contract) else None
+    choice, no_engine = _builder(builder, engine is not None, precision, capabilities)
     seen = images_for(target.preprocessing, labeled or calibration, classes=contract.classes)
     check = Check(model, precision, seen, thresholds=contract.thresholds)
     halves = validation_halves(images, experiment, contract.classes, contract.task) if calibrate or rules else None
-    measure = partial(rules.measured, images=halves, say=say) if halves and rules else None
-    if calibrate and halves:
-        target, check = _fitted(target, check, halves, say)
+    target, check = _fitted(target, check, halves, say) if calibrate and halves else (target, check)
+    measure = partial(rules.measured, images=halves, say=say) if rules and halves else None
     results_folder(output.parent)
     if copied := model.suffix == ".onnx" and contract == target:
         found = _copy_onnx(model, output)
@@ -100,16 +106,23 @@ def export(
         plain = network = _network(model, contract, say)
         if calibration:
             network = quantize(network, int8, calibration, labeled, say)
+            target = replace(target, precision=network.contract.precision)
+            check = replace(check, precision=target.precision)
         found, target = _write_onnx(plain, _converted(network, target, check, say), output, check, measure)
     no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
     say(_copied(model, output, target, found) if copied else _written(output, target, found))
-    result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
-    if choice is None:
-        return result
-    engine = engine or output.with_suffix(".engine")
-    engine_parity = build_engine(output, target, engine, choice, profile, check, say)
-    say(_written(engine, target, Checked(engine_parity) if engine_parity else None))
-    return replace(result, engine=engine, engine_parity=engine_parity)
+    result = ExportResult(output, target.precision, found.parity if found else None, None, None, no_engine, no_parity)
+    if choice:
+        engine = engine or output.with_suffix(".engine")
+        parity = build_engine(output, target, engine, choice, profile, check, say)
+        say(_written(engine, target, Checked(parity) if parity else None))
+        result = replace(result, engine=engine, engine_parity=parity)
+    return result
+
+
+def _is_new(precision: Precision, contract: Contract) -> bool:
+    """Whether the file is to compute in 8 bits, and the model does not in the same."""
+    return precision in EIGHT_BITS and precision != contract.precision
 
 
 def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
@@ -132,8 +145,21 @@ def _fitted(target: Contract, check: Check, images: Halves, say: Callable[[str],
     return target, replace(check, temperature=temperature, thresholds=target.thresholds)
 
 
+def _builder(
+    builder: Request, required: bool, precision: Precision, capabilities: Sequence[str]
+) -> tuple[BuilderChoice | None, str]:
+    """The builder for a file in `precision`, or None and the reason why."""
+    choice, why = choose_builder(builder, required=required or bool(capabilities))
+    try:
+        return for_generations(choice, precision, capabilities) if choice else None, why
+    except DeviceError as error:
+        if required or capabilities or builder != "auto":
+            raise
+        return None, str(error)
+
+
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
-    """`network`, already in INT8 where `target` is, as `target` says."""
+    """`network`, already in 8 bits where `target` is, as `target` says."""
     own = network.contract
     if target.precision == "fp16" != own.precision:
         network = fp16_from_fp32(network)
@@ -182,10 +208,10 @@ def _check_request(
         raise RequestError(
             f"--engine {engine} asks for an engine and --builder none for no engine; leave one of them out"
         )
-    if contract.precision == "int8" and int8 != Int8():
+    if contract.precision in EIGHT_BITS and int8 not in (Int8(), Int8(formats=("fp8",))):
         raise RequestError(
-            f"{model} computes in int8 with ranges of its own; expected no flag that says how to measure or choose "
-            "them; leave --calibration-… and --int8-… out, or export a model in fp32"
+            f"{model} computes in {contract.precision} with ranges of its own; expected no flag that says how to "
+            "measure or choose them; leave --calibration-… and --int8-… out, or export a model in fp32"
         )
     same_answers = (contract.temperature, contract.precision) == (target.temperature, target.precision)
     if not same_answers and (held := calibration_rows(contract)):
@@ -196,7 +222,7 @@ def _check_request(
         )
     if int8.max_loss is not None and contract.task == "multi":
         raise RequestError(
-            f"--int8-auto measures top-1, which a multi-label model like {model} does not have; expected it left out; "
+            f"--auto measures top-1, which a multi-label model like {model} does not have; expected it left out; "
             "leave layers in float16 with --int8-keep"
         )
     if contract == target:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from trt_cls.artefacts.sidecar import BuilderName, Parity, Profile, Sidecar, file_sha256, sidecar_path, write_sidecar
-from trt_cls.contract import INPUT, Contract
+from trt_cls.contract import INPUT, Contract, Precision
 from trt_cls.engines.sidecar import rebuild_command
 from trt_cls.engines.tensorrt.api import import_runtime, make_logger
 from trt_cls.errors import DeviceError, ExportError, MissingDependency, RequestError
@@ -36,6 +36,8 @@ WORKSPACE = 2 << 30
 RTX_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
 """Ampere, Ada and Blackwell. NVIDIA's support matrices of TensorRT-RTX 1.0 to 1.5 call 8.6, 8.9 and 12.0 portable; 1.7
 names 8.0 (A100) too. Turing (7.5) and GB10 (12.1) need an engine of their own. No Hopper and no Jetson."""
+FP8_SINCE = 8.9
+"""The lowest compute capability with FP8."""
 MESSAGES_SHOWN = 3
 
 
@@ -49,6 +51,8 @@ class BuilderChoice:
     """The GPU that it tunes for; None: it compiles for GPU generations."""
     reason: str
     """Why this one."""
+    generations: tuple[str, ...] = RTX_CAPABILITIES
+    """That TensorRT-RTX compiles for."""
 
     @property
     def version(self) -> str:
@@ -83,6 +87,31 @@ def choose_builder(request: Request, *, required: bool) -> tuple[BuilderChoice |
         if required:
             raise
         return None, f"{why}, and tensorrt-rtx is not installed"
+
+
+def for_generations(choice: BuilderChoice, precision: Precision, asked: Sequence[str] = ()) -> BuilderChoice:
+    """`choice` for the compute capabilities `asked`, such as "8.9"; for all that have `precision` where none is.
+
+    Raises:
+        RequestError: TensorRT-RTX does not build for one that is asked for, or that has no FP8.
+        DeviceError: the GPU that TensorRT builds for is another, or has no FP8.
+    """
+    gpu = choice.gpu
+    able = (gpu.compute_capability,) if gpu else compute_capabilities(choice)
+    wanted = asked or tuple(name for name in able if gpu or precision != "fp8" or float(name) >= FP8_SINCE)
+    kind = DeviceError if gpu else RequestError
+    if strange := [name for name in wanted if name not in able]:
+        raise kind(
+            f"--compute-capability {strange[0]}: {choice.name} builds for {', '.join(able)} here; expected one; "
+            "leave it out for all"
+        )
+    if precision == "fp8" and (old := [name for name in wanted if float(name) < FP8_SINCE]):
+        where = f"{gpu.name} has" if gpu else "--compute-capability names"
+        raise kind(
+            f"FP8 needs compute capability {FP8_SINCE} or newer, and {where} {', '.join(old)}; expected none older; "
+            "export with --int8 or --fp16 for it"
+        )
+    return choice if gpu else replace(choice, generations=tuple(f"SM{name.replace('.', '')}" for name in wanted))
 
 
 def profile_from_batches(minimum: int | None = None, optimum: int | None = None, maximum: int | None = None) -> Profile:
@@ -178,7 +207,7 @@ def compute_capabilities(choice: BuilderChoice) -> tuple[str, ...]:
     """The GPU generations that a plan of this builder runs on, as in "8.9"."""
     if choice.gpu is not None:
         return (choice.gpu.compute_capability,)
-    return tuple(f"{name[2:-1]}.{name[-1]}" for name in RTX_CAPABILITIES)
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in choice.generations)
 
 
 def require_gpu(sidecar: Sidecar) -> None:
@@ -232,8 +261,8 @@ def _config(trt: Any, builder: Any, choice: BuilderChoice) -> Any:
     # and who wants that speed asks for --fp16.
     config.clear_flag(trt.BuilderFlag.TF32)
     if choice.name == "tensorrt-rtx":
-        config.num_compute_capabilities = len(RTX_CAPABILITIES)
-        for index, name in enumerate(RTX_CAPABILITIES):
+        config.num_compute_capabilities = len(choice.generations)
+        for index, name in enumerate(choice.generations):
             if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
                 raise ExportError(
                     f"tensorrt-rtx {choice.version} can't build for {name}; expected it to; install a newer one"

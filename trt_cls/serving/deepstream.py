@@ -76,6 +76,11 @@ def check_request(contract: Contract, profile: Profile) -> None:
             "the file takes 8-bit pixels, and DeepStream gives float32; expected none with embedded preprocessing; "
             "leave --embed-preprocessing out: --deepstream puts into its own copy what nvinfer can't do"
         )
+    if contract.precision == "fp8":
+        raise RequestError(
+            "the file computes in fp8, which nvinfer's network-mode does not have; expected fp32, fp16 or int8; "
+            "export with --int8 or --fp16, or leave --deepstream out"
+        )
     check_servable(contract.classes, profile, ";", "DeepStream")
     if profile.optimum > MOST_IMAGES:
         raise RequestError(

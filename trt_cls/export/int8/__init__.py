@@ -1,4 +1,4 @@
-"""INT8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
+"""INT8 and FP8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
 
 The parts: `layers` (what 8 bits can compute), `calibration` (magnitudes), `qdq` (the graph), `sensitivity` (what stays
 in float16 for its accuracy).
@@ -23,8 +23,8 @@ from trt_cls.data.split import Dataset, training_datasets
 from trt_cls.errors import DataError, ExportError, RequestError
 from trt_cls.export.images import BATCH, ImageSet, images_for
 from trt_cls.export.int8.layers import LEAST_SHARE, Keep, ends, quantizable, share_of, stayed
-from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes, trained_layers
-from trt_cls.export.int8.sensitivity import LabeledImages, choose, rank, signal_to_noise, table
+from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, measure_magnitudes, trained_layers
+from trt_cls.export.int8.sensitivity import EightBits, LabeledImages, choose, rank, signal_to_noise, table
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold
 from trt_cls.spec.experiment import Experiment
@@ -42,7 +42,7 @@ LABELED = 2000
 
 @dataclass(frozen=True)
 class Int8:
-    """What `--int8` is asked to do."""
+    """What `--int8`, `--fp8` or `--auto` is asked to do."""
 
     images: Path | None = None
     """Folder to calibrate on; None: the training dataset of the spec."""
@@ -51,7 +51,9 @@ class Int8:
     """Auto: the one that changes the answers least."""
     keep: tuple[Keep, ...] = ()
     max_loss: float | None = None
-    """Points of top-1 that may be lost on the labeled images of the check; None: all layers go to INT8."""
+    """Points of top-1 that may be lost on the labeled images of the check; None: all layers go to 8 bits."""
+    formats: tuple[EightBits, ...] = ("int8",)
+    """Of layers, the cheapest first; several only with `max_loss`."""
 
 
 def calibration_dataset(asked: Int8, experiment: Experiment | None) -> Dataset:
@@ -65,15 +67,15 @@ def calibration_dataset(asked: Int8, experiment: Experiment | None) -> Dataset:
     if experiment and experiment.train_config:
         return training_datasets(experiment.train_config, experiment.extensions)[0]
     raise RequestError(
-        "--int8 measures its ranges on images, and none are named; expected --calibration-images DIR with 512 or more "
-        "of the kind that the network will see, or -e SPEC whose training dataset is taken; add one of them"
+        "8 bits need ranges that are measured on images, and none are named; expected --calibration-images DIR with "
+        "512 or more of the kind that the network will see, or -e SPEC whose training dataset is taken; add one of them"
     )
 
 
 def quantize(
     model: OnnxModel, asked: Int8, folder: Dataset, labeled: Dataset | None, say: Callable[[str], None]
 ) -> OnnxModel:
-    """`model` in INT8, calibrated on the images below `folder`; `labeled` is what `max_loss` is measured on.
+    """`model` in 8 bits, calibrated on the images below `folder`; `labeled` is what `max_loss` is measured on.
 
     Raises:
         DataError: a folder is missing, or holds no image that can be decoded, or other classes than the model's.
@@ -83,7 +85,7 @@ def quantize(
     kept = ends(graph, asked.keep)
     layers = {name: tensors for name, tensors in quantizable(graph).items() if name not in kept}
     if not asked.keep and asked.max_loss is None:
-        _require_most(graph, layers)
+        _require_most(graph, layers, asked.formats[0])
     wanted = asked.batches * BATCH
     images = images_for(model.contract.preprocessing, folder, wanted)
     for line in shortcomings(images, wanted, class_folders=model.contract.task == "single"):
@@ -92,22 +94,27 @@ def quantize(
     tensors = list(dict.fromkeys(chain.from_iterable(layers.values())))
     first, batches = _peek(images)
     magnitudes = measure_magnitudes(graph, tensors, batches)
-    thresholds, method = _thresholds(graph, list(layers), magnitudes, asked.method, first)
+    largest = {name: found.largest for name, found in magnitudes.items()}
+    thresholds, method = largest, "FP8: largest magnitude / 448"
+    if "int8" in asked.formats:
+        thresholds, method = _thresholds(graph, list(layers), magnitudes, asked.method, first)
     say(f"calibrated on {len(images.samples)} of {images.total} images of {folder} ({method})")
     if measured_on is None or asked.max_loss is None:
         say(_shares(graph, layers))
-        return int8_from_fp32(model, thresholds, list(layers))
+        fp8 = Fp8(list(layers) if asked.formats == ("fp8",) else [], largest)
+        return int8_from_fp32(model, thresholds, list(layers), fp8)
     say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labeled}")
-    ranking = rank(graph, thresholds, list(layers), first)
-    choice = choose(model, thresholds, ranking, measured_on, asked.max_loss / 100, say)
+    ranking = rank(graph, thresholds, list(layers), first, asked.formats, largest)
+    choice = choose(model, thresholds, ranking, measured_on, asked.max_loss / 100, say, largest)
     for line in table(choice):
         say(line)
     say(
-        f"top-1 on {len(measured_on.samples)} images: float32 {choice.top1_fp32:.2%}, all INT8 "
-        f"{choice.top1_all_int8:.2%}, with {choice.kept} of {len(ranking)} layers in float16 {choice.top1:.2%}"
+        f"top-1 on {len(measured_on.samples)} images: float32 {choice.top1_fp32:.2%}, all {asked.formats[0].upper()} "
+        f"{choice.top1_all_int8:.2%}, with {len(layers) - len(choice.int8)} of {len(layers)} layers in float16"
+        f"{f' and {len(choice.fp8)} in FP8' if len(asked.formats) > 1 else ''} {choice.top1:.2%}"
     )
     say(_shares(graph, choice.int8))
-    return int8_from_fp32(model, thresholds, choice.int8)
+    return int8_from_fp32(model, thresholds, choice.int8, Fp8(choice.fp8, largest))
 
 
 def trained_for_int8(network: nn.Module, contract: Contract, say: Callable[[str], None]) -> OnnxModel:
@@ -126,13 +133,13 @@ def trained_for_int8(network: nn.Module, contract: Contract, say: Callable[[str]
     return int8_from_fp32(model, thresholds, layers)
 
 
-def _require_most(graph: onnx.ModelProto, layers: Collection[str]) -> None:
+def _require_most(graph: onnx.ModelProto, layers: Collection[str], form: EightBits) -> None:
     share = share_of(graph, layers)
     if share < LEAST_SHARE:
         raise ExportError(
-            f"--int8 would compute {share:.1%} of the multiply-adds in 8 bits, the rest in float16: "
+            f"--{form} would compute {share:.1%} of the multiply-adds in 8 bits, the rest in float16: "
             f"{stayed(graph, layers)}; expected at least {LEAST_SHARE:.0%}; export with --fp16, or take it as it is "
-            "with --int8-keep or --int8-auto"
+            "with --int8-keep or --auto"
         )
 
 
@@ -193,7 +200,7 @@ def _peek(images: ImageSet) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
 def _labeled(contract: Contract, folder: Dataset | None) -> LabeledImages:
     if folder is None:
         raise RequestError(
-            "--int8-auto measures top-1 on labeled images, and none are named; expected --images DIR with a "
+            "--auto measures top-1 on labeled images, and none are named; expected --images DIR with a "
             "sub-folder per class, or -e SPEC whose evaluation dataset is taken; add one of them"
         )
     samples = folder.labeled(contract.classes, allow_missing=True).samples

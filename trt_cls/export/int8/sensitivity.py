@@ -1,14 +1,15 @@
-"""Layers ranked by what INT8 costs them, and how many must stay in float16 to lose no more than a given accuracy.
+"""A format for each layer, the cheapest that loses no more than a given accuracy: INT8, FP8 or float16.
 
-Layers are ranked by what quantizing each one alone does to the logits, which takes one short run a layer. How many stay
-is then found by bisection, each step measured on labeled images with the very graph that would be written.
+Each layer climbs from the cheapest format to float16. The steps are ranked by what the layer alone, in the format that
+it leaves, does to the logits, which takes one short run. How many steps are taken is then found by bisection, each
+measured on labeled images with the very graph that would be written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -21,14 +22,16 @@ from trt_cls.data.stream import stream
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError
 from trt_cls.export.images import BATCH, WORKERS
-from trt_cls.export.int8.qdq import int8_from_fp32, with_qdq
+from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, with_qdq
 from trt_cls.export.onnx_file import LOGITS
 from trt_cls.models.int8_ranges import TIE, Method, decibels
+
+EightBits = Literal["int8", "fp8"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What INT8 does to the network through one layer."""
+    """What 8 bits do to the network through one layer."""
 
     name: str
     """Of its node in the graph."""
@@ -36,17 +39,18 @@ class Layer:
     """What people know it by; the node's name where it has none."""
     operator: str
     signal_to_noise: float
-    """Of the logits with this layer alone in INT8, in dB; low is bad."""
+    """Of the logits with this layer alone in 8 bits, in dB; low is bad."""
+    form: EightBits = "int8"
 
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Which layers compute in INT8, and the accuracy with them."""
+    """Which layers compute in 8 bits, and the accuracy with them."""
 
     ranking: tuple[Layer, ...]
-    """The costliest first."""
+    """The costliest first; a layer with two formats twice, the cheaper format before the other."""
     kept: int
-    """So many of the costliest stay in float16."""
+    """So many of the costliest are left out."""
     top1_fp32: float
     """Share of the labeled images, 0 to 1, as the two below."""
     top1_all_int8: float
@@ -54,8 +58,13 @@ class LayerChoice:
 
     @property
     def int8(self) -> list[str]:
-        """The layers in INT8."""
-        return [layer.name for layer in self.ranking[self.kept :]]
+        """The layers in 8 bits."""
+        return list(forms(self.ranking, self.kept))
+
+    @property
+    def fp8(self) -> list[str]:
+        """Those of them that are in FP8."""
+        return [name for name, form in forms(self.ranking, self.kept).items() if form == "fp8"]
 
 
 @dataclass(frozen=True)
@@ -83,21 +92,39 @@ class LabeledImages:
         return right / count
 
 
-def rank(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], layers: Collection[str], images: NDArray[Any]
-) -> tuple[Layer, ...]:
-    """`layers` of the float32 `model`, the costliest first, by the logits of a batch of `images`.
+def forms(ranking: Sequence[Layer], kept: int) -> dict[str, EightBits]:
+    """The format of each layer in 8 bits, when so many of the costliest formats are left out."""
+    found: dict[str, EightBits] = {}
+    for layer in ranking[kept:]:
+        found.setdefault(layer.name, layer.form)
+    return found
 
-    Layers that cost the same stand in the order of `layers`.
+
+def rank(
+    model: onnx.ModelProto,
+    thresholds: Mapping[str, float],
+    layers: Collection[str],
+    images: NDArray[Any],
+    formats: Sequence[EightBits] = ("int8",),
+    largest: Mapping[str, float] | None = None,
+) -> tuple[Layer, ...]:
+    """`layers` of the float32 `model` in each of `formats`, the costliest first, by the logits of a batch of `images`.
+
+    `largest` has the largest magnitude of each activation, for FP8. A format that is no better than a cheaper one of
+    the same layer is left out. Layers that cost the same stand in the order of `layers`.
     """
     nodes = {node.name: node for node in model.graph.node}
     exact = _logits(model, images)
     found = []
     for name in layers:
-        noise = _logits(with_qdq(model, thresholds, [name]), images) - exact
-        operator = nodes[name].op_type
+        operator, best = nodes[name].op_type, -np.inf
         weights = name if operator == "Add" else nodes[name].input[1].removesuffix(".weight")
-        found.append(Layer(name, weights, operator, decibels(exact, noise)))
+        for form in formats:
+            fp8 = Fp8([name] if form == "fp8" else [], largest or {})
+            ratio = decibels(exact, _logits(with_qdq(model, thresholds, [name], fp8), images) - exact)
+            if ratio > best + TIE:
+                found.append(Layer(name, weights, operator, ratio, form))
+            best = max(best, ratio)
     return costliest_first(found)
 
 
@@ -109,8 +136,8 @@ def costliest_first(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         if not runs or layer.signal_to_noise > runs[-1][-1].signal_to_noise + TIE:
             runs.append([])
         runs[-1].append(layer)
-    order = {layer.name: index for index, layer in enumerate(layers)}
-    return tuple(layer for run in runs for layer in sorted(run, key=lambda layer: order[layer.name]))
+    order = {(layer.name, layer.form): index for index, layer in enumerate(layers)}
+    return tuple(layer for run in runs for layer in sorted(run, key=lambda layer: order[layer.name, layer.form]))
 
 
 def signal_to_noise(
@@ -131,23 +158,33 @@ def choose(
     labeled: LabeledImages,
     max_loss: float,
     say: Callable[[str], None],
+    largest: Mapping[str, float] | None = None,
 ) -> LayerChoice:
-    """As many layers in INT8 as lose no more than `max_loss` (a share, 0 to 1) of the float32 top-1.
+    """As many layers in the cheapest format as lose no more than `max_loss` (a share, 0 to 1) of the float32 top-1.
 
-    All of them are tried first, then the number kept in float16 is bisected: more of them are taken to lose less.
+    All of them are tried first, then the number of steps to better formats is bisected: more are taken to lose less.
 
     Raises:
-        ExportError: with a single layer in INT8 the loss is still larger.
+        ExportError: with a single layer in 8 bits the loss is still larger.
         DataError: no labeled image can be decoded.
     """
     reference = labeled.top1(model.proto)
     measured: dict[int, float] = {}
+    names = dict.fromkeys(layer.name for layer in ranking)
+
+    def made(kept: int) -> tuple[OnnxModel, dict[str, EightBits]]:
+        found = forms(ranking, kept)
+        fp8 = Fp8([name for name, form in found.items() if form == "fp8"], largest or {})
+        return int8_from_fp32(model, thresholds, list(found), fp8), found
 
     def within(kept: int) -> bool:
-        names = [layer.name for layer in ranking[kept:]]
-        measured[kept] = labeled.top1(int8_from_fp32(model, thresholds, names).proto)
-        loss = reference - measured[kept]
-        say(f"  {kept} of {len(ranking)} layers kept in float16: top-1 {measured[kept]:.2%}, loss {100 * loss:+.2f}")
+        half, found = made(kept)
+        measured[kept] = labeled.top1(half.proto)
+        loss, in_fp8 = reference - measured[kept], [*found.values()].count("fp8")
+        formats = f"{len(names) - len(found)} of {len(names)} layers kept in float16" + f", {in_fp8} in FP8" * bool(
+            in_fp8
+        )
+        say(f"  {formats}: top-1 {measured[kept]:.2%}, loss {100 * loss:+.2f}")
         return loss <= max_loss + 1e-9
 
     kept = 0
@@ -156,7 +193,7 @@ def choose(
         while kept - low > 1:
             middle = (low + kept) // 2
             low, kept = (low, middle) if within(middle) else (middle, kept)
-        int8_from_fp32(model, thresholds, [layer.name for layer in ranking[kept:]])  # refuses none
+        made(kept)  # refuses none
     return LayerChoice(ranking, kept, reference, measured[0], measured[kept])
 
 
@@ -164,8 +201,11 @@ def table(choice: LayerChoice) -> list[str]:
     """The ranking for people, a line for each layer."""
     width = max(len(layer.weights) for layer in choice.ranking)
     lines = [f"  {'layer':{width}}  operator  signal/noise  computes in"]
-    for index, layer in enumerate(choice.ranking):
-        precision = "float16" if index < choice.kept else "int8"
+    chosen = forms(choice.ranking, choice.kept)
+    # of a layer with two formats, the line of the one that it has
+    shown = {layer.name: layer for layer in choice.ranking if chosen.get(layer.name, layer.form) == layer.form}
+    for layer in shown.values():
+        precision = chosen.get(layer.name, "float16")
         lines.append(f"  {layer.weights:{width}}  {layer.operator:8}  {layer.signal_to_noise:9.1f} dB  {precision}")
     return lines
 
