@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def test_scales_are_the_largest_magnitudes_over_448_and_weights_have_one_a_chann
         assert values[f"{name}_scale"] == pytest.approx(value / 448, rel=1e-6)
     weight = values["conv1.weight"]
     np.testing.assert_allclose(values["conv1.weight_scale"], np.abs(weight).max(axis=(1, 2, 3)) / 448, rtol=1e-6)
-    assert decibels(logits(fp32, batch), logits(found, batch) - logits(fp32, batch)) > 20  # untrained
+    # E4M3 rounds both factors of a product by up to 1/16, evenly: 25.9 dB a layer, whose noises add up
+    noise = logits(found, batch) - logits(fp32, batch)
+    assert decibels(logits(fp32, batch), noise) > 25.9 - 10 * math.log10(len(layers))
     assert_as_reference(found, batch[:2])
 
 

@@ -24,7 +24,7 @@ SECTIONS = {
     },
     "Ship it": {
         "export": "Write a checked ONNX file and a TensorRT engine from a checkpoint.",
-        "choose": "Measure a network in all precisions, and choose one within limits of accuracy, latency and size.",
+        "choose": "Make a network in all precisions, and choose one within limits of accuracy, latency and size.",
         "infer": "Label images: a file, a folder, a list, a video, a camera.",
         "benchmark": "Measure the speed of each stage from image files to predictions, and name the bottleneck.",
     },

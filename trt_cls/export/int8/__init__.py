@@ -67,8 +67,9 @@ def calibration_dataset(asked: Int8, experiment: Experiment | None) -> Dataset:
     if experiment and experiment.train_config:
         return training_datasets(experiment.train_config, experiment.extensions)[0]
     raise RequestError(
-        "8 bits need ranges that are measured on images, and none are named; expected --calibration-images DIR with "
-        "512 or more of the kind that the network will see, or -e SPEC whose training dataset is taken; add one of them"
+        "--int8 and --fp8 need ranges that are measured on images, and none are named; expected --calibration-images "
+        "DIR with 512 or more of the kind that the network will see, or -e SPEC whose training dataset is taken; add "
+        "one of them"
     )
 
 
