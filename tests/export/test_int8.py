@@ -177,6 +177,6 @@ def test_a_file_that_answers_otherwise_is_not_kept(
         return real(model, *given)
 
     monkeypatch.setattr(room, "quantize", gone_wrong)
-    with pytest.raises(ExportError, match="--int8-auto 1"):
+    with pytest.raises(ExportError, match="--auto 1"):
         int8(checkpoint, tmp_path / "model.onnx", pictures)
     assert list(tmp_path.iterdir()) == []

@@ -104,7 +104,8 @@ def _axis(values: Sequence[float], length: float) -> tuple[Callable[[float], flo
     rough = spread / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
+    first = math.floor(min(values) / step)
+    last = max(math.ceil(max(values) / step), first + 1)
     low, whole = first * step, (last - first) * step
 
     def place(value: float) -> float:

@@ -72,7 +72,7 @@ BOUNDS: dict[Precision, Bounds] = {
         0.5,
         tie=0.02,
         remedy="8 bits round this network too coarsely: calibrate on more images of the kind, leave layers in float16 "
-        "with --int8-keep first,last or --int8-auto 1, or train it further with extensions.quantization",
+        "with --int8-keep first,last or --auto 1, or train it further with extensions.quantization",
     ),
     # E4M3 has 4 significant bits: some 10 dB more noise than INT8 on small networks.
     "fp8": Bounds(
