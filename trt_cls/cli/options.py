@@ -250,7 +250,7 @@ _OPTIONS = (
         "int8_max_loss",
         type=click.FloatRange(min=0),
         metavar="LOSS",
-        help="Keep the layers that lose most accuracy in float16, until top-1 on --images (one sub-folder per class) is"
-        " within LOSS points of float32.",
+        help="Keep the layers that lose most accuracy in float16, until top-1 on --images (one sub-folder per class; "
+        "with labels.csv mAP) is within LOSS points of float32.",
     ),
 )

@@ -182,11 +182,6 @@ def _check_request(
             f"{model} is calibrated in {contract.precision} already, with temperature {contract.temperature:.4g}; "
             "expected a model without a temperature; export its checkpoint with --calibrate"
         )
-    if int8.max_loss is not None and contract.task == "multi":
-        raise RequestError(
-            f"--int8-auto measures top-1, which a multi-label model like {model} does not have; expected it left out; "
-            "leave layers in float16 with --int8-keep"
-        )
     if contract == target:
         return
     if contract.precision not in ("fp32", target.precision):

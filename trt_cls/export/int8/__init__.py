@@ -51,7 +51,7 @@ class Int8:
     """Auto: the one that changes the answers least."""
     keep: tuple[Keep, ...] = ()
     max_loss: float | None = None
-    """Points of top-1 that may be lost on the labeled images of the check; None: all layers go to INT8."""
+    """Points of top-1, of multi-label models mAP, that may be lost on the labeled images; None: all layers in INT8."""
 
 
 def calibration_dataset(asked: Int8, experiment: Experiment | None) -> Dataset:
@@ -97,13 +97,14 @@ def quantize(
     if measured_on is None or asked.max_loss is None:
         say(_shares(graph, layers))
         return int8_from_fp32(model, thresholds, list(layers))
-    say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labeled}")
+    metric, count = measured_on.metric, len(measured_on.samples)
+    say(f"measuring {len(layers)} layers one by one, then {metric} on {count} images of {labeled}")
     ranking = rank(graph, thresholds, list(layers), first)
     choice = choose(model, thresholds, ranking, measured_on, asked.max_loss / 100, say)
     for line in table(choice):
         say(line)
     say(
-        f"top-1 on {len(measured_on.samples)} images: float32 {choice.top1_fp32:.2%}, all INT8 "
+        f"{metric} on {count} images: float32 {choice.top1_fp32:.2%}, all INT8 "
         f"{choice.top1_all_int8:.2%}, with {choice.kept} of {len(ranking)} layers in float16 {choice.top1:.2%}"
     )
     say(_shares(graph, choice.int8))
@@ -193,7 +194,7 @@ def _peek(images: ImageSet) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
 def _labeled(contract: Contract, folder: Dataset | None) -> LabeledImages:
     if folder is None:
         raise RequestError(
-            "--int8-auto measures top-1 on labeled images, and none are named; expected --images DIR with a "
+            f"--int8-auto measures {'top-1' if contract.task == 'single' else 'mAP'} on labeled images, and none are named; expected --images DIR with a "
             "sub-folder per class, or -e SPEC whose evaluation dataset is taken; add one of them"
         )
     samples = folder.labeled(contract.classes, allow_missing=True).samples

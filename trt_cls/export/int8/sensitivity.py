@@ -20,6 +20,7 @@ from trt_cls.data.folder import Sample
 from trt_cls.data.stream import stream
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError
+from trt_cls.evaluation.multi_label import mean_average_precision, truth_of
 from trt_cls.export.images import BATCH, WORKERS
 from trt_cls.export.int8.qdq import int8_from_fp32, with_qdq
 from trt_cls.export.onnx_file import LOGITS
@@ -65,22 +66,30 @@ class LabeledImages:
     preprocessing: Preprocessing
     samples: Sequence[Sample]
 
+    @property
+    def metric(self) -> str:
+        """What `top1` measures."""
+        return "mAP" if any(sample.labels is not None for sample in self.samples) else "top-1"
+
     def top1(self, model: onnx.ModelProto) -> float:
-        """The share of images whose likeliest class is the true one.
+        """The share of images whose likeliest class is the true one; mean average precision with several labels each.
 
         Raises:
             DataError: none of them can be decoded.
         """
         session = session_of(model)
-        count = right = 0
+        answers: list[NDArray[np.float32]] = []
+        seen: list[Sample] = []
         for batch in stream(self.samples, self.preprocessing, batch_size=BATCH, workers=WORKERS):
             if batch.samples:
-                (answers,) = session.run([OUTPUT], {INPUT: batch.images})
-                right += int(np.count_nonzero(answers.argmax(1) == [sample.label for sample in batch.samples]))
-                count += len(batch.samples)
-        if not count:
+                answers += session.run([OUTPUT], {INPUT: batch.images})
+                seen += batch.samples
+        if not seen:
             raise DataError(f"none of {len(self.samples)} labeled images can be decoded; expected image files")
-        return right / count
+        found = np.concatenate(answers)
+        if self.metric == "mAP":
+            return mean_average_precision(found, truth_of(seen, found.shape[1]))
+        return float(np.mean(found.argmax(1) == [sample.label for sample in seen]))
 
 
 def rank(
@@ -146,8 +155,8 @@ def choose(
     def within(kept: int) -> bool:
         names = [layer.name for layer in ranking[kept:]]
         measured[kept] = labeled.top1(int8_from_fp32(model, thresholds, names).proto)
-        loss = reference - measured[kept]
-        say(f"  {kept} of {len(ranking)} layers kept in float16: top-1 {measured[kept]:.2%}, loss {100 * loss:+.2f}")
+        loss, found = reference - measured[kept], f"{labeled.metric} {measured[kept]:.2%}"
+        say(f"  {kept} of {len(ranking)} layers kept in float16: {found}, loss {100 * loss:+.2f}")
         return loss <= max_loss + 1e-9
 
     kept = 0
