@@ -19,7 +19,8 @@ from trt_cls.contract import Contract
 from trt_cls.data.labels import labeled_folder
 from trt_cls.engines import open_engine
 from trt_cls.engines.classifier import load_classifier
-from trt_cls.errors import ArtefactError, ExportError, RequestError
+from trt_cls.errors import ArtefactError, ExportError
+from trt_cls.evaluation.label_evaluation import evaluate_labels
 from trt_cls.evaluation.temperature import fitted_temperature_of_labels, logits_of, softened, softened_thresholds
 from trt_cls.export.export import export
 from trt_cls.export.images import images_for
@@ -147,9 +148,13 @@ def test_parity_counts_labels_and_leaves_out_those_at_their_threshold(contract: 
     assert "gives all images the same labels" in remark
 
 
-def test_what_measures_top_1_is_refused(multi: Path, composites: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="--auto measures top-1"):
-        export(multi, tmp_path / "m.onnx", precision="int8", int8=Int8(images=composites, max_loss=1.0))
+def test_layers_stay_in_float16_by_mean_average_precision(multi: Path, composites: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    asked = Int8(images=composites, method="minmax", max_loss=100.0)
+    export(multi, tmp_path / "m.onnx", precision="int8", int8=asked, images=composites, builder="none", say=said.append)
+    folder = labeled_folder(composites, "labels.csv")
+    found = evaluate_labels(open_engine(multi, "cpu"), folder, batch_size=8, workers=0).metrics.map
+    assert any(f"mAP on 32 images: float32 {found:.2%}" in line for line in said)
 
 
 @pytest.mark.parametrize(

@@ -282,8 +282,8 @@ _OPTIONS = (
         "int8_max_loss",
         type=click.FloatRange(min=0),
         metavar="LOSS",
-        help="Give each layer the cheapest of --formats, so that top-1 on --images (one sub-folder per class) is within"
-        " LOSS points of float32.",
+        help="Give each layer the cheapest of --formats, so that top-1 on --images (one sub-folder per class; with "
+        "labels.csv mAP) is within LOSS points of float32.",
     ),
     click.option(
         "--formats",

@@ -220,11 +220,6 @@ def _check_request(
             f"{', '.join(f'{name.lower()} {value}' for name, value in held)}; expected a model that is not; "
             "export its checkpoint with --calibrate, --coverage or --reject-rate"
         )
-    if int8.max_loss is not None and contract.task == "multi":
-        raise RequestError(
-            f"--auto measures top-1, which a multi-label model like {model} does not have; expected it left out; "
-            "leave layers in float16 with --int8-keep"
-        )
     if contract == target:
         return
     if contract.precision not in ("fp32", target.precision):

@@ -51,7 +51,7 @@ class Int8:
     """Auto: the one that changes the answers least."""
     keep: tuple[Keep, ...] = ()
     max_loss: float | None = None
-    """Points of top-1 that may be lost on the labeled images of the check; None: all layers go to 8 bits."""
+    """Points of top-1, of multi-label models mAP, that may be lost on labeled images; None: all layers in 8 bits."""
     formats: tuple[EightBits, ...] = ("int8",)
     """Of layers, the cheapest first; several only with `max_loss`."""
 
@@ -104,13 +104,14 @@ def quantize(
         say(_shares(graph, layers))
         fp8 = Fp8(list(layers) if asked.formats == ("fp8",) else [], largest)
         return int8_from_fp32(model, thresholds, list(layers), fp8)
-    say(f"measuring {len(layers)} layers one by one, then top-1 on {len(measured_on.samples)} images of {labeled}")
+    metric, count = measured_on.metric, len(measured_on.samples)
+    say(f"measuring {len(layers)} layers one by one, then {metric} on {count} images of {labeled}")
     ranking = rank(graph, thresholds, list(layers), first, asked.formats, largest)
     choice = choose(model, thresholds, ranking, measured_on, asked.max_loss / 100, say, largest)
     for line in table(choice):
         say(line)
     say(
-        f"top-1 on {len(measured_on.samples)} images: float32 {choice.top1_fp32:.2%}, all {asked.formats[0].upper()} "
+        f"{metric} on {count} images: float32 {choice.top1_fp32:.2%}, all {asked.formats[0].upper()} "
         f"{choice.top1_all_int8:.2%}, with {len(layers) - len(choice.int8)} of {len(layers)} layers in float16"
         f"{f' and {len(choice.fp8)} in FP8' if len(asked.formats) > 1 else ''} {choice.top1:.2%}"
     )
@@ -201,7 +202,8 @@ def _peek(images: ImageSet) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
 def _labeled(contract: Contract, folder: Dataset | None) -> LabeledImages:
     if folder is None:
         raise RequestError(
-            "--auto measures top-1 on labeled images, and none are named; expected --images DIR with a "
+            f"--auto measures {'top-1' if contract.task == 'single' else 'mAP'} on labeled images, and none are named; "
+            "expected --images DIR with a "
             "sub-folder per class, or -e SPEC whose evaluation dataset is taken; add one of them"
         )
     samples = folder.labeled(contract.classes, allow_missing=True).samples

@@ -21,6 +21,7 @@ from trt_cls.data.folder import Sample
 from trt_cls.data.stream import stream
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError
+from trt_cls.evaluation.multi_label import mean_average_precision, truth_of
 from trt_cls.export.images import BATCH, WORKERS
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, with_qdq
 from trt_cls.export.onnx_file import LOGITS
@@ -74,22 +75,30 @@ class LabeledImages:
     preprocessing: Preprocessing
     samples: Sequence[Sample]
 
+    @property
+    def metric(self) -> str:
+        """What `top1` measures."""
+        return "mAP" if any(sample.labels is not None for sample in self.samples) else "top-1"
+
     def top1(self, model: onnx.ModelProto) -> float:
-        """The share of images whose likeliest class is the true one.
+        """The share of images whose likeliest class is the true one; mean average precision with several labels each.
 
         Raises:
             DataError: none of them can be decoded.
         """
         session = session_of(model)
-        count = right = 0
+        answers: list[NDArray[np.float32]] = []
+        seen: list[Sample] = []
         for batch in stream(self.samples, self.preprocessing, batch_size=BATCH, workers=WORKERS):
             if batch.samples:
-                (answers,) = session.run([OUTPUT], {INPUT: batch.images})
-                right += int(np.count_nonzero(answers.argmax(1) == [sample.label for sample in batch.samples]))
-                count += len(batch.samples)
-        if not count:
+                answers += session.run([OUTPUT], {INPUT: batch.images})
+                seen += batch.samples
+        if not seen:
             raise DataError(f"none of {len(self.samples)} labeled images can be decoded; expected image files")
-        return right / count
+        found = np.concatenate(answers)
+        if self.metric == "mAP":
+            return mean_average_precision(found, truth_of(seen, found.shape[1]))
+        return float(np.mean(found.argmax(1) == [sample.label for sample in seen]))
 
 
 def forms(ranking: Sequence[Layer], kept: int) -> dict[str, EightBits]:
@@ -184,7 +193,7 @@ def choose(
         formats = f"{len(names) - len(found)} of {len(names)} layers kept in float16" + f", {in_fp8} in FP8" * bool(
             in_fp8
         )
-        say(f"  {formats}: top-1 {measured[kept]:.2%}, loss {100 * loss:+.2f}")
+        say(f"  {formats}: {labeled.metric} {measured[kept]:.2%}, loss {100 * loss:+.2f}")
         return loss <= max_loss + 1e-9
 
     kept = 0
