@@ -131,7 +131,7 @@ def rows_of(right: dict[str, list[Right]]) -> list[dict[str, object]]:
     for way, edges in intervals(right).items():
         low, high = (f"{100 * edge:.2f}" for edge in edges)
         bounds = {"low_95": low, "high_95": high} if way != "without" else {}
-        rows.append({**row_of(way, "mean", right[way], plain), **bounds})
+        rows.append({**row_of(way, f"mean of {len(plain)}", right[way], plain), **bounds})
     return rows
 
 

@@ -141,6 +141,13 @@ FAULTS = [
         "halves(folder.samples)[0]",
         "training/test_multi_label.py -k half",
     ),
+    Fault(
+        "coverage",
+        "trt_cls/evaluation/decisions.py",
+        "math.ceil(exact * (len(scores) + 1))",
+        "math.ceil(exact * len(scores))",
+        "evaluation/test_decisions.py -k beta_binomial",
+    ),
 ]
 
 
