@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing (atheris) of what strangers write: nothing but the product's own errors, and at once.
 
 pip install atheris
-python tests/fuzz/gates.py contract|sidecar|classmap|spec|image CORPUS_FOLDER -max_total_time=600
+python tests/fuzz/gates.py contract|sidecar|classmap|labels|spec|image CORPUS_FOLDER -max_total_time=600
 """
 
 import io
@@ -20,6 +20,7 @@ with atheris.instrument_imports(include=["trt_cls", "google.protobuf.text_format
     from trt_cls.artefacts.contracts import contract_from_json
     from trt_cls.artefacts.sidecar import Profile, Sidecar, read_sidecar, write_sidecar
     from trt_cls.contract import Contract, Preprocessing
+    from trt_cls.data.labels import labeled_folder
     from trt_cls.errors import TrtClsError
     from trt_cls.preprocessing.images import decode
     from trt_cls.spec import show
@@ -45,6 +46,13 @@ def sidecar(data: bytes) -> None:
 def classmap(data: bytes) -> None:
     (FOLDER / "classmap.json").write_bytes(data)
     read_classmap(FOLDER / "classmap.json")
+
+
+def labels(data: bytes) -> None:
+    (FOLDER / "labels").mkdir(exist_ok=True)
+    (FOLDER / "labels" / "1.png").touch()
+    (FOLDER / "labels" / "labels.csv").write_bytes(data)
+    labeled_folder(FOLDER / "labels", "labels.csv")
 
 
 def spec(data: bytes) -> None:
@@ -77,6 +85,7 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "contract": [CONTRACT.to_json().encode()],
         "sidecar": [(FOLDER / "m.engine.json").read_bytes()],
+        "labels": [b'path,labels\r\n1.png,cat|dog\r\n"2,.png",\r\n'],
         "classmap": [json.dumps({"cat": 0, "dog": 1}).encode()],
         "spec": [path.read_bytes() for path in sorted((ROOT / "specs").glob("*.txt"))],
         "image": pictures(),
@@ -88,7 +97,14 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds()[name]):
         (corpus / f"seed{number}").write_bytes(seed)
-    target = {"contract": contract, "sidecar": sidecar, "classmap": classmap, "spec": spec, "image": image}[name]
+    target = {
+        "contract": contract,
+        "sidecar": sidecar,
+        "classmap": classmap,
+        "labels": labels,
+        "spec": spec,
+        "image": image,
+    }[name]
 
     def one(data: bytes) -> None:
         started = process_time()

@@ -202,9 +202,9 @@ def _peek(images: ImageSet) -> tuple[NDArray[Any], Iterable[NDArray[Any]]]:
 def _labeled(contract: Contract, folder: Dataset | None) -> LabeledImages:
     if folder is None:
         raise RequestError(
-            f"--auto measures {'top-1' if contract.task == 'single' else 'mAP'} on labeled images, and none are named; "
-            "expected --images DIR with a "
-            "sub-folder per class, or -e SPEC whose evaluation dataset is taken; add one of them"
+            f"--auto measures {'top-1' if contract.task == 'single' else 'mAP'} on labeled images, and none are "
+            "named; expected --images DIR with a sub-folder per class, or -e SPEC whose evaluation dataset is taken; "
+            "add one of them"
         )
     samples = folder.labeled(contract.classes, allow_missing=True).samples
     return LabeledImages(contract.preprocessing, evenly_spread(samples, LABELED))
