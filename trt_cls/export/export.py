@@ -76,10 +76,9 @@ def export(
     `model` is a checkpoint or an ONNX file that was written here; `precision` None keeps its own; `int8` says how
     "int8" and "fp8" are reached. With `calibrate` a temperature is fitted on labeled images, see
     `temperature.validation_images`, and folded into the files. With `embed` the files take uint8 pixels and normalize
-    them. The images of the check come from the folder `images`, else from the datasets of `experiment`, else from
-    `int8`, else they are random. An engine is built where `engine` or a `builder` by name asks for it and, with "auto",
-    where one can be built on this machine; it goes to `engine`, or beside `output`, for the compute `capabilities` or
-    all that can run it. `say` gets a line for each thing that is done.
+    them. The images of the check come from `images`, else from `experiment`, else from `int8`, else they are random. An
+    engine is built where `engine` or a `builder` by name asks for it and, with "auto", where it can be; it goes to
+    `engine`, or beside `output`, for the compute `capabilities` or all that can run it.
 
     Raises:
         RequestError: file names or precision are wrong, or `model` and `experiment` disagree.
@@ -93,8 +92,7 @@ def export(
     target = replace(contract, precision=precision, preprocessing=fed, temperature=temperature)
     _check_request(model, output, contract, target, engine, builder, int8)
     labeled = Dataset(images) if images else evaluation_dataset(experiment) if experiment else None
-    in_8_bits = precision in EIGHT_BITS and precision != contract.precision
-    calibration = calibration_dataset(int8, experiment) if in_8_bits else None
+    calibration = calibration_dataset(int8, experiment) if contract.precision != precision in EIGHT_BITS else None
     choice, no_engine = _builder(builder, engine is not None, precision, capabilities)
     check = Check(model, precision, images_for(fed, labeled or calibration, classes=contract.classes))
     if calibrate:
@@ -108,7 +106,7 @@ def export(
         plain = network = _network(model, contract, say)
         if calibration:
             network = quantize(network, int8, calibration, labeled, say)
-            precision = network.contract.precision
+            precision = network.contract.precision  # with formats to choose from, fp8 may end as int8
             target, check = replace(target, precision=precision), replace(check, precision=precision)
         found = _write_onnx(plain, _converted(network, target, check, say), output, check)
     no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
@@ -116,10 +114,21 @@ def export(
     result = ExportResult(output, precision, found.parity if found else None, None, None, no_engine, no_parity)
     if choice is None:
         return result
-    engine = engine or output.with_suffix(".engine")
-    engine_parity = build_engine(output, target, engine, choice, profile, check, say)
-    say(_written(engine, precision, Checked(engine_parity) if engine_parity else None))
-    return replace(result, engine=engine, engine_parity=engine_parity)
+    return _with_engine(result, engine or output.with_suffix(".engine"), target, choice, profile, check, say)
+
+
+def _with_engine(
+    result: ExportResult,
+    engine: Path,
+    target: Contract,
+    choice: BuilderChoice,
+    profile: Profile,
+    check: Check,
+    say: Callable[[str], None],
+) -> ExportResult:
+    parity = build_engine(result.onnx, target, engine, choice, profile, check, say)
+    say(_written(engine, target.precision, Checked(parity) if parity else None))
+    return replace(result, engine=engine, engine_parity=parity)
 
 
 def _builder(
