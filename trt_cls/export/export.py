@@ -92,7 +92,7 @@ def export(
     target = _target(contract, precision, embed=embed, calibrate=calibrate, rules=rules)
     _check_request(model, output, contract, target, engine, builder, int8)
     labeled = _images_to_check(contract, images, experiment)
-    calibration = calibration_dataset(int8, experiment) if _is_new(precision, contract) else None
+    calibration = calibration_dataset(int8, experiment) if contract.precision != precision in EIGHT_BITS else None
     choice, no_engine = _builder(builder, engine is not None, precision, capabilities)
     seen = images_for(target.preprocessing, labeled or calibration, classes=contract.classes)
     check = Check(model, precision, seen, thresholds=contract.thresholds)
@@ -106,7 +106,7 @@ def export(
         plain = network = _network(model, contract, say)
         if calibration:
             network = quantize(network, int8, calibration, labeled, say)
-            target = replace(target, precision=network.contract.precision)
+            target = replace(target, precision=network.contract.precision)  # of formats to choose from, it may be int8
             check = replace(check, precision=target.precision)
         found, target = _write_onnx(plain, _converted(network, target, check, say), output, check, measure)
     no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
@@ -118,11 +118,6 @@ def export(
         say(_written(engine, target, Checked(parity) if parity else None))
         result = replace(result, engine=engine, engine_parity=parity)
     return result
-
-
-def _is_new(precision: Precision, contract: Contract) -> bool:
-    """Whether the file is to compute in 8 bits, and the model does not in the same."""
-    return precision in EIGHT_BITS and precision != contract.precision
 
 
 def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
