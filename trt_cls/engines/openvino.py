@@ -48,11 +48,9 @@ class OpenVinoEngine:
         self._requests: dict[int | None, Any] = {}
         with self._loading():
             self._model = self._core.read_model(path)
-        products = sum(operation.get_type_name() == "MatMul" for operation in self._model.get_ops())
-        if (
-            self.contract.precision == "int8" and products > 1 and saturates()
-        ):  # one: the classifier behind convolutions
+        if self.contract.precision == "int8" and saturates() and _is_sensitive(self._model):
             self._settings = {**self._settings, "LP_TRANSFORMS_MODE": "NO"}
+            _in_float32(self._model)
         check_signature(path, self.contract, _shapes(self._model.inputs), _shapes(self._model.outputs))
         if not self._static:
             self._request(None)
@@ -108,11 +106,36 @@ def has_amx() -> bool:
 def saturates() -> bool:
     """Whether this processor adds pairs of 8-bit products in 16 bits, where they saturate: x86 without VNNI.
 
-    OpenVINO then computes transformers in float: its integer kernels for matrix products gave one 21 dB of signal to
-    noise there, and float 49 dB (OpenVINO 2026.4, AVX2). Networks of convolutions keep integer kernels.
+    OpenVINO then computes transformers and ConvNeXts in float: its integer kernels gave a vision transformer 21 dB of
+    signal to noise there, and float 49 dB; a ConvNeXt 20 and 23 (OpenVINO 2026.4, AVX2). Other networks of convolutions
+    keep integer kernels.
     """
     flags = _processor()
     return "avx2" in flags and "vnni" not in flags
+
+
+def _is_sensitive(model: Any) -> bool:
+    """Whether it has matrix products but for the classifier, or normalizations computed from the activations."""
+    types = [operation.get_type_name() for operation in model.get_ops()]
+    return types.count("MatMul") > 1 or "MVN" in types
+
+
+def _in_float32(model: Any) -> None:
+    """Makes float32 of what the file has in float16, which is computed in float32 anyway.
+
+    Without integer kernels OpenVINO can't load ConvNeXts otherwise: it moves a FakeQuantize whose ranges are of both
+    types, and fails (OpenVINO 2026.4).
+    """
+    constant, half = require("openvino", "float32", "openvino").op.Constant, "f16"
+    for operation in model.get_ordered_ops():
+        outputs = operation.outputs()
+        if not outputs or outputs[0].get_element_type().to_string() != half:
+            continue
+        if operation.get_type_name() == "Constant":
+            outputs[0].replace(constant(operation.get_data().astype(np.float32)).output(0))
+        elif operation.get_type_name() == "Convert":
+            operation.set_attribute("destination_type", "f32")
+    model.validate_nodes_and_infer_types()
 
 
 def _processor() -> str:
