@@ -78,6 +78,7 @@ def test_images_that_can_not_be_decoded_are_not_asked_for(engine: Any, samples: 
     [
         (["--scenario", "server"], "expected --target-qps RATE"),
         (["--scenario", "single-stream", "--target-qps", "9"], "--target-qps with --scenario single-stream; expected"),
+        (["--scenario", "offline", "--target-latency", "9"], "--target-latency with --scenario offline; expected"),
         (["--target-qps", "9"], "--target-qps with no --scenario; expected"),
         (["--scenario", "offline", "--stage", "decode"], "expected --stage all, from image files, or engine"),
     ],

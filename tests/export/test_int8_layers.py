@@ -17,6 +17,7 @@ from torch import nn  # noqa: E402
 from trt_cls.artefacts.contracts import contract_from_json  # noqa: E402
 from trt_cls.artefacts.onnx_file import OnnxModel, read_contract, write_onnx  # noqa: E402
 from trt_cls.contract import Contract  # noqa: E402
+from trt_cls.engines import open_engine  # noqa: E402
 from trt_cls.engines.graph import graph_of  # noqa: E402
 from trt_cls.engines.inspection import inspect  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
@@ -142,6 +143,37 @@ def test_a_network_of_attention_above_all_is_refused_and_met_where_it_is_taken_a
     assert found.contract.eight_bits is not None
     assert found.contract.eight_bits < 0.5
     assert said[-1].startswith(f"8 bits compute {found.contract.eight_bits:.1%} of the multiply-adds, float16 ")
+
+
+class ConvNext(nn.Module):
+    """A patch convolution and a block: depthwise, normalization over channels, two convolutions of one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4)
+        self.depthwise, self.norm = nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.LayerNorm(32)
+        self.fc1, self.fc2, self.head = nn.Conv2d(32, 128, 1), nn.Conv2d(128, 32, 1), nn.Linear(32, 5)
+
+    def forward(self, images: Any) -> Any:
+        x = self.patches(images)
+        normed = self.norm(self.depthwise(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head((x + self.fc2(nn.functional.gelu(self.fc1(normed)))).mean((2, 3)))
+
+
+def test_openvino_computes_a_convnext_in_float_where_its_integer_kernels_saturate(
+    contract: Contract, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("trt_cls.engines.openvino.saturates", lambda: True)
+    torch.manual_seed(0)
+    fp32 = onnx_from_module(ConvNext().eval(), contract)
+    layers = quantizable(fp32.proto)
+    found = measure_magnitudes(fp32.proto, list({name for names in layers.values() for name in names}), [images])
+    int8 = int8_from_fp32(fp32, {name: part.largest for name, part in found.items()}, layers)
+    write_onnx(int8, tmp_path / "int8.onnx")
+    exact, other = (open_engine(tmp_path / "int8.onnx", provider).infer(images) for provider in ("cpu", "openvino"))
+    logits, noise = np.log(exact), np.log(other) - np.log(exact)
+    assert decibels(logits, noise) > 35, "8-bit products would be cut: 20 dB"
 
 
 def test_training_quantizes_the_same_layers_and_export_writes_its_ranges(

@@ -60,6 +60,12 @@ SECONDS, SECONDS_OF_LOAD = 2.0, 10.0
     metavar="RATE",
     help="Images a second: that server sends on average, or that offline plans its run for.",
 )
+@click.option(
+    "--target-latency",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help="Milliseconds within which server answers 99 % of the images.  [default: 100]",
+)
 @batch_option
 @provider_option
 @executor_option
@@ -73,6 +79,7 @@ def command(
     seconds: float | None,
     scenario: Scenario | None,
     target_qps: float | None,
+    target_latency: float | None,
     batch_size: int | None,
     provider: Provider,
     executor: Executor,
@@ -85,7 +92,7 @@ def command(
     from trt_cls.evaluation.stages import write_pictures
     from trt_cls.files import results_folder
 
-    load = _load(scenario, target_qps, seconds, wanted)
+    load = _load(scenario, target_qps, target_latency, seconds, wanted)
     if results:
         results_folder(results)
     with TemporaryDirectory() as folder, ExitStack() as stack:
@@ -105,13 +112,20 @@ def command(
             _measure_load(engine, samples, load, logs, model, source, results, tensors=wanted == "engine", **how)
 
 
-def _load(scenario: Scenario | None, target_qps: float | None, seconds: float | None, wanted: Wanted) -> Load | None:
+def _load(
+    scenario: Scenario | None,
+    target_qps: float | None,
+    target_latency: float | None,
+    seconds: float | None,
+    wanted: Wanted,
+) -> Load | None:
     """What LoadGen is asked for; None: it is not."""
     from trt_cls.evaluation.loadgen import RATED, Load, import_loadgen
 
-    if target_qps is not None and scenario not in RATED:
-        found = f"--scenario {scenario}" if scenario else "no --scenario"
-        raise RequestError(f"--target-qps with {found}; expected --scenario server or offline; leave it out")
+    for flag, value, meant in (("--target-qps", target_qps, RATED), ("--target-latency", target_latency, ("server",))):
+        if value is not None and scenario not in meant:
+            found = f"--scenario {scenario}" if scenario else "no --scenario"
+            raise RequestError(f"{flag} with {found}; expected --scenario {' or '.join(meant)}; leave it out")
     if scenario is None:
         return None
     if wanted not in ("all", "engine"):
@@ -125,7 +139,7 @@ def _load(scenario: Scenario | None, target_qps: float | None, seconds: float | 
             "of the images/s of --scenario offline"
         )
     import_loadgen()
-    return Load(scenario, SECONDS_OF_LOAD if seconds is None else seconds, target_qps)
+    return Load(scenario, SECONDS_OF_LOAD if seconds is None else seconds, target_qps, target_latency)
 
 
 def _fastest(model: Path, provider: Provider, samples: Sequence[Sample]) -> Engine:
@@ -184,7 +198,7 @@ def _measure_load(
     if not judged.valid:
         raise EngineError(
             f"LoadGen's verdict on {load.scenario} is INVALID: {judged.reason} Expected VALID; take more --seconds, or "
-            "another --target-qps"
+            "another --target-qps or --target-latency"
         )
 
 

@@ -47,6 +47,8 @@ class Load:
     """The shortest run; it is longer where LoadGen needs more queries for its verdict."""
     target_qps: float | None = None
     """Queries a second of server; images a second that offline plans for, None: by measurement."""
+    target_latency_ms: float | None = None
+    """Of server: what 99 % of latencies may be; None: LoadGen's 100."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,8 @@ def _settings(loadgen: ModuleType, load: Load, one: float, few: float, each: flo
     settings.multi_stream_samples_per_query = SAMPLES_PER_QUERY
     settings.offline_expected_qps = load.target_qps or LONGER / each
     settings.server_target_qps = load.target_qps or 1.0
+    if load.target_latency_ms is not None:
+        settings.server_target_latency_ns = round(1e6 * load.target_latency_ms)
     return settings
 
 
