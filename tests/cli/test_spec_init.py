@@ -14,7 +14,9 @@ from PIL import Image
 
 from trt_cls.cli import main
 from trt_cls.spec import load
+from trt_cls.spec.starter import Pictures, architecture, starter_text
 
+ROOT = Path(__file__).parents[2]
 CLASSES = ("blue", "green", "red")
 
 
@@ -37,6 +39,27 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def init(*words: str) -> int:
     return main(["spec", "init", *words])
+
+
+SMALL = Pictures(
+    train="data/photos/train",
+    val="data/photos/val",
+    test="",
+    classes=10,
+    images=2000,
+    width=500,
+    height=375,
+    color=True,
+    remarks=(
+        "Small data: what it writes for 2,000 color photographs in ten classes, from pretrained weights at a low rate; for",
+        "a folder of your own it chooses size, batch, epochs and rate. Accuracy with this spec is not measured yet.",
+    ),
+)
+
+
+def test_the_recipe_for_small_data_is_what_it_writes() -> None:
+    text = starter_text(SMALL, *architecture(None, SMALL, hub=True), "runs/photos", hub=True, gpu=False)
+    assert (ROOT / "specs/small_data.txt").read_text() == text
 
 
 def test_three_commands_lead_from_a_folder_to_a_report(narrow: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from support.calibration import calibrate
 from trt_cls.contract import Contract, Preprocessing
-from trt_cls.errors import MissingDependency, RequestError, TrtClsError
+from trt_cls.errors import ArtefactError, MissingDependency, RequestError, TrtClsError
 from trt_cls.export.export import export
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint
-from trt_cls.models.external import hub_weights
+from trt_cls.models.external import has_cached_weights, hub_weights
 from trt_cls.models.pretrained import load_pretrained, take
 from trt_cls.spec.experiment import ModelConfig
 
@@ -129,14 +136,82 @@ def test_a_missing_library_is_named(library: str, monkeypatch: pytest.MonkeyPatc
         build(ModelConfig(arch=f"{library}/resnet18"), 7)
 
 
-def test_weights_from_the_hub_are_all_taken_but_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a server on this machine for the files of `folder`."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_torchvisions_weights_are_downloaded_once_and_refused_when_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     models = pytest.importorskip("torchvision").models
-    cached = tmp_path / "hub" / "checkpoints" / Path(models.ResNet18_Weights.DEFAULT.url).name
-    cached.parent.mkdir(parents=True)
+    weights, remote = models.ResNet18_Weights.DEFAULT.value, tmp_path / "remote"
+    remote.mkdir()
+    torch.save({"conv1.weight": torch.ones(64, 3, 7, 7)}, remote / "made")
+    name = f"resnet18-{hashlib.sha256((remote / 'made').read_bytes()).hexdigest()[:8]}.pth"
+    (remote / "made").rename(remote / name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked = contract("torchvision/resnet18").model
+    with served(remote) as address:
+        monkeypatch.setattr(weights, "url", f"{address}/{name}")
+        assert hub_weights(asked)["conv1.weight"].sum() == 64 * 3 * 49
+        monkeypatch.setattr(weights, "url", f"{address}/resnet18-00000000.pth")
+        (remote / name).with_name("resnet18-00000000.pth").write_bytes(b"other")
+        with pytest.raises(TrtClsError, match="invalid hash value"):
+            hub_weights(asked)
+    monkeypatch.setattr(weights, "url", f"{address}/{name}")  # the server is gone
+    assert has_cached_weights(asked.arch)
+    assert hub_weights(asked)["conv1.weight"].sum() == 64 * 3 * 49
+    cached = tmp_path / "hub/checkpoints" / name
+    content = bytearray(cached.read_bytes())
+    content[len(content) // 2] ^= 1
+    cached.write_bytes(content)
+    with pytest.raises(ArtefactError, match=rf"{name}: is damaged: .*expected {name[9:17]}; remove it"):
+        hub_weights(asked)
+
+
+def test_timms_weights_are_read_from_the_cache_without_a_network_and_refused_when_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    timm = pytest.importorskip("timm")
+    made = tmp_path / "made"
+    save_file(timm.create_model("test_vit").state_dict(), made)
+    content = made.read_bytes()
+    repository = timm.get_pretrained_cfg("test_vit").hf_hub_id.replace("/", "--")
+    blob = tmp_path / f"models--{repository}/blobs" / hashlib.sha256(content).hexdigest()
+    link = blob.parents[1] / "snapshots/0000/model.safetensors"
+    for folder in (blob.parent, link.parent, blob.parents[1] / "refs"):
+        folder.mkdir(parents=True)
+    blob.write_bytes(content)
+    link.symlink_to(blob)
+    (blob.parents[1] / "refs/main").write_text("0000")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    found = hub.try_to_load_from_cache(timm.get_pretrained_cfg("test_vit").hf_hub_id, "model.safetensors")
+    assert found, "the cache is laid out as the hub's client expects"
+    asked = contract("timm/test_vit", 160).model
+    expected = load_file(made)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in hub_weights(asked).items())
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ArtefactError, match="is damaged: its SHA-256"):
+        hub_weights(asked)
+
+
+def test_weights_from_the_hub_are_all_taken_but_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pytest.importorskip("torchvision").models
     torch.manual_seed(1)
     trained = models.resnet18()
-    torch.save(trained.state_dict(), cached)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: trained.state_dict())
     asked = contract("torchvision/resnet18").model
     module = build(asked, len(CLASSES))
     report = take(module, hub_weights(asked), "the hub")

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
         ("torchvision_v2_resnet50", "torchvision/mobilenet_v3_small"),
         ("timm_a3_resnet50", "timm/test_resnet"),
         ("finetune_vit", "timm/test_vit"),
+        ("small_data", "timm/test_resnet"),
     ],
 )
 def test_a_recipe_trains(name: str, arch: str, images: Path, quiet: Any, tmp_path: Path) -> None:

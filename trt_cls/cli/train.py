@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,16 @@ from trt_cls import spec as spec_files
 from trt_cls.cli.options import PATH, common_options, gpus_option, results_option, spec_options
 from trt_cls.cli.processes import run_on_each_gpu
 from trt_cls.distributed.processes import is_first
-from trt_cls.errors import require
+from trt_cls.errors import RequestError, TrtClsError, require
+from trt_cls.spec.architectures import HUB
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
     from trt_cls.training.loop import TrainingResult
+    from trt_cls.training.rate_finder import RateCurve
+
+TRAINING_ALONE = ("resume", "save_every", "loggers", "init_epoch")
+"""Options that a search for a learning rate does not have."""
 
 
 @click.command("train")
@@ -54,6 +60,17 @@ if TYPE_CHECKING:
     default=1,
     help="Number of the first epoch; pretrained_model_path is the model of the epoch before.",
 )
+@click.option(
+    "--from-hub",
+    is_flag=True,
+    help='Begin with the pretrained weights of torchvision or timm: pretrained_model_path is "hub". Downloaded once.',
+)
+@click.option(
+    "--find-lr",
+    is_flag=True,
+    help="Search a learning rate instead of training: up to 100 steps at rates from 1e-6 to 10. Prints a suggestion, "
+    "writes the curve to training.html, leaves no checkpoint.",
+)
 @common_options
 @click.pass_context
 def command(
@@ -64,21 +81,63 @@ def command(
     results: Path,
     gpus: int,
     device: str,
+    from_hub: bool,
+    find_lr: bool,
     **options: Any,
 ) -> None:
     """Train a network from a spec file.
 
     Writes checkpoints, curves and logs to the results folder. Ctrl-C saves the state; --resume continues from there.
     """
+    if from_hub:
+        overrides = (*overrides, f"train_config.pretrained_model_path={HUB}")
     experiment = spec_files.load(spec, overrides=overrides, needs=("train_config",))
     require("torch", "training", "train")
-    from trt_cls.training.run import train
+    from trt_cls.training.run import find_rate, train
 
     if gpus > 1:
         run_on_each_gpu(context, gpus, "--device", device)
+    if find_lr:
+        resume, save_every, loggers, first = (options.pop(name) for name in TRAINING_ALONE)
+        _refuse_for_search(
+            {"--resume": resume, "--save-every": save_every, "--logger": loggers, "--init-epoch": first != 1}
+        )
+        curve = find_rate(experiment, results, device=device, **options)
+        if is_first():
+            echo(_suggestion(curve, spec, overrides, results))
+        return
     result = train(experiment, results, device=device, **options)
     if is_first():
         echo("\n".join(_summary(result)))
+
+
+def _refuse_for_search(given: Mapping[str, Any]) -> None:
+    """Refuses flags that only a training has."""
+    if unused := [flag for flag, value in given.items() if value]:
+        raise RequestError(
+            f"--find-lr with {' and '.join(unused)}; expected one of the two; search first, then train without it"
+        )
+
+
+def _suggestion(curve: RateCurve, spec: Path, overrides: Sequence[str], results: Path) -> str:
+    """What the search found, and the command that trains with it."""
+    from trt_cls.training.run_folder import RunFolder
+
+    page = RunFolder(results).page
+    if curve.suggested is None:
+        raise TrtClsError(
+            "--find-lr: the loss falls at no learning rate; expected images and labels that a network can learn from; "
+            f"look at {page} and at the spec"
+        )
+    overridden = [part for text in (*overrides, f"{curve.field}={curve.suggested:g}") for part in ("--set", text)]
+    command = ["trt-cls", "train", "-e", str(spec), "-r", str(results), *overridden]
+    lowest = min(curve.means)
+    at = curve.rates[curve.means.index(lowest)]
+    return (
+        f"learning rate: {curve.suggested:g} (the loss is lowest, {lowest:.4g}, at {at:.2g}, and diverges above)\n"
+        f"curve:         {page}\n"
+        f"next:          {shlex.join(command)}"
+    )
 
 
 def _summary(result: TrainingResult) -> list[str]:

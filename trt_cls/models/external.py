@@ -5,6 +5,8 @@ The spec sets their input size, channels and number of classes; their weights ar
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, hub, nn
 
-from trt_cls.errors import RequestError, TrtClsError, did_you_mean, one_line, require
+from trt_cls.errors import ArtefactError, RequestError, TrtClsError, did_you_mean, one_line, require
 from trt_cls.models.widths import require_answers
 from trt_cls.spec.experiment import ModelConfig
 
@@ -53,6 +55,7 @@ def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
     """The pretrained weights that the network's library offers, from its cache or downloaded.
 
     Raises:
+        ArtefactError: what the cache has is damaged.
         RequestError: the library offers none.
         TrtClsError: the download failed.
         MissingDependency: the library is not installed.
@@ -75,26 +78,51 @@ def has_cached_weights(arch: str) -> bool:
     try:
         if library == "torchvision":
             url = import_module("torchvision.models").get_model_weights(name).DEFAULT.url
-            return Path(hub.get_dir(), "checkpoints", str(url).rpartition("/")[2]).is_file()
-        repository = import_module("timm").get_pretrained_cfg(name).hf_hub_id
-        found = import_module("huggingface_hub").try_to_load_from_cache(repository, "model.safetensors")
-        return isinstance(found, str)
+            return _torchs_cache(url).is_file()
+        return _hubs_cache(name) is not None
     except Exception:  # the library or the network is not there, or another version is
         return False
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
     models = require("torchvision", f'arch "torchvision/{name}"', "train").models
-    tensors: Mapping[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(
-        progress=False, check_hash=True
-    )
+    weights = models.get_model_weights(name).DEFAULT
+    cached = _torchs_cache(weights.url)
+    _require_intact(cached, cached.stem.rpartition("-")[2])  # torch compares what it downloads, not what it has
+    tensors: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     return tensors
+
+
+def _torchs_cache(url: str) -> Path:
+    """The file that torch.hub keeps of `url`."""
+    return Path(hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+
+
+def _hubs_cache(name: str) -> Path | None:
+    """The file that the Hugging Face hub keeps of a network of timm, if it is here: named by its SHA-256."""
+    repository = import_module("timm").get_pretrained_cfg(name).hf_hub_id
+    found = repository and import_module("huggingface_hub").try_to_load_from_cache(repository, "model.safetensors")
+    return Path(found).resolve() if isinstance(found, str) else None
+
+
+def _require_intact(path: Path, digest: str) -> None:
+    """Refuses a file of a cache whose SHA-256 does not begin with `digest`."""
+    if not path.is_file() or not re.fullmatch("[0-9a-f]{8,16}|[0-9a-f]{64}", digest):
+        return
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(digest):
+        raise ArtefactError(
+            f"{path}: is damaged: its SHA-256 begins with {found[: len(digest)]}; expected {digest}; remove it, and it "
+            "is downloaded again"
+        )
 
 
 def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
     timm = require("timm", f'arch "timm/{name}"', "timm")
     if not timm.is_model_pretrained(name):
         raise RequestError(f"timm offers no weights for {name}; expected a file; leave pretrained_model_path out")
+    if cached := _hubs_cache(name):
+        _require_intact(cached, cached.name)
     overlay = {"input_size": input_shape}
     trained = timm.create_model(name, pretrained=True, in_chans=input_shape[0], pretrained_cfg_overlay=overlay)
     tensors: Mapping[str, Tensor] = trained.state_dict()

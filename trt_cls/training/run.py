@@ -30,6 +30,7 @@ from trt_cls.training.loop import Training, TrainingResult
 from trt_cls.training.loss import class_weights, described
 from trt_cls.training.parallel import joined_to_train
 from trt_cls.training.quantization import quantize
+from trt_cls.training.rate_finder import RateCurve, sweep, write_page
 from trt_cls.training.run_folder import RunFolder, opened
 from trt_cls.training.setup import Setup, make_model, open_setup, supported
 from trt_cls.training.state import TrainState, foreign_reported, read_state, refuse_other_request, request_fields
@@ -94,6 +95,44 @@ def train(
             if processes.first:
                 training.logs = _logs(training, loggers, reporter)
             return training.run(resumed=resume)
+
+
+def find_rate(
+    experiment: Experiment,
+    results: Path,
+    *,
+    classmap: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile_network: bool = False,
+    reporter: Reporter | None = None,
+) -> RateCurve:
+    """Searches a learning rate for the training of `experiment`, and writes the curve to training.html in `results`.
+
+    Two runs of the same request on the same machine find the same. No checkpoint and no state is left behind, so that
+    the training may begin in the same folder. Under torchrun all processes search together and return the result.
+
+    Raises: as `train`.
+    """
+    config = supported(experiment, init_epoch=1, resume=False)
+    stages = max(1, len(config.model_parallelism))
+    with joined_to_train(device, stages) as processes, ExitStack() as stack:
+        folder = RunFolder(results)
+        if processes.first:
+            stack.enter_context(opened(folder, resume=False))
+            stack.callback(folder.weights.rmdir)
+        processes.wait()
+        compute = choose_compute(device, precision, stages)
+        setup = open_setup(experiment, config, classmap, processes, compute)
+        stack.callback(setup.close)
+        reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
+        with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
+            learner = _learner(setup, folder, None, reporter, compile_network=compile_network)
+            reporter.line(f"{compute} · {_system(setup)} · {_size(setup, learner.model)}")
+            curve = sweep(learner, setup)
+        if processes.first:
+            write_page(folder.page, curve, setup)
+        return curve
 
 
 def _learner(

@@ -121,8 +121,7 @@ def _chart(
     """A plot for the template: places in units of the SVG, each with its text."""
     values = [getattr(row, field) for row in rows for field in fields.values()]
     largest = high or min(max(values), SPIKE * float(np.median(values)) if title == "Loss" else math.inf)
-    step = _step(largest)
-    top = step * max(1, math.ceil(largest / step - 1e-9))
+    top, ticks = scale(largest)
 
     def x(row: EpochRow) -> float:
         first, last = rows[0].epoch, rows[-1].epoch
@@ -135,14 +134,20 @@ def _chart(
         shown_dots = dots if len(rows) <= DOTS else []
         return {"name": name, "points": points, "dots": shown_dots, "value": f"{getattr(best, field):.4g}"}
 
-    ticks = [step * number for number in range(round(top / step) + 1)]
     return {
         "title": title,
         "curves": [curve(name, field) for name, field in fields.items()],
-        "ticks": [(HEIGHT * (1 - tick / top), f"{tick:.3g}") for tick in ticks],
-        "epochs": [(x(row), row.epoch) for row in _spread(rows, 5)],
+        "ticks": ticks,
+        "across": [(x(row), row.epoch) for row in _spread(rows, 5)],
         "best": x(best),
     }
+
+
+def scale(largest: float) -> tuple[float, list[tuple[float, str]]]:
+    """The upper end of a chart's scale from 0 on, and its ticks: their places and texts."""
+    step = _step(largest)
+    count = max(1, math.ceil(largest / step - 1e-9))
+    return step * count, [(HEIGHT * (1 - tick / count), f"{step * tick:.3g}") for tick in range(count + 1)]
 
 
 def _step(high: float) -> float:
