@@ -107,6 +107,8 @@ def command(
     """
     precision = _precision(fp16, int8, fp8, data_type, quantization)
     _require_consistent(precision, quantization, embed=embed, deepstream=deepstream)
+    from dataclasses import replace
+
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.export.export import export
     from trt_cls.export.tensorrt import profile_from_batches
@@ -116,7 +118,8 @@ def command(
     profile = profile_from_batches(minimum, optimum, maximum)
     servers = _servers(deepstream, triton)
     for check_request, _, _ in servers:  # before the export, which takes longer
-        check_request(read_contract(model), profile)
+        contract = read_contract(model)
+        check_request(replace(contract, precision=precision or contract.precision), profile)
     result = export(
         model,
         output,
