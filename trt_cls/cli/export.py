@@ -131,7 +131,7 @@ def command(
     from trt_cls.spec import load
 
     profile = profile_from_batches(minimum, optimum, maximum)
-    servers = _servers(deepstream, triton, model, profile)
+    servers = _servers(deepstream, triton, model, precision, profile)
     result = export(
         model,
         output,
@@ -189,9 +189,11 @@ def _require_consistent(
 
 
 def _servers(
-    deepstream: Path | None, triton: Path | None, model: Path, profile: Profile
+    deepstream: Path | None, triton: Path | None, model: Path, precision: Precision | None, profile: Profile
 ) -> list[tuple[Callable[..., None], Path]]:
     """Of each server that is asked for, the writer and the folder; refuses what it can't serve, before the export."""
+    from dataclasses import replace
+
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.serving import deepstream as for_deepstream
     from trt_cls.serving import triton as for_triton
@@ -202,7 +204,8 @@ def _servers(
     )
     for check, _, folder in known:
         if folder:
-            check(read_contract(model), profile)
+            contract = read_contract(model)
+            check(replace(contract, precision=precision or contract.precision), profile)
     return [(write, folder) for _, write, folder in known if folder]
 
 
