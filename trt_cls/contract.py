@@ -15,9 +15,9 @@ from trt_cls.version import PRODUCER
 METADATA_KEY = "trt_cls.contract"
 """Where safetensors metadata and ONNX metadata_props keep the JSON."""
 FORMAT = 1
-FORMAT_2 = 2
-NEW_IN_2 = {"temperature", "task", "thresholds"}
-"""Fields that make a contract one of format 2: versions that do not know them refuse the file."""
+LATER_FORMAT = 2
+"""Of a contract with one of LATER_FIELDS: versions that do not know them refuse the file."""
+LATER_FIELDS = ("temperature", "task", "thresholds")
 COLDEST, HOTTEST = 0.05, 20.0
 """Of temperatures."""
 INPUT, OUTPUT = "input_1", "predictions"
@@ -86,7 +86,7 @@ class Contract:
         """The contract as one JSON object; `artefacts.contracts` reads it back."""
         # fields that say nothing are left out, for versions that do not know them
         content = {name: value for name, value in asdict(self).items() if value not in (None, "single")}
-        version = FORMAT_2 if NEW_IN_2 & content.keys() else FORMAT
+        version = LATER_FORMAT if content.keys() & LATER_FIELDS else FORMAT
         return json.dumps({"format": version, **content}, ensure_ascii=False)
 
     def differences(self, other: Contract) -> list[str]:

@@ -34,7 +34,7 @@ class Format(msgspec.Struct):
 
 
 class ContractFormat(msgspec.Struct):
-    """That of a contract: 2 where it has a temperature."""
+    """That of a contract: 2 where it has one of LATER_FIELDS."""
 
     format: Literal[1, 2]
 

@@ -127,7 +127,7 @@ def line(labeled: Labeled, form: Format) -> str:
     if labeled.decision == "label":
         return json.dumps({where: labeled.source, **top[0], "top": top})
     first = top[0] if top else {"label": None, "confidence": None}
-    return json.dumps({where: labeled.source, **first, "top": top, "decision": labeled.decision})
+    return json.dumps({where: labeled.source, **first, "top": top, "decision": labeled.decision, "set": top})
 
 
 def write_labels(lines: Iterable[str], path: Path) -> int:
