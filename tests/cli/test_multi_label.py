@@ -118,7 +118,7 @@ def test_infer_gives_every_label_over_its_threshold_likeliest_first(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {line["decision"] for line in lines} == {"set"}
     assert (lines[0]["label"], lines[0]["top"]) == (None, [])
-    assert [entry["label"] for entry in lines[3]["top"]] == ["green", "blue", "red"]
+    assert [entry["label"] for entry in lines[3]["set"]] == ["green", "blue", "red"]
     for name, text in (("black", "no label reaches its threshold"), ("red", "red  0.9820")):
         assert main(["infer", "-m", str(model), "-i", str(images / f"{name}.png")]) == 0
         assert capsys.readouterr().out == f"{text}\n"

@@ -34,7 +34,7 @@ class Format(msgspec.Struct):
 
 
 class ContractFormat(msgspec.Struct):
-    """That of a contract: 2 where it has fields that version 0.1 does not know."""
+    """That of a contract: 2 where it has one of LATER_FIELDS."""
 
     format: Literal[1, 2]
 
