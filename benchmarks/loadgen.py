@@ -2,20 +2,21 @@
 
 Beside LoadGen's percentiles stand p50 and p99 of `trt-cls benchmark`, for batches of the scenario's queries: 1 image of
 single-stream and server, 8 of multi-stream, a full batch of offline; and its speed, batch after batch. Not MLPerf
-results. Rows go to results/loadgen.csv.
+results. Rows go to results/loadgen.csv; those that a call does not run stay as they were, or say so.
 Usage: python benchmarks/loadgen.py MODEL --images DIR [--seconds 10] [--target-qps 20] [--target-latency 100]
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from _results import about, write
+from _results import RESULTS, about, write
 
 from trt_cls.data.folder import Sample, evenly_spread, list_images
 from trt_cls.engines import open_engine
@@ -27,6 +28,11 @@ from trt_cls.evaluation.queries import MOST, opened_queries
 BATCH, WORKERS = 32, 2
 OWN: dict[Scenario, int] = {"single-stream": 1, "multi-stream": SAMPLES_PER_QUERY, "offline": BATCH, "server": 1}
 """Batch of our own benchmark."""
+SOURCES = ("tensors", "files")
+FIGURES = (
+    "engine", "verdict", "images_per_second", "queries", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99.9_ms",
+    "own_batch", "own_images_per_second", "own_p50_ms", "own_p99_ms", "settings",
+)  # fmt: skip
 
 
 def measure(engine: Any, samples: list[Sample], source: str, load: Load) -> dict[str, Any]:
@@ -40,8 +46,6 @@ def measure(engine: Any, samples: list[Sample], source: str, load: Load) -> dict
     wanted: Any = "engine" if source == "tensors" else "all"
     own = benchmark(engine, samples, **{**how, "batch_size": size}, wanted=wanted, seconds=3.0).stages[-1]
     return {
-        "scenario": load.scenario,
-        "source": source,
         "verdict": "VALID" if judged.valid else f"INVALID: {judged.reason}",
         "images_per_second": f"{judged.images_per_second:.1f}",
         "queries": judged.queries,
@@ -61,25 +65,35 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="shortest run")
     parser.add_argument("--target-qps", type=float, default=20.0, help="of server")
     parser.add_argument("--target-latency", type=float, default=100.0, help="of server, in ms")
-    parser.add_argument("--sources", nargs="*", default=["tensors", "files"], choices=["tensors", "files"])
+    parser.add_argument("--sources", nargs="*", default=SOURCES, choices=SOURCES)
     parser.add_argument("--scenarios", nargs="*", default=SCENARIOS, choices=SCENARIOS)
     given = parser.parse_args()
     samples = [Sample(path) for path in evenly_spread(list_images(given.images), MOST)]
-    rows = []
+    label = {"model": given.model.name, "what": "not an MLPerf result"}
+    machine = about(("mlcommons-loadgen", "onnxruntime", "openvino", "numpy"))
+    rows = {
+        (scenario, source): {**label, "scenario": scenario, "source": source, **dict.fromkeys(FIGURES, ""), **machine}
+        | {"verdict": "not run"}
+        for source in SOURCES
+        for scenario in SCENARIOS
+    }
+    path = RESULTS / "loadgen.csv"
+    for row in csv.DictReader(path.open()) if path.exists() else ():
+        rows[row["scenario"], row["source"]] |= row
     try:
         with closing(open_engine(given.model)) as engine:
-            label = {"model": given.model.name, "engine": engine.backend, "what": "not an MLPerf result"}
-            machine = about(("mlcommons-loadgen", "onnxruntime", "openvino", "numpy"))
-            for source in given.sources:
-                for scenario in given.scenarios:
-                    rate = given.target_qps if scenario == "server" else None
-                    load = Load(scenario, given.seconds, rate, given.target_latency)
-                    rows.append({**label, **measure(engine, samples, source, load), **machine})
-                    print(rows[-1], flush=True)
+            for scenario, source in ((one, other) for other in given.sources for one in given.scenarios):
+                rate = given.target_qps if scenario == "server" else None
+                load = Load(scenario, given.seconds, rate, given.target_latency)
+                rows[scenario, source] |= {
+                    "engine": engine.backend,
+                    **measure(engine, samples, source, load),
+                    **machine,
+                }
+                write("loadgen", list(rows.values()))
     except TrtClsError as error:
         print(f"loadgen: not run, {error}", file=sys.stderr)
         return 1
-    write("loadgen", rows)
     return 0
 
 
