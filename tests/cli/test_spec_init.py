@@ -51,8 +51,8 @@ SMALL = Pictures(
     height=375,
     color=True,
     remarks=(
-        "Small data: what it writes for 2,000 color photographs in ten classes, from pretrained weights at a low rate; for",
-        "a folder of your own it chooses size, batch, epochs and rate. Accuracy with this spec is not measured yet.",
+        "Small data: what it writes for 2,000 color photographs in ten classes, from pretrained weights at a low rate;",
+        "for a folder of your own it chooses size, batch, epochs and rate. Accuracy with this spec is not measured.",
     ),
 )
 

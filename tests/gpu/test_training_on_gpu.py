@@ -20,6 +20,7 @@ from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
 from trt_cls.export.export import export
 from trt_cls.gpu import visible_gpu
+from trt_cls.models import build
 from trt_cls.spec.experiment import (
     NO_EXTENSIONS,
     CosineLr,
@@ -34,6 +35,7 @@ from trt_cls.spec.experiment import (
     TrainConfig,
 )
 from trt_cls.training.compute import choose_compute
+from trt_cls.training.learner import Learner
 from trt_cls.training.prefetch import open_augmentation, prefetched
 from trt_cls.training.run import train
 
@@ -114,3 +116,26 @@ def test_a_training_for_int8_ends_the_same_each_time_and_its_file_answers_as_it(
     assert one.last.read_bytes() == two.last.read_bytes()
     written = export(one.last, tmp_path / "model.onnx", images=folder.root, builder="none")  # refused if it does not
     assert written.precision == "int8"
+
+
+@pytest.mark.parametrize("extensions", [NO_EXTENSIONS, Extensions(ema_decay=0.9, clip_grad_norm=1.0, focal_gamma=2.0)])
+def test_a_step_does_not_wait_for_the_gpu(extensions: Extensions) -> None:
+    # the driver's own account, of what is called within torch's operators too; see tests/training/test_host_syncs.py
+    model = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,32,32", use_batch_norm=True)
+    asked = TrainConfig(
+        train_dataset_path="",
+        val_dataset_path="",
+        batch_size_per_gpu=4,
+        optimizer=Optimizer(sgd=Sgd(momentum=0.9)),
+        reg_config=RegConfig(type="None"),
+        lr_config=LrConfig(cosine=CosineLr(learning_rate=0.02)),
+    )
+    learner = Learner(build(model, 3), asked, choose_compute("cuda", "auto"), extensions=extensions)
+    batch = TrainingBatch(torch.rand(4, 3, 32, 32).cuda(), torch.eye(3)[[0, 1, 2, 0]].cuda(), ())
+    for number in range(3):  # the first ones make handles and workspaces
+        torch.cuda.set_sync_debug_mode("error" if number == 2 else "default")
+        try:
+            learner.step(batch, number, 0.02)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert learner.metrics().images == 12
