@@ -116,8 +116,7 @@ def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:
 
 
 def _report_missing(folder: ImageFolder) -> None:
-    there = {sample.label for sample in folder.samples}
-    missing = [name for label, name in enumerate(folder.classes) if label not in there]
+    missing = [name for name, count in zip(folder.classes, folder.counts, strict=True) if not count]
     if missing:
         names = ", ".join(missing[:MOST_NAMES]) + (" …" if len(missing) > MOST_NAMES else "")
         echo(

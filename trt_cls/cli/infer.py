@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from trt_cls.contract import Contract
+    from trt_cls.data.samples import Samples
     from trt_cls.distributed.processes import Processes
     from trt_cls.evaluation.evaluate import Predictions
     from trt_cls.evaluation.results import Format, Labeled
@@ -76,7 +77,6 @@ def command(
     The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
     from 0. Without --format, a single image is printed with its likeliest labels.
     """
-    from trt_cls.data.folder import Sample
     from trt_cls.distributed.processes import joined
     from trt_cls.evaluation.answers import checked_contract
     from trt_cls.evaluation.evaluate import predict
@@ -98,7 +98,7 @@ def command(
         if results and processes.first:
             results_folder(results)
         with opened(model, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
-            predictions = predict(engine, [Sample(path) for path in images], workers=WORKERS, **options)
+            predictions = predict(engine, images, workers=WORKERS, **options)
         if processes.first:
             single = len(sources) == 1 and Path(sources[0]).is_file()
             _report(predictions, contract, run.top_k or TOP_K, form, results, single=single)
@@ -122,21 +122,25 @@ def _require_sources(sources: tuple[str, ...]) -> None:
         )
 
 
-def _images(sources: tuple[str, ...]) -> list[Path]:
+def _images(sources: tuple[str, ...]) -> Samples:
     """The images of files, folders and patterns, each once, or those of the list on stdin."""
-    from trt_cls.data.folder import list_images
+    from trt_cls.data.folder import listed_images
+    from trt_cls.data.samples import files
 
     if sources != (STDIN,):
         paths = [path for source in sources for path in _matches(source)]
-        return list(dict.fromkeys(image for path in paths for image in list_images(path)))
+        if len(paths) == 1:
+            return listed_images(paths[0])
+        names = (str(image.path) for path in paths for image in listed_images(path))
+        return files(Path(), [(-1, list(dict.fromkeys(names)))])
     content = sys.stdin.buffer.read(MOST_LIST + 1).removeprefix(BOM_UTF8)
     if len(content) > MOST_LIST:
         raise DataError(f"more than {MOST_LIST:,} bytes on stdin; expected paths, one per line")
     lines = (line.removesuffix(b"\r") for line in content.split(b"\n"))
-    paths = [Path(os.fsdecode(line)) for line in lines if line.strip()]
-    if not paths:
+    images = files(Path(), [(-1, [os.fsdecode(line) for line in lines if line.strip()])])
+    if not images:
         raise DataError("no path on stdin; expected one per line, as from find DIR -name '*.jpg'")
-    return paths
+    return images
 
 
 def _matches(source: str) -> list[Path]:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -36,11 +36,12 @@ class Skipped:
 
     path: Path
     reason: str
+    label: int = field(default=-1, compare=False)
 
 
-def skipped(path: Path, error: DataError) -> Skipped:
-    """The image at `path` as skipped because of `error`, whose message need not repeat the path."""
-    return Skipped(path, str(error).removeprefix(f"{path}: "))
+def skipped(sample: Sample, error: DataError) -> Skipped:
+    """An image as skipped because of `error`, whose message need not repeat the path."""
+    return Skipped(sample.path, str(error).removeprefix(f"{sample.path}: "), sample.label)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def stream(
         return np.empty((size, *preprocessing.input_shape), preprocessing.input_type)
 
     def put(images: Floats, place: int, sample: Sample) -> None:
-        preprocess(read(sample.path, preprocessing.channels), preprocessing, images[place])
+        preprocess(read(sample.source, preprocessing.channels), preprocessing, images[place])
 
     with closing(_read_ahead(samples, empty, put, batch_size, workers)) as batches:
         for images, kept, chosen, lost in batches:
@@ -90,7 +91,7 @@ def decoded(
         return [None] * size
 
     def put(images: list[Any], place: int, sample: Sample) -> None:
-        images[place] = pixels = read(sample.path, preprocessing.channels)
+        images[place] = pixels = read(sample.source, preprocessing.channels)
         # Refuses what is too long and thin, and leaves the weights in the cache: they take a third of a millisecond.
         for axis in axes((pixels.shape[1], pixels.shape[0]), preprocessing):
             table(axis, preprocessing.filter)
@@ -108,7 +109,7 @@ def _read_ahead(
     samples: Sequence[Sample], empty: Callable[[int], T], put: _Put[T], batch_size: int, workers: int
 ) -> Generator[tuple[T, list[bool], tuple[Sample, ...], tuple[Skipped, ...]]]:
     """Batches of images, each with the places that were filled, the samples there, and the skipped images."""
-    groups = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    groups = (tuple(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size))
     with ExitStack() as stack:
         run: Any = map  # lazy: works in the caller's thread, when a batch is finished
         if workers:
@@ -130,7 +131,7 @@ def _outcome(put: _Put[T], images: T, place: int, sample: Sample) -> Skipped | N
         with holding():
             put(images, place, sample)
     except DataError as error:
-        return skipped(sample.path, error)
+        return skipped(sample, error)
     return None
 
 

@@ -152,11 +152,11 @@ def _nothing_decoded(skipped: Sequence[Skipped]) -> str:
 
 
 def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
-    left = {sample.label for sample in predictions.samples}
-    for sample in folder.samples:
-        if sample.label not in left:
-            reason = next(skipped.reason for skipped in predictions.skipped if skipped.path == sample.path)
+    left = set(predictions.labels.tolist())
+    for label in np.flatnonzero(folder.counts).tolist():
+        if label not in left:
+            first = next(skipped for skipped in predictions.skipped if skipped.label == label)
             raise DataError(
-                f'{folder.root}: no image of class "{folder.classes[sample.label]}" can be decoded, the first is '
-                f"{sample.path}: {reason}; expected at least one; replace the files"
+                f'{folder.root}: no image of class "{folder.classes[label]}" can be decoded, the first is '
+                f"{first.path}: {first.reason}; expected at least one; replace the files"
             )

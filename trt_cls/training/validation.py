@@ -5,7 +5,7 @@ A class of which no image can be decoded is an error.
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,8 +85,7 @@ class BrokenImages:
 
     def __init__(self, folder: ImageFolder) -> None:
         self._folder = folder
-        self._left = Counter(sample.label for sample in folder.samples)
-        self._label_of = {sample.path: sample.label for sample in folder.samples}
+        self._left = folder.counts
         self._reason_of: dict[Path, str] = {}
 
     @property
@@ -109,11 +108,10 @@ class BrokenImages:
             if image.path in self._reason_of:
                 continue
             self._reason_of[image.path] = image.reason
-            label = self._label_of[image.path]
-            self._left[label] -= 1
-            if self._left[label] == 0:
+            self._left[image.label] -= 1
+            if self._left[image.label] == 0:
                 raise DataError(
-                    f"{self._folder.root}: class {self._folder.classes[label]!r} has no image that can be read "
+                    f"{self._folder.root}: class {self._folder.classes[image.label]!r} has no image that can be read "
                     f"(the last: {image.path}: {image.reason}); expected at least one; replace the files"
                 )
 
@@ -131,5 +129,13 @@ class BrokenImages:
         return {str(path.relative_to(self._folder.root)): reason for path, reason in self._reason_of.items()}
 
     def restore(self, state: Mapping[str, str]) -> None:
-        """Restores what `state` returned, wherever the folder is now."""
-        self.add(Skipped(self._folder.root / name, reason) for name, reason in state.items())
+        """Restores what `state` returned, wherever the folder is now.
+
+        Raises:
+            LookupError: an image of it is not in the folder.
+        """
+        wanted = {os.fsencode(name) for name in state}
+        samples = self._folder.samples
+        pairs = zip(samples.keys(), samples.labels.tolist(), strict=True) if wanted else ()
+        label_of = {os.fsdecode(key): label for key, label in pairs if key in wanted}
+        self.add(Skipped(self._folder.root / name, reason, label_of[name]) for name, reason in state.items())
