@@ -7,20 +7,30 @@ import os
 import sys
 from codecs import BOM_UTF8
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from trt_cls.cli.options import RunOptions, common_options, model_option, results_option, run_options, spec_options
+from trt_cls.cli.labels import label_shards, merge_labels
+from trt_cls.cli.options import (
+    PATH,
+    RunOptions,
+    common_options,
+    model_option,
+    results_option,
+    run_options,
+    spec_options,
+)
 from trt_cls.cli.processes import opened, progress, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
-from trt_cls.files import results_folder
+from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
 from trt_cls.text import FOREIGN, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from trt_cls.contract import Contract
     from trt_cls.data.samples import Samples
@@ -36,7 +46,7 @@ CAMERA = "camera:"
 
 
 @click.command("infer")
-@model_option(required=True, description="Model file (.engine, .onnx, .safetensors).")
+@model_option(required=False, description="Model file (.engine, .onnx, .safetensors).")
 @click.option(
     "-i",
     "--image",
@@ -47,14 +57,33 @@ CAMERA = "camera:"
     multiple=True,
     metavar="SOURCE...",
     help="Images, folders of images or quoted patterns ('photos/*.jpg', ** for all sub-folders), several after one -i; "
-    "or - for paths on stdin (one per line), a video, or camera:NUMBER.",
+    "shards as in 'DIR/{0000..0127}.tar'; or - for paths on stdin (one per line), a video, or camera:NUMBER.",
 )
 @click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["csv", "jsonl"]),
-    help="csv: path,label,confidence (the default); jsonl: a JSON object per line with the --top-k likeliest labels.",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    help="csv: path,label,confidence (the default); jsonl: a JSON object per line with the --top-k likeliest labels; "
+    "parquet: with -o.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="OUT",
+    help="Folder for labels of shards, a file for each shard that is written once, however often the call is repeated.",
+)
+@click.option(
+    "--shard",
+    metavar="K/N",
+    help="With -o: label the shards i with i mod N = K.  [default: torchrun's or the SLURM array's share, else all]",
+)
+@click.option(
+    "--merge",
+    type=PATH,
+    metavar="OUT",
+    help="Check that the shards of a folder of labels have each image once, and write them to OUT/result.csv.",
 )
 @spec_options(required=False)
 @results_option(required=False)
@@ -63,32 +92,67 @@ CAMERA = "camera:"
 @click.pass_context
 def command(
     context: click.Context,
-    model: Path,
+    model: Path | None,
     given: tuple[str, ...],
     more: tuple[str, ...],
-    form: Format | None,
+    form: Format | Literal["parquet"] | None,
+    output: Path | None,
+    shard: str | None,
+    merge: Path | None,
     spec: Path | None,
     overrides: tuple[str, ...],
     results: Path | None,
     run: RunOptions,
 ) -> None:
-    """Label images: files, folders, a list, a video, a camera.
+    """Label images: files, folders, shards, a list, a video, a camera.
 
     The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
     from 0. Without --format, a single image is printed with its likeliest labels.
     """
-    from trt_cls.distributed.processes import joined
-    from trt_cls.evaluation.answers import checked_contract
-    from trt_cls.evaluation.evaluate import predict
-    from trt_cls.spec import load
-
+    sources = (*given, *more)
+    if merge:
+        return merge_labels(merge)
+    if model is None:
+        raise click.UsageError("Missing option '-m' / '--model' / '--model_path'.")
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
-    sources = (*given, *more)
+    contract_of = partial(_checked_contract, model, spec, overrides, run.classmap)
+    if output:
+        contract_of()
+        if form == "jsonl":
+            raise RequestError("--format jsonl with -o; expected csv or parquet; leave one of them out")
+        label_shards(model, sources, output, form or "csv", run, shard, WORKERS)
+    elif form == "parquet" or shard:
+        raise RequestError(
+            f"{'--shard' if shard else '--format parquet'} without -o; expected a folder; name it with -o OUT"
+        )
+    else:
+        _label(model, sources, contract_of, form, results, run)
+
+
+def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], classmap: Path | None) -> Contract:
+    from trt_cls.evaluation.answers import checked_contract
+    from trt_cls.spec import load
+
+    experiment = load(spec, overrides=overrides, paths=False) if spec else None
+    return checked_contract(model, experiment, spec, classmap)
+
+
+def _label(
+    model: Path,
+    sources: tuple[str, ...],
+    contract_of: Callable[[], Contract],
+    form: Format | None,
+    results: Path | None,
+    run: RunOptions,
+) -> None:
+    """Labels images or frames into one file, or on standard output."""
+    from trt_cls.distributed.processes import joined
+    from trt_cls.evaluation.evaluate import predict
+
     with joined(advice="start it again") as processes:
         _require_sources(sources)
-        experiment = load(spec, overrides=overrides, paths=False) if spec else None
-        contract = checked_contract(model, experiment, spec, run.classmap)
+        contract = contract_of()
         take_gpu_for(processes, model, run.provider)
         if _is_video(sources[0]):
             _require_one(processes, sources[0])
@@ -100,7 +164,7 @@ def command(
         with opened(model, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
             predictions = predict(engine, images, workers=WORKERS, **options)
         if processes.first:
-            single = len(sources) == 1 and Path(sources[0]).is_file()
+            single = len(sources) == 1 and Path(sources[0]).is_file() and not is_shards(sources[0])
             _report(predictions, contract, run.top_k or TOP_K, form, results, single=single)
 
 

@@ -6,7 +6,7 @@ Nothing is unpacked: an image is read from its place in the tar. Does not know: 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -77,7 +77,7 @@ def shard_folder(
     Raises:
         ArtefactError, DataError: a shard or its index can't be read, or its classes are fewer than two or not those.
     """
-    samples, own = _opened(pattern, order)
+    samples, own = _opened(shard_paths(pattern), order)
     table, counts = _table(samples), np.bincount(samples.labels + 1, minlength=len(own) + 1)
     if counts[0]:
         raise DataError(
@@ -105,7 +105,22 @@ def shard_samples(pattern: Path, order: Epochs = "shards") -> tuple[Samples, tup
     Raises:
         ArtefactError, DataError: a shard or its index can't be read.
     """
-    return _opened(pattern, order)
+    return _opened(shard_paths(pattern), order)
+
+
+def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
+    """What gives the images of one of the shards, in the order of their places; tars without an index are scanned then.
+
+    Raises:
+        ArtefactError, DataError: the index can't be read.
+    """
+    index = index_path(paths[0])
+    if not is_indexed(index) or any(index_path(path) != index for path in paths):
+        return lambda path: _opened([path], "shards")[0]
+    samples, _ = _opened(paths, "shards")
+    number = {name: place for place, name in enumerate(_table(samples).files)}
+    groups = _table(samples).rows["shard"][samples.rows]
+    return lambda path: samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))]
 
 
 def _table(samples: Samples) -> Table:
@@ -113,8 +128,7 @@ def _table(samples: Samples) -> Table:
     return samples.table
 
 
-def _opened(pattern: Path, order: Epochs) -> tuple[Samples, tuple[str, ...]]:
-    paths = shard_paths(pattern)
+def _opened(paths: Sequence[Path], order: Epochs) -> tuple[Samples, tuple[str, ...]]:
     index = index_path(paths[0])
     same = all(index_path(path) == index for path in paths)
     table, classes, chosen = _indexed(index, paths) if same and is_indexed(index) else _scanned(paths)
