@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import re
 import select
 import shutil
 import stat
@@ -13,11 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from trt_cls.errors import RequestError, TrtClsError, causes
+from trt_cls.errors import DataError, RequestError, TrtClsError, causes
 from trt_cls.text import FOREIGN, csv_row
 
 MOST_TEXT = 2**20
 """Bytes of a small file of text: a class map of 10,000 classes has 300 kB."""
+MOST_SHARDS = 1_000_000
+EXAMPLE = "DIR/train-{000000..000127}.tar"
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}", re.ASCII)
 PATIENCE = 10
 """Seconds to wait for the other end of a pipe."""
 _KINDS = {
@@ -92,6 +96,33 @@ def text_from_bytes(content: bytes, expected: str = "text") -> str:
     except UnicodeDecodeError as error:
         found = f"byte 0x{content[error.start]:02x} at {error.start}"
         raise ValueError(f"{found} is not UTF-8, expected {expected}: save it as UTF-8") from None
+
+
+def is_shards(path: str | Path) -> bool:
+    """Whether `path` names shards: a tar file, or several as in `train-{000000..000127}.tar`."""
+    return str(path).endswith(".tar") and not os.path.isdir(path)
+
+
+def shard_paths(pattern: str | Path) -> list[Path]:
+    """The tar files that `pattern` names, in order: ranges in braces are counted, padded with zeros as they are.
+
+    Raises:
+        DataError: a range is none or too long, or a file is missing.
+    """
+    parts = _RANGE.split(str(pattern))  # text, first, last, text …
+    paths = [parts[0]]
+    for first, last, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        count = int(last) - int(first) + 1
+        if not 1 <= count <= MOST_SHARDS // len(paths):
+            raise DataError(f"{pattern}: {count:,} shards in {{{first}..{last}}}; expected 1 to {MOST_SHARDS:,} in all")
+        width = max(len(first), len(last)) if first[0] == "0" or last[0] == "0" else 0
+        numbers = [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
+        paths = [f"{path}{number}{text}" for path in paths for number in numbers]
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        found = f"no such file, {len(missing)} of {len(paths)} shards are missing" if len(paths) > 1 else "no such file"
+        raise DataError(f"{missing[0]}: {found}; expected tar files; name those that are there, as in {EXAMPLE}")
+    return [Path(path) for path in paths]
 
 
 @contextmanager

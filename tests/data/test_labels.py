@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.labels import labeled_folder
+from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.split import Dataset, halves, split_rows
-from trt_cls.errors import DataError
+from trt_cls.errors import DataError, RequestError
 
 
 def written(root: Path, text: str | bytes, *images: str) -> Path:
@@ -113,6 +116,31 @@ def test_each_label_is_divided_over_both_parts(tmp_path: Path) -> None:
         assert min(counts) >= 1
         assert abs(counts[1] - 0.25 * sum(counts)) <= 2
     assert ("0.png", "a|b|c|d|e") in [row[:2] for row in map(lambda r: (str(r[0]), r[1]), split_rows(train, val))]
+
+
+def test_a_list_of_images_with_several_labels_is_selected_counted_and_sent_as_any_other(tmp_path: Path) -> None:
+    names = [f"{n}.png" for n in range(4)]
+    folder = labeled_folder(written(tmp_path, "0.png,a|c\n1.png,\n2.png,b|c\n3.png,c\n", *names), "labels.csv")
+    expected = [(0, 2), (), (1, 2), (2,)]
+    assert [sample.indices for sample in folder.samples] == list(folder.samples.indices()) == expected
+    assert all(sample.is_labeled and sample.label == -1 for sample in folder.samples)
+    assert folder.counts.tolist() == [1, 1, 3]
+    for chosen, rows in ((folder.samples[1:], [1, 2, 3]), (folder.samples.at(np.array([3, 0, 1])), [3, 0, 1])):
+        assert list(pickle.loads(pickle.dumps(chosen)).indices()) == [expected[row] for row in rows]
+        places, classes = chosen.members()
+        assert sorted(zip(places.tolist(), classes.tolist(), strict=True)) == [
+            (place, label) for place, row in enumerate(rows) for label in expected[row] or (-1,)
+        ]
+    assert ImageFolder(tmp_path, tuple(folder.samples), folder.classes).samples == folder.samples  # type: ignore[arg-type]
+
+
+def test_shards_which_have_one_class_an_image_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").touch()
+    with pytest.raises(DataError, match=r"x\.tar: shards found .*extensions\.labels.*a folder with labels\.csv"):
+        Dataset(tmp_path / "x.tar", labels="labels.csv").labeled()
+    folder = labeled_folder(written(tmp_path, "1.png,a|b", "1.png"), "labels.csv")
+    with pytest.raises(RequestError, match=r"several labels an image \(extensions\.labels\), expected one class"):
+        write_shards(folder, tmp_path, "x", 10**6)
 
 
 def test_the_halves_for_temperature_and_thresholds_share_no_image(tmp_path: Path) -> None:

@@ -127,6 +127,12 @@ def test_top_k_has_no_meaning_with_several_labels() -> None:
     assert "3 found with extensions.labels" in problem.message
 
 
+def test_shards_have_no_place_for_several_labels() -> None:
+    [problem] = problems(text("labels: 'labels.csv'").replace('"val"', '"val-{0..3}.tar"'))
+    assert problem.path == "train_config.val_dataset_path"
+    assert "expected a folder with the file labels.csv" in problem.message
+
+
 def test_decoupled_weight_decay_refuses_a_penalty_beside_it() -> None:
     [problem] = problems(spec_text() + "extensions { optimizer { adamw { } } }")
     assert problem.path == "extensions.optimizer"

@@ -19,6 +19,7 @@ SECTIONS = {
         "spec": "Check, print and write spec files, list all fields.",
         "train": "Train a network from a spec file.",
         "evaluate": "Evaluate a model on a labeled folder: top-k, confusion matrix, per-class report.",
+        "shards": "Write a folder of images to tar files with an index, for training and labeling at scale.",
         "prune": "Remove the weakest filters of a network, by TAO's rules.",
         "import-tao": "Convert a TAO .hdf5 model to a checkpoint.",
     },

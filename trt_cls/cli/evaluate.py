@@ -94,7 +94,7 @@ def command(
         k = 0 if several else _top_k(run.top_k or config.top_k, contract, processes)
         size = run.batch_size or config.batch_size
         exact = open_engine(model, run.provider, processes.threads)
-        with opened(exact, [*folder.samples, *foreign], run, size, processes) as (engine, options):
+        with opened(exact, range(len(folder.samples) + len(foreign)), run, size, processes) as (engine, options):
             engine = WithFlips(engine) if tta else engine
             options |= {"workers": config.n_workers}
             evaluation: Evaluation | LabelEvaluation
@@ -144,8 +144,7 @@ def _top_k(wanted: int, contract: Contract, processes: Processes) -> int:
 
 
 def _report_missing(folder: ImageFolder) -> None:
-    there = {label for sample in folder.samples for label in sample.indices}
-    missing = [name for label, name in enumerate(folder.classes) if label not in there]
+    missing = [name for name, count in zip(folder.classes, folder.counts, strict=True) if not count]
     if missing:
         names = ", ".join(missing[:MOST_NAMES]) + (" …" if len(missing) > MOST_NAMES else "")
         echo(

@@ -9,11 +9,13 @@ from codecs import BOM_UTF8
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from trt_cls.cli.labels import label_shards, merge_labels
 from trt_cls.cli.options import (
+    PATH,
     RunOptions,
     common_options,
     model_option,
@@ -24,17 +26,17 @@ from trt_cls.cli.options import (
 )
 from trt_cls.cli.processes import fastest_engine, opened, progress, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
-from trt_cls.files import results_folder
+from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
 from trt_cls.text import FOREIGN, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from trt_cls.contract import Contract
-    from trt_cls.data.folder import Sample
+    from trt_cls.data.samples import Samples
     from trt_cls.distributed.processes import Processes
     from trt_cls.engines.backends import Provider
     from trt_cls.engines.engine import Engine
@@ -49,7 +51,7 @@ CAMERA = "camera:"
 
 
 @click.command("infer")
-@model_option(required=True, description="Model file (.engine, .onnx, .safetensors).")
+@model_option(required=False, description="Model file (.engine, .onnx, .safetensors).")
 @click.option(
     "-i",
     "--image",
@@ -60,15 +62,33 @@ CAMERA = "camera:"
     multiple=True,
     metavar="SOURCE...",
     help="Images, folders of images or quoted patterns ('photos/*.jpg', ** for all sub-folders), several after one -i; "
-    "or - for paths on stdin (one per line), a video, or camera:NUMBER.",
+    "shards as in 'DIR/{0000..0127}.tar'; or - for paths on stdin (one per line), a video, or camera:NUMBER.",
 )
 @click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["csv", "jsonl"]),
+    type=click.Choice(["csv", "jsonl", "parquet"]),
     help="csv: path,label,confidence (the default), a row for each label of a set; jsonl: a JSON object per line with "
-    "the --top-k likeliest labels.",
+    "the --top-k likeliest labels; parquet: with -o.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="OUT",
+    help="Folder for labels of shards, a file for each shard that is written once, however often the call is repeated.",
+)
+@click.option(
+    "--shard",
+    metavar="K/N",
+    help="With -o: label the shards i with i mod N = K.  [default: torchrun's or the SLURM array's share, else all]",
+)
+@click.option(
+    "--merge",
+    type=PATH,
+    metavar="OUT",
+    help="Check that the shards of a folder of labels have each image once, and write them to OUT/result.csv.",
 )
 @spec_options(required=False)
 @results_option(required=False)
@@ -77,36 +97,71 @@ CAMERA = "camera:"
 @click.pass_context
 def command(
     context: click.Context,
-    model: Path,
+    model: Path | None,
     given: tuple[str, ...],
     more: tuple[str, ...],
-    form: Format | None,
+    form: Format | Literal["parquet"] | None,
+    output: Path | None,
+    shard: str | None,
+    merge: Path | None,
     spec: Path | None,
     overrides: tuple[str, ...],
     results: Path | None,
     run: RunOptions,
 ) -> None:
-    """Label images: files, folders, a list, a video, a camera.
+    """Label images: files, folders, shards, a list, a video, a camera.
 
     The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
     from 0. Without --format, a single image is printed with its likeliest labels. A multi-label model gives every label
     that reaches its threshold, a row each. A model exported with --coverage names a set of labels, one with
     --reject-rate "unknown" where it is not sure.
     """
-    from trt_cls.data.folder import Sample
-    from trt_cls.distributed.processes import joined
-    from trt_cls.evaluation.answers import checked_contract
-    from trt_cls.evaluation.evaluate import predict
-    from trt_cls.spec import load
-
+    sources = (*given, *more)
+    if merge:
+        return merge_labels(merge)
+    if model is None:
+        raise click.UsageError("Missing option '-m' / '--model' / '--model_path'.")
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
-    sources = (*given, *more)
+    contract_of = partial(_checked_contract, model, spec, overrides, run)
+    if output:
+        contract_of()
+        if form == "jsonl":
+            raise RequestError("--format jsonl with -o; expected csv or parquet; leave one of them out")
+        label_shards(model, sources, output, form or "csv", run, shard, WORKERS)
+    elif form == "parquet" or shard:
+        raise RequestError(
+            f"{'--shard' if shard else '--format parquet'} without -o; expected a folder; name it with -o OUT"
+        )
+    else:
+        _label(model, sources, contract_of, form, results, run)
+
+
+def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], run: RunOptions) -> Contract:
+    from trt_cls.evaluation.answers import checked_contract
+    from trt_cls.spec import load
+
+    experiment = load(spec, overrides=overrides, paths=False) if spec else None
+    contract = checked_contract(model, experiment, spec, run.classmap)
+    refuse_top_k(contract, run.top_k)
+    return contract
+
+
+def _label(
+    model: Path,
+    sources: tuple[str, ...],
+    contract_of: Callable[[], Contract],
+    form: Format | None,
+    results: Path | None,
+    run: RunOptions,
+) -> None:
+    """Labels images or frames into one file, or on standard output."""
+    from trt_cls.distributed.processes import joined
+    from trt_cls.evaluation.evaluate import predict
+
     with joined(advice="start it again") as processes:
         _require_sources(sources)
-        experiment = load(spec, overrides=overrides, paths=False) if spec else None
-        contract = checked_contract(model, experiment, spec, run.classmap)
-        refuse_top_k(contract, run.top_k)
+        contract = contract_of()
         take_gpu_for(processes, model, run.provider)
         if _is_video(sources[0]):
             _require_one(processes, sources[0])
@@ -115,25 +170,22 @@ def command(
         images = processes.from_first(lambda: _images(sources))
         if results and processes.first:
             results_folder(results)
-        samples = [Sample(path) for path in images]
-        fastest = _fastest(model, run.provider, samples, contract, processes)
+        fastest = _fastest(model, run.provider, images, contract, processes)
         with opened(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
-            predictions = predict(engine, samples, workers=WORKERS, **options)
+            predictions = predict(engine, images, workers=WORKERS, **options)
         if processes.first:
-            single = len(sources) == 1 and Path(sources[0]).is_file()
+            single = len(sources) == 1 and Path(sources[0]).is_file() and not is_shards(sources[0])
             _report(predictions, contract, run.top_k or TOP_K, form, results, single=single)
 
 
-def _fastest(
-    model: Path, provider: Provider, samples: Sequence[Sample], contract: Contract, processes: Processes
-) -> Engine:
-    def images() -> NDArray[Any] | None:
+def _fastest(model: Path, provider: Provider, images: Samples, contract: Contract, processes: Processes) -> Engine:
+    def first() -> NDArray[Any] | None:
         from trt_cls.export.fastest import first_images
 
-        return first_images(samples, contract.preprocessing)
+        return first_images(images, contract.preprocessing)
 
     say = partial(echo, err=True) if processes.first else lambda line: None
-    return fastest_engine(model, provider, processes.threads, images, say)
+    return fastest_engine(model, provider, processes.threads, first, say)
 
 
 def _is_video(source: str) -> bool:
@@ -154,21 +206,25 @@ def _require_sources(sources: tuple[str, ...]) -> None:
         )
 
 
-def _images(sources: tuple[str, ...]) -> list[Path]:
+def _images(sources: tuple[str, ...]) -> Samples:
     """The images of files, folders and patterns, each once, or those of the list on stdin."""
-    from trt_cls.data.folder import list_images
+    from trt_cls.data.folder import listed_images
+    from trt_cls.data.samples import files
 
     if sources != (STDIN,):
         paths = [path for source in sources for path in _matches(source)]
-        return list(dict.fromkeys(image for path in paths for image in list_images(path)))
+        if len(paths) == 1:
+            return listed_images(paths[0])
+        names = (str(image.path) for path in paths for image in listed_images(path))
+        return files(Path(), [(-1, list(dict.fromkeys(names)))])
     content = sys.stdin.buffer.read(MOST_LIST + 1).removeprefix(BOM_UTF8)
     if len(content) > MOST_LIST:
         raise DataError(f"more than {MOST_LIST:,} bytes on stdin; expected paths, one per line")
     lines = (line.removesuffix(b"\r") for line in content.split(b"\n"))
-    paths = [Path(os.fsdecode(line)) for line in lines if line.strip()]
-    if not paths:
+    images = files(Path(), [(-1, [os.fsdecode(line) for line in lines if line.strip()])])
+    if not images:
         raise DataError("no path on stdin; expected one per line, as from find DIR -name '*.jpg'")
-    return paths
+    return images
 
 
 def _matches(source: str) -> list[Path]:

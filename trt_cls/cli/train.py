@@ -54,6 +54,12 @@ TRAINING_ALONE = ("resume", "save_every", "loggers", "init_epoch")
     help="Also log curves, configuration and final files to this tracker. Repeatable.",
 )
 @click.option(
+    "--order",
+    type=click.Choice(["shards", "folder"]),
+    help="Order of images in shards. shards: a few shards at a time, each read once an epoch. folder: as if they were "
+    "files, with the same weights as from their folder.  [default: shards]",
+)
+@click.option(
     "--init-epoch",
     "--init_epoch",
     type=int,

@@ -5,62 +5,24 @@ Does not know: the content of files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from trt_cls.data.samples import ImageFolder, Sample, Samples, Skipped, files
+from trt_cls.data.shards import shard_samples
 from trt_cls.data.walk import Walk, is_ignored
 from trt_cls.errors import DataError, did_you_mean
+from trt_cls.files import is_shards
 from trt_cls.preprocessing.gate import EXTENSIONS
 from trt_cls.text import has_foreign_bytes, listed
+
+__all__ = ["ImageFolder", "Sample", "Skipped", "evenly_spread", "image_folder", "list_images", "listed_images"]
 
 T = TypeVar("T")
 LABELS = "labels.csv"
 """The usual name of the file with the labels of multi-label data."""
 LAYOUT = "expected one sub-folder of images per class"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image file and the index of its class; -1: unlabeled, or with `labels`."""
-
-    path: Path
-    label: int = -1
-    labels: tuple[int, ...] | None = None
-    """In multi-label data, the indices of its classes, rising; None: it has one class, or is unlabeled."""
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        """The classes of a labeled image."""
-        return (self.label,) if self.labels is None else self.labels
-
-    @property
-    def is_labeled(self) -> bool:
-        """Whether its classes are known, none of them included."""
-        return self.label >= 0 or self.labels is not None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be used, and why."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """A labeled dataset: the images below one sub-folder per class, class after class, sorted by path.
-
-    In multi-label data, see `labels`, the images are sorted by path alone.
-    """
-
-    root: Path
-    samples: tuple[Sample, ...]
-    classes: tuple[str, ...]
-    skipped: tuple[Skipped, ...] = ()
-    """Images without a row in the file of labels, and rows without an image."""
 
 
 def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_missing: bool = False) -> ImageFolder:
@@ -80,21 +42,22 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
     _check_classes(root, folders, classes, allow_missing)
     present = frozenset(folders)
     walk = Walk(root, [root / name for name in folders])
-    samples = []
-    empty = []
-    for label, name in enumerate(classes):
-        files = list(walk.images(root / name)) if name in present else []
-        samples += [Sample(path, label) for path in files]
-        if name in present and not files:
-            empty.append(name)
-    if not samples:
-        found = f"{LAYOUT}, files ending in {' '.join(EXTENSIONS)}{walk.not_read_below(root)}"
-        raise DataError(f"{root}: no images in its class folders; {found}")
+
+    def groups() -> Iterator[tuple[int, list[str]]]:
+        for label, name in enumerate(classes):
+            for names in walk.images(root / name) if name in present else ():
+                yield label, [f"{name}/{image}" for image in names]
+
+    found = ImageFolder(root, files(root, groups()), tuple(classes))
+    if not found.samples:
+        expected = f"{LAYOUT}, files ending in {' '.join(EXTENSIONS)}{walk.not_read_below(root)}"
+        raise DataError(f"{root}: no images in its class folders; {expected}")
+    empty = [name for name, count in zip(classes, found.counts, strict=True) if name in present and not count]
     if empty and not allow_missing:
-        found = f"{listed(empty)}{walk.not_read_below(root / empty[0])}"
-        raise DataError(f"{root}: no images for {found}; add images, or remove the folder and its class")
+        names = f"{listed(empty)}{walk.not_read_below(root / empty[0])}"
+        raise DataError(f"{root}: no images for {names}; add images, or remove the folder and its class")
     walk.warn()
-    return ImageFolder(root, tuple(samples), tuple(classes))
+    return found
 
 
 def evenly_spread(items: Sequence[T], most: int) -> list[T]:
@@ -109,12 +72,23 @@ def list_images(path: Path) -> list[Path]:
     Raises:
         DataError: there is no such file or folder, or no image below it.
     """
+    return [path] if path.is_file() else [sample.path for sample in listed_images(path)]
+
+
+def listed_images(path: Path) -> Samples:
+    """The image files of `list_images`, or the images of the shards that `path` names; labels have no meaning.
+
+    Raises:
+        ArtefactError, DataError: as `list_images` and `shard_samples`.
+    """
+    if is_shards(path):
+        return shard_samples(path)[0]
     if path.is_file():
-        return [path]
+        return files(Path(), [(-1, [str(path)])])
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; expected an image or a folder of images")
     walk = Walk(path, [path])
-    images = list(walk.images(path))
+    images = files(path, ((-1, names) for names in walk.images(path)))
     if not images:
         found = f"{' '.join(EXTENSIONS)}{walk.not_read_below(path)}"
         raise DataError(f"{path}: no images below this folder; expected files ending in {found}")

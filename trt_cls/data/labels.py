@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trt_cls.artefacts.contracts import faults_of_classes
 from trt_cls.artefacts.decoding import read_bytes
-from trt_cls.data.folder import ImageFolder, Sample, Skipped
+from trt_cls.data.samples import ImageFolder, Skipped, files
 from trt_cls.data.walk import Walk
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.preprocessing.gate import EXTENSIONS
@@ -53,24 +53,21 @@ def labeled_folder(
     _check_classes(table, labels, chosen)
     index = {label: number for number, label in enumerate(chosen)}
     walk = Walk(root, [root])
-    images = list(walk.images(root))
-    names = [str(image.relative_to(root)) for image in images]
-    samples = tuple(
-        Sample(image, labels=tuple(sorted(index[label] for label in rows[place])))
-        for image, place in zip(images, names, strict=True)
-        if place in rows
-    )
-    if not samples:
+    names = [name for group in walk.images(root) for name in group]
+    listed_names = [name for name in names if name in rows]
+    if not listed_names:
         raise DataError(
             f"{table}: none of its {len(rows)} paths is an image in {root}; expected paths in this folder, of files "
             f"ending in {' '.join(EXTENSIONS)}{walk.not_read_below(root)}"
         )
-    _require_images(table, chosen, samples, allow_missing=allow_missing)
-    walk.warn()
+    sets = [sorted(index[label] for label in rows[name]) for name in listed_names]
     unlisted = [Skipped(root / place, f"not in {name}") for place in names if place not in rows]
     present = set(names)
     absent = [Skipped(root / place, _absence(root / place, name)) for place in rows if place not in present]
-    return ImageFolder(root, samples, chosen, (*unlisted, *absent))
+    folder = ImageFolder(root, files(root, [(-1, listed_names)], sets), chosen, (*unlisted, *absent))
+    _require_images(table, folder, allow_missing=allow_missing)
+    walk.warn()
+    return folder
 
 
 def _rows(table: Path) -> Rows:
@@ -155,9 +152,8 @@ def _check_classes(table: Path, labels: Sequence[str], classes: Sequence[str]) -
         raise DataError(printable(f"{table}: {fault}"))
 
 
-def _require_images(table: Path, classes: Sequence[str], samples: Sequence[Sample], *, allow_missing: bool) -> None:
-    seen = {label for sample in samples for label in sample.indices}
-    missing = [name for number, name in enumerate(classes) if number not in seen]
+def _require_images(table: Path, folder: ImageFolder, *, allow_missing: bool) -> None:
+    missing = [name for name, count in zip(folder.classes, folder.counts, strict=True) if not count]
     if missing and not allow_missing:
         raise DataError(
             f"{table}: no image has the label {printable(listed(missing))}; expected one or more of each class; add "

@@ -27,6 +27,7 @@ from trt_cls.data.augmentation import (
     smoothed_targets,
 )
 from trt_cls.data.folder import ImageFolder, Sample
+from trt_cls.data.order import Order, Orders
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Part, Transforms, bundle, part
 from trt_cls.data.workers import Workers
@@ -73,18 +74,6 @@ def pinned(value: Any) -> Any:
     return replace(value, **{field.name: pinned(getattr(value, field.name)) for field in fields(value)})
 
 
-@dataclass(frozen=True)
-class _Order:
-    """One batch to make: what a worker needs to know."""
-
-    epoch: int
-    step: int
-    """Number of the batch in the epoch, over all processes."""
-    samples: tuple[tuple[int, Sample], ...]
-    """Each with the number that its draws come from: its index in the dataset, plus the dataset's size for each time
-    that it came before in this epoch."""
-
-
 class TrainingLoader:
     """All images of a folder once an epoch, in an order drawn anew for each epoch.
 
@@ -117,7 +106,7 @@ class TrainingLoader:
         gpu: int | None = None,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
-        self._orders = _Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size, extensions)
+        self._orders = Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size, extensions)
         self._make = _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack)
         self._count = min(train_config.n_workers, self._orders.steps, _processors())
         self._workers: Workers | None = None
@@ -148,59 +137,6 @@ class TrainingLoader:
             self._workers = None
 
 
-class _Orders:
-    """The samples of each batch of an epoch; used in the main process, so that workers have no state."""
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        extensions: Extensions,
-    ) -> None:
-        self._samples = samples
-        self._balanced, self._repeats = extensions.balanced_sampling, extensions.repeated_augment
-        self._batch_size = batch_size
-        self._seed = seed
-        self._rank, self._world_size = rank, world_size
-        full, rest = divmod(len(samples), batch_size)
-        self.steps = full if rest == 1 and full else full + (rest > 0)
-
-    def of_epoch(self, epoch: int, start_step: int) -> Iterator[_Order]:
-        size, rng = len(self._samples), Random(f"{self._seed}/{epoch}")
-        indices = self._equally_many(rng) if self._balanced else list(range(size))
-        rng.shuffle(indices)
-        if self._repeats > 1:
-            indices = [index + again * size for index in indices for again in range(self._repeats)][:size]
-        for step in range(start_step, self.steps):
-            start = step * self._batch_size
-            end = start + self._batch_size if step + 1 < self.steps else len(indices)
-            share = tuple((index, self._samples[index % size]) for index in self._share(indices[start:end]))
-            yield _Order(epoch, step * self._world_size + self._rank, share)
-
-    def _equally_many(self, rng: Random) -> list[int]:
-        """As many images of each class, but for one; the k-th repetition of an image is its index plus k sizes."""
-        size, drawn = len(self._samples), []
-        of_class: dict[int, list[int]] = {}
-        for index, sample in enumerate(self._samples):
-            of_class.setdefault(sample.label, []).append(index)
-        quota, rest = divmod(size, len(of_class))
-        one_more = set(rng.sample(sorted(of_class), rest))
-        for label, images in of_class.items():
-            left = quota + (label in one_more)
-            for start in range(0, left, len(images)):
-                again = start // len(images) * size
-                drawn += [index + again for index in rng.sample(images, min(len(images), left - start))]
-        return drawn
-
-    def _share(self, indices: Sequence[int]) -> Sequence[int]:
-        """This process's share of a batch: an even one, but at least two images, or none."""
-        sharers = max(1, min(self._world_size, len(indices) // 2))
-        return indices[self._rank :: sharers] if self._rank < sharers else ()
-
-
 class _Batches:
     """Makes the batch of an order; the part of the loader that is sent to the workers."""
 
@@ -213,7 +149,7 @@ class _Batches:
         self._classes = classes
         self._pack = pack
 
-    def __call__(self, order: _Order) -> TrainingBatch | PackedBatch:
+    def __call__(self, order: Order) -> TrainingBatch | PackedBatch:
         readable: list[Sample] = []
         losses: list[Skipped] = []
         planned = self._planned(order, readable, losses)
@@ -226,23 +162,23 @@ class _Batches:
         return TrainingBatch(mixing.images(images), targets, tuple(losses))
 
     def _planned(
-        self, order: _Order, readable: list[Sample], losses: list[Skipped]
+        self, order: Order, readable: list[Sample], losses: list[Skipped]
     ) -> Iterator[tuple[int, Pixels, ImagePlan]]:
         """The readable images, each with its index and its plan; adds to readable and losses."""
         channels, shape = self._preprocessing.channels, self._preprocessing.input_shape
         for index, sample in order.samples:
             rng = draws_for(self._train.random_seed, order.epoch, index)
             try:
-                pixels = self._transforms.cropped(read(sample.path, channels), order.epoch, index)
+                pixels = self._transforms.cropped(read(sample.source, channels), order.epoch, index)
                 size = pixels.shape[1], pixels.shape[0]
                 drawn = plan(size, self._preprocessing, self._train, rng, self._extensions)
             except DataError as error:
-                losses.append(skipped(sample.path, error))
+                losses.append(skipped(sample, error))
                 continue
             readable.append(sample)
             yield index, pixels, drawn._replace(erased=self._transforms.erased(shape, order.epoch, index))
 
-    def _images(self, planned: Iterator[tuple[int, Pixels, ImagePlan]], order: _Order) -> Floats:
+    def _images(self, planned: Iterator[tuple[int, Pixels, ImagePlan]], order: Order) -> Floats:
         """Augmented and normalized, [n,C,H,W]."""
         images = np.empty((len(order.samples), *self._preprocessing.input_shape), np.float32)
         count = 0
@@ -263,7 +199,7 @@ class _Batches:
         made.write(content.numpy())
         return content, made.starts
 
-    def _mixing(self, readable: list[Sample], order: _Order) -> tuple[Mixing, torch.Tensor]:
+    def _mixing(self, readable: list[Sample], order: Order) -> tuple[Mixing, torch.Tensor]:
         """How the images are mixed, and the mixed targets."""
         mixing = self._drawn_mixing(len(readable), order) if readable else Mixing()
         smoothing = self._train.label_smoothing
@@ -273,7 +209,7 @@ class _Batches:
             targets = smoothed_targets([sample.label for sample in readable], self._classes, smoothing)
         return mixing, mixing.targets(torch.from_numpy(targets))
 
-    def _drawn_mixing(self, images: int, order: _Order) -> Mixing:
+    def _drawn_mixing(self, images: int, order: Order) -> Mixing:
         """Mixup or cutmix; where both are asked for, each batch draws one with equal probability."""
         mixes, cuts = self._train.mixup_alpha > 0, self._extensions.cutmix_alpha > 0
         place = f"{self._train.random_seed}/{order.epoch}"

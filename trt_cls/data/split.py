@@ -8,17 +8,22 @@ moves at most one other, the next one in the order of hashes, so that the share 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import fsdecode
 from pathlib import Path
 from random import Random
-from typing import Literal, get_args
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trt_cls.contract import Task
 from trt_cls.data.folder import LABELS, ImageFolder, Sample, image_folder, list_images
-from trt_cls.data.labels import labeled_folder
+from trt_cls.data.labels import SEPARATOR, labeled_folder
+from trt_cls.data.shards import Epochs, shard_folder
 from trt_cls.errors import DataError
+from trt_cls.files import is_shards
 from trt_cls.spec.experiment import Experiment, Extensions, TrainConfig
 
 PartName = Literal["train", "val"]
@@ -26,7 +31,7 @@ PartName = Literal["train", "val"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of images, or one part of a folder with one sub-folder per class."""
+    """A folder of images or shards, or one part of one that is labeled."""
 
     root: Path
     part: PartName | None = None
@@ -36,6 +41,7 @@ class Dataset:
     seed: int = 0
     labels: str = ""
     """Name of the file with the labels of multi-label data; empty: there are class folders."""
+    order: Epochs = "shards"
 
     def with_labels_of(self, task: Task) -> Dataset:
         """The same images, with class folders for the task "single", and LABELS for "multi" unless it has a name."""
@@ -45,20 +51,26 @@ class Dataset:
         return f"{self.root} (the {self.part} part)" if self.part else str(self.root)
 
     def labeled(self, classes: Sequence[str] | None = None, *, allow_missing: bool = False) -> ImageFolder:
-        """The images with their classes, as `image_folder` lists them.
+        """The images with their classes, as `image_folder`, `shard_folder` or `labeled_folder` lists them.
 
         Raises:
-            DataError: as `image_folder` or `labeled_folder`, or a class has too few images for two parts.
+            ArtefactError, DataError: as these, or a class has too few images for two parts.
         """
+        if self.labels and is_shards(self.root):
+            raise DataError(
+                f"{self.root}: shards found with several labels an image (extensions.labels, or a multi-label model), "
+                f"expected a folder with {self.labels}; an image in a shard has one class; name the folder"
+            )
         if self.labels:
             folder = labeled_folder(self.root, self.labels, classes, allow_missing=allow_missing)
+        elif is_shards(self.root):
+            folder = shard_folder(self.root, classes, allow_missing=allow_missing, order=self.order)
         else:
             folder = image_folder(self.root, classes, allow_missing=allow_missing)
         if self.part is None:
             return folder
-        held_out = self._held_out(folder)
-        kept = (sample for sample in folder.samples if (sample.path in held_out) == (self.part == "val"))
-        return replace(folder, samples=tuple(kept))
+        kept = self._held_out(folder) == (self.part == "val")
+        return replace(folder, samples=folder.samples.at(np.flatnonzero(kept)))
 
     def images(self) -> list[Path]:
         """The images without their classes; a folder that is not divided needs no class folders.
@@ -68,49 +80,42 @@ class Dataset:
         """
         return [sample.path for sample in self.labeled().samples] if self.part else list_images(self.root)
 
-    def _held_out(self, folder: ImageFolder) -> set[Path]:
+    def _held_out(self, folder: ImageFolder) -> NDArray[np.bool_]:
         """The nearest number of images to `share` of each class; at least one, and one is left.
 
         Of multi-label images the rarest class is divided first, and of each class the images that no rarer one has.
         """
-        found: set[Path] = set()
-        divided: set[Path] = set()
-        members = _members(folder)
+        hashes = np.array([self._hash(name) for name in folder.samples.names()])
+        places, classes = folder.samples.members()
+        order = np.lexsort((hashes[places], classes))  # class after class, in each by hash
+        labels, starts = np.unique(classes[order], return_index=True)
+        members = dict(zip(labels.tolist(), np.split(places[order], starts[1:]), strict=True))
+        found, divided = np.zeros((2, len(folder.samples)), np.bool_)
         for label in sorted(members, key=lambda label: (label < 0, len(members[label]), label)):
-            paths = members[label]
-            if len(paths) < 2 and label >= 0:
+            ranked = members[label]
+            if len(ranked) < 2 and label >= 0:
                 raise DataError(
                     f"{self.root}: class {folder.classes[label]} has one image; expected two or more, to train on and "
                     "to validate on; add images, or remove the class"
                 )
-            left = sorted((path for path in paths if path not in divided), key=self._hash)
-            held = sum(path in found for path in paths)
-            count = min(max(round(self.share * len(paths)), 1), len(paths) - 1) - held
-            found.update(left[: max(count, 0)])
-            divided.update(left)
+            left = ranked[~divided[ranked]]
+            count = min(max(round(self.share * len(ranked)), 1), len(ranked) - 1) - int(found[ranked].sum())
+            found[left[: max(count, 0)]] = True
+            divided[left] = True
         return found
 
-    def _hash(self, path: Path) -> bytes:
-        name = os.fsencode(path.relative_to(self.root).as_posix())
+    def _hash(self, name: bytes) -> bytes:
         return hashlib.blake2b(b"%d/%b" % (self.seed, name), digest_size=16).digest()
 
 
-def _members(folder: ImageFolder) -> dict[int, list[Path]]:
-    """The images of each class; -1: those with none."""
-    members: dict[int, list[Path]] = {}
-    for sample in folder.samples:
-        for label in sample.indices or (-1,):
-            members.setdefault(label, []).append(sample.path)
-    return members
-
-
-def training_datasets(train: TrainConfig, extensions: Extensions) -> tuple[Dataset, Dataset]:
+def training_datasets(train: TrainConfig, extensions: Extensions, order: Epochs = "shards") -> tuple[Dataset, Dataset]:
     """The images to train on, and those to validate on after each epoch."""
-    root, share, labels = Path(train.train_dataset_path), extensions.validation_split, extensions.labels
+    share = extensions.validation_split
+    images = Dataset(Path(train.train_dataset_path), labels=extensions.labels, order=order)
     if not share:
-        return Dataset(root, labels=labels), Dataset(Path(train.val_dataset_path), labels=labels)
-    train_part, val_part = (Dataset(root, part, share, train.random_seed, labels) for part in get_args(PartName))
-    return train_part, val_part
+        return images, replace(images, root=Path(train.val_dataset_path))
+    images = replace(images, share=share, seed=train.random_seed)
+    return replace(images, part="train"), replace(images, part="val")
 
 
 def evaluation_dataset(experiment: Experiment) -> Dataset | None:
@@ -124,9 +129,9 @@ def evaluation_dataset(experiment: Experiment) -> Dataset | None:
 def split_rows(train: ImageFolder, val: ImageFolder) -> list[tuple[object, ...]]:
     """The rows of split.csv: each image of both parts, by its path in their folder, with its class and part."""
     rows = [
-        (sample.path.relative_to(folder.root), "|".join(folder.classes[index] for index in sample.indices), part)
+        (Path(fsdecode(name)), SEPARATOR.join(folder.classes[index] for index in indices), part)
         for part, folder in (("train", train), ("val", val))
-        for sample in folder.samples
+        for name, indices in zip(folder.samples.names(), folder.samples.indices(), strict=True)
     ]
     return [("path", "label", "part"), *sorted(rows)]
 

@@ -12,14 +12,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.folder import Sample
-from trt_cls.data.folder import Skipped as Skipped
+from trt_cls.data.samples import Sample
+from trt_cls.data.samples import Skipped as Skipped
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
 from trt_cls.preprocessing.gate import holding
@@ -31,9 +30,9 @@ BATCHES_AHEAD = 2
 """Batches in work beside the one that was returned last."""
 
 
-def skipped(path: Path, error: DataError) -> Skipped:
-    """The image at `path` as skipped because of `error`, whose message need not repeat the path."""
-    return Skipped(path, str(error).removeprefix(f"{path}: "))
+def skipped(sample: Sample, error: DataError) -> Skipped:
+    """An image as skipped because of `error`, whose message need not repeat the path."""
+    return Skipped(sample.path, str(error).removeprefix(f"{sample.path}: "), sample.label, sample.labels)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def stream(
         return np.empty((size, *preprocessing.input_shape), preprocessing.input_type)
 
     def put(images: Floats, place: int, sample: Sample) -> None:
-        preprocess(read(sample.path, preprocessing.channels), preprocessing, images[place])
+        preprocess(read(sample.source, preprocessing.channels), preprocessing, images[place])
 
     with closing(_read_ahead(samples, empty, put, batch_size, workers)) as batches:
         for images, kept, chosen, lost in batches:
@@ -83,7 +82,7 @@ def decoded(
         return [None] * size
 
     def put(images: list[Any], place: int, sample: Sample) -> None:
-        images[place] = pixels = read(sample.path, preprocessing.channels)
+        images[place] = pixels = read(sample.source, preprocessing.channels)
         # Refuses what is too long and thin, and leaves the weights in the cache: they take a third of a millisecond.
         for axis in axes((pixels.shape[1], pixels.shape[0]), preprocessing):
             table(axis, preprocessing.filter)
@@ -101,7 +100,7 @@ def _read_ahead(
     samples: Sequence[Sample], empty: Callable[[int], T], put: _Put[T], batch_size: int, workers: int
 ) -> Generator[tuple[T, list[bool], tuple[Sample, ...], tuple[Skipped, ...]]]:
     """Batches of images, each with the places that were filled, the samples there, and the skipped images."""
-    groups = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    groups = (tuple(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size))
     with ExitStack() as stack:
         run: Any = map  # lazy: works in the caller's thread, when a batch is finished
         if workers:
@@ -123,7 +122,7 @@ def _outcome(put: _Put[T], images: T, place: int, sample: Sample) -> Skipped | N
         with holding():
             put(images, place, sample)
     except DataError as error:
-        return skipped(sample.path, error)
+        return skipped(sample, error)
     return None
 
 

@@ -46,8 +46,8 @@ def survey(folder: Path) -> Pictures:
         outcomes = list(pool.map(_look, looked_at))
     seen = [outcome for outcome in outcomes if isinstance(outcome, _Seen)]
     broken = [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
-    lost = {image.path for image in broken}
-    counts = Counter(sample.label for sample in listing.samples if sample.path not in lost)
+    counts = Counter(listing.samples.labels.tolist())
+    counts.subtract(image.label for image in broken)
     _refuse_few(listing, counts, len(broken))
     width, height = (sorted(sizes)[len(seen) // 2] for sizes in zip(*(image.size for image in seen), strict=True))
     color = not all(image.gray for image in seen)
@@ -83,11 +83,11 @@ def _parts(folder: Path) -> tuple[Path, Path | None, Path | None]:
 
 def _look(sample: Sample) -> _Seen | Skipped:
     try:
-        with opened(sample.path) as (image, _):
+        with opened(sample.source) as (image, _):
             loaded(image)
             return _Seen(image.size, image.mode.startswith(("1", "L", "I")))
     except DataError as error:
-        return skipped(sample.path, error)
+        return skipped(sample, error)
 
 
 def _refuse_few(listing: ImageFolder, counts: Counter[int], broken: int) -> None:

@@ -78,8 +78,8 @@ class Walk:
         self.not_read: dict[str, Counter[str]] = {}
         """Folders with images that are not read, and how many there are of each suffix."""
 
-    def images(self, top: Path) -> Iterator[Path]:
-        """The images below `top`, sorted within each folder, files before sub-folders.
+    def images(self, top: Path) -> Iterator[list[str]]:
+        """The images below `top` by their paths there, a list per folder: sorted, files before sub-folders.
 
         Raises:
             DataError: a folder can't be read, or belongs to another of the tops too.
@@ -88,8 +88,8 @@ class Walk:
         while open_folders:
             folder = open_folders.pop()
             files, folders, links = _entries(folder, self.not_read)
-            parent = Path(folder)
-            yield from [parent / name for name in files]
+            below_top = folder[len(str(top)) :].lstrip("/")
+            yield [f"{below_top}/{name}" for name in files] if below_top else files
             below = [*folders, *(name for name in links if not self._is_reached(os.path.join(folder, name)))]
             paths = [os.path.join(folder, name) for name in sorted(below)]
             open_folders += [path for path in paths if self._is_new(path, top)][::-1]

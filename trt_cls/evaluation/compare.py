@@ -5,6 +5,7 @@ Does not know: in which layer a difference begins, see `layers.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
-from trt_cls.data.folder import Sample, list_images
+from trt_cls.data.folder import Sample, listed_images
 from trt_cls.data.labels import SEPARATOR
+from trt_cls.data.samples import Samples
+from trt_cls.data.shards import shard_samples
 from trt_cls.data.split import Dataset
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.metrics import Probabilities, mcnemar, top_k_indices
 from trt_cls.evaluation.multi_label import Flags, given_labels, truth_of
+from trt_cls.files import is_shards
+from trt_cls.preprocessing.gate import Source
 from trt_cls.preprocessing.pillow import Floats
 from trt_cls.text import lookalikes
 
@@ -45,6 +50,8 @@ class Change:
     confidence_b: float
     truth: str | None
     """The true class; None: unknown."""
+    source: Source = b""
+    """What the image is read from, for a picture of it."""
 
 
 @dataclass(frozen=True)
@@ -149,22 +156,29 @@ def _asked(engine: Engine, infer: Callable[[Floats], Floats], batch: Batch) -> P
     return infer(batch.images) if batch.samples else np.empty((0, len(engine.contract.classes)), np.float32)
 
 
-def samples_of(source: Path | Dataset, classes: Sequence[str]) -> list[Sample]:
-    """The images of a file or folder; labeled if all of them are in folders named as classes, or listed with labels.
+def samples_of(source: Path | Dataset, classes: Sequence[str]) -> Samples:
+    """The images of a file, folder or shards, with labels where all of them have one among `classes`.
+
+    Those of a folder are the names of its sub-folders, or stand in its file of labels.
 
     Raises:
         DataError: there is no image.
     """
     if isinstance(source, Dataset):
         if source.part or (source.labels and (source.root / source.labels).is_file()):
-            return list(source.labeled(classes or None, allow_missing=True).samples)
+            return source.labeled(classes or None, allow_missing=True).samples
         source = source.root
-    images = list_images(source)
-    index = {name: label for label, name in enumerate(classes)}
-    folders = [parts[0] if len(parts := image.relative_to(source).parts) > 1 else None for image in images]
-    if all(folder in index for folder in folders):
-        return [Sample(image, index[folder]) for image, folder in zip(images, folders, strict=True) if folder]
-    return [Sample(image) for image in images]
+    if is_shards(source):
+        images, own = shard_samples(source)
+        label_of = {name: label for label, name in enumerate(classes)}
+        labels = np.array([*(label_of.get(name, -1) for name in own), -1], np.int32)[images.labels]
+        return images.labeled(labels if (labels >= 0).all() else np.full(len(labels), -1, np.int32))
+    images = listed_images(source)
+    index = {os.fsencode(name): label for label, name in enumerate(classes)}
+    folders = [name.rpartition(b"/")[0].partition(b"/")[0] for name in images.names()]
+    if source.is_dir() and all(folder in index for folder in folders):
+        return images.labeled(np.array([index[folder] for folder in folders], np.int32))
+    return images
 
 
 def require_same_meaning(a: Contract, b: Contract, *, own_preprocessing: bool) -> None:
@@ -198,6 +212,7 @@ def _comparison(
             confidence_a=float(a[row].max()),
             confidence_b=float(b[row].max()),
             truth=classes[samples[row].label] if samples[row].label >= 0 else None,
+            source=samples[row].source,
         )
         for row in np.flatnonzero(best_a != best_b).tolist()
     )
@@ -233,8 +248,8 @@ def _label_comparison(
     def change(row: int) -> Change:
         label = int(np.where(disputed[row], gaps[row], -1).argmax())
         confidences = float(of_a[row, label]), float(of_b[row, label])
-        labels = named(given_a[row]), named(given_b[row])
-        return Change(samples[row].path, *labels, *confidences, None if truth is None else named(truth[row]))
+        labels, right = (named(given_a[row]), named(given_b[row])), None if truth is None else named(truth[row])
+        return Change(samples[row].path, *labels, *confidences, right, samples[row].source)
 
     agreement = 1 - float(disputed.any(axis=1).mean())
     verdicts = {} if truth is None else {

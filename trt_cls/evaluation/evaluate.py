@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
-from trt_cls.data.folder import ImageFolder, Sample, list_images
+from trt_cls.data.folder import ImageFolder, Sample, listed_images
+from trt_cls.data.samples import Samples
 from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines.engine import Engine
@@ -156,13 +157,13 @@ def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
     return replace(predictions, skipped=(*folder.skipped, *predictions.skipped))
 
 
-def foreign_samples(folder: Path) -> list[Sample]:
-    """All images below `folder`, whose sub-folders mean nothing.
+def foreign_samples(source: Path) -> Samples:
+    """All images below a folder, whose sub-folders mean nothing, or in shards, whose classes mean nothing.
 
     Raises:
-        DataError: it is missing or holds no image.
+        ArtefactError, DataError: it is missing or holds no image.
     """
-    return [Sample(path) for path in list_images(folder)]
+    return listed_images(source)
 
 
 def predict(
@@ -210,10 +211,10 @@ def _nothing_decoded(skipped: Sequence[Skipped]) -> str:
 
 def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
     left = {label for sample in predictions.samples for label in sample.indices}
-    for sample in folder.samples:
-        for label in set(sample.indices) - left:
-            reason = next(skipped.reason for skipped in predictions.skipped if skipped.path == sample.path)
+    for label in np.flatnonzero(folder.counts).tolist():
+        if label not in left:
+            first = next(skipped for skipped in predictions.skipped if label in skipped.indices)
             raise DataError(
                 f'{folder.root}: no image of class "{folder.classes[label]}" can be decoded, the first is '
-                f"{sample.path}: {reason}; expected at least one; replace the files"
+                f"{first.path}: {first.reason}; expected at least one; replace the files"
             )

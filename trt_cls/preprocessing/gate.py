@@ -6,8 +6,11 @@ Does not know: pixels.
 from __future__ import annotations
 
 import ctypes
+import os
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from io import BytesIO
@@ -34,6 +37,25 @@ MOST_BYTES = 2**29 + 2**20
 ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
 """Larger images are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
 
+
+@dataclass(frozen=True)
+class Part:
+    """An image file inside another file, a shard: its bytes there, and their CRC-32."""
+
+    file: Path
+    name: str
+    """In the shard, for messages."""
+    offset: int
+    length: int
+    crc32: int
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+
+Source = Path | Part | bytes
+"""An image file, one inside a shard, or the content of one."""
+
 _alone = RLock()
 _thread = local()
 
@@ -50,17 +72,17 @@ def holding() -> Iterator[None]:
 
 
 @contextmanager
-def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
+def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
     """An image file, or its content, as Pillow opens it, with its content; not decoded yet.
 
     More pixels than Pillow's limit for decompression bombs (178,956,970) are refused. A huge image keeps other huge
     ones out until the block ends, or that of `holding`.
 
     Raises:
-        DataError: no image, or one that is refused or breaks in the block; of a path, the message starts with it.
+        DataError: no image, or one that is refused or breaks in the block; the message starts with its path.
         TrtClsError: there is not enough memory for it.
     """
-    name = f"{source}: " if isinstance(source, Path) else ""
+    name = "" if isinstance(source, bytes) else f"{source}: "
     size = 0, 0
     try:
         with ExitStack() as stack:
@@ -81,16 +103,32 @@ def opened(source: Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
         raise DataError(name + _reason(error)) from error
 
 
-def _content(source: Path | bytes, locks: ExitStack) -> bytes:
+def _content(source: Source, locks: ExitStack) -> bytes:
     if isinstance(source, bytes):
         return source
-    with regular_file(source) as (descriptor, size):
+    with regular_file(source.file if isinstance(source, Part) else source) as (descriptor, all_bytes):
+        size = source.length if isinstance(source, Part) else all_bytes
         if size > MOST_BYTES:
             raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
         if size > ALONE_BYTES:
             locks.enter_context(_alone)
+        if isinstance(source, Part):
+            return _content_of_part(source, descriptor, all_bytes)
         # nothing is read of a file that reports no size: those of /proc never end, or block
         return read_at_most(descriptor, size)
+
+
+def _content_of_part(part: Part, descriptor: int, size: int) -> bytes:
+    end = part.offset + part.length
+    if end > size:
+        raise DataError(f"the shard is truncated: it ends at byte {size:,}, the image at {end:,}; copy it again")
+    os.lseek(descriptor, part.offset, os.SEEK_SET)
+    content = read_at_most(descriptor, part.length)
+    if (found := zlib.crc32(content)) != part.crc32:
+        raise DataError(
+            f"the shard was changed: CRC-32 {found:08x} found, {part.crc32:08x} expected by its index; copy it again"
+        )
+    return content
 
 
 def _give_memory_back() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -19,27 +18,27 @@ from PIL.TiffImagePlugin import TiffImageFile
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import tiff
 from trt_cls.preprocessing.cpu import SWITCH
-from trt_cls.preprocessing.gate import ALONE_PIXELS, opened
+from trt_cls.preprocessing.gate import ALONE_PIXELS, Source, opened
 from trt_cls.preprocessing.pillow import Pixels, hwc
 
 SAME_BY_SIMPLEJPEG = {("RGB", 3), ("L", 3), ("L", 1)}
 """Modes of JPEG files and numbers of channels for which simplejpeg gives the pixels that Pillow gives."""
 
 
-def decode(source: Path | bytes, channels: int) -> Image.Image:
-    """The pixels of `source`, an image file or its content, as `eight_bit` returns them.
+def decode(source: Source, channels: int) -> Image.Image:
+    """The pixels of `source` as `eight_bit` returns them.
 
     The orientation that EXIF, XMP or TIFF state is ignored in every format, as in TAO: pixels come as they are stored.
 
     Raises:
-        DataError: no image, a broken one or one that is refused; where `source` is a path, the message starts with it.
+        DataError: no image, a broken one or one that is refused; the message starts with its path.
         TrtClsError: there is not enough memory for it.
     """
     with opened(source) as (image, _):
         return eight_bit(loaded(image), channels)
 
 
-def read(source: Path | bytes, channels: int) -> Pixels:
+def read(source: Source, channels: int) -> Pixels:
     """The pixels that `decode` returns as an array [H,W,C].
 
     Raises:

@@ -99,5 +99,5 @@ def compile_source(source: bytes, name: str, architecture: str) -> bytes:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept for this user."""
+    """Where compiled kernels and indices of shards are kept for this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-cls"

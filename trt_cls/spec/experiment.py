@@ -241,7 +241,9 @@ class Visualizer:
 class TrainConfig:
     """The training."""
 
-    train_dataset_path: str = required("folder with one sub-folder of images per class")
+    train_dataset_path: str = required(
+        "folder with one sub-folder of images per class, or shards: DIR/train-{000000..000127}.tar"
+    )
     val_dataset_path: str = option("", "the same, for validation after each epoch; required without validation_split")
     pretrained_model_path: str = option(
         "", 'model file with the initial weights; "hub": the pretrained weights of torchvision or timm'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from trt_cls.files import is_shards
 from trt_cls.spec.experiment import EvalConfig, Experiment
 from trt_cls.spec.problems import Report, shown
 
@@ -15,6 +16,7 @@ REFUSED = {
     "distillation": "which compares probabilities that add up to 1",
 }
 """Extensions that multi-label training does not have, and why."""
+DATASETS = {"train_config": ("train_dataset_path", "val_dataset_path"), "eval_config": ("eval_dataset_path",)}
 METRICS = ("mAP", "macro_f1", "loss")
 """Of best_metric."""
 
@@ -36,6 +38,15 @@ def check_labels(experiment: Experiment, report: Report) -> None:
         path = f"extensions.{field}"
         if getattr(extensions, field) and report.sound(path):
             report.add(path, f"found with extensions.labels, {reason}; expected the field left out")
+    for section, fields in DATASETS.items():
+        for field in fields:
+            path, dataset = f"{section}.{field}", getattr(getattr(experiment, section), field, "")
+            if is_shards(dataset) and report.sound(path):
+                report.add(
+                    path,
+                    f"shards ({shown(dataset)}) found with extensions.labels, whose images have any number of classes; "
+                    f"expected a folder with the file {name}",
+                )
     path = "extensions.best_metric"
     if metric not in METRICS and (metric != "top_1" or report.given(path)) and report.sound(path):
         report.add(path, f"{shown(metric)} found with extensions.labels, expected one of {', '.join(METRICS)}")

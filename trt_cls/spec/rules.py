@@ -15,7 +15,8 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from trt_cls.errors import did_you_mean
+from trt_cls.errors import DataError, did_you_mean
+from trt_cls.files import EXAMPLE, is_shards, shard_paths
 from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, family_and_depth, is_external
 from trt_cls.spec.differences import encrypted
@@ -68,11 +69,8 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
             path, folder = f"{section}.{name}", getattr(config, name, None)
             if folder == "" and experiment.extensions.validation_split and name != "train_dataset_path":
                 continue
-            if folder is not None and report.sound(path) and not os.path.isdir(folder):
-                found = "no folder" if os.path.exists(folder) else "no such folder"
-                made = "; make demo writes it" if folder.startswith(_OF_DEMO) else ""
-                message = f"{shown(folder)} is {found}, expected one with a sub-folder of images per class{made}"
-                report.add(path, f"{message}; spec check --no-paths leaves it out")
+            if folder is not None and report.sound(path) and (fault := _fault_of_dataset(folder)):
+                report.add(path, f"{fault}; spec check --no-paths leaves it out")
         path, model = f"{section}.pretrained_model_path", getattr(config, "pretrained_model_path", "")
         from_hub = model == HUB and experiment.model_config and is_external(experiment.model_config.arch)
         if model and not from_hub and report.sound(path) and not os.path.isfile(model):
@@ -80,6 +78,21 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
             message = f"{shown(model)} is no such file, {wanted}"
             hint = f'; "{HUB}" is for networks of {" and ".join(LIBRARIES)}' if model == HUB else ""
             report.add(path, message + hint)
+
+
+def _fault_of_dataset(path: str) -> str:
+    """Why `path` names neither a folder nor shards; or nothing."""
+    if os.path.isdir(path):
+        return ""
+    if is_shards(path):
+        try:
+            shard_paths(path)
+        except DataError as error:
+            return str(error)
+        return ""
+    found = "no folder" if os.path.exists(path) else "no such folder"
+    made = "; make demo writes it" if path.startswith(_OF_DEMO) else ""
+    return f"{shown(path)} is {found}, expected one with a sub-folder of images per class, or shards ({EXAMPLE}){made}"
 
 
 def resolved(experiment: Experiment, report: Report) -> Experiment:

@@ -5,8 +5,6 @@ Does not know: batches, networks.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,8 +15,7 @@ from trt_cls.spec.extensions import ClassWeights
 
 def class_weights(asked: ClassWeights, folder: ImageFolder) -> Tensor:
     """A weight for each class, float32 [classes], with mean 1 over the images of `folder`."""
-    counted = Counter(sample.label for sample in folder.samples)
-    images = torch.tensor([counted[label] for label in range(len(folder.classes))], dtype=torch.float64)
+    images = torch.from_numpy(folder.counts).double()
     effective = (1 - asked.beta**images) / (1 - asked.beta)
     weights = (effective if asked.method == "effective" else images) ** -asked.power
     return (weights * images.sum() / (weights * images).sum()).float()
@@ -26,7 +23,7 @@ def class_weights(asked: ClassWeights, folder: ImageFolder) -> Tensor:
 
 def described(weights: Tensor, folder: ImageFolder) -> str:
     """The smallest and the largest weight, for people."""
-    counted = Counter(sample.label for sample in folder.samples)
+    counted = folder.counts
     ends = (
         f"{weights[label]:.3g} for {folder.classes[label]} ({counted[label]:,} images)"
         for label in (int(weights.argmin()), int(weights.argmax()))

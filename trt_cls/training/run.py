@@ -12,6 +12,7 @@ from torch import nn
 
 from trt_cls import spec
 from trt_cls.artefacts.classmap import write_classmap
+from trt_cls.data.shards import Epochs
 from trt_cls.data.split import split_rows
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_csv, write_text
@@ -49,14 +50,14 @@ def train(
     save_every: int | None = None,
     compile_network: bool = False,
     loggers: Sequence[str] = (),
+    order: Epochs | None = None,
     reporter: Reporter | None = None,
 ) -> TrainingResult:
     """Trains the network of `experiment` and writes checkpoints, curves and logs below `results`.
 
-    Two runs of the same request on the same machine give the same numbers, whatever n_workers is and however often they
-    were interrupted, or killed, and resumed. The state is saved every `save_every` steps (None: every few minutes) and
-    after each epoch. `compile_network` uses torch.compile. `loggers` are "wandb" and "mlflow". Under torchrun all
-    processes train together and return the result.
+    One request on one machine gives the same numbers, whatever n_workers is and however often it is killed and resumed.
+    The state is saved every `save_every` steps (None: every few minutes) and after each epoch. `compile_network`: by
+    torch.compile. `order` is "shards" if None. `loggers`: "wandb", "mlflow". Under torchrun all processes train.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
@@ -78,10 +79,12 @@ def train(
             precision = state.request["--precision"] if precision == "auto" else precision
             compile_network = compile_network or state.request["--compile"]
             classmap = classmap or folder.classmap
+            order = order or state.request.get("--order", "folder")
         compute = choose_compute(device, precision, stages)
-        setup = open_setup(experiment, config, classmap, processes, compute)
+        setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
+        options["--order"] = "folder" if setup.train.samples.groups is None else "shards"
         request = request_fields(experiment, options, setup.train, setup.val)
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)

@@ -13,6 +13,7 @@ from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import UNDECIDED, Contract, Precision
 from trt_cls.data.folder import ImageFolder
 from trt_cls.data.loader import TrainingLoader
+from trt_cls.data.shards import Epochs
 from trt_cls.data.split import training_datasets
 from trt_cls.distributed.processes import Processes
 from trt_cls.errors import RequestError
@@ -89,11 +90,16 @@ def supported(experiment: Experiment, *, init_epoch: int, resume: bool) -> Train
 
 
 def open_setup(
-    experiment: Experiment, config: TrainConfig, classmap: Path | None, processes: Processes, compute: Compute
+    experiment: Experiment,
+    config: TrainConfig,
+    classmap: Path | None,
+    processes: Processes,
+    compute: Compute,
+    order: Epochs = "shards",
 ) -> Setup:
-    """Lists the folders; class indices are those of `classmap`, or the alphabetical order of the training folder."""
+    """Lists the images; class indices are those of `classmap`, or as the training folder or its shards have them."""
     classes = read_classmap(classmap) if classmap else None
-    to_train, to_validate = training_datasets(config, experiment.extensions)
+    to_train, to_validate = training_datasets(config, experiment.extensions, order)
     train = to_train.labeled(classes)
     several = bool(experiment.extensions.labels)
     val = to_validate.labeled(train.classes, allow_missing=several)  # a label without images has no average precision

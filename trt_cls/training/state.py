@@ -20,7 +20,6 @@ from trt_cls.data.folder import ImageFolder
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
 from trt_cls.spec.experiment import NO_EXTENSIONS, Experiment
-from trt_cls.text import FOREIGN
 from trt_cls.training.logs import EpochRow
 
 FORMAT = 3
@@ -120,7 +119,8 @@ def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Pat
     Raises:
         RequestError: names what differs.
     """
-    saved = fields_by_path(NO_EXTENSIONS, "extensions") | saved  # a version that did not have a field had it off
+    # a version that did not have a field had it off
+    saved = fields_by_path(NO_EXTENSIONS, "extensions") | {"--order": "folder"} | saved
     different = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
     if different:
         listed = "; ".join(f"{name}: {_shown(saved.get(name))} ≠ {_shown(asked.get(name))}" for name in different)
@@ -165,6 +165,7 @@ def _state_from_content(content: Any) -> TrainState:
     request = json.loads(request)
     _require(isinstance(request, dict) and request.get("--precision") in PRECISIONS, "request")
     _require(isinstance(request.get("--compile"), bool), "request")
+    _require(request.get("--order", "folder") in ("folder", "shards"), "request")
     _require(type(epoch) is int and 1 <= epoch <= MOST and type(step) is int and 0 <= step <= MOST, "epoch or step")
     _require(isinstance(rows, list) and all(_is_row(row) for row in rows), "rows")
     for names in broken:
@@ -199,7 +200,8 @@ def _shown(value: Any) -> str:
 
 def _digest_of_images(folder: ImageFolder) -> str:
     """The number of images and a digest of their names and labels, wherever the folder is."""
-    listing = "\n".join(
-        " ".join((str(sample.path.relative_to(folder.root)), *map(str, sample.indices))) for sample in folder.samples
-    )
-    return f"{len(folder.samples)} ({hashlib.sha256(listing.encode('utf-8', FOREIGN)).hexdigest()[:8]})"
+    digest = hashlib.sha256()
+    pairs = zip(folder.samples.keys(), folder.samples.indices(), strict=True)
+    for place, (key, indices) in enumerate(pairs):
+        digest.update(b"\n" * (place > 0) + b" ".join((key, *(b"%d" % index for index in indices))))
+    return f"{len(folder.samples)} ({digest.hexdigest()[:8]})"

@@ -5,7 +5,7 @@ A class of which no image can be decoded is an error.
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,9 +96,8 @@ class BrokenImages:
 
     def __init__(self, folder: ImageFolder) -> None:
         self._folder = folder
-        self._left = Counter(label for sample in folder.samples for label in sample.indices)
-        self._labels_of = {sample.path: sample.indices for sample in folder.samples}
-        self._reason_of: dict[Path, str] = {}
+        self._left = folder.counts
+        self._broken: dict[Path, Skipped] = {}
 
     @property
     def classes(self) -> int:
@@ -108,11 +107,7 @@ class BrokenImages:
     @property
     def images(self) -> tuple[Skipped, ...]:
         """Each broken image once, after those that the folder's listing skipped."""
-        return (*self._folder.skipped, *self._broken)
-
-    @property
-    def _broken(self) -> tuple[Skipped, ...]:
-        return tuple(Skipped(path, reason) for path, reason in self._reason_of.items())
+        return (*self._folder.skipped, *self._broken.values())
 
     def add(self, skipped: Iterable[Skipped]) -> None:
         """Adds broken images; those that are known have no effect.
@@ -121,10 +116,10 @@ class BrokenImages:
             DataError: no image of some class is left.
         """
         for image in skipped:
-            if image.path in self._reason_of:
+            if image.path in self._broken:
                 continue
-            self._reason_of[image.path] = image.reason
-            for label in self._labels_of[image.path]:
+            self._broken[image.path] = image
+            for label in image.indices:
                 self._left[label] -= 1
                 if self._left[label] == 0:
                     raise DataError(
@@ -138,13 +133,22 @@ class BrokenImages:
         Raises:
             DataError: as `add`.
         """
-        for images in processes.gather(self._broken):
+        for images in processes.gather(tuple(self._broken.values())):
             self.add(images)
 
     def state(self) -> dict[str, str]:
         """Paths in the folder, and reasons."""
-        return {str(path.relative_to(self._folder.root)): reason for path, reason in self._reason_of.items()}
+        return {str(path.relative_to(self._folder.root)): image.reason for path, image in self._broken.items()}
 
     def restore(self, state: Mapping[str, str]) -> None:
-        """Restores what `state` returned, wherever the folder is now."""
-        self.add(Skipped(self._folder.root / name, reason) for name, reason in state.items())
+        """Restores what `state` returned, wherever the folder is now.
+
+        Raises:
+            LookupError: an image of it is not in the folder.
+        """
+        wanted, samples = {os.fsencode(name) for name in state}, self._folder.samples
+        keys = samples.keys() if wanted else ()
+        found = {os.fsdecode(key): samples[place] for place, key in enumerate(keys) if key in wanted}
+        self.add(
+            Skipped(found[name].path, reason, found[name].label, found[name].labels) for name, reason in state.items()
+        )

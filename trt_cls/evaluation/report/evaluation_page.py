@@ -16,6 +16,7 @@ from trt_cls.evaluation.evaluate import Evaluation
 from trt_cls.evaluation.metrics import balanced_accuracy, calibration_bins, macro_f1, one_answer, wilson_interval
 from trt_cls.evaluation.report.page import common_folder, contract_rows, page, shown, version_rows
 from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select, thumbnails
+from trt_cls.preprocessing.gate import Source
 
 MATRIX = 40
 """Most classes in the confusion matrix; of more, those that are confused most often."""
@@ -80,9 +81,9 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
     )
 
 
-def _pictured(selection: Selection) -> list[Path]:
+def _pictured(selection: Selection) -> list[tuple[Path, Source]]:
     of_cells = (answer for cell in selection.cells for answer in cell.answers[: cell.pictured])
-    return [answer.path for answer in (*selection.worst, *selection.least_sure, *of_cells)]
+    return [(answer.path, answer.source) for answer in (*selection.worst, *selection.least_sure, *of_cells)]
 
 
 def _headline(evaluation: Evaluation) -> list[tuple[str, float, tuple[float, float]]]:

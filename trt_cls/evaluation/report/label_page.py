@@ -24,7 +24,8 @@ def label_page(evaluation: LabelEvaluation, model: Path) -> str:
     folder = common_folder(sample.path for sample in predictions.samples)
     wrong = _extremes(evaluation, evaluation.given & ~evaluation.truth, highest=True)
     missed = _extremes(evaluation, evaluation.truth & ~evaluation.given, highest=False)
-    thumbs = thumbnails(predictions.samples[row].path for row, _ in (*wrong, *missed))
+    pictured = (predictions.samples[row] for row, _ in (*wrong, *missed))
+    thumbs = thumbnails((sample.path, sample.source) for sample in pictured)
 
     def pictures(places: list[tuple[int, int]]) -> list[dict[str, Any]]:
         return [

@@ -112,7 +112,7 @@ def comparison_page(comparison: Comparison, a: Path, b: Path) -> str:
     """The report of a comparison as HTML; changed images with the highest confidence of both models first."""
     changes = sorted(comparison.changed, key=lambda change: -min(change.confidence_a, change.confidence_b))
     folder = common_folder(change.path for change in changes) if changes else Path()
-    thumbs = thumbnails(change.path for change in changes[:PICTURED])
+    thumbs = thumbnails((change.path, change.source) for change in changes[:PICTURED])
 
     def named(listed: list[Change]) -> list[tuple[str, Change, str]]:
         return [(shown(change.path, folder), change, thumbs.get(change.path, "")) for change in listed]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trt_cls.errors import TrtClsError
 from trt_cls.evaluation.evaluate import Predictions
-from trt_cls.preprocessing.gate import opened
+from trt_cls.preprocessing.gate import Source, opened
 from trt_cls.preprocessing.images import eight_bit, loaded
 
 GALLERY = 24
@@ -35,6 +35,8 @@ class Answer:
     prediction: int
     confidence: float
     """Probability of the prediction."""
+    source: Source
+    """What the image is read from."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,10 @@ def select(predictions: Predictions) -> Selection:
     best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 
     def answers(indices: Sequence[int] | NDArray[np.int64]) -> tuple[Answer, ...]:
+        shown = ((predictions.samples[index], index) for index in indices)
         return tuple(
-            Answer(predictions.samples[index].path, int(labels[index]), int(best[index]), float(confidence[index]))
-            for index in indices
+            Answer(sample.path, int(labels[index]), int(best[index]), float(confidence[index]), sample.source)
+            for sample, index in shown
         )
 
     wrong = np.flatnonzero(labels != best)
@@ -120,17 +123,17 @@ ICON = 64
 WORKERS = 4
 
 
-def thumbnails(paths: Iterable[Path]) -> dict[Path, str]:
-    """A data URI for each of `paths` that can still be read."""
-    distinct = list(dict.fromkeys(paths))
+def thumbnails(images: Iterable[tuple[Path, Source]]) -> dict[Path, str]:
+    """A data URI for each image that can still be read, by its path."""
+    distinct = dict(images)
     with ThreadPoolExecutor(WORKERS) as pool:
-        made = zip(distinct, pool.map(_thumbnail, distinct), strict=True)
+        made = zip(distinct, pool.map(_thumbnail, distinct.values()), strict=True)
         return {path: uri for path, uri in made if uri is not None}
 
 
-def _thumbnail(path: Path) -> str | None:
+def _thumbnail(source: Source) -> str | None:
     try:
-        with opened(path) as (image, _):
+        with opened(source) as (image, _):
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes at a fraction of the size, several times faster
             small = eight_bit(loaded(image), 3)
             small.thumbnail((SIDE, SIDE))

@@ -26,6 +26,7 @@ from trt_cls.export.int8.layers import LEAST_SHARE, Keep, ends, quantizable, sha
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, measure_magnitudes, trained_layers
 from trt_cls.export.int8.sensitivity import EightBits, LabeledImages, choose, rank, signal_to_noise, table
 from trt_cls.export.onnx_file import onnx_from_module
+from trt_cls.files import is_shards
 from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold
 from trt_cls.spec.experiment import Experiment
 
@@ -177,6 +178,8 @@ def shortcomings(images: ImageSet, asked: int, *, class_folders: bool = True) ->
             "ranges measured on few images cut what others reach"
         )
     assert images.folder is not None
+    if is_shards(images.folder):
+        return found
     folders = {sample.path.relative_to(images.folder).parts[:-1] for sample in images.samples}
     if len(folders) == 1 and class_folders:
         found.append(

@@ -1,0 +1,96 @@
+"""Labels of shards for `trt-cls infer -o` and `--merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trt_cls.cli.options import RunOptions
+from trt_cls.cli.processes import progress, take_gpu_for
+from trt_cls.errors import DataError, RequestError, TrtClsError
+from trt_cls.files import EXAMPLE, is_shards, results_folder, shard_paths
+from trt_cls.terminal import echo
+
+if TYPE_CHECKING:
+    from trt_cls.distributed.ranks import Rank
+    from trt_cls.evaluation.labeling import TableFormat
+
+
+def label_shards(
+    model: Path, sources: Sequence[str], out: Path, form: TableFormat, run: RunOptions, shard: str | None, workers: int
+) -> None:
+    """Writes the labels of this process's share of the shards; those that are there are left.
+
+    Raises:
+        RequestError: a source names no shards, or `out` holds labels of another model or with other options.
+        TrtClsError: shards can't be read; the others are labeled.
+    """
+    from trt_cls.artefacts.sidecar import file_sha256
+    from trt_cls.data.shards import shard_by_shard
+    from trt_cls.distributed.failure import end_with_launcher
+    from trt_cls.distributed.ranks import own_rank
+    from trt_cls.engines import open_engine
+    from trt_cls.evaluation.answers import answers
+    from trt_cls.evaluation.labeling import Labeling
+
+    end_with_launcher()
+    paths = _shards(sources)
+    own = own_rank(shard)
+    labeling = Labeling(results_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
+    labeling.begin(paths)
+    left = [path for path in paths[own.rank :: own.size] if not labeling.is_done(path)]
+    echo(f"{len(paths)} shards, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
+    if not left:
+        return
+    _take_gpu(own, model, run)
+    samples_of, broken = shard_by_shard(paths), []
+    engine = open_engine(model, run.provider)
+    answer = partial(answers, engine, batch_size=labeling.batch_size, workers=workers, executor=run.executor)
+    try:
+        for path in left:
+            try:
+                samples = samples_of(path)
+            except DataError as error:
+                broken.append(str(error))
+                echo(f"not labeled: {error}", err=True)
+                continue
+            with progress(len(samples)) as done:
+                made = labeling.label(answer, engine.contract, path, samples, done)
+            echo(f"{path.name}: {made.samples} images, {made.skipped} skipped")
+    finally:
+        engine.close()
+    if broken:
+        raise TrtClsError(f"{len(broken)} of {len(left)} shards can't be read, the first is {broken[0]}")
+
+
+def merge_labels(out: Path) -> None:
+    """Writes the labels of all shards as one table."""
+    from trt_cls.evaluation.labeling import merge
+
+    path, count = merge(out)
+    echo(f"{count} images, each once; written: {path}")
+
+
+def _shards(sources: Sequence[str]) -> list[Path]:
+    other = [source for source in sources if not is_shards(source)]
+    if other or not sources:
+        found = f"-i {other[0]}" if other else "no -i"
+        raise RequestError(f"{found}: found with -o, expected tar shards, as in {EXAMPLE}; for images use -r")
+    return [path for source in sources for path in shard_paths(source)]
+
+
+def _of(own: Rank) -> str:
+    return f"of process {own.rank} of {own.size} ({own.by})" if own.size > 1 else "of this process"
+
+
+def _take_gpu(own: Rank, model: Path, run: RunOptions) -> None:
+    """Under torchrun each process of a machine has a GPU of its own."""
+    import os
+
+    from trt_cls.distributed.processes import Processes
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if here > 1:
+        take_gpu_for(Processes(own.rank, here, here, int(os.environ.get("LOCAL_RANK", "0"))), model, run.provider)

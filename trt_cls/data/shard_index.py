@@ -1,0 +1,136 @@
+"""The index of a set of shards: NAME.json, NAME.index.npy and NAME.paths, written by `shards` and validated when read.
+
+Each number in it is checked once, for all rows together, before it is used. Does not know: tar files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_cls.artefacts.contracts import faults_of_classes
+from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded, read_bytes
+from trt_cls.errors import DataError, one_line
+from trt_cls.files import atomic, regular_file, write_text
+
+ROW = np.dtype(
+    [("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("label", "<i4"), ("crc32", "<u4"), ("path_at", "<u8")]
+)
+"""An image: number of its shard, its bytes there and their CRC-32, its class or -1, and where its path begins."""
+REMEDY = "write the shards again with trt-cls shards"
+
+Rows = NDArray[Any]
+"""Of dtype ROW."""
+Texts = NDArray[np.uint8]
+"""Texts that end with a zero byte."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file."""
+
+    name: str
+    bytes: int
+    samples: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """The content of NAME.json."""
+
+    classes: tuple[str, ...]
+    shards: tuple[Shard, ...]
+
+
+def index_path(shard: Path) -> Path:
+    """NAME.json of a shard NAME-000000.tar."""
+    return shard.with_name(f"{shard.stem.rpartition('-')[0] or shard.stem}.json")
+
+
+def write_index(path: Path, index: Index, rows: Rows, paths: Sequence[bytes]) -> None:
+    """Writes the three files; NAME.json, which makes them valid, last."""
+    with atomic(path.with_suffix(".paths")) as beside, beside.open("wb") as file:
+        file.writelines(text + b"\0" for text in paths)
+    with atomic(path.with_suffix(".index.npy")) as beside:
+        np.save(beside, rows)
+    write_text(path, json.dumps({"format": 1, **asdict(index)}, indent=1) + "\n")
+
+
+def read_index(path: Path) -> tuple[Index, Rows, Texts]:
+    """The index in NAME.json, with its rows and paths mapped into memory.
+
+    Raises:
+        ArtefactError, DataError: it can't be read, or is no index.
+    """
+    try:
+        index = decoded(Index, read_bytes(path), Source(str(path), " the index of shards", REMEDY))
+        rows, paths = _mapped_rows(path.with_suffix(".index.npy")), _mapped(path.with_suffix(".paths"))
+    except OSError as error:
+        raise DataError(f"{error.filename}: can't be read ({error.strerror}), expected an index; {REMEDY}") from error
+    fault = next(faults_of_classes(index.classes), None) if index.classes else None
+    if fault:
+        raise DataError(f"{path}: {fault[0]}: {fault[1]}; {REMEDY}")
+    total = sum(shard.samples for shard in index.shards)
+    if len(rows) != total:
+        raise DataError(f"{path}: {total:,} samples, but {len(rows):,} rows in its .index.npy; {REMEDY}")
+    sizes = np.array([min(max(shard.bytes, 0), 2**62) for shard in index.shards], np.uint64)
+    require_sound(path, rows, sizes, len(index.classes), len(paths))
+    return index, rows, paths
+
+
+def require_sound(path: Path, rows: Rows, sizes: NDArray[np.uint64], classes: int, texts: int) -> None:
+    """Refuses rows that point outside of their shards, classes or texts.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    for name, most in (("shard", len(sizes)), ("path_at", texts), ("offset", 2**62)):
+        _require(path, rows, name, rows[name] < most, f"expected less than {most:,}")
+    labels = rows["label"]
+    _require(path, rows, "label", (labels >= -1) & (labels < max(classes, 1)), f"expected -1 to {classes - 1}")
+    fits = rows["offset"] + rows["length"] <= sizes[rows["shard"]]
+    _require(path, rows, "length", fits, "expected an image that ends inside of its shard")
+
+
+def text_at(texts: Texts, start: int) -> tuple[bytes, int]:
+    """The text that begins at `start`, at most LONGEST_TEXT bytes, and where the next one begins."""
+    text = texts[start : start + LONGEST_TEXT].tobytes().partition(b"\0")[0]
+    return text, start + len(text) + 1
+
+
+def _require(path: Path, rows: Rows, name: str, holds: NDArray[np.bool_], expected: str) -> None:
+    if not holds.all():
+        row = int(np.argmin(holds))
+        raise DataError(f"{path}: row {row:,}: {name} {int(rows[name][row]):,} found, {expected}; {REMEDY}")
+
+
+def _mapped_rows(path: Path) -> Rows:
+    with regular_file(path):
+        pass
+    try:
+        rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise DataError(f"{path}: no array of numpy ({one_line(error)}); {REMEDY}") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype != ROW or rows.ndim != 1:
+        found = getattr(rows, "dtype", type(rows).__name__)
+        raise DataError(f"{path}: {found} found, expected rows of {ROW}; {REMEDY}")
+    return rows
+
+
+def _mapped(path: Path) -> Texts:
+    with regular_file(path) as (_, size):
+        pass
+    return np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+
+
+def is_indexed(path: Path) -> bool:
+    """Whether `path`, a NAME.json, is there with the arrays of an index."""
+    return os.path.isfile(path) and os.path.isfile(path.with_suffix(".index.npy"))

@@ -1,0 +1,126 @@
+"""Writes images to tar shards with an index: WebDataset's layout, so that other tools read them too.
+
+Images are copied as they are. They are mixed over the shards, so that a few shards have images of all classes; the rows
+of the index are in the order of the folder. The same images give the same bytes. Does not know: pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import IO
+
+import numpy as np
+
+from trt_cls.data.samples import ImageFolder, Samples
+from trt_cls.data.shard_index import ROW, Index, Shard, write_index
+from trt_cls.errors import DataError, RequestError
+from trt_cls.files import atomic, read_at_most, regular_file
+from trt_cls.preprocessing.gate import MOST_BYTES
+
+Member = tuple[str, bytes]
+"""Name and content."""
+BLOCK, END = tarfile.BLOCKSIZE, 2 * tarfile.BLOCKSIZE
+SEED = "shards"
+COLUMNS = ("shard", "offset", "length", "crc32")
+
+
+def write_shards(
+    folder: ImageFolder, out: Path, name: str, size: int, progress: Callable[[int], None] = lambda images: None
+) -> Index:
+    """Writes `out`/NAME-000000.tar and so on, each of at most `size` bytes or one image, and their index.
+
+    Raises:
+        DataError: an image can't be read.
+        RequestError: the index is there already, or images have several labels.
+    """
+    if folder.samples.table.sets is not None:
+        raise RequestError(
+            f"{folder.root}: several labels an image (extensions.labels), expected one class; keep files"
+        )
+    path = out / f"{name}.json"
+    if path.exists():
+        raise RequestError(f"{path}: found, expected no shards of this name; remove them, or write others with --name")
+    order = array("q", range(len(folder.samples)))
+    Random(SEED).shuffle(order)
+    rows = np.zeros(len(order), ROW)
+    paths = list(folder.samples.names())
+    rows["label"] = folder.samples.labels
+    rows["path_at"][1:] = np.cumsum([len(text) + 1 for text in paths], dtype=np.uint64)[:-1]
+    shards: list[Shard] = []
+    members = ((row, _members(row, folder.samples)) for row in order)
+    following = next(members, None)
+    while following is not None:
+        shard, count = out / f"{name}-{len(shards):06}.tar", 0
+        with atomic(shard) as beside, beside.open("wb") as file:
+            tar = _Tar(file)
+            while following is not None and (not count or tar.size_with(following[1]) <= size):
+                row, ((_, image), *_) = following
+                place = tar.add(following[1])
+                for column, value in zip(COLUMNS, (len(shards), place, len(image), zlib.crc32(image)), strict=True):
+                    rows[column][row] = value
+                count += 1
+                progress(1)
+                following = next(members, None)
+            tar.end()
+        shards.append(Shard(shard.name, tar.size, count, tar.digest.hexdigest()))
+    index = Index(folder.classes, tuple(shards))
+    write_index(path, index, rows, paths)
+    return index
+
+
+class _Tar:
+    """A tar file that is written, and the digest of what was."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def add(self, members: Sequence[Member]) -> int:
+        """Adds members; returns where the content of the first begins."""
+        start = self.size + BLOCK
+        for name, content in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            self._write(header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK))
+        return start
+
+    def end(self) -> None:
+        """Adds the end mark."""
+        self._write(bytes(END))
+
+    def size_with(self, members: Sequence[Member]) -> int:
+        """The size of the finished file with `members`."""
+        return self.size + sum(BLOCK + len(content) + -len(content) % BLOCK for _, content in members) + END
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self.digest.update(content)
+        self.size += len(content)
+
+
+def _members(row: int, samples: Samples) -> list[Member]:
+    """The image of a row, its class and its path."""
+    sample, key, path = samples[row], f"{row:08}", os.fsdecode(samples.table.name(row))
+    members = [(f"{key}{sample.path.suffix.lower()}", _content(sample.path))]
+    if sample.label >= 0:
+        members.append((f"{key}.cls", b"%d" % sample.label))
+    return [*members, (f"{key}.json", json.dumps({"path": path}).encode())]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with regular_file(path) as (descriptor, size):
+            if size > MOST_BYTES:
+                raise DataError(f"{path}: {size:,} bytes found, expected an image of at most {MOST_BYTES:,}; remove it")
+            return read_at_most(descriptor, size)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}), expected an image; mend or remove it") from error

@@ -1,0 +1,283 @@
+"""Labels for shards, each exactly once: a table per shard that appears whole or not at all, then one of all.
+
+OUT/STEM.csv (or .parquet) has the rows of each image that `infer -r` writes: one for each class that is named, else one
+without a label. OUT/STEM.json says what it was made with and is written last: a shard that has one is done, so a job
+that was killed is started again as it was. OUT/shards.json lists the shards that were asked for. Does not know: how an
+image is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from trt_cls.artefacts.decoding import Source, decoded, read_bytes
+from trt_cls.artefacts.sidecar import file_sha256
+from trt_cls.contract import Contract
+from trt_cls.data.samples import Samples
+from trt_cls.engines.tensorrt.pipeline import Answered
+from trt_cls.errors import DataError, RequestError, TrtClsError, require
+from trt_cls.evaluation.decisions import decision
+from trt_cls.files import atomic, write_csv, write_text
+from trt_cls.text import FOREIGN, csv_row, listed
+
+T = TypeVar("T")
+TableFormat = Literal["csv", "parquet"]
+COLUMNS = ("shard", "index", "key", "path", "label", "confidence", "error")
+LIST, RESULT = "shards", "result"
+"""Names without their endings that no shard may have."""
+REMEDY = "remove it and label the shard again"
+
+Answer = Callable[[Samples], Generator[Answered]]
+"""The probabilities of samples in batches, such as `answers` with an engine."""
+Row = tuple[str, int, str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Made:
+    """The content of OUT/STEM.json."""
+
+    model_sha256: str
+    options: dict[str, str | int]
+    samples: int
+    rows: int
+    skipped: int
+    output_sha256: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The content of OUT/shards.json."""
+
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Labeling:
+    """What the labels of all shards have in common."""
+
+    out: Path
+    model_sha256: str
+    form: TableFormat
+    provider: str
+    batch_size: int
+
+    @property
+    def options(self) -> dict[str, str | int]:
+        """What the outputs depend on, beside the model and the images."""
+        return {"format": self.form, "provider": self.provider, "batch_size": self.batch_size}
+
+    def begin(self, shards: Sequence[Path]) -> None:
+        """Adds the shards to OUT/shards.json.
+
+        Raises:
+            RequestError: two have the same name, or one has a name that is taken.
+        """
+        stems = [shard.stem for shard in shards]
+        for stem in (*{stem for stem in stems if stem in (LIST, RESULT) or stem.startswith(".")},):
+            raise RequestError(
+                f"{stem}.tar: the name is taken in a folder of labels; expected another; rename the shard"
+            )
+        if len(set(stems)) < len(stems):
+            twice = next(stem for place, stem in enumerate(stems) if stem in stems[:place])
+            raise RequestError(
+                f"{twice}.tar: two shards of this name; expected different ones; label them into two folders"
+            )
+        if self.form == "parquet":
+            _parquet()
+        path = self.out / f"{LIST}.json"
+        known = _decoded(Listed, path).shards if path.exists() else ()
+        every = sorted({*known, *(shard.name for shard in shards)})
+        if list(known) != every:
+            write_text(path, json.dumps({"shards": every}, indent=1) + "\n")
+
+    def is_done(self, shard: Path) -> bool:
+        """Whether the labels of a shard are there.
+
+        Raises:
+            ArtefactError, RequestError: they are of another model, or made with other options.
+        """
+        described, output = self.out / f"{shard.stem}.json", self.out / f"{shard.stem}.{self.form}"
+        if not described.exists():
+            return False
+        made = _decoded(Made, described)
+        wanted = asdict(made) | {"model_sha256": self.model_sha256, "options": self.options}
+        for name in ("model_sha256", "options"):
+            if asdict(made)[name] != wanted[name]:
+                raise RequestError(
+                    f"{described}: {name} {asdict(made)[name]} found, expected {wanted[name]}; "
+                    "label with that, or into another folder"
+                )
+        return output.exists()
+
+    def label(
+        self, answer: Answer, contract: Contract, shard: Path, samples: Samples, progress: Callable[[int], None]
+    ) -> Made:
+        """Writes the labels of a shard.
+
+        Raises:
+            DataError: two of its images have one name.
+            TrtClsError: as `answer`.
+        """
+        for left_over in glob.glob(f".{glob.escape(shard.stem)}.*", root_dir=self.out):  # by a process that was killed
+            (self.out / left_over).unlink(missing_ok=True)
+        rows, skipped = _rows(answer, contract, shard, samples, progress)
+        output = self.out / f"{shard.stem}.{self.form}"
+        if self.form == "parquet":
+            _write_parquet(output, iter([_arrow_table(rows)]))
+        else:
+            write_csv(output, [COLUMNS, *rows])
+        made = Made(self.model_sha256, self.options, len(samples), len(rows), skipped, file_sha256(output))
+        write_text(self.out / f"{shard.stem}.json", json.dumps(asdict(made), indent=1) + "\n")
+        return made
+
+
+def merge(out: Path) -> tuple[Path, int]:
+    """Writes OUT/result.csv (or .parquet), all labels in the order of the shards' names; returns it and their number.
+
+    Raises:
+        ArtefactError, DataError, RequestError: no labels are there, or they are of several models.
+        TrtClsError: labels are missing, changed or there twice; nothing is written.
+    """
+    shards = _decoded(Listed, out / f"{LIST}.json").shards
+    made = {shard: _decoded(Made, path) for shard in shards if (path := out / f"{Path(shard).stem}.json").exists()}
+    forms = {(found.model_sha256, json.dumps(found.options)) for found in made.values()}
+    if len(forms) > 1:
+        raise RequestError(
+            f"{out}: labels of {len(forms)} models or options; expected one; label into a folder of each"
+        )
+    form = str(next(iter(made.values())).options.get("format")) if made else "csv"
+    if form not in ("csv", "parquet"):
+        raise RequestError(f"{out}: format {form!r} found, expected csv or parquet; {REMEDY}")
+    faults = [fault for shard in shards if (fault := _fault(out, shard, made.get(shard), form))]
+    if faults:
+        raise TrtClsError(
+            f"{out}: {len(faults)} of {len(shards)} shards are not labeled once: {listed(faults, 20)}; label them"
+        )
+    result = out / f"{RESULT}.{form}"
+    tables = [out / f"{Path(shard).stem}.{form}" for shard in shards]
+    if form == "parquet":
+        _write_parquet(result, map(_parquet().read_table, tables))
+    else:
+        _join(result, tables)
+    return result, sum(found.samples for found in made.values())
+
+
+def _join(path: Path, tables: Sequence[Path]) -> None:
+    """Writes the rows of CSV files, below one header."""
+    with atomic(path) as beside, beside.open("wb") as file:
+        file.write(csv_row(COLUMNS).encode())
+        for table in tables:
+            with table.open("rb") as rows:
+                rows.readline()
+                shutil.copyfileobj(rows, file)
+
+
+def _fault(out: Path, shard: str, made: Made | None, form: str) -> str:
+    """Why the labels of a shard are not each there once; or nothing."""
+    output = out / f"{Path(shard).stem}.{form}"
+    if made is None or not output.exists():
+        return f"{shard} missing"
+    if file_sha256(output) != made.output_sha256:
+        return f"{shard} changed since it was labeled ({output})"
+    rows = _named(output)
+    places = [place for place, _ in groupby((name, place) for name, place, _ in rows)]
+    twice = len(rows) - len(set(rows))
+    if twice or len(rows) != made.rows or places != [(shard, place) for place in range(made.samples)]:
+        counted = f"{twice} twice, {len(rows)} of {made.rows} rows"
+        return f"{shard} with {len(set(places))} of {made.samples} samples, {counted}"
+    return ""
+
+
+def _rows(
+    answer: Answer, contract: Contract, shard: Path, samples: Samples, progress: Callable[[int], None]
+) -> tuple[list[Row], int]:
+    """The rows of each sample, by its place in the shard, and how many samples were skipped.
+
+    A sample has a row for each class that is named, the likeliest first, and one without a label where none is.
+    """
+    place_of = {sample.path: place for place, sample in enumerate(samples)}
+    if len(place_of) < len(samples):
+        raise DataError(
+            f"{shard}: {len(samples) - len(place_of)} images have the name of another; write the shard anew"
+        )
+    names = [os.fsdecode(name) for name in samples.names()]
+    found: dict[int, list[tuple[str, str, str]]] = {}
+    skipped = 0
+    with closing(answer(samples)) as batches:
+        for batch in batches:
+            for sample, row in zip(batch.samples, batch.probabilities, strict=True):
+                named = [(name, f"{share:.6f}", "") for name, share in decision(row, contract).named]
+                found[place_of[sample.path]] = named or [("", "", "")]
+            for image in batch.skipped:
+                found[place_of[image.path]] = [("", "", image.reason)]
+            skipped += len(batch.skipped)
+            progress(len(batch.samples) + len(batch.skipped))
+    keys = (str(sample.path)[len(str(shard)) + 1 :] for sample in samples)
+    rows = [
+        (shard.name, place, _key(key), names[place], *said) for place, key in enumerate(keys) for said in found[place]
+    ]
+    return rows, skipped
+
+
+def _key(member: str) -> str:
+    """The name of a member up to the first dot behind its folders, as WebDataset has it."""
+    folder, slash, name = member.rpartition("/")
+    return folder + slash + name.partition(".")[0]
+
+
+def _decoded(kind: type[T], path: Path) -> T:
+    try:
+        return decoded(kind, read_bytes(path), Source(str(path), " what infer -o wrote", REMEDY), formats=None)
+    except OSError as error:
+        raise RequestError(
+            f"{path}: can't be read ({error.strerror}), expected a folder of labels; infer -i SHARDS -o OUT writes one"
+        ) from error
+
+
+def _named(path: Path) -> list[tuple[str, int, str]]:
+    """The shard, index and label of each row."""
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8", errors=FOREIGN) as file:
+            return [(row["shard"], int(row["index"]), row["label"]) for row in csv.DictReader(file)]
+    columns = _parquet().read_table(path, columns=["shard", "index", "label"]).to_pydict()
+    return list(zip(columns["shard"], columns["index"], columns["label"], strict=True))
+
+
+def _arrow_table(rows: Sequence[Row]) -> Any:
+    """Text that is no UTF-8 has escapes; an image that was skipped has no label and confidence."""
+    shards, places, keys, paths, labels, shares, errors = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
+    texts = [[text.encode("utf-8", "backslashreplace").decode() for text in column] for column in (shards, keys, paths)]
+    skipped = [label or None for label in labels], [float(share) if share else None for share in shares]
+    columns = [texts[0], list(places), *texts[1:], *skipped, list(errors)]
+    return _arrow().table(columns, schema=_arrow().schema(_schema()))
+
+
+def _schema() -> Any:
+    arrow = _arrow()
+    kinds = {"index": arrow.int64(), "confidence": arrow.float64()}
+    return [(name, kinds.get(name, arrow.string())) for name in COLUMNS]
+
+
+def _write_parquet(path: Path, tables: Iterator[Any]) -> None:
+    """A row group for each table."""
+    with atomic(path) as beside, _parquet().ParquetWriter(beside, _arrow().schema(_schema())) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _arrow() -> Any:
+    return require("pyarrow", "--format parquet", "parquet")
+
+
+def _parquet() -> Any:
+    return require("pyarrow.parquet", "--format parquet", "parquet", package="pyarrow")
