@@ -19,6 +19,7 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
+from trt_cls.data.readahead import ReadAhead
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
 from trt_cls.preprocessing.gate import holding
@@ -117,7 +118,9 @@ def _read_ahead(
             stack.callback(pool.shutdown, cancel_futures=True)
             run = pool.map
         ahead: deque[Any] = deque()
+        shards = stack.enter_context(closing(ReadAhead(samples)))
         for group in groups:
+            shards.expect(group)
             images = empty(len(group))
             ahead.append((images, group, run(partial(_outcome, put, images), range(len(group)), group)))
             if len(ahead) > BATCHES_AHEAD:

@@ -68,7 +68,7 @@ def request_fields(
         for name, value in fields_by_path(experiment).items()
         if not any(name == free or name.startswith(f"{free}.") for free in MAY_DIFFER)
     }
-    found |= options
+    found |= {**options, "--order": "folder" if train.samples.groups is None else "shards"}
     if experiment.extensions.distillation:
         found["teacher"] = _digest_of_teacher(Path(experiment.extensions.distillation.teacher))
     images = {"training images": _digest_of_images(train), "validation images": _digest_of_images(val)}
