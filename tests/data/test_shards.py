@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from support.pixel_reference import preprocessing_of
 from trt_cls.cli import main
 from trt_cls.data import order
 from trt_cls.data.folder import image_folder, list_images, listed_images
+from trt_cls.data.readahead import ReadAhead
 from trt_cls.data.samples import Samples, files
 from trt_cls.data.shard_index import ROW
 from trt_cls.data.shards import shard_folder
@@ -231,6 +235,26 @@ def test_an_epoch_reads_few_shards_at_a_time_and_each_image_once(monkeypatch: py
     assert len(balanced) == size
     windows = table.groups[np.array(balanced) % size]
     assert len(set(windows[:60].tolist())) <= 2
+
+
+def test_shards_are_read_ahead_once_where_images_come_shard_by_shard(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, int]] = []
+
+    def advise(descriptor: int, start: int, length: int, advice: int) -> None:
+        asked.append((Path(f"/proc/self/fd/{descriptor}").readlink(), advice))
+
+    monkeypatch.setattr("os.posix_fadvise", advise)
+    sequential, mixed = shard_folder(written).samples, shard_folder(written, order="folder").samples
+    for samples in (sequential, mixed, list(sequential)):
+        with ThreadPoolExecutor(1) as thread, closing(ReadAhead(samples)) as shards:
+            monkeypatch.setattr(shards, "_thread", thread)
+            shards.expect(samples)
+            shards.expect(samples)
+            thread.submit(lambda: None).result()
+    files_read = {sample.part.file for sample in sequential if sample.part}
+    assert sorted(asked) == sorted((path, os.POSIX_FADV_WILLNEED) for path in files_read)
 
 
 # tars of others

@@ -56,8 +56,8 @@ def train(
 
     Two runs of the same request on the same machine give the same numbers, whatever n_workers is and however often they
     were interrupted, or killed, and resumed. The state is saved every `save_every` steps (None: every few minutes) and
-    after each epoch. `compile_network` uses torch.compile. `order` is that of images in shards. `loggers` are "wandb" and "mlflow". Under torchrun all
-    processes train together and return the result.
+    after each epoch. `compile_network` uses torch.compile. `order` is that of images in shards. `loggers` are "wandb"
+    and "mlflow". Under torchrun all processes train together and return the result.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
