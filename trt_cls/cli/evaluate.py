@@ -37,7 +37,7 @@ MOST_NAMES = 5
 @spec_options(required=False)
 @model_option(required=False, description="Model file (.engine, .onnx, .safetensors); default: eval_config.model_path.")
 @results_option(required=False)
-@click.option("--dataset", type=PATH, help="Labeled folder, instead of the spec's evaluation images.")
+@click.option("--dataset", type=PATH, help="Labeled folder or shards, instead of the spec's evaluation images.")
 @run_options("evaluate on; one process on each, which share the images.")
 @click.option("--tta", type=click.Choice(["flip"]), help="flip: the mean over each image and its mirror image.")
 @click.option("--strict", is_flag=True, help="Fail if an image can't be decoded.")

@@ -120,7 +120,9 @@ def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Pat
         RequestError: names what differs.
     """
     # a version that did not have a field had it off
-    saved = fields_by_path(NO_EXTENSIONS, "extensions") | {"--order": "folder"} | saved
+    saved, asked = (
+        fields_by_path(NO_EXTENSIONS, "extensions") | {"--order": "folder"} | found for found in (saved, asked)
+    )
     different = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
     if different:
         listed = "; ".join(f"{name}: {_shown(saved.get(name))} ≠ {_shown(asked.get(name))}" for name in different)
