@@ -85,7 +85,7 @@ def command(
     seconds: float,
     provider: Provider,
 ) -> Decision:
-    """Measure a network in all precisions, and choose one within limits.
+    """Make a network in all precisions, measure each, and choose one within limits.
 
     The fastest that keeps the limits is chosen. With --provider, of those on that one; auto: of all. A second call
     continues where the first one stopped.

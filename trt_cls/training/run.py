@@ -57,7 +57,7 @@ def train(
 
     One request on one machine gives the same numbers, whatever n_workers is and however often it is killed and resumed.
     The state is saved every `save_every` steps (None: every few minutes) and after each epoch. `compile_network`: by
-    torch.compile. `order`: of images in shards. `loggers`: "wandb", "mlflow". Under torchrun all processes train together.
+    torch.compile. `order`: of images in shards. `loggers`: "wandb", "mlflow". Under torchrun all processes train.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
