@@ -45,6 +45,8 @@ def test_a_layer_whose_range_is_cut_to_a_tenth_costs_most(fp32: onnx.ModelProto,
 class Scripted:
     """Gives for a graph the accuracy of a script, by how many additions and layers with weights are quantized."""
 
+    metric = "top-1"
+
     def __init__(self, layers: int, accuracies: dict[int, float]) -> None:
         self.layers, self.accuracies = layers, accuracies
 
