@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from support.pixel_reference import preprocessing_of
 from trt_cls.cli import main
 from trt_cls.data import order
 from trt_cls.data.folder import image_folder, list_images, listed_images
+from trt_cls.data.readahead import ReadAhead
 from trt_cls.data.samples import Samples, files
 from trt_cls.data.shard_index import ROW
 from trt_cls.data.shards import shard_folder
@@ -232,6 +237,26 @@ def test_an_epoch_reads_few_shards_at_a_time_and_each_image_once(monkeypatch: py
     assert len(set(windows[:60].tolist())) <= 2
 
 
+def test_shards_are_read_ahead_once_where_images_come_shard_by_shard(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, int]] = []
+
+    def advise(descriptor: int, start: int, length: int, advice: int) -> None:
+        asked.append((Path(f"/proc/self/fd/{descriptor}").readlink(), advice))
+
+    monkeypatch.setattr("os.posix_fadvise", advise)
+    sequential, mixed = shard_folder(written).samples, shard_folder(written, order="folder").samples
+    for samples in (sequential, mixed, list(sequential)):
+        with ThreadPoolExecutor(1) as thread, closing(ReadAhead(samples)) as shards:
+            monkeypatch.setattr(shards, "_thread", thread)
+            shards.expect(samples)
+            shards.expect(samples)
+            thread.submit(lambda: None).result()
+    files_read = {sample.part.file for sample in sequential if sample.part}
+    assert sorted(asked) == sorted((path, os.POSIX_FADV_WILLNEED) for path in files_read)
+
+
 # tars of others
 
 
@@ -337,10 +362,12 @@ def test_what_is_no_sample_is_refused(tmp_path: Path, cache: Path, members: Any,
         listed_images(tar_of(tmp_path / "x.tar", members))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_webdataset_reads_our_shards_and_we_read_its(folder: Path, written: Path, tmp_path: Path, cache: Path) -> None:
     wds = pytest.importorskip("webdataset")
     ours = {sample.path.name.partition(".")[0]: sample for sample in shard_folder(written).samples}
     seen = {item["__key__"]: item for item in wds.WebDataset(str(written).replace("\\", "/"), shardshuffle=False)}
+    gc.collect()  # it leaves files open
     assert seen.keys() == ours.keys()
     for key, item in seen.items():
         assert (folder / json.loads(item["json"])["path"]).read_bytes() == item["png"]

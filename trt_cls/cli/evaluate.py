@@ -39,7 +39,7 @@ MOST_NAMES = 5
 @spec_options(required=False)
 @model_option(required=False, description="Model file (.engine, .onnx, .safetensors); default: eval_config.model_path.")
 @results_option(required=False)
-@click.option("--dataset", type=PATH, help="Labeled folder, instead of the spec's evaluation images.")
+@click.option("--dataset", type=PATH, help="Labeled folder or shards, instead of the spec's evaluation images.")
 @click.option(
     "--unknown",
     type=PATH,

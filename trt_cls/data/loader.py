@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, is_dataclass, replace
 from random import Random
 from typing import Any
@@ -28,6 +29,7 @@ from trt_cls.data.augmentation import (
 )
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.order import Order, Orders
+from trt_cls.data.readahead import ReadAhead
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.transforms import Part, Transforms, bundle, part
 from trt_cls.data.workers import Workers
@@ -106,6 +108,7 @@ class TrainingLoader:
         gpu: int | None = None,
     ) -> None:
         batch_size = train_config.batch_size_per_gpu * world_size
+        self._samples = folder.samples
         self._orders = Orders(folder.samples, batch_size, train_config.random_seed, rank, world_size, extensions)
         self._make = _Batches(preprocessing, train_config, extensions, len(folder.classes), pack=pack)
         self._count = min(train_config.n_workers, self._orders.steps, _processors())
@@ -123,12 +126,19 @@ class TrainingLoader:
         Raises:
             LoaderError: a worker process died or failed.
         """
-        orders = self._orders.of_epoch(number, start_step)
+        orders = self._expected(self._orders.of_epoch(number, start_step))
         if not self._count:
             return (made if self._gpu is None else pinned(made) for made in map(self._make, orders))
         if self._workers is None:
             self._workers = Workers(self._make, self._count, __name__, self._gpu)
         return self._workers.map(orders)
+
+    def _expected(self, orders: Iterator[Order]) -> Iterator[Order]:
+        """The same orders; shards are read ahead for them."""
+        with closing(ReadAhead(self._samples)) as shards:
+            for order in orders:
+                shards.expect(sample for _, sample in order.samples)
+                yield order
 
     def close(self) -> None:
         """Ends the worker processes."""

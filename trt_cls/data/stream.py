@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trt_cls.contract import Preprocessing
+from trt_cls.data.readahead import ReadAhead
 from trt_cls.data.samples import Sample
 from trt_cls.data.samples import Skipped as Skipped
 from trt_cls.errors import DataError
@@ -108,7 +109,9 @@ def _read_ahead(
             stack.callback(pool.shutdown, cancel_futures=True)
             run = pool.map
         ahead: deque[Any] = deque()
+        shards = stack.enter_context(closing(ReadAhead(samples)))
         for group in groups:
+            shards.expect(group)
             images = empty(len(group))
             ahead.append((images, group, run(partial(_outcome, put, images), range(len(group)), group)))
             if len(ahead) > BATCHES_AHEAD:

@@ -54,9 +54,10 @@ def train(
 ) -> TrainingResult:
     """Trains the network of `experiment` and writes checkpoints, curves and logs below `results`.
 
-    One request on one machine gives the same numbers, whatever n_workers is and however often it is killed and resumed.
-    The state is saved every `save_every` steps (None: every few minutes) and after each epoch. `compile_network`: by
-    torch.compile. `order` is "shards" if None. `loggers`: "wandb", "mlflow". Under torchrun all processes train.
+    Two runs of the same request on the same machine give the same numbers, whatever n_workers is and however often they
+    were interrupted, or killed, and resumed. The state is saved every `save_every` steps (None: every few minutes) and
+    after each epoch. `compile_network` uses torch.compile. `order` is that of images in shards. `loggers` are "wandb"
+    and "mlflow". Under torchrun all processes train together and return the result.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
@@ -83,7 +84,6 @@ def train(
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
-        options["--order"] = "folder" if setup.train.samples.groups is None else "shards"
         request = request_fields(experiment, options, setup.train, setup.val)
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)

@@ -68,7 +68,7 @@ def request_fields(
         for name, value in fields_by_path(experiment).items()
         if not any(name == free or name.startswith(f"{free}.") for free in MAY_DIFFER)
     }
-    found |= options
+    found |= {**options, "--order": "folder" if train.samples.groups is None else "shards"}
     if experiment.extensions.distillation:
         found["teacher"] = _digest_of_teacher(Path(experiment.extensions.distillation.teacher))
     images = {"training images": _digest_of_images(train), "validation images": _digest_of_images(val)}
@@ -120,7 +120,9 @@ def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Pat
         RequestError: names what differs.
     """
     # a version that did not have a field had it off
-    saved = fields_by_path(NO_EXTENSIONS, "extensions") | {"--order": "folder"} | saved
+    saved, asked = (
+        fields_by_path(NO_EXTENSIONS, "extensions") | {"--order": "folder"} | found for found in (saved, asked)
+    )
     different = [name for name in sorted(saved.keys() | asked.keys()) if saved.get(name) != asked.get(name)]
     if different:
         listed = "; ".join(f"{name}: {_shown(saved.get(name))} ≠ {_shown(asked.get(name))}" for name in different)
