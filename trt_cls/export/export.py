@@ -78,9 +78,8 @@ def export(
     """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
 
     `model` is a checkpoint or an ONNX file written here; `precision` None keeps its own; `int8` says how 8 bits are
-    reached. `calibrate` folds in a temperature; `rules` are measured on the ONNX file; with `embed` the files take
-    uint8 pixels. Images come from `images`, else from `experiment`, else from `int8`, else they are random. An engine,
-    at `engine` or beside `output`, is built where it or a `builder` is named and, with "auto", where this machine can.
+    reached, `calibrate` folds in a temperature, `rules` are measured on the ONNX file. Images come from `images`, else
+    `experiment`, else `int8`, else they are random. An engine is built where it or a `builder` is named, or can be.
 
     Raises:
         RequestError: file names or precision are wrong, or `model` and `experiment` disagree.
@@ -108,6 +107,7 @@ def export(
             network = quantize(network, int8, calibration, labeled, say)
             target = replace(target, precision=network.contract.precision)  # of formats to choose from, it may be int8
             check = replace(check, precision=target.precision)
+            choice, no_engine = _builder(builder, engine is not None, target.precision, capabilities)
         found, target = _write_onnx(plain, _converted(network, target, check, say), output, check, measure)
     no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
     say(_copied(model, output, target, found) if copied else _written(output, target, found))
