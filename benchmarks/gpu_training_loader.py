@@ -39,7 +39,7 @@ PREPROCESSING = Preprocessing(3, 224, 224, "center", "bilinear", "rgb", 255.0, M
 def measure(
     folder: ImageFolder, compute: Compute, kernel: CudaAugmentation, preprocessing: Preprocessing
 ) -> list[Mapping[str, object]]:
-    many = replace(folder, samples=folder.samples * -(-LEAST_IMAGES // len(folder.samples)))
+    many = replace(folder, samples=tuple(folder.samples) * -(-LEAST_IMAGES // len(folder.samples)))
     train = load(ROOT / "specs" / "photos_resnet50.txt", paths=False).train_config
     train = replace(train, batch_size_per_gpu=BATCH, n_workers=WORKERS)
     loaders = {name: TrainingLoader(many, preprocessing, train, pack=name == "GPU") for name in ("GPU", "CPU")}
