@@ -16,7 +16,7 @@ setup: $(READY)
 $(READY): pyproject.toml setup.py constraints.txt kernels/preprocess_host.cpp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[train,timm,cpu,rtx,openvino,mlperf,video,demo,dev]"
+		--editable ".[train,timm,cpu,rtx,openvino,mlperf,parquet,video,demo,dev]"
 	touch $@
 
 demo: $(READY)
