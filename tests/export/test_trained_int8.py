@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("narrow")
 from torch import nn  # noqa: E402
 
 from support.calibration import calibrate  # noqa: E402

@@ -88,8 +88,8 @@ FAULTS = [
     Fault(
         "top-k with the last batch",
         "trt_cls/data/stream.py",
-        "range(0, len(samples), batch_size)]",
-        "range(0, len(samples) - batch_size + 1, batch_size)]",
+        "range(0, len(samples), batch_size))",
+        "range(0, len(samples) - batch_size + 1, batch_size))",
         "evaluation/test_evaluate.py",
     ),
     Fault(
