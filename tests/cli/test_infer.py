@@ -85,6 +85,7 @@ def test_several_paths_patterns_and_folders_are_labeled_once_each(
         (("-i", "*.gif"), "*.gif: no file matches this pattern"),
         (("-i", ".", "absent"), "absent: no such file"),
         (("-i", ".", "-"), "-i -: 2 sources found; expected a list, a video or a camera alone"),
+        (("-i", "a.tar", "b.tar"), "-i a.tar: 2 sources found; expected shards alone"),
         (("-i", "a.mp4", "b.png"), "-i a.mp4: 2 sources found"),
     ],
 )

@@ -215,6 +215,11 @@ def _images(sources: tuple[str, ...]) -> Samples:
         paths = [path for source in sources for path in _matches(source)]
         if len(paths) == 1:
             return listed_images(paths[0])
+        if shards := [path for path in paths if is_shards(path)]:
+            raise RequestError(
+                f"-i {shards[0]}: {len(paths)} sources found; expected shards alone, with a range such as "
+                "train-{0..3}.tar; label them with -o OUT, or each in a call of its own"
+            )
         names = (str(image.path) for path in paths for image in listed_images(path))
         return files(Path(), [(-1, list(dict.fromkeys(names)))])
     content = sys.stdin.buffer.read(MOST_LIST + 1).removeprefix(BOM_UTF8)
