@@ -34,8 +34,11 @@ def serve(model: Path) -> Iterator[tuple[str, list[int]]]:
     from tritonclient.grpc.model_config_pb2 import DataType
 
     config = read_config(model)
+    options = onnxruntime.SessionOptions()
+    if config.optimization.graph.level == 2:  # as Triton's backend has it
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
-        model / "1" / config.default_model_filename, providers=["CPUExecutionProvider"]
+        model / "1" / config.default_model_filename, options, providers=["CPUExecutionProvider"]
     )
     batches: list[int] = []
 
