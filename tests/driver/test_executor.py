@@ -121,11 +121,14 @@ def test_any_number_of_images_is_preprocessed(driver: Driver, monkeypatch: pytes
     """None at all, and more than one launch takes."""
     assert cuda.MOST_IMAGES <= 65_535, "CUDA has no more blocks along the third axis"
     monkeypatch.setattr(cuda, "MOST_IMAGES", 4)
+    launched, grid = [], cuda.grid
+    monkeypatch.setattr(cuda, "grid", lambda pixels, images: launched.append(images) or grid(pixels, images))
     with closing(CudaPreprocessing(GRAY)) as executor:
         assert executor.preprocess([]).shape == (0, 1, 24, 50)
         before = driver.count("launches")
         check(executor)
-        assert driver.count("launches") - before == 3
+        assert driver.count("launches") - before == len(launched) == 3
+    assert max(launched) == 4
 
 
 def test_an_executor_serves_and_closes_in_any_thread(driver: Driver) -> None:
