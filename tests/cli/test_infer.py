@@ -135,6 +135,15 @@ def test_nothing_to_label_is_an_error(
     assert not list(tmp_path.rglob("result.csv"))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["-m model.onnx -i a.tar -o out -r results", "-m model.onnx -i a.tar -o out --top-k 2", "--merge out -r x"],
+)
+def test_options_without_effect_are_refused(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["infer", *arguments.split()]) == 2
+    assert "has no effect there" in capsys.readouterr().err
+
+
 def test_a_class_map_of_other_classes_is_refused(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,15 @@ def test_pictures_are_made_where_none_are_named(
     assert "4 generated JPEG pictures of 500×375" in " ".join(capsys.readouterr().out.split())
 
 
+def test_images_may_lie_in_shards(tmp_path: Path) -> None:
+    model, images = write_onnx(tmp_path / "model.onnx"), write_images(tmp_path / "images", 2, 30)
+    assert main(["shards", str(images), "-o", str(tmp_path), "--unlabeled"]) == 0
+    shard = str(tmp_path / "train-000000.tar")
+    arguments = ["--images", shard, "-b", "2", "--seconds", "0", "--stage", "decode", "-r", str(tmp_path)]
+    assert main(["benchmark", str(model), *arguments]) == 0
+    assert json.loads((tmp_path / "benchmark.json").read_text())["images"] == f"6 images of {shard}"
+
+
 def test_cuda_for_an_onnx_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, images = write_onnx(tmp_path / "model.onnx"), write_images(tmp_path / "images", 1)
     assert main(["benchmark", str(model), "--images", str(images), "--executor", "cuda", "--provider", "cpu"]) == 2

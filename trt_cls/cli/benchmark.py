@@ -40,31 +40,31 @@ SECONDS, SECONDS_OF_LOAD = 2.0, 10.0
     show_default=True,
     help="What to measure; all: each stage alone, then the pipeline.",
 )
-@click.option("--images", type=PATH, help="Folder of images. Left out: pictures made for it.")
-@click.option("--workers", type=click.IntRange(min=0), help="Threads that load images.  [default: one for each core]")
+@click.option("--images", type=PATH, help="Folder or shards of images.  [default: generated pictures]")
+@click.option("--workers", type=click.IntRange(min=0), help="Threads that load images.  [default: one per core]")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
-    help=f"Most that a figure takes, or a batch; with --scenario the shortest run.  [default: {SECONDS:g}, and "
+    help=f"Longest time of a measurement; with --scenario, the shortest run.  [default: {SECONDS:g}; "
     f"{SECONDS_OF_LOAD:g} with --scenario]",
 )
 @click.option(
     "--scenario",
     type=click.Choice(["single-stream", "multi-stream", "offline", "server"]),
-    help="Load by MLPerf's LoadGen in the place of stages: one image after the other, eight after eight, all at once, "
-    "or at random times; from image files, with --stage engine from tensors. Not an MLPerf result.",
+    help="Measure under the load of MLPerf's LoadGen instead: one image at a time, eight at a time, all at once, or at "
+    "random times. Not an MLPerf result.",
 )
 @click.option(
     "--target-qps",
     type=click.FloatRange(min=0, min_open=True),
     metavar="RATE",
-    help="Images a second: that server sends on average, or that offline plans its run for.",
+    help="Images per second that server sends on average, or that offline plans its run for.",
 )
 @click.option(
     "--target-latency",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MS",
-    help="Milliseconds within which server answers 99 % of the images.  [default: 100]",
+    help="For server: latency that 99 % of the images must keep.  [default: 100]",
 )
 @batch_option
 @provider_option
@@ -85,10 +85,13 @@ def command(
     executor: Executor,
     results: Path | None,
 ) -> None:
-    """Measure the speed of each stage from image files to answers, and which one limits."""
+    """Measure the speed of each stage from image files to answers, and which one limits.
+
+    --stage engine measures the network alone, on tensors in memory.
+    """
     import os
 
-    from trt_cls.data.folder import Sample, list_images
+    from trt_cls.data.folder import listed_images
     from trt_cls.evaluation.stages import write_pictures
     from trt_cls.files import results_folder
 
@@ -96,9 +99,10 @@ def command(
     if results:
         results_folder(results)
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        paths = list_images(images) if images else write_pictures(Path(folder))
-        samples = [Sample(path) for path in paths]
-        source = f"{len(paths)} images of {images}" if images else f"{len(paths)} generated JPEG pictures of 500×375"
+        if images is None:
+            write_pictures(Path(folder))
+        samples = listed_images(images or Path(folder))
+        source = f"{len(samples)} " + (f"images of {images}" if images else "generated JPEG pictures of 500×375")
         engine = stack.enter_context(closing(_fastest(model, provider, samples)))
         how = {
             "batch_size": batch_size or BATCH_SIZE,

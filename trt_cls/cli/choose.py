@@ -51,21 +51,21 @@ def _variants(context: click.Context, parameter: click.Parameter, value: str) ->
 @model_option(required=False, description="Checkpoint (.safetensors) in FP32.")
 @spec_options(required=False)
 @results_option(required=False)
-@click.option("--images", type=PATH, help="Labeled folder.  [default: the spec's evaluation images]")
+@click.option("--images", type=PATH, help="Labeled images.  [default: the spec's evaluation images]")
 @click.option("--calibration-images", "calibration", type=PATH, help="For INT8.  [default: the spec's training images]")
 @click.option(
     "--variants",
     callback=_variants,
     default=DEFAULT,
-    help="Of fp32, fp16, int8, fp8 and auto, a format for each layer.",
+    help="Some of fp32, fp16, int8, fp8 and auto (a format for each layer).",
 )
-@click.option("--pruned", type=PATH, multiple=True, help="Another checkpoint of the same task. Repeatable.")
-@click.option("--from", "table", type=PATH, help="A choose.csv: decide without measuring.")
-@click.option("--max-loss", type=click.FloatRange(min=0), default=0.5, help="Points of top-1 that may be lost.")
-@click.option("--max-latency", type=LATENCY, metavar="5ms", help="Of one image, 99th percentile.")
-@click.option("--max-size", type=SIZE, metavar="20MB", help="Of the file that runs.")
-@click.option("-b", "--batch-size", "--batch_size", type=BATCH, default=32, help="Batch size of the throughput.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, help="Most that a figure of speed takes.")
+@click.option("--pruned", type=PATH, multiple=True, help="A pruned checkpoint of the same task. Repeatable.")
+@click.option("--from", "table", type=PATH, help="Decide from this choose.csv, without measuring.")
+@click.option("--max-loss", type=click.FloatRange(min=0), default=0.5, help="Largest loss of top-1, in points.")
+@click.option("--max-latency", type=LATENCY, metavar="5ms", help="Largest latency of one image, 99th percentile.")
+@click.option("--max-size", type=SIZE, metavar="20MB", help="Largest file that runs: ONNX or engine.")
+@click.option("-b", "--batch-size", "--batch_size", type=BATCH, default=32, help="Batch size for the throughput.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, help="Longest time of a measurement of speed.")
 @provider_option
 @common_options
 def command(
@@ -87,7 +87,7 @@ def command(
 ) -> Decision:
     """Make a network in all precisions, measure each, and choose one within limits.
 
-    The fastest that keeps the limits is chosen. With --provider, of those on that one; auto: of all. A second call
+    The fastest variant within the limits is chosen, among those on --provider, or among all with auto. A second call
     continues where the first one stopped.
     """
     from trt_cls.choice.decision import Limits

@@ -31,7 +31,7 @@ LAYER_IMAGES = 4
 @click.command("compare")
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
-@click.option("--images", type=PATH, help="Folder of images; default: the spec's evaluation images.")
+@click.option("--images", type=PATH, help="Folder or shards of images.  [default: the spec's evaluation images]")
 @spec_options(required=False)
 @click.option("--max-diff", type=click.FloatRange(min=0), help="Fail if a probability differs by more.")
 @click.option(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from trt_cls.cli.labels import label_shards, merge_labels
 from trt_cls.cli.options import (
@@ -31,7 +32,7 @@ from trt_cls.terminal import echo
 from trt_cls.text import FOREIGN, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,18 +78,18 @@ CAMERA = "camera:"
     "--output",
     type=PATH,
     metavar="OUT",
-    help="Folder for labels of shards, a file for each shard that is written once, however often the call is repeated.",
+    help="Folder for labels of shards, a file for each. Shards that are labeled already are left out.",
 )
 @click.option(
     "--shard",
     metavar="K/N",
-    help="With -o: label the shards i with i mod N = K.  [default: torchrun's or the SLURM array's share, else all]",
+    help="With -o: label share K of N, K from 0.  [default: by torchrun or the SLURM array, else all]",
 )
 @click.option(
     "--merge",
     type=PATH,
     metavar="OUT",
-    help="Check that the shards of a folder of labels have each image once, and write them to OUT/result.csv.",
+    help="Check that the folder written with -o has each image once, and write OUT/result.csv (or .parquet).",
 )
 @spec_options(required=False)
 @results_option(required=False)
@@ -111,13 +112,13 @@ def command(
 ) -> None:
     """Label images: files, folders, shards, a list, a video, a camera.
 
-    The labels are printed, or written to result.csv (or .jsonl) in the results folder with -r; frames are numbered
-    from 0. Without --format, a single image is printed with its likeliest labels. A multi-label model gives every label
-    that reaches its threshold, a row each. A model exported with --coverage names a set of labels, one with
-    --reject-rate "unknown" where it is not sure.
+    Prints the labels, or with -r writes result.csv (or .jsonl). Frames are numbered from 0. A single image is printed
+    with its likeliest labels. A multi-label model gives a row for each label that reaches its threshold; a model
+    exported with --coverage gives a set of labels, with --reject-rate "unknown" where it is not sure.
     """
     sources = (*given, *more)
     if merge:
+        _refuse_others(context, "--merge", keep=("merge",))
         return merge_labels(merge)
     if model is None:
         raise click.UsageError("Missing option '-m' / '--model' / '--model_path'.")
@@ -125,6 +126,7 @@ def command(
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
     contract_of = partial(_checked_contract, model, spec, overrides, run)
     if output:
+        _refuse_others(context, "-o", only=("results", "top_k"))
         contract_of()
         if form == "jsonl":
             raise RequestError("--format jsonl with -o; expected csv or parquet; leave one of them out")
@@ -135,6 +137,17 @@ def command(
         )
     else:
         _label(model, sources, contract_of, form, results, run)
+
+
+def _refuse_others(
+    context: click.Context, flag: str, *, keep: Sequence[str] = (), only: Sequence[str] | None = None
+) -> None:
+    """Refuses options that have no effect beside `flag`: all that are given but `keep`, or `only` these."""
+    for param in context.command.params:
+        name = param.name or ""
+        ignored = param.expose_value and name not in keep and (only is None or name in only)
+        if ignored and context.get_parameter_source(name) is ParameterSource.COMMANDLINE and context.params.get(name):
+            raise RequestError(f"{param.opts[0]} with {flag}: has no effect there; expected one of them; leave one out")
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], run: RunOptions) -> Contract:

@@ -162,7 +162,7 @@ top_k_option = click.option(
     "--top-k",
     "--top_k",
     type=click.IntRange(min=1),
-    help="Number of top labels that count (evaluate) or are listed (infer).",
+    help="Number of labels that count (evaluate) or are listed (infer).  [default: 5; evaluate: the spec's]",
 )
 """`--top-k K` as `top_k`, or None."""
 
