@@ -192,6 +192,29 @@ def test_a_foreign_index_is_refused_in_one_line(copied: Path, content: bytes) ->
     assert "\n" not in str(caught.value)
 
 
+HUGE = f"{{'descr': '<u4', 'fortran_order': False, 'shape': ({10**30},)}}"
+
+
+@pytest.mark.parametrize("header", ['("""', "{[]: 1}", HUGE])
+def test_a_header_that_numpy_breaks_on_is_refused_in_one_line(copied: Path, header: str) -> None:
+    path = copied.with_name("train.index.npy")
+    path.write_bytes(b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(RequestError, match="no array of numpy"):
+        shard_folder(copied)
+    path.write_bytes(b"PK\3\4 no archive either")
+    with pytest.raises(RequestError, match="no array of numpy"):
+        shard_folder(copied)
+
+
+@pytest.mark.parametrize("name", ["../train-000000.tar", "/etc/train.tar", "train", "train-000001.tar"])
+def test_an_index_names_files_of_its_folder_each_once(copied: Path, name: str) -> None:
+    described = json.loads(copied.with_name("train.json").read_text())
+    described["shards"][0]["name"] = name
+    copied.with_name("train.json").write_text(json.dumps(described))
+    with pytest.raises(RequestError, match=r"in the same folder|two shards of one name"):
+        shard_folder(first(copied))
+
+
 def test_an_index_with_objects_runs_no_code(copied: Path) -> None:
     np.save(copied.with_name("train.index.npy"), np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(RequestError, match="no array of numpy"):
@@ -306,6 +329,15 @@ def test_tars_of_others_are_scanned_once(tmp_path: Path, cache: Path) -> None:
     assert contents(shard_folder(path).samples) == contents(found.samples)
     tar_of(path, [("a.png", image(9)), ("a.cls", b"0"), ("b.png", image(8)), ("b.cls", b"1")])
     assert [int(read(sample.source, 3)[0, 0, 0]) for sample in shard_folder(path).samples] == [9, 8]
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, cache: Path) -> None:
+    path = foreign(tmp_path / "x-0.tar")
+    for content in (b"PK\3\4 no archive", b"\x93NUMPY\x01\0\1\0(", b""):
+        shard_folder(path)
+        (kept,) = cache.glob("*.npz")
+        kept.write_bytes(content)
+        assert len(shard_folder(path).samples) == 7
 
 
 def test_no_name_in_a_tar_becomes_the_path_of_a_file(tmp_path: Path, cache: Path) -> None:

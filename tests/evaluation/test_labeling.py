@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from support import tiny_models
+from trt_cls.cli import main
 from trt_cls.contract import Conformal, Contract, Reject
 from trt_cls.data.folder import image_folder
 from trt_cls.data.samples import Samples
@@ -222,6 +224,39 @@ def test_foreign_descriptions_are_refused(undisturbed: Labeling, shards: list[Pa
         undisturbed.is_done(shards[0])
     with pytest.raises(RequestError):
         merge(undisturbed.out)
+
+
+@pytest.mark.parametrize("table", [b"a,b\n1,2\n", b"shard,index,label\ns,x,y\n", b"x" * 200_000, None])
+def test_merge_names_a_table_of_others(undisturbed: Labeling, shards: list[Path], table: bytes | None) -> None:
+    output, described = (undisturbed.out / f"{shards[0].stem}.{kind}" for kind in ("csv", "json"))
+    made = json.loads(described.read_text())
+    output.unlink()
+    if table is None:
+        os.mkfifo(output)
+    else:
+        output.write_bytes(table)
+        described.write_text(json.dumps(made | {"output_sha256": hashlib.sha256(table).hexdigest(), "samples": 10**18}))
+    with pytest.raises(TrtClsError, match=rf"{shards[0].name} (can't be read|with 0 of)"):
+        merge(undisturbed.out)
+
+
+def test_a_list_with_a_shard_twice_or_none_does_not_change_what_once_means(
+    undisturbed: Labeling, shards: list[Path]
+) -> None:
+    table = merge(undisturbed.out)[0].read_bytes()
+    (undisturbed.out / "shards.json").write_text(json.dumps({"shards": [shard.name for shard in shards] * 2}))
+    assert merge(undisturbed.out)[0].read_bytes() == table
+    (undisturbed.out / "shards.json").write_text('{"shards": []}')
+    with pytest.raises(RequestError, match="no shards"):
+        merge(undisturbed.out)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--merge", "x", "-m", "m"], ["--merge", "x", "i.tar"], ["-m", "m", "-o", "x", "-r", "y"]]
+)
+def test_flags_that_would_be_ignored_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["infer", *arguments]) == 2
+    assert "expected one of them" in capsys.readouterr().err
 
 
 def test_names_that_would_meet_are_refused(undisturbed: Labeling) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from trt_cls.artefacts.contracts import Fault, require_sound
 from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Format, Source, decoded, read_bytes
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
-from trt_cls.files import write_text
+from trt_cls.files import regular_file, write_text
 from trt_cls.spec.problems import shown
 
 FORMAT = 1
@@ -83,8 +84,8 @@ def sidecar_path(plan: Path) -> Path:
 def file_sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+    with regular_file(path) as (descriptor, _):
+        while chunk := os.read(descriptor, CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 

@@ -44,6 +44,10 @@ SECTIONS = {
 COMMANDS = {name: line for section in SECTIONS.values() for name, line in section.items()}
 
 
+LONGEST_LINE = 8000
+"""Characters of an error."""
+
+
 @dataclass
 class State:
     """State of one call of the program."""
@@ -147,5 +151,10 @@ def _fail(messages: list[str], exit_code: int, state: State) -> int:
         for line in traceback.format_exc().splitlines():
             print(printable(line), file=sys.stderr)
     for message in messages:
-        print(f"error: {printable(message)}", file=sys.stderr)
+        print(f"error: {_short(printable(message))}", file=sys.stderr)
     return exit_code
+
+
+def _short(line: str) -> str:
+    """`line` without its middle where a name in it, which a stranger chose, is longer than any screen."""
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 4 :]}"

@@ -32,7 +32,7 @@ from trt_cls.terminal import echo
 from trt_cls.text import FOREIGN, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -118,7 +118,7 @@ def command(
     """
     sources = (*given, *more)
     if merge:
-        _refuse_others(context, "--merge", keep=("merge",))
+        _refuse_others(context, "merge")
         return merge_labels(merge)
     if model is None:
         raise click.UsageError("Missing option '-m' / '--model' / '--model_path'.")
@@ -126,7 +126,7 @@ def command(
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
     contract_of = partial(_checked_contract, model, spec, overrides, run)
     if output:
-        _refuse_others(context, "-o", only=("results", "top_k"))
+        _refuse_others(context, "output", "results", "top_k")
         contract_of()
         if form == "jsonl":
             raise RequestError("--format jsonl with -o; expected csv or parquet; leave one of them out")
@@ -139,15 +139,12 @@ def command(
         _label(model, sources, contract_of, form, results, run)
 
 
-def _refuse_others(
-    context: click.Context, flag: str, *, keep: Sequence[str] = (), only: Sequence[str] | None = None
-) -> None:
-    """Refuses options that have no effect beside `flag`: all that are given but `keep`, or `only` these."""
-    for param in context.command.params:
-        name = param.name or ""
-        ignored = param.expose_value and name not in keep and (only is None or name in only)
-        if ignored and context.get_parameter_source(name) is ParameterSource.COMMANDLINE and context.params.get(name):
-            raise RequestError(f"{param.opts[0]} with {flag}: has no effect there; expected one of them; leave one out")
+def _refuse_others(context: click.Context, name: str, *useless: str) -> None:
+    """Refuses options that `name` has no use for; without `useless` all others."""
+    options = {option.name: option.opts[0] for option in context.command.params} | {"more": "-i"}
+    for other in useless or options.keys() - {name, "verbose", "key"}:
+        if context.get_parameter_source(other) is ParameterSource.COMMANDLINE and context.params[other] != ():
+            raise RequestError(f"{options[name]} with {options[other]}: expected one of them; leave the other out")
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], run: RunOptions) -> Contract:

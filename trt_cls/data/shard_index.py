@@ -75,6 +75,11 @@ def read_index(path: Path) -> tuple[Index, Rows, Texts]:
         rows, paths = _mapped_rows(path.with_suffix(".index.npy")), _mapped(path.with_suffix(".paths"))
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror}), expected an index; {REMEDY}") from error
+    names = [shard.name for shard in index.shards]
+    if other := [name for name in names if not name.endswith(".tar") or "/" in name or "\0" in name]:
+        raise DataError(f'{path}: a shard "{other[0][:200]}" found, expected a file in the same folder; {REMEDY}')
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: two shards of one name found, expected each once; {REMEDY}")
     fault = next(faults_of_classes(index.classes), None) if index.classes else None
     if fault:
         raise DataError(f"{path}: {fault[0]}: {fault[1]}; {REMEDY}")
@@ -116,12 +121,13 @@ def _mapped_rows(path: Path) -> Rows:
     with regular_file(path):
         pass
     try:
-        rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"{path}: no array of numpy ({one_line(error)}); {REMEDY}") from error
-    if not isinstance(rows, np.ndarray) or rows.dtype != ROW or rows.ndim != 1:
-        found = getattr(rows, "dtype", type(rows).__name__)
-        raise DataError(f"{path}: {found} found, expected rows of {ROW}; {REMEDY}")
+        rows: Rows = np.lib.format.open_memmap(path, mode="r")  # no pickles and no archives, as np.load would take
+    except OSError:
+        raise
+    except Exception as error:  # broken headers raise ValueError, TypeError, OverflowError, TokenError and more
+        raise DataError(f"{path}: no array of numpy ({one_line(error)[:200]}); {REMEDY}") from error
+    if rows.dtype != ROW or rows.ndim != 1:
+        raise DataError(f"{path}: {str(rows.dtype)[:200]} found, expected rows of {ROW}; {REMEDY}")
     return rows
 
 

@@ -80,7 +80,8 @@ def _cache_of(identity: str) -> Path:
 
 
 def _from_cache(cached: Path, path: Path, size: int) -> tuple[Rows, Texts] | None:
-    with suppress(OSError, ValueError, KeyError, EOFError, DataError, zlib.error), np.load(cached) as content:
+    # a damaged one is made anew
+    with suppress(Exception), cached.open("rb") as file, np.load(file) as content:
         rows, texts = content["rows"], content["texts"]
         if rows.dtype == ROW and texts.dtype == np.uint8 and rows.ndim == texts.ndim == 1:
             require_sound(path, rows, np.array([size], np.uint64), MOST_CLASSES, len(texts))

@@ -25,7 +25,7 @@ from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
 from trt_cls.data.samples import Samples
 from trt_cls.engines.tensorrt.pipeline import Answered
-from trt_cls.errors import DataError, RequestError, TrtClsError, require
+from trt_cls.errors import DataError, RequestError, TrtClsError, one_line, require
 from trt_cls.evaluation.decisions import decision
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, listed
@@ -148,7 +148,9 @@ def merge(out: Path) -> tuple[Path, int]:
         ArtefactError, DataError, RequestError: no labels are there, or they are of several models.
         TrtClsError: labels are missing, changed or there twice; nothing is written.
     """
-    shards = _decoded(Listed, out / f"{LIST}.json").shards
+    shards = tuple(dict.fromkeys(_decoded(Listed, out / f"{LIST}.json").shards))
+    if not shards:
+        raise RequestError(f"{out}: no shards in its {LIST}.json; expected some; infer -i SHARDS -o OUT adds them")
     made = {shard: _decoded(Made, path) for shard in shards if (path := out / f"{Path(shard).stem}.json").exists()}
     forms = {(found.model_sha256, json.dumps(found.options)) for found in made.values()}
     if len(forms) > 1:
@@ -187,12 +189,16 @@ def _fault(out: Path, shard: str, made: Made | None, form: str) -> str:
     output = out / f"{Path(shard).stem}.{form}"
     if made is None or not output.exists():
         return f"{shard} missing"
-    if file_sha256(output) != made.output_sha256:
-        return f"{shard} changed since it was labeled ({output})"
-    rows = _named(output)
+    try:
+        if file_sha256(output) != made.output_sha256:
+            return f"{shard} changed since it was labeled ({output})"
+        rows = _named(output)
+    except Exception as error:  # csv, int and pyarrow have errors of their own
+        return f"{shard} can't be read ({output}: {one_line(error)[:200]})"
     places = [place for place, _ in groupby((name, place) for name, place, _ in rows)]
     twice = len(rows) - len(set(rows))
-    if twice or len(rows) != made.rows or places != [(shard, place) for place in range(made.samples)]:
+    each = len(places) == made.samples and places == [(shard, place) for place in range(len(places))]
+    if twice or len(rows) != made.rows or not each:
         counted = f"{twice} twice, {len(rows)} of {made.rows} rows"
         return f"{shard} with {len(set(places))} of {made.samples} samples, {counted}"
     return ""
