@@ -123,6 +123,7 @@ def test_a_table_decides_without_measuring_and_says_what_fails(
         (["--from", "a.csv", "--max-latency", "5"], "such as 5ms"),
         (["--from", "a.csv", "--max-size", "20 parsecs"], "such as 20MB"),
         (["--from", "a.csv"], "can't be read"),
+        (["--from", "a.csv", "--variants", "fp32"], "--from with --variants: expected one of them"),
         (["-m", "a.safetensors", "-r", "r", "--variants", "fp4"], '"fp4" is unknown'),
     ],
 )

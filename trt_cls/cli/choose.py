@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trt_cls.cli.options import PATH, common_options, model_option, provider_option, results_option, spec_options
+from trt_cls.cli.options import (
+    PATH,
+    common_options,
+    model_option,
+    provider_option,
+    refuse_others,
+    results_option,
+    spec_options,
+)
 from trt_cls.errors import RequestError, TrtClsError
 from trt_cls.terminal import echo
 
@@ -35,6 +43,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click
         return float(found[1]) * unit
 
 
+MEASURING = ("spec", "overrides", "images", "calibration", "variants", "pruned", "batch_size", "seconds")
 LATENCY = Quantity("time", "5ms", {"us": 1e-3, "ms": 1.0, "s": 1e3})
 SIZE = Quantity("size", "20MB", {"kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30})
 
@@ -68,7 +77,9 @@ def _variants(context: click.Context, parameter: click.Parameter, value: str) ->
 @click.option("--seconds", type=click.FloatRange(min=0), default=2.0, help="Longest time of a measurement of speed.")
 @provider_option
 @common_options
+@click.pass_context
 def command(
+    context: click.Context,
     model: Path | None,
     spec: Path | None,
     overrides: tuple[str, ...],
@@ -105,6 +116,7 @@ def command(
     if results:
         results_folder(results)
     if table:
+        refuse_others(context, "table", *MEASURING)
         rows = read_rows(table)
     else:
         assert model

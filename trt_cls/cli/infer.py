@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from click.core import ParameterSource
 
 from trt_cls.cli.labels import label_shards, merge_labels
 from trt_cls.cli.options import (
@@ -20,6 +19,7 @@ from trt_cls.cli.options import (
     RunOptions,
     common_options,
     model_option,
+    refuse_others,
     refuse_top_k,
     results_option,
     run_options,
@@ -118,7 +118,7 @@ def command(
     """
     sources = (*given, *more)
     if merge:
-        _refuse_others(context, "merge")
+        refuse_others(context, "merge")
         return merge_labels(merge)
     if model is None:
         raise click.UsageError("Missing option '-m' / '--model' / '--model_path'.")
@@ -126,7 +126,7 @@ def command(
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
     contract_of = partial(_checked_contract, model, spec, overrides, run)
     if output:
-        _refuse_others(context, "output", "results", "top_k")
+        refuse_others(context, "output", "results", "top_k")
         contract_of()
         if form == "jsonl":
             raise RequestError("--format jsonl with -o; expected csv or parquet; leave one of them out")
@@ -137,14 +137,6 @@ def command(
         )
     else:
         _label(model, sources, contract_of, form, results, run)
-
-
-def _refuse_others(context: click.Context, name: str, *useless: str) -> None:
-    """Refuses options that `name` has no use for; without `useless` all others."""
-    options = {option.name: option.opts[0] for option in context.command.params} | {"more": "-i"}
-    for other in useless or options.keys() - {name, "verbose", "key"}:
-        if context.get_parameter_source(other) is ParameterSource.COMMANDLINE and context.params[other] != ():
-            raise RequestError(f"{options[name]} with {options[other]}: expected one of them; leave the other out")
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], run: RunOptions) -> Contract:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from trt_cls.distributed.processes import is_first
 from trt_cls.engines.backends import BACKENDS, PROVIDERS
@@ -173,6 +174,14 @@ def refuse_top_k(contract: Contract, top_k: int | None) -> None:
         raise RequestError(
             f"--top-k {top_k}: the model gives any number of labels, by their thresholds; expected it left out"
         )
+
+
+def refuse_others(context: click.Context, name: str, *useless: str) -> None:
+    """Refuses options that `name` has no use for; without `useless` all others."""
+    options = {option.name: option.opts[0] for option in context.command.params} | {"more": "-i"}
+    for other in useless or options.keys() - {name, "verbose", "key"}:
+        if context.get_parameter_source(other) is ParameterSource.COMMANDLINE and context.params[other] != ():
+            raise RequestError(f"{options[name]} with {options[other]}: expected one of them; leave the other out")
 
 
 classmap_option = click.option(
