@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trt_cls.cli.options import PATH, common_options, model_option, provider_option, results_option, spec_options
+from trt_cls.cli.options import (
+    PATH,
+    Finite,
+    common_options,
+    model_option,
+    provider_option,
+    results_option,
+    spec_options,
+)
 from trt_cls.errors import RequestError, TrtClsError
 from trt_cls.terminal import echo
 
@@ -30,7 +38,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: D102
         found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([A-Za-z]+)", str(value).strip())
         unit = next((factor for name, factor in self.units.items() if found and name.lower() == found[2].lower()), None)
-        if found is None or unit is None:
+        if found is None or unit is None or float(found[1]) * unit == float("inf"):
             self.fail(f'"{value}": expected a number with one of {", ".join(self.units)}, such as {self.example}')
         return float(found[1]) * unit
 
@@ -61,11 +69,11 @@ def _variants(context: click.Context, parameter: click.Parameter, value: str) ->
 )
 @click.option("--pruned", type=PATH, multiple=True, help="Another checkpoint of the same task. Repeatable.")
 @click.option("--from", "table", type=PATH, help="A choose.csv: decide without measuring.")
-@click.option("--max-loss", type=click.FloatRange(min=0), default=0.5, help="Points of top-1 that may be lost.")
+@click.option("--max-loss", type=Finite(min=0), default=0.5, help="Points of top-1 that may be lost.")
 @click.option("--max-latency", type=LATENCY, metavar="5ms", help="Of one image, 99th percentile.")
 @click.option("--max-size", type=SIZE, metavar="20MB", help="Of the file that runs.")
 @click.option("-b", "--batch-size", "--batch_size", type=BATCH, default=32, help="Batch size of the throughput.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, help="Most that a figure of speed takes.")
+@click.option("--seconds", type=Finite(min=0), default=2.0, help="Most that a figure of speed takes.")
 @provider_option
 @common_options
 def command(
