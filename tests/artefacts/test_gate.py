@@ -6,6 +6,7 @@ import json
 import os
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trt_cls.artefacts.contracts import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import PARITY_KEY, read_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, read_sidecar, sidecar_path, write_sidecar
-from trt_cls.contract import METADATA_KEY
+from trt_cls.contract import METADATA_KEY, Conformal, Reject
 from trt_cls.engines import open_engine
 from trt_cls.engines.graph import read_graph
 from trt_cls.errors import ArtefactError, DataError
@@ -295,3 +296,10 @@ def test_a_file_larger_than_protobuf_takes_is_refused_before_it_is_read(tmp_path
     for read in (read_contract, read_graph):
         with pytest.raises(ArtefactError, match=r"m\.onnx: has 2,147,483,648 bytes"):
             read(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("rule", [{"conformal": Conformal(0.9, 0.5)}, {"reject": Reject(0.1, 0.5)}])
+def test_a_rule_that_several_labels_would_ignore_is_refused(rule: dict[str, Any]) -> None:
+    text = replace(CONTRACT, task="multi", thresholds=(0.5,) * len(CONTRACT.classes), **rule).to_json()
+    with pytest.raises(ArtefactError, match="found with task multi"):
+        contract_from_json(text, "file")

@@ -85,3 +85,12 @@ def test_a_key_is_ignored_with_a_line_and_verbose_adds_the_traceback(capsys: pyt
     assert "Traceback" not in plain
     assert main([*arguments, "-v"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize("flags", [["benchmark", "m.onnx", "--seconds"], ["choose", "--from", "c.csv", "--max-loss"]])
+def test_a_number_that_is_not_finite_is_refused(
+    flags: list[str], number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, number]) == 2
+    assert "expected a finite number" in capsys.readouterr().err

@@ -72,6 +72,9 @@ def _faults_of_thresholds(contract: Contract) -> Iterator[Fault]:
 
 def _faults_of_decisions(contract: Contract) -> Iterator[Fault]:
     conformal, reject = contract.conformal, contract.reject
+    for name, rule in (("conformal", conformal), ("reject", reject)):
+        if rule and contract.task == "multi":
+            yield name, "found with task multi, whose labels have thresholds, expected none"
     shares = {"conformal.coverage": conformal.coverage} if conformal else {}
     shares |= {"reject.rate": reject.rate} if reject else {}
     for path, value in shares.items():

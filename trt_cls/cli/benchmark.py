@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trt_cls.cli.options import PATH, batch_option, common_options, executor_option, provider_option, results_option
+from trt_cls.cli.options import (
+    PATH,
+    Finite,
+    batch_option,
+    common_options,
+    executor_option,
+    provider_option,
+    results_option,
+)
 from trt_cls.cli.processes import fastest_engine
 from trt_cls.errors import EngineError, RequestError
 from trt_cls.terminal import echo
@@ -44,7 +52,7 @@ SECONDS, SECONDS_OF_LOAD = 2.0, 10.0
 @click.option("--workers", type=click.IntRange(min=0), help="Threads that load images.  [default: one per core]")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     help=f"Longest time of a measurement; with --scenario, the shortest run.  [default: {SECONDS:g}; "
     f"{SECONDS_OF_LOAD:g} with --scenario]",
 )
@@ -56,13 +64,13 @@ SECONDS, SECONDS_OF_LOAD = 2.0, 10.0
 )
 @click.option(
     "--target-qps",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     metavar="RATE",
     help="Images per second that server sends on average, or that offline plans its run for.",
 )
 @click.option(
     "--target-latency",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     metavar="MS",
     help="For server: latency that 99 % of the images must keep.  [default: 100]",
 )

@@ -10,6 +10,7 @@ import click
 
 from trt_cls.cli.options import (
     PATH,
+    Finite,
     common_options,
     model_option,
     provider_option,
@@ -38,7 +39,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: D102
         found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([A-Za-z]+)", str(value).strip())
         unit = next((factor for name, factor in self.units.items() if found and name.lower() == found[2].lower()), None)
-        if found is None or unit is None:
+        if found is None or unit is None or float(found[1]) * unit == float("inf"):
             self.fail(f'"{value}": expected a number with one of {", ".join(self.units)}, such as {self.example}')
         return float(found[1]) * unit
 
@@ -70,11 +71,11 @@ def _variants(context: click.Context, parameter: click.Parameter, value: str) ->
 )
 @click.option("--pruned", type=PATH, multiple=True, help="A pruned checkpoint of the same task. Repeatable.")
 @click.option("--from", "table", type=PATH, help="Decide from this choose.csv, without measuring.")
-@click.option("--max-loss", type=click.FloatRange(min=0), default=0.5, help="Largest loss of top-1, in points.")
+@click.option("--max-loss", type=Finite(min=0), default=0.5, help="Largest loss of top-1, in points.")
 @click.option("--max-latency", type=LATENCY, metavar="5ms", help="Largest latency of one image, 99th percentile.")
 @click.option("--max-size", type=SIZE, metavar="20MB", help="Largest file that runs: ONNX or engine.")
 @click.option("-b", "--batch-size", "--batch_size", type=BATCH, default=32, help="Batch size for the throughput.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, help="Longest time of a measurement of speed.")
+@click.option("--seconds", type=Finite(min=0), default=2.0, help="Longest time of a measurement of speed.")
 @provider_option
 @common_options
 @click.pass_context

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import PATH, common_options, provider_option, results_option, spec_options
+from trt_cls.cli.options import PATH, Finite, common_options, provider_option, results_option, spec_options
 from trt_cls.errors import EngineError, RequestError
 from trt_cls.terminal import echo
 from trt_cls.text import printable
@@ -33,10 +33,8 @@ LAYER_IMAGES = 4
 @click.argument("b", type=PATH)
 @click.option("--images", type=PATH, help="Folder or shards of images.  [default: the spec's evaluation images]")
 @spec_options(required=False)
-@click.option("--max-diff", type=click.FloatRange(min=0), help="Fail if a probability differs by more.")
-@click.option(
-    "--min-agreement", type=click.FloatRange(0, 1), help="Fail if a smaller share of images has the same label."
-)
+@click.option("--max-diff", type=Finite(min=0), help="Fail if a probability differs by more.")
+@click.option("--min-agreement", type=Finite(0, 1), help="Fail if a smaller share of images has the same label.")
 @click.option(
     "--own-preprocessing", is_flag=True, help="Preprocess the images by each model's own contract, if the two differ."
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import PATH, common_options, int8_options, model_option, spec_options
+from trt_cls.cli.options import PATH, Finite, common_options, int8_options, model_option, spec_options
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trt_cls.export.tensorrt import Request
 
 BATCH = click.IntRange(min=1)
-SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+SHARE = Finite(0, 1, min_open=True, max_open=True)
 
 
 @click.command(name="export")

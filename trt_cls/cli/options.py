@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 PATH = click.Path(path_type=Path)
+
+
+class Finite(click.FloatRange):
+    """A float in a range, without NaN, which no comparison keeps out, and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: D102
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} found, expected a finite number", param, ctx)
+        return found
 
 
 set_option = click.option(
@@ -289,7 +300,7 @@ _OPTIONS = (
         "--auto",
         "--int8-auto",
         "int8_max_loss",
-        type=click.FloatRange(min=0),
+        type=Finite(min=0),
         metavar="LOSS",
         help="Give each layer the cheapest of --formats, so that top-1 on --images (one sub-folder per class; with "
         "labels.csv mAP) is within LOSS points of float32.",
