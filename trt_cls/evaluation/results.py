@@ -6,19 +6,21 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.stream import Skipped
-from trt_cls.evaluation.compare import Comparison
 from trt_cls.evaluation.decisions import Decision, decides, decision
 from trt_cls.evaluation.evaluate import Evaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
+
+if TYPE_CHECKING:
+    from trt_cls.evaluation.compare import Comparison
 
 
 def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
