@@ -4,7 +4,9 @@ Every second image of each class of --images goes to the exports, the others are
 with and without the temperature, labels that it changed (ties within 1 ulp left out), coverage of the sets, and AUROC
 against the foreign pictures of --unknown. Intervals are 95 %: of the errors and of AUROC from drawing images again with
 replacement, of the coverage the exact beta-binomial law of its number of measured images.
-results/calibration.csv has a row for each precision.
+results/calibration.csv has a row for each precision, of a resnet10 at 32 pixels that 14 epochs on 2,250 images of
+CIFAR-10 made too sure of itself. On a network that hardly was (error 0.052, temperature 1.23) the change was -0.008,
+with an interval of -0.035 to 0.029.
 Usage: python benchmarks/calibration.py CHECKPOINT --images TEST --calibration TRAIN --unknown FOREIGN
 """
 
