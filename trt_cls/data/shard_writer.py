@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tarfile
 import zlib
 from array import array
@@ -24,6 +25,7 @@ from trt_cls.data.shard_index import ROW, Index, Shard, write_index
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import atomic, read_at_most, regular_file
 from trt_cls.preprocessing.gate import MOST_BYTES
+from trt_cls.stores import names_in, written
 
 Member = tuple[str, bytes]
 """Name and content."""
@@ -46,8 +48,12 @@ def write_shards(
             f"{folder.root}: several labels an image (extensions.labels), expected one class; keep files"
         )
     path = out / f"{name}.json"
-    if path.exists():
-        raise RequestError(f"{path}: found, expected no shards of this name; remove them, or write others with --name")
+    mine = re.compile(rf"{name}\.json|{name}-\d{{6}}\.tar")
+    taken = sorted(found for found in names_in(out) if mine.fullmatch(found))
+    if taken:
+        raise RequestError(
+            f"{out / taken[0]}: found, expected no shards of this name; remove them, or write others with --name"
+        )
     order = array("q", range(len(folder.samples)))
     Random(SEED).shuffle(order)
     rows = np.zeros(len(order), ROW)
@@ -59,7 +65,7 @@ def write_shards(
     following = next(members, None)
     while following is not None:
         shard, count = out / f"{name}-{len(shards):06}.tar", 0
-        with atomic(shard) as beside, beside.open("wb") as file:
+        with written(shard) as here, atomic(here) as beside, beside.open("wb") as file:
             tar = _Tar(file)
             while following is not None and (not count or tar.size_with(following[1]) <= size):
                 row, ((_, image), *_) = following

@@ -24,7 +24,7 @@ from trt_cls.spec.overrides import apply_overrides
 from trt_cls.spec.problems import Report, TooManyProblems, join
 from trt_cls.spec.reading import message_from_text
 from trt_cls.spec.reference import is_required
-from trt_cls.spec.rules import check_paths, check_relations, resolved
+from trt_cls.spec.rules import check_paths, check_relations, resolved, with_plain_paths
 from trt_cls.text import printable
 
 MOST_BYTES = 64 * 1024
@@ -80,7 +80,7 @@ def _read(
         report.add("", "no field found, expected a spec: model_config { … } train_config { … } eval_config { … }")
         return None
     apply_overrides(message, overrides, report)
-    experiment: Experiment = _block(Experiment, message, "", report, complete)
+    experiment: Experiment = with_plain_paths(_block(Experiment, message, "", report, complete))
     if complete:
         for section in needs:
             if getattr(experiment, section) is None and report.sound(section):

@@ -23,6 +23,7 @@ from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
 from trt_cls.spec.multi_label import check_labels
 from trt_cls.spec.problems import Report, shown
+from trt_cls.urls import plain
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
 """ImageNet's means by number of channels: the default of `image_mean` in caffe mode."""
@@ -78,6 +79,17 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
             message = f"{shown(model)} is no such file, {wanted}"
             hint = f'; "{HUB}" is for networks of {" and ".join(LIBRARIES)}' if model == HUB else ""
             report.add(path, message + hint)
+
+
+def with_plain_paths(experiment: Experiment) -> Experiment:
+    """The experiment with datasets as they may be printed: without keys and signatures of their URLs."""
+    for section in ("train_config", "eval_config"):
+        config = getattr(experiment, section)
+        found = {name: getattr(config, name, None) for name in _FOLDERS}
+        changed = {name: plain(path) for name, path in found.items() if path and plain(path) != path}
+        if changed:
+            experiment = replace(experiment, **{section: replace(config, **changed)})
+    return experiment
 
 
 def _fault_of_dataset(path: str) -> str:
