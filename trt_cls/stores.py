@@ -191,6 +191,15 @@ def written(path: Path) -> Iterator[Path]:
         _retried(path, partial(_put, path, beside), "can't be written")
 
 
+def remove(path: Path) -> None:
+    """Removes a file or object, where it can be removed."""
+    if not isinstance(path, StorePath):
+        path.unlink(missing_ok=True)
+        return
+    with suppress(Exception):  # on the way out, because of an error that is reported
+        _done(path, "rm_file", 0)
+
+
 def _put(path: StorePath, file: Path) -> None:
     _done(path, "put_file", file.stat().st_size, first=str(file))
 
@@ -234,11 +243,11 @@ def _retried(path: StorePath, action: Callable[[], T], failed: str = "can't be r
             raise
         except Exception as error:  # each store has errors of its own
             cause = _cause(error)
-            if isinstance(cause, FileNotFoundError):
+            status = getattr(cause, "status", 0)
+            if isinstance(cause, FileNotFoundError) or status in (404, 410):
                 raise DataError(f"{path}: no such object; expected one; check the name") from None
             if getattr(cause, "errno", None) in NO_ROOM:
                 raise
-            status = getattr(cause, "status", 0)
             if isinstance(cause, PermissionError) or status in (401, 403):
                 found = redacted(one_line(cause))[:300]
                 raise _Refused(f"{path}: {failed} ({found}); expected one that you may use; check the keys") from None
@@ -280,16 +289,22 @@ def _used(copy: Path) -> bool:
 @contextmanager
 def _alone(copy: Path) -> Iterator[Path | None]:
     """Yields the file to copy to, which no other process or thread writes; None where one of them has made the copy."""
-    part = copy.with_suffix(".part")
+    lock, part = copy.with_suffix(".lock"), copy.with_suffix(".part")
     while True:
-        with part.open("ab") as file:
+        with lock.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(part, file.fileno()):
-                continue  # the one who had the lock has renamed or removed it
+            if not _is_at(lock, file.fileno()):
+                continue  # the one who had it has removed it
             try:
-                yield None if _used(copy) else part
+                if _used(copy):
+                    yield None
+                else:
+                    with part.open("wb") as held:  # readers share it when it has become the copy
+                        fcntl.flock(held, fcntl.LOCK_SH)
+                        yield part
             finally:
                 part.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
             return
 
 

@@ -85,6 +85,8 @@ def read_index(path: Path) -> tuple[Index, Rows, Texts]:
     if fault:
         raise DataError(f"{path}: {fault[0]}: {fault[1]}; {REMEDY}")
     total = sum(shard.samples for shard in index.shards)
+    if not total:
+        raise DataError(f"{path}: an index of no images found, expected some; {REMEDY}")
     if len(rows) != total:
         raise DataError(f"{path}: {total:,} samples, but {len(rows):,} rows in its .index.npy; {REMEDY}")
     sizes = np.array([min(max(shard.bytes, 0), 2**62) for shard in index.shards], np.uint64)

@@ -124,7 +124,10 @@ def shard_samples(pattern: Path, order: Epochs = "shards") -> tuple[Samples, tup
     """
     paths = shard_paths(pattern)
     require_there(paths)
-    return _opened(paths, order)
+    samples, classes = _opened(paths, order)
+    if not samples:
+        raise DataError(f"{pattern}: no images in these shards; expected some; name others")
+    return samples, classes
 
 
 def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
