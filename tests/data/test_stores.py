@@ -363,7 +363,7 @@ def test_a_cache_that_can_t_be_used_or_is_full_is_named(
     path = shard_paths(server.pattern)[0]
     cache.parent.mkdir()
     cache.write_text("a file")
-    with pytest.raises(StoreError, match="the cache of http://.* can't be used .*set TRT_CLS_CACHE"):
+    with pytest.raises(StoreError, match=r"the cache of http://.* can't be used .*set TRT_CLS_CACHE"):
         stores.local(path)
     cache.unlink()
 
@@ -399,9 +399,8 @@ def test_labels_are_written_to_a_store_as_to_a_folder(memory: Path, files: Path,
     assert "3 shards, 3 of this process, 3 to label" in capfd.readouterr().out
     assert main([*base, "-i", str(memory), "-o", "memory://out/labels"]) == 0
     assert "3 shards, 3 of this process, 0 to label" in capfd.readouterr().out
-    assert (
-        main(["infer", "--merge", "memory://out/labels"]) == main(["infer", "--merge", str(tmp_path / "labels")]) == 0
-    )
+    for out in ("memory://out/labels", str(tmp_path / "labels")):
+        assert main(["infer", "--merge", out]) == 0
     store = fsspec.filesystem("memory")
     stored = {name.rpartition("/")[2]: store.cat_file(name) for name in store.ls("/out/labels", detail=False)}
     assert stored == {path.name: path.read_bytes() for path in (tmp_path / "labels").iterdir()}

@@ -1,7 +1,7 @@
 """Trains from a folder, from shards, and from shards in S3 with 0, 1, 2 and 4 loader processes, killed and resumed.
 
-Prints the SHA-256 of all weights of each training; fails where two that should be equal differ. Needs s3fs, and a server
-in an environment of its own, because its botocore is not that of s3fs:
+Prints the SHA-256 of all weights of each training; fails where two that should be equal differ. Needs s3fs, and a
+server in an environment of its own, because its botocore is not that of s3fs:
 
     python -m venv /tmp/moto && /tmp/moto/bin/pip install "moto[server,s3]"
     /tmp/moto/bin/moto_server -H 127.0.0.1 -p 5555 &
@@ -27,7 +27,7 @@ from PIL import Image
 
 from trt_cls.cli import main as cli
 
-KILLS = 3
+KILLS = 2
 SPEC = """model_config {{ arch: "squeezenet" input_image_size: "3,32,32" retain_head: true dropout: 0.5 }}
 train_config {{
   train_dataset_path: "{train}" val_dataset_path: "{val}" n_workers: {workers} batch_size_per_gpu: 8 n_epochs: 2
@@ -46,7 +46,7 @@ train(spec.load(Path(sys.argv[1])), Path(sys.argv[2]), resume=sys.argv[3] == "1"
 
 def write_pictures(root: Path) -> None:
     generator = np.random.default_rng(0)
-    for part, count in (("train", 60), ("val", 6)):
+    for part, count in (("train", 40), ("val", 6)):
         for label in range(3):
             (root / part / str(label)).mkdir(parents=True)
             for index in range(count):

@@ -91,7 +91,7 @@ def test_shards_of_a_store_give_the_weights_of_the_files(
         train(stored, tmp_path / "store", device="cpu", reporter=quiet(1, 2, partial(raise_signal, SIGTERM)))
     train(stored, tmp_path / "store", device="cpu", reporter=quiet(), resume=True)
     assert numbers(tmp_path / "store") == numbers(tmp_path / "files")
+    shared = replace(stored, train_config=replace(config, **where, n_workers=2))
     with pytest.raises(RequestError, match="set n_workers: 0"):
-        workers = replace(config, **where, n_workers=2)
-        train(replace(stored, train_config=workers), tmp_path / "two", device="cpu", reporter=quiet())
+        train(shared, tmp_path / "two", device="cpu", reporter=quiet())
     store.rm("/of-training", recursive=True)
