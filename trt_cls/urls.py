@@ -27,7 +27,7 @@ class StorePath(PosixPath):
         return f"{scheme}://{place.lstrip('/')}"
 
     def __reduce__(self) -> Any:
-        return location, (self.url,)
+        return _restored, (str(self), self._secret)
 
     @property
     def scheme(self) -> str:
@@ -38,12 +38,22 @@ class StorePath(PosixPath):
     def url(self) -> str:
         """What opens it, secrets included."""
         scheme, _, place = str(self).partition("://")
-        user, query = _hidden.get(str(self)) or _hidden.get(str(self.parent)) or ("", "")
+        user, query = self._secret
         return f"{scheme}://{user}{'@' if user else ''}{place}{'?' if query else ''}{query}"
+
+    @property
+    def _secret(self) -> tuple[str, str]:
+        return _hidden.get(str(self)) or _hidden.get(str(self.parent)) or ("", "")
 
     def absolute(self) -> StorePath:
         """Itself."""
         return self
+
+
+def _restored(text: str, secret: tuple[str, str]) -> StorePath:
+    if any(secret):
+        _hidden[text] = secret
+    return StorePath(text)
 
 
 def location(text: str | Path) -> Path:
