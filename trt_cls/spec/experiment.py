@@ -10,8 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trt_cls.spec.allowed import (
+from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
+from trt_cls.spec.extensions import NO_EXTENSIONS as NO_EXTENSIONS
+from trt_cls.spec.extensions import Distillation as Distillation
+from trt_cls.spec.extensions import Extensions as Extensions
+from trt_cls.spec.extensions import Quantization as Quantization
+from trt_cls.spec.extensions import RandAugment as RandAugment
+from trt_cls.spec.fields import (
     SIZES,
+    ExactlyOne,
     above,
     at_least,
     checked_by_rules,
@@ -19,14 +26,9 @@ from trt_cls.spec.allowed import (
     finite,
     interval,
     one_of,
+    option,
+    required,
 )
-from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
-from trt_cls.spec.extensions import NO_EXTENSIONS as NO_EXTENSIONS
-from trt_cls.spec.extensions import Distillation as Distillation
-from trt_cls.spec.extensions import Extensions as Extensions
-from trt_cls.spec.extensions import Quantization as Quantization
-from trt_cls.spec.extensions import RandAugment as RandAugment
-from trt_cls.spec.fields import ExactlyOne, option, required
 
 NO_EFFECT = "accepted for compatibility with TAO; has no effect"
 

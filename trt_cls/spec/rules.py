@@ -17,10 +17,10 @@ from typing import Any
 
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import EXAMPLE, is_shards, shard_paths
-from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, family_and_depth, is_external
 from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
+from trt_cls.spec.fields import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.multi_label import check_labels
 from trt_cls.spec.problems import Report, shown
 
