@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,10 @@ from trt_cls.engines.tensorrt.pipeline import Answered, answers_on_device
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency, RequestError
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.description import require_spec_fits
-from trt_cls.spec.experiment import Experiment
 from trt_cls.text import lookalikes
+
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment
 
 Executor = Literal["auto", "cpu", "cuda"]
 """What preprocesses the images; "auto": the GPU for a TensorRT engine if possible, else the CPU."""
