@@ -28,11 +28,11 @@ def contract_from_json(text: str | bytes, source: str) -> Contract:
     """
     origin = Source(source, " its contract", "write the file again with this version")
     contract = decoded(Contract, text, origin, ContractFormat)
-    require_sound(contract, origin, "")
+    require_sound_contract(contract, origin, "")
     return contract
 
 
-def require_sound(contract: Contract, source: Source, prefix: str) -> None:
+def require_sound_contract(contract: Contract, source: Source, prefix: str) -> None:
     """Refuses values beyond their ranges; `prefix` stands before the fields' paths in the message.
 
     Raises:

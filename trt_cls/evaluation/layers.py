@@ -105,7 +105,7 @@ def _read(path: Path) -> onnx.ModelProto:
     if path.suffix != ".onnx":
         raise RequestError(f"{path}: layers are compared between ONNX files only; name two .onnx files")
     read_contract(path)
-    return onnx_file.read_graph(path)
+    return onnx_file.read_proto(path)
 
 
 def _activations(

@@ -22,7 +22,7 @@ from trt_cls.export.images import Halves, Rules, images_for, validation_halves
 from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
-from trt_cls.export.temperature import calibrated, fit, fit_labels, with_temperature
+from trt_cls.export.temperature import calibrated, fit_temperature, fit_temperature_of_labels, with_temperature
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
     BuilderChoice,
@@ -134,7 +134,7 @@ def _target(contract: Contract, precision: Precision, *, embed: bool, calibrate:
 
 def _fitted(target: Contract, check: Check, images: Halves, say: Callable[[str], None]) -> tuple[Contract, Check]:
     """Both with the temperature of the model on `images`."""
-    temperature = (fit_labels if target.task == "multi" else fit)(check.model, images, say)
+    temperature = (fit_temperature_of_labels if target.task == "multi" else fit_temperature)(check.model, images, say)
     target = with_temperature(target, temperature)
     return target, replace(check, temperature=temperature, thresholds=target.thresholds)
 

@@ -149,7 +149,7 @@ def checked(
         DataError: none of the images can be decoded.
     """
     bounds = BOUNDS[precision]
-    answers = measure(artefact, reference, images.batches())
+    answers = answers_of_both(artefact, reference, images.batches())
     if not len(answers.expected):
         raise DataError(
             f"{images.folder}: holds no image that can be decoded; expected some to check the export on; "
@@ -185,7 +185,7 @@ def checked(
     return Checked(replace(parity, top1_agreement=agreement), (*remarks, f"{rounding}: rounding, not the export"))
 
 
-def measure(artefact: Infer, reference: Infer, batches: Iterable[NDArray[np.float32]]) -> Answers:
+def answers_of_both(artefact: Infer, reference: Infer, batches: Iterable[NDArray[np.float32]]) -> Answers:
     """What both sides answer, of no image where there is no batch."""
     pairs = [(reference(batch), artefact(batch)) for batch in batches]
     if not pairs:

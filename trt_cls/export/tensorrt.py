@@ -163,7 +163,7 @@ def build_engine(
 
     def parity(draft: Path) -> Parity | None:
         try:
-            require_gpu(sidecar)
+            require_gpu_of_plan(sidecar)
             found = check(draft, "auto")
         except (MissingDependency, DeviceError) as error:
             say(f"{path.name} was not run: {error}")
@@ -210,7 +210,7 @@ def compute_capabilities(choice: BuilderChoice) -> tuple[str, ...]:
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in choice.generations)
 
 
-def require_gpu(sidecar: Sidecar) -> None:
+def require_gpu_of_plan(sidecar: Sidecar) -> None:
     """Raises a DeviceError where no GPU is visible that the plan was built for."""
     gpu = visible_gpu()
     if gpu is None:

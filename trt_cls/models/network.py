@@ -2,7 +2,7 @@
 """A network as a list of named layers with what feeds each, and the layers that PyTorch has no module for.
 
 Layers are children of the root under TAO's layer names, so that weights are `conv1.weight`, `bn_conv1.running_mean`.
-Their numbers of channels can be changed (`resize`), as pruning needs. Does not know: families, files.
+Their numbers of channels can be changed (`resize_layers`), as pruning needs. Does not know: families, files.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def scaled_by_fan_out(weight: Tensor) -> None:
 LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 
 
-def resize(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+def resize_layers(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
     """Resizes layers for tensors of these `shapes`, by their names in the state dict; returns the layers that changed.
 
     Only convolutions (except their kernel size), dense layers and batch normalizations change. New weights are zeros.

@@ -15,7 +15,7 @@ from trt_cls.artefacts.model_file import checkpoint_contract
 from trt_cls.errors import ArtefactError
 from trt_cls.models.checkpoint import widths
 from trt_cls.models.int8_ranges import SCALE
-from trt_cls.models.network import head_of, require_answers, resize
+from trt_cls.models.network import head_of, require_answers, resize_layers
 from trt_cls.models.tao.hdf5 import SUFFIXES, read_keras_model, require_readable
 from trt_cls.models.tao.network import import_network, tensors_of
 from trt_cls.spec.differences import encrypted
@@ -152,7 +152,7 @@ def _narrow(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, config
     if weight := shapes.get(f"{given}.weight"):
         shapes[f"{head}.weight"] = (classes, *weight[1:])
     shapes.pop(f"{head}.bias", None)
-    changed = resize(module, shapes)
+    changed = resize_layers(module, shapes)
     try:
         require_answers(module, config.input_shape, classes)
     except ValueError as error:

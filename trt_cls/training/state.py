@@ -249,13 +249,13 @@ class SavePoints:
             TrtClsError: the disk is full.
         """
         started = time.monotonic()
-        with room_for(self._path, _size(state.learner)):
+        with room_to_save(self._path, _size(state.learner)):
             write_state(self._path, state)
         self._steps, self._saved = 0, time.monotonic()
         self._cost = self._saved - started
 
 
-def room_for(path: Path, size: int) -> AbstractContextManager[None]:
+def room_to_save(path: Path, size: int) -> AbstractContextManager[None]:
     """A context in which `path` is written, about `size` bytes.
 
     Raises:

@@ -25,7 +25,7 @@ from trt_cls.training.logs import METRICS, Averaged, EpochRow, Log
 from trt_cls.training.logs.files import TEXT_SIZE
 from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.setup import Setup
-from trt_cls.training.state import room_for
+from trt_cls.training.state import room_to_save
 
 SHEET_PIXELS, FEWEST, MOST = 1_250_000, 8, 64
 """Pixels and pictures of the sheet: 24 pictures at 224×224."""
@@ -111,7 +111,7 @@ class TrainingPage(Log):
             contract=contract_rows(setup.contract),
             versions=version_rows(),
         )
-        with room_for(self._folder.page, len(text) + TEXT_SIZE):
+        with room_to_save(self._folder.page, len(text) + TEXT_SIZE):
             write_text(self._folder.page, text)
 
 
