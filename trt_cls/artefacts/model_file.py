@@ -15,7 +15,7 @@ from trt_cls.errors import ArtefactError, did_you_mean, one_line
 from trt_cls.spec.differences import encrypted
 
 PLANS = (".engine", ".plan")
-SUFFIXES = (".onnx", ".safetensors", *PLANS)
+MODEL_SUFFIXES = (".onnx", ".safetensors", *PLANS)
 
 
 def read_contract(path: Path) -> Contract:
@@ -39,13 +39,17 @@ def check_model_file(path: Path) -> None:
         ArtefactError: `path` is missing, a folder, empty, or has a suffix of no model.
     """
     if path.is_dir():
-        raise ArtefactError(f"{path}: is a folder; expected a model file; name one ending in {', '.join(SUFFIXES)}")
-    if path.suffix not in SUFFIXES:
+        raise ArtefactError(
+            f"{path}: is a folder; expected a model file; name one ending in {', '.join(MODEL_SUFFIXES)}"
+        )
+    if path.suffix not in MODEL_SUFFIXES:
         remedy = "name a file written by trt-cls train or export"
         if path.suffix in (".hdf5", ".h5"):
             remedy = f"make one of a TAO model: trt-cls import-tao {path} -o {path.with_suffix('.safetensors')}"
         remedy = encrypted(path.name) or remedy
-        raise ArtefactError(f'{path}: its suffix is "{path.suffix}"; expected one of {", ".join(SUFFIXES)}; {remedy}')
+        raise ArtefactError(
+            f'{path}: its suffix is "{path.suffix}"; expected one of {", ".join(MODEL_SUFFIXES)}; {remedy}'
+        )
     if not path.exists():
         siblings = [entry.name for entry in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, siblings) or "; check the path, or write it with trt-cls train or export"

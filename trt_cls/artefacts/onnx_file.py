@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 PARITY_KEY = "trt_cls.parity"
-BATCH = "N"
+DYNAMIC_BATCH = "N"
 """Name of the dynamic dimension."""
 MOST_BYTES = 2**31 - 1
 """Of a protobuf message."""
@@ -138,8 +138,8 @@ def fault_of_ends(model: OnnxModel) -> str:
     contract = model.contract
     element = onnx.TensorProto.UINT8 if contract.preprocessing.embedded else onnx.TensorProto.FLOAT
     expected = {
-        INPUT: (element, [BATCH, *contract.preprocessing.input_shape]),
-        OUTPUT: (onnx.TensorProto.FLOAT, [BATCH, len(contract.classes)]),
+        INPUT: (element, [DYNAMIC_BATCH, *contract.preprocessing.input_shape]),
+        OUTPUT: (onnx.TensorProto.FLOAT, [DYNAMIC_BATCH, len(contract.classes)]),
     }
     graph = model.proto.graph
     found = {info.name: _type_and_shape(info) for info in (*graph.input, *graph.output)}

@@ -51,7 +51,7 @@ LONGEST_LINE = 8000
 
 
 @dataclass
-class State:
+class Invocation:
     """State of one call of the program."""
 
     arguments: list[str]
@@ -59,7 +59,7 @@ class State:
     verbose: bool = False
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Prints its help when it is called alone, and suggests a name for an unknown command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:  # noqa: D102
@@ -73,7 +73,7 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Commands(Group):
+class Commands(CommandGroup):
     """Imports a command's module only when the command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
@@ -103,16 +103,16 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    state = State(sys.argv[1:] if arguments is None else arguments)
+    state = Invocation(sys.argv[1:] if arguments is None else arguments)
     return exit_status(lambda: run(state), state)
 
 
-def run(state: State) -> None:
+def run(state: Invocation) -> None:
     """Runs the command line of `state`; errors are raised."""
     program.main(state.arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
 
 
-def exit_status(call: Callable[[], None], state: State) -> int:
+def exit_status(call: Callable[[], None], state: Invocation) -> int:
     """Calls `call`; prints its error, if it raises one, and returns the exit status."""
     try:
         call()
@@ -140,7 +140,7 @@ def exit_status(call: Callable[[], None], state: State) -> int:
     return 0
 
 
-def _fail(messages: list[str], exit_code: int, state: State) -> int:
+def _fail(messages: list[str], exit_code: int, state: Invocation) -> int:
     from trt_cls.text import printable
 
     if state.verbose:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trt_cls.contract import Precision
     from trt_cls.export.export import ExportResult
     from trt_cls.export.int8 import Int8
-    from trt_cls.export.tensorrt import Request
+    from trt_cls.export.tensorrt import BuilderRequest
 
 BATCH = click.IntRange(min=1)
 SHARE = Finite(0, 1, min_open=True, max_open=True)
@@ -110,7 +110,7 @@ def command(
     data_type: Precision | None,
     images: Path | None,
     engine: Path | None,
-    builder: Request,
+    builder: BuilderRequest,
     capabilities: tuple[str, ...],
     minimum: int | None,
     optimum: int | None,
@@ -209,7 +209,7 @@ def _servers(
     return [(write, folder) for _, write, folder in known if folder]
 
 
-def _print_next(result: ExportResult, builder: Request) -> None:
+def _print_next(result: ExportResult, builder: BuilderRequest) -> None:
     from trt_cls.export.tensorrt import HOW_TO_GET_ONE
 
     echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")

@@ -191,9 +191,9 @@ def _fastest(model: Path, provider: Provider, images: Samples, contract: Contrac
 
 
 def _is_video(source: str) -> bool:
-    from trt_cls.evaluation.video import SUFFIXES
+    from trt_cls.evaluation.video import VIDEO_SUFFIXES
 
-    return source.startswith(CAMERA) or source.lower().endswith(SUFFIXES)
+    return source.startswith(CAMERA) or source.lower().endswith(VIDEO_SUFFIXES)
 
 
 def _require_sources(sources: tuple[str, ...]) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from trt_cls.cli import Group
+from trt_cls.cli import CommandGroup
 from trt_cls.cli.options import PATH, common_options, set_option
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Experiment
 from trt_cls.terminal import echo
 
 
-@click.group("spec", cls=Group)
+@click.group("spec", cls=CommandGroup)
 def command() -> None:
     """Check, print and write spec files, list all fields."""
 

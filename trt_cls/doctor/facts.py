@@ -140,7 +140,7 @@ def _tool(name: str) -> str | None:
 
 JETPACKS = {34: 5, 35: 5, 36: 6, 38: 7}
 """Major version of Linux for Tegra → JetPack."""
-MOST = 1 << 16
+MOST_BYTES = 1 << 16
 """Bytes of a file that are looked at."""
 
 
@@ -181,6 +181,6 @@ def _power_mode(root: Path) -> str:
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(MOST).decode(errors="replace")
+            return file.read(MOST_BYTES).decode(errors="replace")
     except OSError:
         return ""

@@ -192,7 +192,7 @@ def write_labels(texts: Iterable[str], path: Path) -> int:
     return count
 
 
-MOST_CLASSES = 20
+LARGEST_MATRIX = 20
 """A larger confusion matrix is not printed; results.json holds it."""
 
 
@@ -214,7 +214,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
     if warning := one_answer(metrics.counts, classes):
         figures.append(("warning", warning))
     parts = ["\n".join(f"{name:18} {value}" for name, value in figures)]
-    if len(classes) <= MOST_CLASSES:
+    if len(classes) <= LARGEST_MATRIX:
         parts.append("Confusion Matrix (rows: truth)\n" + confusion_table(metrics.confusion_matrix.tolist(), classes))
     parts.append("Classification Report\n" + report_table(metrics.per_class, classes, metrics.top_1_accuracy))
     return "\n\n".join(parts)

@@ -26,7 +26,7 @@ from trt_cls.export.temperature import calibrated, fit_temperature, fit_temperat
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
     BuilderChoice,
-    Request,
+    BuilderRequest,
     build_engine,
     choose_builder,
     for_generations,
@@ -69,7 +69,7 @@ def export(
     experiment: Experiment | None = None,
     images: Path | None = None,
     engine: Path | None = None,
-    builder: Request = "auto",
+    builder: BuilderRequest = "auto",
     profile: Profile = DEFAULT_PROFILE,
     capabilities: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
@@ -140,7 +140,7 @@ def _fitted(target: Contract, check: Check, images: Halves, say: Callable[[str],
 
 
 def _builder(
-    builder: Request, required: bool, precision: Precision, capabilities: Sequence[str]
+    builder: BuilderRequest, required: bool, precision: Precision, capabilities: Sequence[str]
 ) -> tuple[BuilderChoice | None, str]:
     """The builder for a file in `precision`, or None and the reason why."""
     choice, why = choose_builder(builder, required=required or bool(capabilities))
@@ -190,7 +190,13 @@ def _contract(model: Path, experiment: Experiment | None) -> Contract:
 
 
 def _check_request(
-    model: Path, output: Path, contract: Contract, target: Contract, engine: Path | None, builder: Request, int8: Int8
+    model: Path,
+    output: Path,
+    contract: Contract,
+    target: Contract,
+    engine: Path | None,
+    builder: BuilderRequest,
+    int8: Int8,
 ) -> None:
     if output.suffix != ".onnx":
         raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")

@@ -29,7 +29,7 @@ from trt_cls.evaluation.evaluate import Predictions, predict
 from trt_cls.preprocessing.pillow import normalize
 from trt_cls.spec.experiment import Experiment
 
-MOST = 512
+MOST_IMAGES = 512
 """Enough that a disagreement of 1 in 100 shows; a resnet50 takes about 30 s for both sides on two cores."""
 RANDOM = 64
 BATCH = 16
@@ -73,7 +73,7 @@ class ImageSet:
 
 
 def images_for(
-    preprocessing: Preprocessing, source: Path | Dataset | None, most: int = MOST, classes: Sequence[str] = ()
+    preprocessing: Preprocessing, source: Path | Dataset | None, most: int = MOST_IMAGES, classes: Sequence[str] = ()
 ) -> ImageSet:
     """Up to `most` images from all over `source`, the same ones each time; without a folder 64 random ones.
 

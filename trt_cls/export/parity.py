@@ -92,7 +92,7 @@ OVERFLOW: dict[Precision, str] = {
 """What to do about a file that answers NaN or infinity where the network does not."""
 
 
-UNKNOWN = (
+UNKNOWN_CAUSE = (
     "rounding or a changed network, which only the checkpoint's answers in float64 tell apart: "
     "export from the .safetensors checkpoint"
 )
@@ -172,7 +172,7 @@ def checked(
     if precision != "fp32":
         raise ExportError(f"{refusal}, so it was not kept; {bounds.remedy}")
     if exact is None:
-        raise ExportError(f"{refusal}, so it was not kept; {UNKNOWN}")
+        raise ExportError(f"{refusal}, so it was not kept; {UNKNOWN_CAUSE}")
     network, file = _errors(answers, exact(), images)
     rounding = f"in float32 the network is up to {network:.2g} from its answers in float64, the file {file:.2g}"
     # written so that a NaN is out of bounds

@@ -16,7 +16,7 @@ from trt_cls.errors import ArtefactError
 from trt_cls.models.checkpoint import widths
 from trt_cls.models.int8_ranges import SCALE
 from trt_cls.models.network import head_of, require_answers, resize_layers
-from trt_cls.models.tao.hdf5 import SUFFIXES, read_keras_model, require_readable
+from trt_cls.models.tao.hdf5 import HDF5_SUFFIXES, read_keras_model, require_readable
 from trt_cls.models.tao.network import import_network, tensors_of
 from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import ModelConfig
@@ -138,7 +138,7 @@ def _is_narrower(tensors: Mapping[str, Tensor], module: nn.Module) -> bool:
 def _is_of(path: Path, config: ModelConfig) -> bool:
     """Whether a file declares the architecture of `config`."""
     try:
-        own = import_network(path).config if path.suffix in SUFFIXES else checkpoint_contract(path).model
+        own = import_network(path).config if path.suffix in HDF5_SUFFIXES else checkpoint_contract(path).model
     except ArtefactError:
         return False
     return (own.arch, own.n_layers) == (config.arch, config.n_layers)
@@ -178,7 +178,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{path} {what}; expected a .safetensors, .hdf5, .pth or .pt file of weights")
     if hint := encrypted(path.name):
         raise ArtefactError(f"{path}: {hint}")
-    if path.suffix in SUFFIXES:
+    if path.suffix in HDF5_SUFFIXES:
         require_readable(path)
         return tensors_of(read_keras_model(path))
     try:

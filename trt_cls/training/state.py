@@ -30,9 +30,9 @@ from trt_cls.training.logs import EpochRow
 
 FORMAT = 3
 
-MOST = 2**31
+MOST_STEPS = 2**31
 """Largest number of epochs, and of steps in one."""
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SAVED_PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 LEARNER = {"model": dict, "optimizer": dict, "scaler": dict, "sums": list, "group": dict, "mean": dict}
 """The parts of a learner's state."""
 
@@ -171,10 +171,13 @@ def _state_from_content(content: Any) -> TrainState:
     request, epoch, step, rows, learner, *broken = (content.get(part) for part in parts)
     _require(isinstance(request, str), "request")
     request = json.loads(request)
-    _require(isinstance(request, dict) and request.get("--precision") in PRECISIONS, "request")
+    _require(isinstance(request, dict) and request.get("--precision") in SAVED_PRECISIONS, "request")
     _require(isinstance(request.get("--compile"), bool), "request")
     _require(request.get("--order", "folder") in ("folder", "shards"), "request")
-    _require(type(epoch) is int and 1 <= epoch <= MOST and type(step) is int and 0 <= step <= MOST, "epoch or step")
+    _require(
+        type(epoch) is int and 1 <= epoch <= MOST_STEPS and type(step) is int and 0 <= step <= MOST_STEPS,
+        "epoch or step",
+    )
     _require(isinstance(rows, list) and all(_is_row(row) for row in rows), "rows")
     for names in broken:
         _require(isinstance(names, dict), "broken")
@@ -194,7 +197,7 @@ def _is_row(row: Any) -> bool:
     if not isinstance(recalls, tuple) or not isinstance(thresholds, tuple) or type(one_answer) is not str:
         return False
     values = (*figures, average, *recalls, *thresholds)
-    return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in values)
+    return 1 <= row[0] <= MOST_STEPS and all(type(value) is float and math.isfinite(value) for value in values)
 
 
 def _require(holds: bool, part: str) -> None:

@@ -54,7 +54,7 @@ def common_folder(paths: Iterable[Path]) -> Path:
     return Path(os.path.commonpath([path.absolute().parent for path in paths]))
 
 
-def shown(path: Path, folder: Path | None = None) -> str:
+def path_text(path: Path, folder: Path | None = None) -> str:
     """`path`, relative to `folder` if one is given, as text that can be written as UTF-8."""
     text = os.path.relpath(path, folder) if folder else str(path)
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -118,13 +118,13 @@ def comparison_page(comparison: Comparison, a: Path, b: Path) -> str:
     thumbs = thumbnails((change.path, change.source) for change in changes[:PICTURED])
 
     def named(listed: list[Change]) -> list[tuple[str, Change, str]]:
-        return [(shown(change.path, folder), change, thumbs.get(change.path, "")) for change in listed]
+        return [(path_text(change.path, folder), change, thumbs.get(change.path, "")) for change in listed]
 
     return page(
         "comparison.html",
-        title=f"{shown(a)} and {shown(b)}",
-        a=shown(a),
-        b=shown(b),
+        title=f"{path_text(a)} and {path_text(b)}",
+        a=path_text(a),
+        b=path_text(b),
         comparison=comparison,
         pictured=named(changes[:PICTURED]),
         listed=named(changes[PICTURED:LISTED]),

@@ -16,8 +16,8 @@ import numpy as np
 from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation
 from trt_cls.evaluation.metrics import balanced_accuracy, calibration_bins, macro_f1, one_answer, wilson_interval
 from trt_cls.evaluation.multi_label import Flags
-from trt_cls.evaluation.report import common_folder, contract_rows, page, shown, version_rows
-from trt_cls.evaluation.report.selection import GALLERY, Answer, Cell, Selection, select, thumbnails
+from trt_cls.evaluation.report import common_folder, contract_rows, page, path_text, version_rows
+from trt_cls.evaluation.report.selection import GALLERY, Cell, PicturedAnswer, Selection, select, thumbnails
 from trt_cls.preprocessing.gate import Source
 
 MATRIX = 40
@@ -50,18 +50,18 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
     confused = sorted((cell for cell in selection.cells if cell.truth != cell.prediction), key=lambda cell: -cell.count)
     thumbs = thumbnails(_pictured(selection))
 
-    def pictures(answers: Iterable[Answer]) -> list[Picture]:
+    def pictures(answers: Iterable[PicturedAnswer]) -> list[Picture]:
         return [
             Picture(
-                shown(a.path, folder), classes[a.truth], classes[a.prediction], a.confidence, thumbs.get(a.path, "")
+                path_text(a.path, folder), classes[a.truth], classes[a.prediction], a.confidence, thumbs.get(a.path, "")
             )
             for a in answers
         ]
 
     return page(
         "evaluation.html",
-        title=shown(model),
-        folder=shown(folder),
+        title=path_text(model),
+        folder=path_text(folder),
         evaluation=evaluation,
         headline=_headline(evaluation),
         balanced_accuracy=balanced_accuracy(evaluation.metrics.counts),
@@ -78,7 +78,7 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         stages=_stages(evaluation),
         contract=contract_rows(evaluation.contract),
         versions=version_rows(),
-        skipped=[(shown(image.path, folder), image.reason) for image in evaluation.skipped[:SKIPPED]],
+        skipped=[(path_text(image.path, folder), image.reason) for image in evaluation.skipped[:SKIPPED]],
         data=_data(selection.cells, classes, folder, thumbs),
     )
 
@@ -158,7 +158,7 @@ def _data(
                 cell.count,
                 [
                     [
-                        shown(answer.path, folder),
+                        path_text(answer.path, folder),
                         round(answer.confidence, 4),
                         thumbs.get(answer.path, "") if rank < cell.pictured else "",
                     ]
@@ -186,7 +186,7 @@ def label_page(evaluation: LabelEvaluation, model: Path) -> str:
     def pictures(places: list[tuple[int, int]]) -> list[dict[str, Any]]:
         return [
             {
-                "path": shown(path := predictions.samples[row].path, folder),
+                "path": path_text(path := predictions.samples[row].path, folder),
                 "label": evaluation.contract.classes[label],
                 "probability": float(predictions.probabilities[row, label]),
                 "truth": ", ".join(evaluation.named(evaluation.truth[row])) or "no label",
@@ -201,8 +201,8 @@ def label_page(evaluation: LabelEvaluation, model: Path) -> str:
     first = {name for name, _ in worst}
     return page(
         "labels.html",
-        title=shown(model),
-        folder=shown(folder),
+        title=path_text(model),
+        folder=path_text(folder),
         evaluation=evaluation,
         counted=sum(scores.ap is not None for scores in metrics.per_class),
         classes=worst + [row for row in rows if row[0] not in first],
@@ -211,7 +211,7 @@ def label_page(evaluation: LabelEvaluation, model: Path) -> str:
         missed=pictures(missed),
         contract=contract_rows(evaluation.contract),
         versions=version_rows(),
-        skipped=[(shown(image.path, folder), image.reason) for image in predictions.skipped[:SKIPPED]],
+        skipped=[(path_text(image.path, folder), image.reason) for image in predictions.skipped[:SKIPPED]],
     )
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Skipped
-from trt_cls.evaluation.report import contract_rows, page, percent, shown, version_rows
+from trt_cls.evaluation.report import contract_rows, page, path_text, percent, version_rows
 from trt_cls.files import write_text
 from trt_cls.preprocessing.pillow import Pixels, pixels_from_input
 from trt_cls.training.logs import METRICS, Averaged, EpochRow, Log
@@ -96,7 +96,7 @@ class TrainingPage(Log):
         skipped, setup = self._skipped(), self._setup
         text = page(
             "training.html",
-            title=shown(self._folder.root),
+            title=path_text(self._folder.root),
             state=state,
             images=(len(setup.train.samples), len(setup.val.samples)),
             best=best,
@@ -106,7 +106,7 @@ class TrainingPage(Log):
             classes=_classes(rows, best, setup.contract.classes),
             all_classes=len(setup.contract.classes),
             sheet=self._sheet,
-            skipped=[(shown(image.path), image.reason) for image in skipped[:SKIPPED]],
+            skipped=[(path_text(image.path), image.reason) for image in skipped[:SKIPPED]],
             skipped_count=len(skipped),
             contract=contract_rows(setup.contract),
             versions=version_rows(),
