@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import Skipped, stream
 from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import Answered, answers_on_device
-from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency, RequestError
+from trt_cls.errors import ArtefactError, DataError, DeviceError, EngineError, MissingDependency, RequestError
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.text import lookalikes
@@ -89,6 +89,12 @@ def _on_host(engine: Engine, samples: Sequence[Sample], batch_size: int, workers
         probabilities = engine.infer(batch.images) if batch.samples else none
         yield Answered(batch.samples, probabilities, batch.skipped, waited)
         before = time.perf_counter()
+
+
+def nothing_decoded(skipped: Sequence[Skipped], advice: str) -> DataError:
+    """The error where all images were `skipped`."""
+    first = f", the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+    return DataError(f"none of {len(skipped)} images can be decoded{first}; expected image files; {advice}")
 
 
 def _finite(engine: Engine, answered: Answered) -> Answered:

@@ -22,7 +22,7 @@ from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, RequestError
-from trt_cls.evaluation.answers import Executor, answers
+from trt_cls.evaluation.answers import Executor, answers, nothing_decoded
 from trt_cls.evaluation.decisions import Kind, auroc, counts_of_kinds, decides, in_sets
 from trt_cls.evaluation.metrics import Metrics, Probabilities, calibration_error, measure
 from trt_cls.evaluation.multi_label import Flags, LabelMetrics, given_labels, measure_labels, same_labels, truth_of
@@ -199,15 +199,10 @@ def predict(
     skipped = tuple(image for batch in done for image in batch.skipped)
     answered = tuple(sample for batch in done for sample in batch.samples)
     if not answered:
-        raise DataError(_nothing_decoded(skipped))
+        raise nothing_decoded(skipped, "look at the folder")
     waiting = sum(batch.waited for batch in done) / processes.size
     probabilities = np.concatenate([batch.probabilities for batch in done])
     return Predictions(answered, probabilities, skipped, Seconds(waiting, total - waiting, total))
-
-
-def _nothing_decoded(skipped: Sequence[Skipped]) -> str:
-    first = f", the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-    return f"none of {len(skipped)} images can be decoded{first}; expected image files; look at the folder"
 
 
 def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:

@@ -37,6 +37,7 @@ class Picture:
     truth: str
     prediction: str
     confidence: float
+    right: bool
     thumbnail: str
     """A data URI; empty if the image can't be read any more."""
 
@@ -53,7 +54,12 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
     def pictures(answers: Iterable[PicturedAnswer]) -> list[Picture]:
         return [
             Picture(
-                path_text(a.path, folder), classes[a.truth], classes[a.prediction], a.confidence, thumbs.get(a.path, "")
+                path=path_text(a.path, folder),
+                truth=classes[a.truth],
+                prediction=classes[a.prediction],
+                confidence=a.confidence,
+                right=a.truth == a.prediction,
+                thumbnail=thumbs.get(a.path, ""),
             )
             for a in answers
         ]
@@ -183,15 +189,16 @@ def label_page(evaluation: LabelEvaluation, model: Path) -> str:
     pictured = (predictions.samples[row] for row, _ in (*wrong, *missed))
     thumbs = thumbnails((sample.path, sample.source) for sample in pictured)
 
-    def pictures(places: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    def pictures(places: list[tuple[int, int]]) -> list[Picture]:
         return [
-            {
-                "path": path_text(path := predictions.samples[row].path, folder),
-                "label": evaluation.contract.classes[label],
-                "probability": float(predictions.probabilities[row, label]),
-                "truth": ", ".join(evaluation.named(evaluation.truth[row])) or "no label",
-                "thumbnail": thumbs.get(path, ""),
-            }
+            Picture(
+                path=path_text(path := predictions.samples[row].path, folder),
+                truth=", ".join(evaluation.named(evaluation.truth[row])) or "no label",
+                prediction=evaluation.contract.classes[label],
+                confidence=float(predictions.probabilities[row, label]),
+                right=False,
+                thumbnail=thumbs.get(path, ""),
+            )
             for row, label in places
         ]
 
