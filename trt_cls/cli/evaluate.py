@@ -21,6 +21,7 @@ from trt_cls.cli.processes import opened, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
@@ -103,7 +104,9 @@ def command(
         if processes.first:
             _report_missing(folder)
             if images.part:
-                echo(f"{len(folder.samples)} images of {images.root}, held out by extensions.validation_split")
+                echo(
+                    f"{counted(len(folder.samples), 'image')} of {images.root}, held out by extensions.validation_split"
+                )
             _report(evaluation, model, results, strict)
     return evaluation
 
@@ -166,8 +169,8 @@ def _report(evaluation: Evaluation | LabelEvaluation, model: Path, results: Path
     if strict and skipped:
         able = "used" if evaluation.contract.task == "multi" else "decoded"
         raise DataError(
-            f"{len(skipped)} images can't be {able}, the first is {skipped[0].path}: {skipped[0].reason}; expected "
-            "none with --strict; replace or remove them"
+            f"{counted(len(skipped), 'image')} can't be {able}, the first is {skipped[0].path}: {skipped[0].reason}; "
+            "expected none with --strict; replace or remove them"
         )
     written: tuple[Path, ...]
     if isinstance(evaluation, LabelEvaluation):

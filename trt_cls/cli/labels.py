@@ -12,6 +12,7 @@ from trt_cls.cli.processes import progress, take_gpu_for
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.files import EXAMPLE, is_shards, results_folder, shard_paths
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
     from trt_cls.distributed.processes import Rank
@@ -41,7 +42,7 @@ def label_shards(
     labeling = Labeling(results_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
     labeling.begin(paths)
     left = [path for path in paths[own.rank :: own.size] if not labeling.is_done(path)]
-    echo(f"{len(paths)} shards, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
+    echo(f"{counted(len(paths), 'shard')}, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
     if not left:
         return
     _take_gpu(own, model, run)
@@ -58,7 +59,7 @@ def label_shards(
                 continue
             with progress(len(samples)) as done:
                 made = labeling.label(answer, engine.contract, path, samples, done)
-            echo(f"{path.name}: {made.samples} images, {made.skipped} skipped")
+            echo(f"{path.name}: {counted(made.samples, 'image')}, {made.skipped} skipped")
     finally:
         engine.close()
     if broken:
@@ -70,7 +71,7 @@ def merge_labels(out: Path) -> None:
     from trt_cls.evaluation.labeling import merge
 
     path, count = merge(out)
-    echo(f"{count} images, each once; written: {path}")
+    echo(f"{counted(count, 'image')}, each once; written: {path}")
 
 
 def _shards(sources: Sequence[str]) -> list[Path]:
