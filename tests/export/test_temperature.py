@@ -21,10 +21,9 @@ from trt_cls.errors import ExportError, RequestError
 from trt_cls.evaluation.temperature import softened
 from trt_cls.export import temperature as room
 from trt_cls.export.export import export
-from trt_cls.export.images import images_for
+from trt_cls.export.images import images_for, validation_halves
 from trt_cls.export.int8 import Int8, quantize
 from trt_cls.export.temperature import calibrated, fit
-from trt_cls.export.validation import validation_halves
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

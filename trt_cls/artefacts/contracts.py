@@ -7,8 +7,8 @@ from dataclasses import fields
 
 from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Source, decoded
 from trt_cls.contract import COLDEST, HOTTEST, Contract, Preprocessing
-from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS
 from trt_cls.spec.architectures import ModelConfig, is_external
+from trt_cls.spec.fields import LARGEST_SIDE, MOST_PIXELS
 from trt_cls.spec.problems import Report, TooManyProblems, shown
 from trt_cls.spec.rules import check_model
 

@@ -48,7 +48,7 @@ class OnnxModel:
     """None: not measured."""
 
 
-def read_contract(path: Path) -> Contract:
+def onnx_contract(path: Path) -> Contract:
     """The contract in the ONNX file `path`, read without the onnx package and without reading the weights.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from trt_cls.choice.decision import Decision, Limits, Measured, loss_of, reference_of
 from trt_cls.choice.table import HEADINGS, shown_cells
-from trt_cls.evaluation.report.page import page, shown, version_rows
+from trt_cls.evaluation.report import page, shown, version_rows
 
 WIDTH, HEIGHT = 300.0, 180.0
 """Of the chart's plane, in units of the SVG."""

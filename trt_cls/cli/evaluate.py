@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from trt_cls.data.folder import ImageFolder
     from trt_cls.data.split import Dataset
     from trt_cls.distributed.processes import Processes
-    from trt_cls.evaluation.evaluate import Evaluation
-    from trt_cls.evaluation.label_evaluation import LabelEvaluation
+    from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation
     from trt_cls.spec.experiment import EvalConfig
 
 MOST_NAMES = 5
@@ -71,9 +70,8 @@ def command(
     """
     from trt_cls.distributed.processes import joined
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.evaluate import evaluate, foreign_samples
-    from trt_cls.evaluation.flips import WithFlips
-    from trt_cls.evaluation.label_evaluation import evaluate_labels
+    from trt_cls.evaluation.answers import WithFlips
+    from trt_cls.evaluation.evaluate import evaluate, evaluate_labels, foreign_samples
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
@@ -154,9 +152,14 @@ def _report_missing(folder: ImageFolder) -> None:
 
 
 def _report(evaluation: Evaluation | LabelEvaluation, model: Path, results: Path | None, strict: bool) -> None:
-    from trt_cls.evaluation.label_evaluation import LabelEvaluation
-    from trt_cls.evaluation.label_results import label_table, write_label_evaluation
-    from trt_cls.evaluation.results import evaluation_table, skipped_lines, write_evaluation
+    from trt_cls.evaluation.evaluate import LabelEvaluation
+    from trt_cls.evaluation.results import (
+        evaluation_table,
+        label_table,
+        skipped_lines,
+        write_evaluation,
+        write_label_evaluation,
+    )
 
     skipped = evaluation.skipped
     echo(skipped_lines(skipped), err=True, nl=False)

@@ -14,7 +14,7 @@ from trt_cls.files import EXAMPLE, is_shards, results_folder, shard_paths
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
-    from trt_cls.distributed.ranks import Rank
+    from trt_cls.distributed.processes import Rank
     from trt_cls.evaluation.labeling import TableFormat
 
 
@@ -30,7 +30,7 @@ def label_shards(
     from trt_cls.artefacts.sidecar import file_sha256
     from trt_cls.data.shards import shard_by_shard
     from trt_cls.distributed.failure import end_with_launcher
-    from trt_cls.distributed.ranks import own_rank
+    from trt_cls.distributed.processes import own_rank
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.answers import answers
     from trt_cls.evaluation.labeling import Labeling

@@ -1,6 +1,6 @@
 """Runs any engine on image files, preprocessed on the CPU or the GPU; checks that spec, class map and model agree.
 
-Does not know: true labels and result files.
+`WithFlips` is test-time augmentation. Does not know: true labels and result files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import Contract
@@ -132,3 +133,22 @@ def _require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> N
             f"in the model{lookalikes(names, contract.classes)}; expected the class map of the training; leave it out, "
             "the model carries its own classes"
         )
+
+
+class WithFlips:
+    """An engine whose answers are the mean over each image and its mirror image; takes twice the time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.contract = engine.contract
+        self.backend = f"{engine.backend} + flips"
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mean of both probabilities, [n, classes]."""
+        across = 2 if self.contract.preprocessing.embedded else 3
+        mirrored = np.ascontiguousarray(np.flip(images, across))
+        return (self._engine.infer(images) + self._engine.infer(mirrored)) / np.float32(2)
+
+    def close(self) -> None:
+        """Closes the engine."""
+        self._engine.close()

@@ -18,7 +18,7 @@ from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDepen
 from trt_cls.evaluation.decisions import calibration_rows
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.images import images_for
+from trt_cls.export.images import Halves, Rules, images_for, validation_halves
 from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
@@ -31,7 +31,6 @@ from trt_cls.export.tensorrt import (
     choose_builder,
     for_generations,
 )
-from trt_cls.export.validation import Halves, Rules, validation_halves
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment

@@ -42,7 +42,7 @@ def multiply_adds(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
 
 def pruned_network(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> nn.Module:
     """A copy of `module` with only the filters that are kept."""
-    from trt_cls.models.widths import resize
+    from trt_cls.models.network import resize
 
     tensors = module.state_dict()
     tensors.update(_cut_tensors(module, graph, kept))

@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trt_cls.spec.allowed import SIZES, checked_by_rules, enum, finite, interval, one_of
-from trt_cls.spec.fields import option, required
+from trt_cls.spec.fields import SIZES, checked_by_rules, enum, finite, interval, one_of, option, required
 
 LIBRARIES = ("torchvision", "timm")
 """Libraries whose classification networks a spec can name, as in "torchvision/resnet18"."""

@@ -1,9 +1,8 @@
 """The experiment as frozen dataclasses: the only table of fields, defaults, ranges and help.
 
 A path in a spec file (`train_config.optimizer.sgd.lr`) is the path of the attribute; `descriptors.py` makes protobuf's
-messages of the classes. The fields of `model_config` are in
-`architectures.py`, those of `extensions` in `extensions.py`. What relates two fields is checked in
-`rules.py`.
+messages of the classes. The fields of `model_config` are in `architectures.py`, those of `extensions` in
+`extensions.py`. What relates two fields is checked in `rules.py`.
 """
 
 from __future__ import annotations
@@ -11,15 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trt_cls.spec.allowed import (
-    above,
-    at_least,
-    checked_by_rules,
-    enum,
-    finite,
-    interval,
-    one_of,
-)
 from trt_cls.spec.architectures import Activation as Activation
 from trt_cls.spec.architectures import BatchNormConfig as BatchNormConfig
 from trt_cls.spec.architectures import ModelConfig as ModelConfig
@@ -28,7 +18,18 @@ from trt_cls.spec.extensions import Distillation as Distillation
 from trt_cls.spec.extensions import Extensions as Extensions
 from trt_cls.spec.extensions import Quantization as Quantization
 from trt_cls.spec.extensions import RandAugment as RandAugment
-from trt_cls.spec.fields import ExactlyOne, option, required
+from trt_cls.spec.fields import (
+    ExactlyOne,
+    above,
+    at_least,
+    checked_by_rules,
+    enum,
+    finite,
+    interval,
+    one_of,
+    option,
+    required,
+)
 
 NO_EFFECT = "accepted for compatibility with TAO; has no effect"
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import EXAMPLE, is_shards, shard_paths
-from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.architectures import (
     ARCHITECTURES,
     HUB,
@@ -28,6 +27,7 @@ from trt_cls.spec.architectures import (
     is_external,
 )
 from trt_cls.spec.differences import encrypted
+from trt_cls.spec.fields import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.multi_label import check_labels
 from trt_cls.spec.problems import Report, shown
 

@@ -17,8 +17,7 @@ from trt_cls.data.split import split_rows
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_csv, write_text
 from trt_cls.models.int8_layers import quantize_like
-from trt_cls.models.network import count_parameters
-from trt_cls.models.widths import resize
+from trt_cls.models.network import count_parameters, resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
 from trt_cls.training.compute import choose_compute, compiler_failures_reported, repeatable
 from trt_cls.training.learner import Learner, Teacher

@@ -18,9 +18,9 @@ from trt_cls.contract import Contract
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
 from trt_cls.models.checkpoint import save_checkpoint
-from trt_cls.training.checkpointing import room_for
 from trt_cls.training.logs import Averaged, EpochRow, Log
 from trt_cls.training.run_folder import RunFolder
+from trt_cls.training.state import room_for
 
 TEXT_SIZE = 100_000
 """About how many bytes an epoch adds to a log."""

@@ -18,14 +18,14 @@ from torch import nn
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Skipped
-from trt_cls.evaluation.report.page import contract_rows, page, percent, shown, version_rows
+from trt_cls.evaluation.report import contract_rows, page, percent, shown, version_rows
 from trt_cls.files import write_text
 from trt_cls.preprocessing.pillow import Pixels, pixels_from_input
-from trt_cls.training.checkpointing import room_for
 from trt_cls.training.logs import METRICS, Averaged, EpochRow, Log
 from trt_cls.training.logs.files import TEXT_SIZE
 from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.setup import Setup
+from trt_cls.training.state import room_for
 
 SHEET_PIXELS, FEWEST, MOST = 1_250_000, 8, 64
 """Pixels and pictures of the sheet: 24 pictures at 224×224."""

@@ -21,12 +21,11 @@ from trt_cls.errors import RequestError, TrtClsError, one_line, require
 from trt_cls.files import write_text
 from trt_cls.preprocessing.pillow import pixels_from_input
 from trt_cls.spec.experiment import Experiment, Visualizer, WandbConfig
-from trt_cls.training.checkpointing import room_for
 from trt_cls.training.logs import EpochRow, Log
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.logs.files import TEXT_SIZE
 from trt_cls.training.run_folder import RunFolder
-from trt_cls.training.state import fields_by_path
+from trt_cls.training.state import fields_by_path, room_for
 
 PROJECT = "trt-cls"
 """The project, or MLflow's experiment, where neither spec nor environment names one."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trt_cls.models.widths import resize
+from trt_cls.models.network import resize
 
 
 @pytest.mark.parametrize(
