@@ -1,9 +1,8 @@
 """The experiment as frozen dataclasses: the only table of fields, defaults, ranges and help.
 
 A path in a spec file (`train_config.optimizer.sgd.lr`) is the path of the attribute; `descriptors.py` makes protobuf's
-messages of the classes. The fields of `model_config` are in
-`architectures.py`, those of `extensions` in `extensions.py`. What relates two fields is checked in
-`rules.py`.
+messages of the classes. The fields of `model_config` are in `architectures.py`, those of `extensions` in
+`extensions.py`. What relates two fields is checked in `rules.py`.
 """
 
 from __future__ import annotations
