@@ -21,14 +21,14 @@ from trt_cls.cli.processes import opened, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
     from trt_cls.data.folder import ImageFolder
     from trt_cls.data.split import Dataset
     from trt_cls.distributed.processes import Processes
-    from trt_cls.evaluation.evaluate import Evaluation
-    from trt_cls.evaluation.label_evaluation import LabelEvaluation
+    from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation
     from trt_cls.spec.experiment import EvalConfig
 
 MOST_NAMES = 5
@@ -71,9 +71,8 @@ def command(
     """
     from trt_cls.distributed.processes import joined
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.evaluate import evaluate, foreign_samples
-    from trt_cls.evaluation.flips import WithFlips
-    from trt_cls.evaluation.label_evaluation import evaluate_labels
+    from trt_cls.evaluation.answers import WithFlips
+    from trt_cls.evaluation.evaluate import evaluate, evaluate_labels, foreign_samples
 
     if run.gpus > 1:
         run_on_each_gpu(context, run.gpus, "--provider", run.provider)
@@ -105,7 +104,9 @@ def command(
         if processes.first:
             _report_missing(folder)
             if images.part:
-                echo(f"{len(folder.samples)} images of {images.root}, held out by extensions.validation_split")
+                echo(
+                    f"{counted(len(folder.samples), 'image')} of {images.root}, held out by extensions.validation_split"
+                )
             _report(evaluation, model, results, strict)
     return evaluation
 
@@ -154,17 +155,22 @@ def _report_missing(folder: ImageFolder) -> None:
 
 
 def _report(evaluation: Evaluation | LabelEvaluation, model: Path, results: Path | None, strict: bool) -> None:
-    from trt_cls.evaluation.label_evaluation import LabelEvaluation
-    from trt_cls.evaluation.label_results import label_table, write_label_evaluation
-    from trt_cls.evaluation.results import evaluation_table, skipped_lines, write_evaluation
+    from trt_cls.evaluation.evaluate import LabelEvaluation
+    from trt_cls.evaluation.results import (
+        evaluation_table,
+        label_table,
+        skipped_lines,
+        write_evaluation,
+        write_label_evaluation,
+    )
 
     skipped = evaluation.skipped
     echo(skipped_lines(skipped), err=True, nl=False)
     if strict and skipped:
         able = "used" if evaluation.contract.task == "multi" else "decoded"
         raise DataError(
-            f"{len(skipped)} images can't be {able}, the first is {skipped[0].path}: {skipped[0].reason}; expected "
-            "none with --strict; replace or remove them"
+            f"{counted(len(skipped), 'image')} can't be {able}, the first is {skipped[0].path}: {skipped[0].reason}; "
+            "expected none with --strict; replace or remove them"
         )
     written: tuple[Path, ...]
     if isinstance(evaluation, LabelEvaluation):

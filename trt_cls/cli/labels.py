@@ -13,9 +13,10 @@ from trt_cls.errors import DataError, RequestError, StoreError, TrtClsError
 from trt_cls.files import EXAMPLE, is_shards, shard_paths
 from trt_cls.stores import output_folder, require_there
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
-    from trt_cls.distributed.ranks import Rank
+    from trt_cls.distributed.processes import Rank
     from trt_cls.evaluation.labeling import TableFormat
 
 
@@ -31,7 +32,7 @@ def label_shards(
     from trt_cls.artefacts.sidecar import file_sha256
     from trt_cls.data.shards import one_ahead, shard_by_shard
     from trt_cls.distributed.failure import end_with_launcher
-    from trt_cls.distributed.ranks import own_rank
+    from trt_cls.distributed.processes import own_rank
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.answers import answers
     from trt_cls.evaluation.labeling import Labeling
@@ -42,7 +43,7 @@ def label_shards(
     labeling = Labeling(output_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
     labeling.begin(paths)
     left = [path for path in paths[own.rank :: own.size] if not labeling.is_done(path)]
-    echo(f"{len(paths)} shards, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
+    echo(f"{counted(len(paths), 'shard')}, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
     if not left:
         return
     _take_gpu(own, model, run)
@@ -59,7 +60,7 @@ def label_shards(
                 broken.append(str(error))
                 echo(f"not labeled: {error}", err=True)
                 continue
-            echo(f"{path.name}: {made.samples} images, {made.skipped} skipped")
+            echo(f"{path.name}: {counted(made.samples, 'image')}, {made.skipped} skipped")
     finally:
         engine.close()
     if broken:
@@ -71,7 +72,7 @@ def merge_labels(out: Path) -> None:
     from trt_cls.evaluation.labeling import merge
 
     path, count = merge(out)
-    echo(f"{count} images, each once; written: {path}")
+    echo(f"{counted(count, 'image')}, each once; written: {path}")
 
 
 def _shards(sources: Sequence[str]) -> list[Path]:

@@ -13,6 +13,7 @@ from trt_cls.errors import RequestError
 from trt_cls.files import bytes_in
 from trt_cls.stores import output_folder
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 LEAST = 10**5
 
@@ -42,7 +43,8 @@ def command(folder: Path, output: Path, size: str, name: str, unlabeled: bool) -
     last = len(index.shards) - 1
     pattern = f"{name}-{{000000..{last:06}}}.tar" if last else f"{name}-000000.tar"
     total = sum(shard.bytes for shard in index.shards)
-    echo(f"{len(found.samples)} images of {len(found.classes)} classes in {last + 1} shards, {total / 1e6:,.1f} MB")
+    images, shards = counted(len(found.samples), "image"), counted(last + 1, "shard")
+    echo(f"{images} of {len(found.classes)} classes in {shards}, {total / 1e6:,.1f} MB")
     echo(f"written: {output / pattern}")
 
 
