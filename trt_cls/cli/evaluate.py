@@ -44,7 +44,7 @@ MOST_NAMES = 5
     "--unknown",
     type=PATH,
     metavar="DIR",
-    help="Images of no class, in any sub-folders: how well the model's confidence tells them (AUROC).",
+    help="Images of no known class, in any sub-folders, to measure how well the confidence separates them (AUROC).",
 )
 @run_options("evaluate on; one process on each, which share the images.")
 @click.option("--tta", type=click.Choice(["flip"]), help="flip: the mean over each image and its mirror image.")
