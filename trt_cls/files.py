@@ -1,4 +1,4 @@
-"""Untrusted files, read without hanging or filling the memory; files written completely or not at all; their folders."""
+"""Untrusted files, read without hanging or filling the memory; files written completely or not at all; folders."""
 
 from __future__ import annotations
 
