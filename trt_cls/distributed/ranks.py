@@ -30,7 +30,9 @@ def own_rank(flag: str | None, environment: Mapping[str, str] = os.environ) -> R
     """
     if flag is not None:
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", flag, re.ASCII)
-        return _checked(int(match[1]) if match else -1, int(match[2]) if match else 0, f"--shard {flag}")
+        if match is None:
+            raise RequestError(f"--shard {flag}: expected K/N, K from 0 on; the first of four is --shard 0/4")
+        return _checked(int(match[1]), int(match[2]), f"--shard {flag}")
     if "WORLD_SIZE" in environment:
         return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), "torchrun")
     if "SLURM_ARRAY_TASK_ID" in environment:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
     """The content of results.json: numbers, names and lists only."""
     predictions, metrics = evaluation.predictions, evaluation.metrics
-    classes = evaluation.contract.classes
+    classes, timed = evaluation.contract.classes, predictions.seconds.total > 0
     return {
         "model": str(model),
         "backend": evaluation.backend,
@@ -44,8 +44,9 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
         "per_class": {name: asdict(scores) for name, scores in zip(classes, metrics.per_class, strict=True)},
         "ece": metrics.ece,
         **{name: found for name in ("calibration", "coverage", "unknown") if (found := getattr(evaluation, name))},
-        "images_per_second": evaluation.images_per_second,
-        "seconds": asdict(predictions.seconds),
+        **(
+            {"images_per_second": evaluation.images_per_second, "seconds": asdict(predictions.seconds)} if timed else {}
+        ),
     }
 
 
@@ -161,7 +162,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("loss", f"{metrics.loss:.4f}"),
         ("calibration error", f"{metrics.ece:.4f}" + _without_temperature(evaluation)),
         *_decision_figures(evaluation),
-        ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),
+        _speed(evaluation),
     ]
     if warning := one_answer(metrics.counts, classes):
         figures.append(("warning", warning))
@@ -170,6 +171,12 @@ def evaluation_table(evaluation: Evaluation) -> str:
         parts.append("Confusion Matrix (rows: truth)\n" + confusion_table(metrics.confusion_matrix.tolist(), classes))
     parts.append("Classification Report\n" + report_table(metrics.per_class, classes, metrics.top_1_accuracy))
     return "\n\n".join(parts)
+
+
+def _speed(evaluation: Evaluation) -> tuple[str, str]:
+    by = f"{evaluation.backend}, {evaluation.contract.precision}"
+    timed = evaluation.predictions.seconds.total > 0
+    return ("images/s", f"{evaluation.images_per_second:.0f} ({by})") if timed else ("backend", by)
 
 
 def _without_temperature(evaluation: Evaluation) -> str:
