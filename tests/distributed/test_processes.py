@@ -97,14 +97,14 @@ LAUNCHER = '''
 import os, subprocess, sys
 child = """
 import time
-from trt_cls.distributed.ending import end_with_launcher
+from trt_cls.distributed.failure import end_with_launcher
 end_with_launcher()
 print("watching", flush=True)
 time.sleep(99)
 """
 environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
 started = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, env=environment)
-started.stdout.readline()
+assert started.stdout.readline().strip() == b"watching"
 print(started.pid, flush=True)
 started.wait()
 '''

@@ -9,7 +9,7 @@ from typing import Any
 
 from trt_cls.choice.decision import Decision, Limits, Measured, loss_of, reference_of
 from trt_cls.choice.table import HEADINGS, shown_cells
-from trt_cls.evaluation.report.page import page, shown, version_rows
+from trt_cls.evaluation.report import page, path_text, version_rows
 
 WIDTH, HEIGHT = 300.0, 180.0
 """Of the chart's plane, in units of the SVG."""
@@ -37,7 +37,7 @@ def choice_page(decision: Decision, rows: Sequence[Measured], limits: Limits, no
             for row, reason, best in zip(decision.rows, decision.reasons, decision.front, strict=True)
         ],
         notes=notes,
-        path=shown(Path(chosen.path)) if chosen else "",
+        path=path_text(Path(chosen.path)) if chosen else "",
         versions=version_rows(),
     )
 

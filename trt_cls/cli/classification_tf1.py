@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from trt_cls import terminal
-from trt_cls.cli import State, exit_status, run
+from trt_cls.cli import Invocation, exit_status, run
 from trt_cls.cli.tao_flags import COMMON, OURS, PARALLEL, VERBS, Flag, markdown
 from trt_cls.errors import ArtefactError, did_you_mean
 from trt_cls.terminal import echo
@@ -33,11 +33,11 @@ Given = dict[str, Any]
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    state = State(sys.argv[1:] if arguments is None else arguments)
+    state = Invocation(sys.argv[1:] if arguments is None else arguments)
     return exit_status(lambda: _main(state), state)
 
 
-def _main(state: State) -> None:
+def _main(state: Invocation) -> None:
     terminal.prepare()
     verb, *words = state.arguments or HELP
     if verb in HELP:

@@ -24,6 +24,7 @@ from trt_cls.cli.processes import opened, run_on_each_gpu, take_gpu_for
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import EXAMPLE, is_shards, results_folder
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from trt_cls.data.samples import Samples
     from trt_cls.data.split import Dataset
     from trt_cls.distributed.processes import Processes
-    from trt_cls.evaluation.evaluate import Evaluation
-    from trt_cls.evaluation.label_evaluation import LabelEvaluation
+    from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation
     from trt_cls.evaluation.shard_answers import ShardAnswers
     from trt_cls.spec.experiment import EvalConfig
 
@@ -164,9 +164,8 @@ def _evaluate(
     """Evaluates in this process, or in several that share the images."""
     from trt_cls.distributed.processes import joined
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.evaluate import evaluate, foreign_samples
-    from trt_cls.evaluation.flips import WithFlips
-    from trt_cls.evaluation.label_evaluation import evaluate_labels
+    from trt_cls.evaluation.answers import WithFlips
+    from trt_cls.evaluation.evaluate import evaluate, evaluate_labels, foreign_samples
 
     with joined(advice="start it again") as processes:
         config, images, model, contract = request()
@@ -196,7 +195,9 @@ def _evaluate(
         if processes.first:
             _report_missing(folder)
             if images.part:
-                echo(f"{len(folder.samples)} images of {images.root}, held out by extensions.validation_split")
+                echo(
+                    f"{counted(len(folder.samples), 'image')} of {images.root}, held out by extensions.validation_split"
+                )
             _report(evaluation, model, results, strict)
     return evaluation
 
@@ -245,17 +246,22 @@ def _report_missing(folder: ImageFolder) -> None:
 
 
 def _report(evaluation: Evaluation | LabelEvaluation, model: Path, results: Path | None, strict: bool) -> None:
-    from trt_cls.evaluation.label_evaluation import LabelEvaluation
-    from trt_cls.evaluation.label_results import label_table, write_label_evaluation
-    from trt_cls.evaluation.results import evaluation_table, skipped_lines, write_evaluation
+    from trt_cls.evaluation.evaluate import LabelEvaluation
+    from trt_cls.evaluation.results import (
+        evaluation_table,
+        label_table,
+        skipped_lines,
+        write_evaluation,
+        write_label_evaluation,
+    )
 
     skipped = evaluation.skipped
     echo(skipped_lines(skipped), err=True, nl=False)
     if strict and skipped:
         able = "used" if evaluation.contract.task == "multi" else "decoded"
         raise DataError(
-            f"{len(skipped)} images can't be {able}, the first is {skipped[0].path}: {skipped[0].reason}; expected "
-            "none with --strict; replace or remove them"
+            f"{counted(len(skipped), 'image')} can't be {able}, the first is {skipped[0].path}: {skipped[0].reason}; "
+            "expected none with --strict; replace or remove them"
         )
     written: tuple[Path, ...]
     if isinstance(evaluation, LabelEvaluation):

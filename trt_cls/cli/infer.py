@@ -29,7 +29,7 @@ from trt_cls.cli.processes import fastest_engine, opened, progress, run_on_each_
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
-from trt_cls.text import FOREIGN, printable
+from trt_cls.text import FOREIGN, counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -191,9 +191,9 @@ def _fastest(model: Path, provider: Provider, images: Samples, contract: Contrac
 
 
 def _is_video(source: str) -> bool:
-    from trt_cls.evaluation.video import SUFFIXES
+    from trt_cls.evaluation.video import VIDEO_SUFFIXES
 
-    return source.startswith(CAMERA) or source.lower().endswith(SUFFIXES)
+    return source.startswith(CAMERA) or source.lower().endswith(VIDEO_SUFFIXES)
 
 
 def _require_sources(sources: tuple[str, ...]) -> None:
@@ -316,4 +316,4 @@ def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, 
         return
     path = folder / f"result.{form or 'csv'}"
     count = write_labels(texts, path)
-    echo(f"{count} images labeled{skipped}; written: {path}")
+    echo(f"{counted(count, 'image')} labeled{skipped}; written: {path}")

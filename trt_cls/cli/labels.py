@@ -14,10 +14,11 @@ from trt_cls.cli.processes import progress, take_gpu_for
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.files import EXAMPLE, is_shards, results_folder, shard_paths
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
     from trt_cls.data.samples import Samples
-    from trt_cls.distributed.ranks import Rank
+    from trt_cls.distributed.processes import Rank
     from trt_cls.evaluation.labeling import Labeling, TableFormat
 
 
@@ -57,16 +58,15 @@ def answer_shards(
         TrtClsError: shards can't be read; the others are done.
     """
     from trt_cls.distributed.failure import end_with_launcher
-    from trt_cls.distributed.ranks import own_rank
+    from trt_cls.distributed.processes import own_rank
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.answers import answers
-    from trt_cls.evaluation.flips import WithFlips
+    from trt_cls.evaluation.answers import WithFlips, answers
 
     end_with_launcher()
     own = own_rank(shard)
     labeling.begin(paths)
     left = [path for path in paths[own.rank :: own.size] if not labeling.is_done(path)]
-    echo(f"{len(paths)} shards, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
+    echo(f"{counted(len(paths), 'shard')}, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
     if not left:
         return
     _take_gpu(own, model, run)
@@ -84,7 +84,7 @@ def answer_shards(
                 continue
             with progress(len(samples)) as done:
                 made = labeling.label(answer, engine.contract, path, samples, done)
-            echo(f"{path.name}: {made.samples} images, {made.skipped} skipped")
+            echo(f"{path.name}: {counted(made.samples, 'image')}, {made.skipped} skipped")
     if broken:
         raise TrtClsError(f"{len(broken)} of {len(left)} shards can't be read, the first is {broken[0]}")
 
@@ -94,7 +94,7 @@ def merge_labels(out: Path) -> None:
     from trt_cls.evaluation.labeling import merge
 
     path, count = merge(out)
-    echo(f"{count} images, each once; written: {path}")
+    echo(f"{counted(count, 'image')}, each once; written: {path}")
 
 
 def _shards(sources: Sequence[str]) -> list[Path]:

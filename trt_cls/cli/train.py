@@ -16,6 +16,7 @@ from trt_cls.distributed.processes import is_first
 from trt_cls.errors import RequestError, TrtClsError, require
 from trt_cls.spec.architectures import HUB
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
     from trt_cls.training.loop import TrainingResult
@@ -156,9 +157,9 @@ def _suggestion(curve: RateCurve, spec: Path, overrides: Sequence[str], results:
 def _summary(result: TrainingResult) -> list[str]:
     best, files = result.best, result.results
     lines = [f"broken image: {image.path}: {image.reason}" for image in result.skipped]
-    done = f"done: {len(result.rows)} epochs, {len(result.skipped)} broken images"
+    done = f"done: {counted(len(result.rows), 'epoch')}, {counted(len(result.skipped), 'broken image')}"
     if result.steps_left_out:
-        done += f", {result.steps_left_out} steps skipped because they had no images"
+        done += f", {counted(result.steps_left_out, 'step')} skipped because they had no images"
     if result.stopped_early:
         done += ", stopped early"
     averaged = []

@@ -92,7 +92,7 @@ OVERFLOW: dict[Precision, str] = {
 """What to do about a file that answers NaN or infinity where the network does not."""
 
 
-UNKNOWN = (
+UNKNOWN_CAUSE = (
     "rounding or a changed network, which only the checkpoint's answers in float64 tell apart: "
     "export from the .safetensors checkpoint"
 )
@@ -149,7 +149,7 @@ def checked(
         DataError: none of the images can be decoded.
     """
     bounds = BOUNDS[precision]
-    answers = measure(artefact, reference, images.batches())
+    answers = answers_of_both(artefact, reference, images.batches())
     if not len(answers.expected):
         raise DataError(
             f"{images.folder}: holds no image that can be decoded; expected some to check the export on; "
@@ -172,7 +172,7 @@ def checked(
     if precision != "fp32":
         raise ExportError(f"{refusal}, so it was not kept; {bounds.remedy}")
     if exact is None:
-        raise ExportError(f"{refusal}, so it was not kept; {UNKNOWN}")
+        raise ExportError(f"{refusal}, so it was not kept; {UNKNOWN_CAUSE}")
     network, file = _errors(answers, exact(), images)
     rounding = f"in float32 the network is up to {network:.2g} from its answers in float64, the file {file:.2g}"
     # written so that a NaN is out of bounds
@@ -185,7 +185,7 @@ def checked(
     return Checked(replace(parity, top1_agreement=agreement), (*remarks, f"{rounding}: rounding, not the export"))
 
 
-def measure(artefact: Infer, reference: Infer, batches: Iterable[NDArray[np.float32]]) -> Answers:
+def answers_of_both(artefact: Infer, reference: Infer, batches: Iterable[NDArray[np.float32]]) -> Answers:
     """What both sides answer, of no image where there is no batch."""
     pairs = [(reference(batch), artefact(batch)) for batch in batches]
     if not pairs:

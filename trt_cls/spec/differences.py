@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
 
 ENCRYPTED = (".tlt", ".etlt")
 """Suffixes of models that TAO encrypts."""
 
-Meets = Callable[[ModelConfig, TrainConfig, str], object]
+Meets = Callable[["ModelConfig", "TrainConfig", str], object]
 """Whether a spec, with its text, meets a difference."""
 
 

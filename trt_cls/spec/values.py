@@ -1,6 +1,6 @@
 """One name or value of a spec: parsed by protobuf, with the message for one that protobuf refuses.
 
-Used for files (`reading.py`) and the command line (`overrides.py`).
+Used for files (`reading.py`) and the command line (`loader.apply_overrides`).
 """
 
 from __future__ import annotations
