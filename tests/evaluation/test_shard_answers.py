@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from trt_cls.cli import main
 from trt_cls.data.folder import image_folder
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import by_shard, shard_folder
+from trt_cls.evaluation.answers import answers
 
 Run = Callable[..., int]
 SHARDS = 4
@@ -62,13 +66,13 @@ def test_figures_are_those_of_one_run_however_the_work_is_divided(run: Run, caps
     assert run("-o", "shared", "-b", "3") == 0
     assert "1 to label" in capsys.readouterr().out
     assert files_in("shared") == files_in("alone")
-    for answers in ("alone", "shared"):
-        assert run("--merge", answers, "-r", f"{answers}-results", "-b", "3") == 0
+    for out in ("alone", "shared"):
+        assert run("--merge", out, "-r", f"{out}-results", "-b", "3") == 0
         found = capsys.readouterr()
         assert found.err == expected.err
         assert (
             re.sub(r"images/s .*", "backend            onnxruntime-cpu, fp32", expected.out).replace(
-                "one/", f"{answers}-results/"
+                "one/", f"{out}-results/"
             )
             == found.out
         )
@@ -144,6 +148,70 @@ def test_flags_that_would_be_ignored_are_refused(
 ) -> None:
     assert run(*arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["infer", "evaluate"])
+def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
+    command: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = {"infer": "-i", "evaluate": "--dataset"}[command]
+    shards = f"{sources}/s-{{000000..{SHARDS - 1:06}}}.tar"
+    typed = [command, "-m", str(sources / "model.onnx"), images, shards, "--provider", "cpu", "-b", "2", "-o"]
+    assert main([*typed, str(tmp_path / "one")]) == 0
+    again = [*typed, str(tmp_path / "two")]
+    seen = 0
+
+    def stopped(*given: Any, **how: Any) -> Iterator[Any]:
+        nonlocal seen
+        for batch in answers(*given, **how):
+            seen += 1
+            if seen == 5:
+                raise KeyboardInterrupt
+            yield batch
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trt_cls.evaluation.answers.answers", stopped)
+        assert main(again) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted\n")
+    found = files_in(str(tmp_path / "two"))
+    assert {Path(name).stem for name in found} == {"shards", "s-000000"}
+    assert len(found) == 3
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trt_cls.files.os.fsync", full)
+        assert main(again) == 1
+    assert "s-000001." in (error := capsys.readouterr().err)
+    assert "can't be written, the disk is full" in error
+    assert files_in(str(tmp_path / "two")) == found
+    assert main(again) == 0
+    assert files_in(str(tmp_path / "two")) == files_in(str(tmp_path / "one"))
+
+
+def test_images_of_damaged_shards_are_listed_and_a_missing_shard_is_an_error(
+    run: Run, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sources, "damaged")
+    one, two, three = (Path(f"damaged/s-00000{number}.tar") for number in (1, 2, 3))
+    os.truncate(one, one.stat().st_size // 2)
+    content = bytearray(two.read_bytes())
+    content[512 + 40] ^= 1  # in the first image
+    two.write_bytes(content)
+    shards = ["--dataset", "damaged/s-{000000..000003}.tar"]
+    assert run(*shards, "-r", "one") == 0
+    listed = capsys.readouterr().err
+    assert listed.count("the shard is truncated: it ends at byte") == 3
+    assert listed.count("the shard was changed: CRC-32") == 1
+    assert run(*shards, "-o", "out") == 0
+    assert "s-000001.tar: 6 images, 3 skipped" in capsys.readouterr().out
+    assert run(*shards, "--merge", "out", "-r", "results") == 0
+    assert capsys.readouterr().err == listed
+    assert (Path("results") / "predictions.csv").read_bytes() == (Path("one") / "predictions.csv").read_bytes()
+    three.unlink()
+    assert run(*shards, "-o", "out") == 2
+    assert f"{three}: no such file, 1 of 4 shards are missing" in capsys.readouterr().err
 
 
 def test_a_folder_is_refused(run: Run, sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
