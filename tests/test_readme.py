@@ -17,10 +17,7 @@ from trt_cls.demo import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = (
-    "quick-start", "precision", "pruning", "servers", "several-gpus", "troubleshooting", "confidence", "scale",
-    "multi-label",
-)  # fmt: skip
+PAGES = ("quick-start", "precision", "pruning", "servers", "several-gpus", "troubleshooting", "scale", "multi-label")
 """In the order in which a reader types their commands, as one builds on another's files."""
 
 
