@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from trt_cls.artefacts.onnx_file import OnnxModel, read_contract, write_onnx  # noqa: E402
+from trt_cls.artefacts.onnx_file import OnnxModel, onnx_contract, write_onnx  # noqa: E402
 from trt_cls.contract import Contract, Preprocessing  # noqa: E402
 from trt_cls.engines.graph import graph_of  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
@@ -82,7 +82,7 @@ def test_a_file_says_that_it_is_fp8_and_its_share(
     said: list[str] = []
     found = quantize(OnnxModel(fp32, contract), Int8(formats=("fp8",), batches=1), pictures, None, said.append)
     write_onnx(found, tmp_path / "model.onnx")
-    assert (read_contract(tmp_path / "model.onnx").precision, found.contract.eight_bits) == ("fp8", 1.0)
+    assert (onnx_contract(tmp_path / "model.onnx").precision, found.contract.eight_bits) == ("fp8", 1.0)
     assert graph_of(found.proto).eight_bits == 1.0
     assert any("largest magnitude / 448" in line for line in said)
 
