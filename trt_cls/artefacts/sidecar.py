@@ -91,7 +91,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_sidecar(plan: Path, sidecar: Sidecar) -> None:
-    """Writes `sidecar` beside `plan`, whole or not at all."""
+    """Writes `sidecar` beside `plan`, completely or not at all."""
     data = {"format": FORMAT, **asdict(sidecar), "contract": json.loads(sidecar.contract.to_json())}
     write_text(sidecar_path(plan), json.dumps(data, ensure_ascii=False, indent=2) + "\n")
 

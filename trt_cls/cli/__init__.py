@@ -152,7 +152,7 @@ def _fail(messages: list[str], exit_code: int, state: Invocation) -> int:
 
 
 def _short(line: str) -> str:
-    """`line` without its middle where a name in it, which a stranger chose, is longer than any screen."""
+    """`line` without its middle where it is longer than any screen: a name in it may come from a foreign file."""
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 4 :]}"
 
 

@@ -25,8 +25,6 @@ from trt_cls.terminal import echo
 
 PROGRAM = "classification_tf1"
 HELP = ("-h", "--help")
-CALIBRATION_BATCH = 16
-"""Images in a batch of `trt-cls export --calibration-batches`."""
 Given = dict[str, Any]
 """Name of a flag → its value, None where it was not typed."""
 
@@ -216,6 +214,7 @@ def _gen_trt_engine(given: Given) -> list[str]:
 def _calibration(given: Given, batch_size: int) -> list[str]:
     """TAO's number of batches and of images in one, in batches of ours; nothing where nothing is calibrated."""
     from trt_cls.artefacts.model_file import read_contract
+    from trt_cls.models.int8_ranges import CALIBRATION_BATCH
 
     why = "only int8 is calibrated"
     if given["data_type"] == "int8":

@@ -140,7 +140,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _verdicts(verdicts: Mapping[str, Verdict]) -> str:
-    """McNemar's test for each label, those that tell the models apart first."""
+    """McNemar's test for each label, smallest p-value first."""
     names = {name: printable(name) for name in verdicts}
     width = max(19, *map(len, names.values()))
     lines = [f"{'label':{width}} {'A right':>8} {'B right':>8} {'only A':>7} {'only B':>7}  McNemar's p"]

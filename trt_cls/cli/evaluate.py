@@ -20,7 +20,7 @@ from trt_cls.cli.options import (
     run_options,
     spec_options,
 )
-from trt_cls.cli.processes import opened, run_on_each_gpu, take_gpu_for
+from trt_cls.cli.processes import run_on_each_gpu, take_gpu_for, with_progress
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import EXAMPLE, is_shards, results_folder
 from trt_cls.terminal import echo
@@ -51,7 +51,7 @@ MOST_NAMES = 5
     "--unknown",
     type=PATH,
     metavar="DIR",
-    help="Images of no class, in any sub-folders: how well the model's confidence tells them (AUROC).",
+    help="Images of no known class, in any sub-folders, to measure how well the confidence separates them (AUROC).",
 )
 @click.option(
     "-o",
@@ -184,7 +184,7 @@ def _evaluate(
         k = 0 if several else _top_k(run.top_k or config.top_k, contract, processes)
         size = run.batch_size or config.batch_size
         exact = open_engine(model, run.provider, processes.threads)
-        with opened(exact, range(len(folder.samples) + len(foreign)), run, size, processes) as (engine, options):
+        with with_progress(exact, range(len(folder.samples) + len(foreign)), run, size, processes) as (engine, options):
             engine = WithFlips(engine) if tta else engine
             options |= {"workers": config.n_workers}
             evaluation: Evaluation | LabelEvaluation

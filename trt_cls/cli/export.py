@@ -56,17 +56,17 @@ SHARE = Finite(0, 1, min_open=True, max_open=True)
 @click.option(
     "--data_type",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="TAO's name for the same. Left out: the model's own.",
+    help="TAO's name for the same.  [default: the model's own]",
 )
 @click.option(
-    "--images", type=PATH, help="Images to check the files on. Left out: the spec's evaluation or validation dataset."
+    "--images", type=PATH, help="Images to check the files on.  [default: the spec's evaluation or validation dataset]"
 )
 @click.option(
     "--engine",
     "--engine_file",
     "engine",
     type=PATH,
-    help="Engine to write; an error if none can be built. Left out: beside the ONNX file.",
+    help="Engine to write; an error if none can be built.  [default: beside the ONNX file]",
 )
 @click.option(
     "--builder",

@@ -25,7 +25,7 @@ from trt_cls.cli.options import (
     run_options,
     spec_options,
 )
-from trt_cls.cli.processes import fastest_engine, opened, progress, run_on_each_gpu, take_gpu_for
+from trt_cls.cli.processes import fastest_engine, progress, run_on_each_gpu, take_gpu_for, with_progress
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
@@ -173,7 +173,7 @@ def _label(
         if results and processes.first:
             results_folder(results)
         fastest = _fastest(model, run.provider, images, contract, processes)
-        with opened(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
+        with with_progress(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
             predictions = predict(engine, images, workers=WORKERS, **options)
         if processes.first:
             single = len(sources) == 1 and Path(sources[0]).is_file() and not is_shards(sources[0])

@@ -78,7 +78,7 @@ def fastest_engine(
 
 
 @contextmanager
-def opened(
+def with_progress(
     engine: Engine, images: Sequence[Any], run: RunOptions, batch_size: int, processes: Processes
 ) -> Iterator[tuple[Engine, dict[str, Any]]]:
     """The `engine` of this process, and the options of `predict`, with a progress bar in the first process."""

@@ -93,7 +93,7 @@ class Evaluation:
 
     @property
     def unknown(self) -> dict[str, float]:
-        """How well the highest probability tells the images from foreign ones; empty without those."""
+        """How well the highest probability separates the images from foreign ones; empty without those."""
         if self.foreign is None:
             return {}
         area = auroc(self.predictions.probabilities, self.foreign.probabilities)

@@ -31,7 +31,7 @@ GENEROUS, LONGER = 2.0, 1.5
 """LoadGen plans its queries by the speed that it is given, and a run that uses them up too early is invalid. Times the
 measured speed: of queries one by one, of which it sends no more than it needs; of offline, which sends them all."""
 FEWEST: dict[Scenario, int] = {"multi-stream": 662, "server": 662}
-"""Queries without which LoadGen says nothing of 99 % of latencies; where none is named, its own default is enough."""
+"""Fewest queries from which LoadGen computes the 99th percentile of latencies; the default of others is enough."""
 PERCENTILES = ("50.00", "90.00", "95.00", "99.00", "99.90")
 
 Predict = Callable[[Sequence[int]], Iterable[int]]

@@ -260,7 +260,7 @@ def _without_temperature(evaluation: Evaluation) -> str:
 
 
 def _decision_figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
-    """What the contract's rules make of the images, and how the model tells foreign images."""
+    """The effect of the contract's rules, and how well the confidence separates foreign images."""
     if found := evaluation.coverage:
         sizes = f"{found['mean_set_size']:.2f} classes in a set"
         yield "coverage", f"{found['measured']:.4f} of {found['target']:g}, {sizes}"

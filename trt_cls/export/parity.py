@@ -64,9 +64,9 @@ BOUNDS: dict[Precision, Bounds] = {
     "fp16": Bounds(
         0.99, 0.05, tie=0.01, remedy="float16 is too coarse or too small for this network: export without --fp16"
     ),
-    # INT8 moves the probabilities of an image that the network is in two minds about by tenths, which says little of
-    # its accuracy: a resnet18 that lost none moved one of 512 images by 0.1. What counts is that nine of ten images
-    # that it is not in two minds about keep their class.
+    # INT8 moves the probabilities of an image whose two likeliest classes are nearly equal by tenths, which says little
+    # of its accuracy: a resnet18 that lost none moved one of 512 images by 0.1. What counts is that nine of ten of
+    # the other images keep their class.
     "int8": Bounds(
         0.90,
         0.5,
@@ -93,7 +93,7 @@ OVERFLOW: dict[Precision, str] = {
 
 
 UNKNOWN_CAUSE = (
-    "rounding or a changed network, which only the checkpoint's answers in float64 tell apart: "
+    "rounding or a changed network; only the checkpoint's answers in float64 show which: "
     "export from the .safetensors checkpoint"
 )
 

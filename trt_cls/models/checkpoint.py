@@ -49,7 +49,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """The network of a checkpoint, with its weights.
 
     Raises:
-        ArtefactError: as `read_contract`, or the tensors are not those of the network that the contract describes.
+        ArtefactError: as `checkpoint_contract`, or the tensors are not those of the network in the contract.
     """
     from safetensors.torch import load_file
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from trt_cls.contract import INPUT
 from trt_cls.errors import one_line
-
-INPUT = "input_1"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pillow's 8-bit resize, which defines the pixels: by Pillow itself, and as weights for the other executors.
+"""Pillow's 8-bit resize and the center crop, which define the pixels: by Pillow, and as weights for other executors.
 
 Pillow's resize is integer arithmetic and always antialiased. Two of its shortcuts are not used: `resize(box=…)` holds
 the box in float32, which changes 2 % of the pixels, so crops are cut from the resized image; and Pillow 13 begins with

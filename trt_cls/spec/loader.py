@@ -215,7 +215,7 @@ def _merge(message: Message, field: FieldDescriptor, path: str, value: str) -> N
         if not value.isprintable():
             raise _Refused(path, f"{values.found(path, value)} found, expected text without control characters")
         value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if not values.merge(message, field, value):
+    if not values.parse_into(message, field, value):
         raise _Refused(path, values.refusal(field, path, value))
 
 

@@ -31,7 +31,7 @@ from trt_cls.training.loss import class_weights, described
 from trt_cls.training.parallel import joined_to_train
 from trt_cls.training.quantization import quantize_for_training
 from trt_cls.training.rate_finder import RateCurve, sweep, write_page
-from trt_cls.training.run_folder import RunFolder, opened
+from trt_cls.training.run_folder import RunFolder, locked_run_folder
 from trt_cls.training.setup import Setup, make_model, open_setup, supported
 from trt_cls.training.state import TrainState, foreign_reported, read_state, refuse_other_request, request_fields
 from trt_cls.version import __version__
@@ -71,7 +71,7 @@ def train(
     with joined_to_train(device, stages) as processes, ExitStack() as stack:
         folder = RunFolder(results)
         if processes.first:
-            stack.enter_context(opened(folder, resume=resume))
+            stack.enter_context(locked_run_folder(folder, resume=resume))
         processes.wait()
         state = read_state(folder.state) if resume else None
         if state is not None:
@@ -120,7 +120,7 @@ def find_rate(
     with joined_to_train(device, stages) as processes, ExitStack() as stack:
         folder = RunFolder(results)
         if processes.first:
-            stack.enter_context(opened(folder, resume=False))
+            stack.enter_context(locked_run_folder(folder, resume=False))
             stack.callback(folder.weights.rmdir)
         processes.wait()
         compute = choose_compute(device, precision, stages)
