@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 from trt_cls.distributed.failure import end_with_launcher, ended_together
 from trt_cls.errors import RequestError, require
@@ -113,6 +115,7 @@ def joined(*, advice: str, backend: str = "gloo") -> Iterator[Processes]:
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
+    store = distributed.PrefixStore(_start(store, rank, size), store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     control = distributed.new_group(backend="gloo", timeout=PATIENCE)
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size))
@@ -121,6 +124,26 @@ def joined(*, advice: str, backend: str = "gloo") -> Iterator[Processes]:
         yield processes
         processes.wait()
     distributed.destroy_process_group()
+
+
+def _start(store: Any, rank: int, size: int) -> str:
+    """A name that the processes that were started together share.
+
+    torchrun keeps its store when it starts all of them again, with the addresses of those before. Each process writes
+    a name that is new, and the first one answers under it until all have answered.
+    """
+    own = uuid4().hex
+    if rank:
+        store.set(f"trt_cls/{rank}", own)
+        start = str(store.get(f"trt_cls/{own}").decode())
+        store.add(f"trt_cls/{start}", 1)
+        return start
+    while store.add(f"trt_cls/{own}", 0) < size - 1:
+        for other in range(1, size):
+            if store.check([f"trt_cls/{other}"]):
+                store.set(f"trt_cls/{store.get(f'trt_cls/{other}').decode()}", own)
+        time.sleep(0.01)
+    return own
 
 
 def torch_for_processes() -> ModuleType:
@@ -149,7 +172,9 @@ def own_rank(flag: str | None, environment: Mapping[str, str] = os.environ) -> R
     """
     if flag is not None:
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", flag, re.ASCII)
-        return _checked(int(match[1]) if match else -1, int(match[2]) if match else 0, f"--shard {flag}")
+        if match is None:
+            raise RequestError(f"--shard {flag}: expected K/N, K from 0 on; the first of four is --shard 0/4")
+        return _checked(int(match[1]), int(match[2]), f"--shard {flag}")
     if "WORLD_SIZE" in environment:
         return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), "torchrun")
     if "SLURM_ARRAY_TASK_ID" in environment:

@@ -43,6 +43,10 @@ class Seconds:
     total: float
 
 
+UNTIMED = Seconds(0, 0, 0)
+"""Of answers that were stored."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """The probabilities of a list of images."""
@@ -139,10 +143,17 @@ def evaluate(
             "measure it with trt_cls.evaluation.evaluate.evaluate_labels"
         )
     predictions = of_folder(engine, folder, **how)
-    counted = min(top_k, len(folder.classes))
-    metrics = measure(predictions.probabilities, predictions.labels, counted)
     others = predict(engine, foreign, **how) if foreign else None
-    return Evaluation(engine.contract, engine.backend, predictions, counted, metrics, others)
+    return measured(engine.contract, engine.backend, predictions, top_k, others)
+
+
+def measured(
+    contract: Contract, backend: str, predictions: Predictions, top_k: int, foreign: Predictions | None = None
+) -> Evaluation:
+    """The evaluation of predictions for labeled images, all of their classes among the contract's."""
+    counted = min(top_k, len(contract.classes))
+    metrics = measure(predictions.probabilities, predictions.labels, counted)
+    return Evaluation(contract, backend, predictions, counted, metrics, foreign)
 
 
 def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
@@ -154,7 +165,7 @@ def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
             "read the folder with the classes of the model's contract"
         )
     predictions = predict(engine, folder.samples, **how)
-    _refuse_lost_class(folder, predictions)
+    refuse_lost_class(folder, predictions)
     return replace(predictions, skipped=(*folder.skipped, *predictions.skipped))
 
 
@@ -205,7 +216,12 @@ def predict(
     return Predictions(answered, probabilities, skipped, Seconds(waiting, total - waiting, total))
 
 
-def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
+def refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
+    """Refuses a folder of which no image of a class was decoded.
+
+    Raises:
+        DataError: names the class, and its first image.
+    """
     left = {label for sample in predictions.samples for label in sample.indices}
     for label in np.flatnonzero(folder.counts).tolist():
         if label not in left:

@@ -79,6 +79,7 @@ def label_results(evaluation: LabelEvaluation, model: Path) -> dict[str, Any]:
 def _results(evaluation: Evaluation | LabelEvaluation, model: Path, figures: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json, in whose middle are the `figures` of one task."""
     contract, predictions = evaluation.contract, evaluation.predictions
+    seconds = asdict(predictions.seconds)
     return {
         "model": str(model),
         "backend": evaluation.backend,
@@ -87,8 +88,7 @@ def _results(evaluation: Evaluation | LabelEvaluation, model: Path, figures: dic
         "num_images": len(predictions.samples),
         "skipped": [{"path": str(skipped.path), "reason": skipped.reason} for skipped in evaluation.skipped],
         **figures,
-        "images_per_second": evaluation.images_per_second,
-        "seconds": asdict(predictions.seconds),
+        **({"images_per_second": evaluation.images_per_second, "seconds": seconds} if seconds["total"] else {}),
     }
 
 
@@ -209,7 +209,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("loss", f"{metrics.loss:.4f}"),
         ("calibration error", f"{metrics.ece:.4f}" + _without_temperature(evaluation)),
         *_decision_figures(evaluation),
-        ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),
+        _speed(evaluation),
     ]
     if warning := one_answer(metrics.counts, classes):
         figures.append(("warning", warning))
@@ -218,6 +218,12 @@ def evaluation_table(evaluation: Evaluation) -> str:
         parts.append("Confusion Matrix (rows: truth)\n" + confusion_table(metrics.confusion_matrix.tolist(), classes))
     parts.append("Classification Report\n" + report_table(metrics.per_class, classes, metrics.top_1_accuracy))
     return "\n\n".join(parts)
+
+
+def _speed(evaluation: Evaluation) -> tuple[str, str]:
+    by = f"{evaluation.backend}, {evaluation.contract.precision}"
+    timed = evaluation.predictions.seconds.total > 0
+    return ("images/s", f"{evaluation.images_per_second:.0f} ({by})") if timed else ("backend", by)
 
 
 def label_table(evaluation: LabelEvaluation) -> str:
