@@ -164,7 +164,7 @@ def trained(arch: str, n_layers: int, size: int) -> tuple[OnnxModel, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "n_layers", "size"), [("resnet", 18, 64), ("timm/vit_tiny_patch16_224", 18, 32)], ids=["resnet18", "vit"]
+    ("arch", "n_layers", "size"), [("resnet", 10, 32), ("timm/test_vit", 18, 32)], ids=["resnet10", "vit"]
 )
 def test_networks_keep_their_answers_and_are_built_where_there_is_fp8(
     arch: str, n_layers: int, size: int, tmp_path: Path
@@ -187,7 +187,7 @@ def test_networks_keep_their_answers_and_are_built_where_there_is_fp8(
     assert rtx is not None
     for name in ("8.9", "12.0"):
         choice = for_generations(rtx, "fp8", [name])
-        assert len(plan_from_onnx(tmp_path / "model.onnx", plain.contract, choice, DEFAULT_PROFILE)) > 1e6
+        assert len(plan_from_onnx(tmp_path / "model.onnx", plain.contract, choice, DEFAULT_PROFILE)) > 1e5
     for name in ("SM80", "SM86"):  # what our line stands for
         with pytest.raises(Exception, match="fp8_e4m3"):
             plan_from_onnx(tmp_path / "model.onnx", plain.contract, replace(rtx, generations=(name,)), DEFAULT_PROFILE)
