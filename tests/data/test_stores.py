@@ -264,6 +264,9 @@ def test_missing_shards_and_stores_are_refused_before_the_work(server: Server, m
         listed_images(location("http://127.0.0.1:1/x-0.tar"))
     with pytest.raises(RequestError, match="ftp:// found, expected one of s3, gs, https, http, memory"):
         listed_images(location("ftp://host/x-0.tar"))
+    for list_of in (listed_images, image_folder):
+        with pytest.raises(RequestError, match=r"s3://bucket/folder: no shards found, expected .*/x-\{0..9\}.tar"):
+            list_of(location("s3://bucket/folder"))
     with pytest.raises(RequestError, match="keys found in the URL"):
         listed_images(location(f"s3://key:{SECRET}@mine/x-0.tar"))
 
