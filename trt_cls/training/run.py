@@ -107,6 +107,7 @@ def find_rate(
     device: str = "auto",
     precision: str = "auto",
     compile_network: bool = False,
+    order: Epochs | None = None,
     reporter: Reporter | None = None,
 ) -> RateCurve:
     """Searches a learning rate for the training of `experiment`, and writes the curve to training.html in `results`.
@@ -125,7 +126,7 @@ def find_rate(
             stack.callback(folder.weights.rmdir)
         processes.wait()
         compute = choose_compute(device, precision, stages)
-        setup = open_setup(experiment, config, classmap, processes, compute)
+        setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
         with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
