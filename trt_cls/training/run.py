@@ -20,7 +20,7 @@ from trt_cls.models.int8_layers import quantize_like
 from trt_cls.models.network import count_parameters
 from trt_cls.models.widths import resize
 from trt_cls.spec.experiment import Experiment, TrainConfig
-from trt_cls.training.compute import choose_compute, compiler_failures_reported, repeatable
+from trt_cls.training.compute import choose_compute, compiler_failures_reported, memory_kept, repeatable
 from trt_cls.training.learner import Learner, Teacher
 from trt_cls.training.logs import Log
 from trt_cls.training.logs.console import Reporter
@@ -88,6 +88,7 @@ def train(
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
+        stack.enter_context(memory_kept(compute))
         with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
             learner = _learner(setup, folder, state, reporter, compile_network=compile_network)
             training = Training(setup, learner, folder, request, save_every, init_epoch)
@@ -129,6 +130,7 @@ def find_rate(
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
+        stack.enter_context(memory_kept(compute))
         with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
             learner = _learner(setup, folder, None, reporter, compile_network=compile_network)
             reporter.line(f"{compute} · {_system(setup)} · {_size(setup, learner.model)}")
