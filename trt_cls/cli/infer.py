@@ -25,11 +25,12 @@ from trt_cls.cli.options import (
     run_options,
     spec_options,
 )
-from trt_cls.cli.processes import fastest_engine, opened, progress, run_on_each_gpu, take_gpu_for
+from trt_cls.cli.processes import fastest_engine, progress, run_on_each_gpu, take_gpu_for, with_progress
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
-from trt_cls.text import FOREIGN, printable
+from trt_cls.text import FOREIGN, counted, printable
+from trt_cls.urls import StorePath, location, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -116,7 +117,7 @@ def command(
     with its likeliest labels. A multi-label model gives a row for each label that reaches its threshold; a model
     exported with --coverage gives a set of labels, with --reject-rate "unknown" where it is not sure.
     """
-    sources = (*given, *more)
+    sources = tuple(map(plain, (*given, *more)))
     if merge:
         refuse_others(context, "merge")
         return merge_labels(merge)
@@ -173,7 +174,7 @@ def _label(
         if results and processes.first:
             results_folder(results)
         fastest = _fastest(model, run.provider, images, contract, processes)
-        with opened(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
+        with with_progress(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
             predictions = predict(engine, images, workers=WORKERS, **options)
         if processes.first:
             single = len(sources) == 1 and Path(sources[0]).is_file() and not is_shards(sources[0])
@@ -191,9 +192,9 @@ def _fastest(model: Path, provider: Provider, images: Samples, contract: Contrac
 
 
 def _is_video(source: str) -> bool:
-    from trt_cls.evaluation.video import SUFFIXES
+    from trt_cls.evaluation.video import VIDEO_SUFFIXES
 
-    return source.startswith(CAMERA) or source.lower().endswith(SUFFIXES)
+    return source.startswith(CAMERA) or source.lower().endswith(VIDEO_SUFFIXES)
 
 
 def _require_sources(sources: tuple[str, ...]) -> None:
@@ -236,8 +237,9 @@ def _images(sources: tuple[str, ...]) -> Samples:
 
 def _matches(source: str) -> list[Path]:
     """The path itself if it exists, else what matches it as a pattern, sorted."""
-    if os.path.lexists(source) or not glob.has_magic(source):
-        return [Path(source)]
+    path = location(source)
+    if isinstance(path, StorePath) or os.path.lexists(source) or not glob.has_magic(source):
+        return [path]
     found = sorted(glob.iglob(source, recursive=True))
     if not found:
         raise DataError(f"{source}: no file matches this pattern; expected an image, a folder or a pattern of them")
@@ -316,4 +318,4 @@ def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, 
         return
     path = folder / f"result.{form or 'csv'}"
     count = write_labels(texts, path)
-    echo(f"{count} images labeled{skipped}; written: {path}")
+    echo(f"{counted(count, 'image')} labeled{skipped}; written: {path}")

@@ -18,13 +18,13 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.readahead import ReadAhead
-from trt_cls.data.samples import Sample
+from trt_cls.data.samples import Sample, Samples
 from trt_cls.data.samples import Skipped as Skipped
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
 from trt_cls.preprocessing.gate import holding
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.pillow import Floats, Pixels, axes, table
+from trt_cls.preprocessing.pillow import Floats, Pixels, axes, filter_table
 
 T = TypeVar("T")
 BATCHES_AHEAD = 2
@@ -86,7 +86,7 @@ def decoded(
         images[place] = pixels = read(sample.source, preprocessing.channels)
         # Refuses what is too long and thin, and leaves the weights in the cache: they take a third of a millisecond.
         for axis in axes((pixels.shape[1], pixels.shape[0]), preprocessing):
-            table(axis, preprocessing.filter)
+            filter_table(axis, preprocessing.filter)
 
     with closing(_read_ahead(samples, empty, put, batch_size, workers)) as batches:
         for images, kept, chosen, lost in batches:
@@ -110,6 +110,8 @@ def _read_ahead(
             run = pool.map
         ahead: deque[Any] = deque()
         shards = stack.enter_context(closing(ReadAhead(samples)))
+        if isinstance(samples, Samples) and shards.copies:
+            shards.comes(samples)
         for group in groups:
             shards.expect(group)
             images = empty(len(group))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ KERNEL = Path(__file__).with_name("preprocess.cu")
 INSTALL = "install one with pip install nvidia-cuda-nvrtc, or the CUDA Toolkit, or preprocess on the CPU"
 
 
-def compiled(architecture: str, folder: Path) -> Path:
+def compiled_kernels(architecture: str, folder: Path) -> Path:
     """The kernels for `architecture` ("sm_90"), compiled into `folder` unless they are there.
 
     Without NVRTC, as on a machine that the folder was copied to, what any version made of this source will do.
@@ -96,8 +95,3 @@ def compile_source(source: bytes, name: str, architecture: str) -> bytes:
         return cubin.raw
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels and indices of shards are kept for this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-cls"

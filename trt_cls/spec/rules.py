@@ -13,16 +13,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import EXAMPLE, is_shards, shard_paths
-from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
-from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, family_and_depth, is_external
+from trt_cls.spec.architectures import (
+    ARCHITECTURES,
+    HUB,
+    LIBRARIES,
+    Architecture,
+    ModelConfig,
+    family_and_depth,
+    is_external,
+)
 from trt_cls.spec.differences import encrypted
-from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
+from trt_cls.spec.fields import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.multi_label import check_labels
 from trt_cls.spec.problems import Report, shown
+
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment, Extensions, RegConfig, SoftAnnealLr, TrainConfig
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
 """ImageNet's means by number of channels: the default of `image_mean` in caffe mode."""
@@ -31,7 +41,7 @@ _SIZE = re.compile(r"\s*([13])\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", re.ASCII)
 _EXTERNAL_OPTIONS = ("arch", "input_image_size", "resize_interpolation_method", "byom_model")
 """Fields of model_config that do not depend on the family."""
 _SCOPES = ("Conv2D", "Dense")
-_FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
+FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
 _OF_DEMO = "runs/demo/data/"
 """Where `make demo` writes its images."""
 
@@ -65,7 +75,7 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
         _check_teacher(experiment, report)
     for section in sections:
         config = getattr(experiment, section)
-        for name in _FOLDERS:
+        for name in FOLDERS:
             path, folder = f"{section}.{name}", getattr(config, name, None)
             if folder == "" and experiment.extensions.validation_split and name != "train_dataset_path":
                 continue
