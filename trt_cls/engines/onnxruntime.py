@@ -29,7 +29,7 @@ NAMES: dict[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 UNSOUND = ["WeightBiasQuantization", "ReluQuantRewrite"]
-"""The first turns biases that are inputs of INT8 layers, as in files of earlier versions, into integers, computed in the
+"""The first turns biases that are inputs of INT8 layers, as in files of earlier versions, into integers, counted in the
 file's float16: where they overflow, ONNX Runtime 1.31 moved probabilities of a resnet18 by 0.6, and without it by 0.04.
 The second takes FP8's zero for its smallest number, and removes the Relu before it where that is in float32: the logits
 of a resnet10 were at -5 dB, and without it at 34."""
