@@ -23,6 +23,7 @@ from trt_cls.cli.options import (
 from trt_cls.cli.processes import run_on_each_gpu, take_gpu_for, with_progress
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import EXAMPLE, is_shards, results_folder
+from trt_cls.stores import output_folder
 from trt_cls.terminal import echo
 from trt_cls.text import counted
 
@@ -114,10 +115,16 @@ def command(
 def _answer(request: Request, out: Path, shard: str | None, tta: str | None, run: RunOptions) -> None:
     """Writes the answers to this process's share of the shards."""
     from trt_cls.cli.labels import answer_shards
+    from trt_cls.data.shards import copied
+    from trt_cls.stores import require_there
 
     config, _, model, _ = asked = request()
-    _, shards, answers = _shards(asked, results_folder(out), tta, run)
-    samples_of = shards.__getitem__
+    _, shards, answers = _shards(asked, output_folder(out), tta, run)
+    require_there([*shards])
+
+    def samples_of(path: Path) -> Samples:
+        return copied(shards[path])
+
     answer_shards(answers, [*shards], lambda: samples_of, model, run, shard, config.n_workers, flips=bool(tta))
 
 
