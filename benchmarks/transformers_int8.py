@@ -39,23 +39,24 @@ from trt_cls.spec import loads
 from trt_cls.training.run import train
 
 NAME = "transformers_int8"
-NETWORKS: dict[str, tuple[int, int]] = {
-    "timm/vit_tiny_patch16_224": (64, 2),
-    "timm/deit_tiny_patch16_224": (64, 1),
-    "timm/swin_tiny_patch4_window7_224": (32, 1),
-    "timm/convnext_atto": (64, 1),
-    "timm/convnext_tiny": (32, 1),
-    "torchvision/swin_t": (32, 1),
-    "torchvision/vit_b_16": (32, 0),
+NETWORKS: dict[str, tuple[int, int, int]] = {
+    "timm/vit_tiny_patch16_224": (64, 2, 200),
+    "timm/deit_tiny_patch16_224": (64, 2, 200),
+    "timm/swin_tiny_patch4_window7_224": (32, 1, 40),
+    "timm/convnext_atto": (64, 2, 200),
+    "timm/convnext_tiny": (32, 1, 40),
+    "torchvision/swin_t": (32, 1, 40),
+    "torchvision/vit_b_16": (32, 2, 40),
 }
-"""Edge of the images and epochs of training; 0: the weights are random."""
-PER_CLASS = {"train": 200, "test": 50}
-"""Images of each class: the figures are about INT8, and not about accuracy."""
+"""Edge of the images, epochs of training, and training images of each class."""
+TESTED = 50
+"""Test images of each class: the figures are about INT8, and not about accuracy."""
 CLEAR = 2.0
 """Times the noise."""
 FIGURES = (
-    "network", "size", "epochs", "precision", "engine", "top1", "share_of_8_bits", "signal_to_noise_db",
-    "agreement_of_clear", "clear_images", "agreement_of_all", "mcnemar_p", "layers_inspected", "plan_mb",
+    "network", "size", "epochs", "training_images", "precision", "engine", "top1", "share_of_8_bits",
+    "signal_to_noise_db", "agreement_of_clear", "clear_images", "agreement_of_all", "mcnemar_p", "layers_inspected",
+    "plan_mb",
 )  # fmt: skip
 SPEC = """
 model_config {{ arch: "{arch}" input_image_size: "3,{size},{size}" }}
@@ -63,32 +64,32 @@ train_config {{
   train_dataset_path: "{data}/train"  val_dataset_path: "{data}/test"
   batch_size_per_gpu: 64  n_epochs: {epochs}  n_workers: 1  random_seed: 7  preprocess_mode: "torch"
   enable_random_crop: false  enable_center_crop: false  enable_color_augmentation: false  mixup_alpha: 0.0
-  optimizer {{ sgd {{ }} }}  reg_config {{ type: "None" }}  lr_config {{ cosine {{ learning_rate: {rate} }} }}
+  optimizer {{ sgd {{ }} }}  reg_config {{ type: "None" }}  lr_config {{ cosine {{ learning_rate: 0.0005 }} }}
 }}
 eval_config {{ eval_dataset_path: "{data}/test"  enable_center_crop: false }}
 extensions {{ optimizer {{ adamw {{ }} }} warm_up_steps: 20 clip_grad_norm: 1.0 }}
 """
 
 
-def part_of(data: Path, results: Path) -> Path:
+def part_of(data: Path, results: Path, training: int) -> Path:
     """A copy of the first images of each class."""
-    for part, count in PER_CLASS.items():
-        for folder in sorted((data / part).iterdir()):
-            target = results / part / folder.name
+    folder = results / f"{training}_of_each"
+    for part, count in (("train", training), ("test", TESTED)):
+        for source in sorted((data / part).iterdir()):
+            target = folder / part / source.name
             if not target.exists():
                 target.mkdir(parents=True)
-                for path in sorted(folder.iterdir())[:count]:
+                for path in sorted(source.iterdir())[:count]:
                     shutil.copy(path, target)
-    return results
+    return folder
 
 
 def checkpoint_of(arch: str, data: Path, folder: Path) -> Path:
-    """The trained network; where it is not to be trained, its random weights: the rate is next to nothing."""
-    size, epochs = NETWORKS[arch]
+    """The trained network."""
+    size, epochs, _ = NETWORKS[arch]
     weights = folder / "weights" / "best.safetensors"
     if not weights.exists():
-        rate = 0.0005 if epochs else 1e-12
-        spec = SPEC.format(arch=arch, size=size, data=data, epochs=max(epochs, 1), rate=rate)
+        spec = SPEC.format(arch=arch, size=size, data=data, epochs=epochs)
         train(loads(spec), folder, device="cpu", precision="fp32")
     return weights
 
@@ -129,7 +130,8 @@ def plan_size(path: Path) -> str:
 
 def measure(arch: str, data: Path, results: Path) -> list[dict[str, Any]]:
     """A row for FP32, and for each other file and engine."""
-    size, epochs = NETWORKS[arch]
+    size, epochs, training = NETWORKS[arch]
+    data = part_of(data, results.resolve(), training)
     folder = results / arch.replace("/", "_")
     checkpoint = checkpoint_of(arch, data, folder)
     wanted: tuple[Precision, ...] = ("fp32", "int8", "fp16") if arch == "torchvision/swin_t" else ("fp32", "int8")
@@ -140,6 +142,7 @@ def measure(arch: str, data: Path, results: Path) -> list[dict[str, Any]]:
     for precision in wanted:
         path = folder / f"{precision}.onnx"
         row = {"network": arch, "size": size, "epochs": epochs, "precision": precision, "images": len(labels)}
+        row["training_images"] = training * len(read_contract(checkpoint).classes)
         try:
             if not path.exists():
                 calibration = Int8(data / "train") if precision == "int8" else Int8()
@@ -177,9 +180,7 @@ def main() -> int:
     for row in csv.DictReader(path.open()) if path.exists() else ():
         rows[row["network"]] = [*(one for one in rows[row["network"]] if one["engine"] != "not run"), row]
     for arch in given.networks or NETWORKS:
-        rows[arch] = [
-            {**row, **machine} for row in measure(arch, part_of(given.data, given.results.resolve()), given.results)
-        ]
+        rows[arch] = [{**row, **machine} for row in measure(arch, given.data, given.results)]
         write(NAME, [{**columns, **row} for of_one in rows.values() for row in of_one])
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,26 @@ def test_the_reports_say_the_choice_and_each_reason() -> None:
     failed = decide(RECORDED, Limits(0.5, 0.1))
     assert "No variant fits" in choice_page(failed, RECORDED, Limits(0.5, 0.1), [], "model")
     assert text.count("<circle") == len(RECORDED)
+
+
+def test_the_terminal_cuts_no_number_at_80_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trt_cls.cli.choose import _print
+
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [*RECORDED, row("narrow-fp32", 0.52, 12.3, 18_900_000, "openvino", mcnemar_p=1.2e-5)]
+    _print(decide(rows, Limits(0.5)), rows, [])
+    lines = capsys.readouterr().out.splitlines()
+    assert "…" not in "".join(lines)
+    assert lines[2 + len(RECORDED)].split() == [
+        *("narrow-fp32", "openvino", "52.00%", "+28.65", "1.2e-05", "0%", "18.90", "12.30", "81")
+    ]
+
+
+def test_a_variant_that_fails_by_far_leaves_the_others_their_room_in_the_chart() -> None:
+    heights = re.findall(
+        r'cy="([\d.]+)"', choice_page(decide(RECORDED, Limits(0.5)), RECORDED, Limits(0.5), [], "model")
+    )
+    assert max(map(float, heights)) == 180.0
+    assert float(heights[5]) - float(heights[0]) > 10, "a quarter of a point"

@@ -50,11 +50,32 @@ def logits(model: onnx.ModelProto, images: Any) -> Any:
 
 
 def assert_as_reference(model: onnx.ModelProto, images: Any) -> None:
+    """Each tensor is what the reference makes of the same inputs, and so are the answers where no FP8 number differs.
+
+    float32 adds in any order: of 300,000 numbers that are rounded to FP8, one or two lie so near the middle of a step
+    that they are rounded to the other side. In a resnet18 the noise of one was 3495 others and 5e-4 of a probability.
+    """
     from onnx.reference import ReferenceEvaluator
 
-    (expected,) = ReferenceEvaluator(model).run(["predictions"], {"input_1": images})
-    (found,) = session_of(model).run(["predictions"], {"input_1": images})
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    names = [node.output[0] for node in model.graph.node if node.op_type != "QuantizeLinear"]
+    found = dict(zip(names, session_of(model, names).run(names, {"input_1": images}), strict=True))
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    values = {"input_1": images, **weights}
+    evaluator = ReferenceEvaluator(model)
+    for node in evaluator.rt_nodes_:
+        made = node.run(*(values[name] if name else None for name in node.input))
+        for name, expected in zip(node.output, made, strict=False):
+            values[name] = found.get(name, expected)
+            if name in found and np.issubdtype(expected.dtype, np.floating):
+                bound = 1e-4 * float(np.abs(expected).max())
+                np.testing.assert_allclose(found[name], expected, rtol=0, atol=bound, err_msg=name)
+    reference = evaluator.run(None, {"input_1": images}, intermediate=True)
+    of_weights = {node.output[0] for node in model.graph.node if node.input[0] in weights}
+    dequantized = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    rounded = [node.output[0] for node in dequantized if node.input[0] not in of_weights]
+    for index, answers in enumerate(found["predictions"]):
+        if all(np.array_equal(found[name][index], reference[name][index]) for name in rounded):
+            np.testing.assert_allclose(answers, reference["predictions"][index], rtol=0, atol=1e-4)
 
 
 def test_scales_are_the_largest_magnitudes_over_448_and_weights_have_one_a_channel(
@@ -158,13 +179,13 @@ def trained(arch: str, n_layers: int, size: int) -> tuple[OnnxModel, Any]:
     images = torch.randn(10, 3, size, size)[classes] + 0.5 * torch.randn(40, 3, size, size)
     pixels = Preprocessing(3, size, size, "none", "bilinear", "rgb", 255.0, (0.0,) * 3, (1.0,) * 3)
     contract = Contract(model, pixels, tuple("abcdefghij"))
-    module = train_on(build(model, 10), images, classes).eval()
+    module = train_on(build(model, 10), images, classes, steps=20).eval()
     return onnx_from_module(module, contract), images.numpy()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "n_layers", "size"), [("resnet", 10, 32), ("timm/test_vit", 18, 32)], ids=["resnet10", "vit"]
+    ("arch", "n_layers", "size"), [("resnet", 18, 32), ("timm/test_vit", 18, 32)], ids=["resnet18", "vit"]
 )
 def test_networks_keep_their_answers_and_are_built_where_there_is_fp8(
     arch: str, n_layers: int, size: int, tmp_path: Path
@@ -179,8 +200,8 @@ def test_networks_keep_their_answers_and_are_built_where_there_is_fp8(
     fp8 = Fp8(list(layers), largest)
     rest32 = with_qdq(plain.proto, largest, list(layers), fp8)
     exact = logits(plain.proto, images)
-    # after ten steps of training a resnet18 at 64 pixels kept 24.7 dB, INT8 35.8; a trained resnet10 27 and 42
-    assert decibels(exact, logits(rest32, images) - exact) >= 22
+    # after twenty steps of training a resnet18 keeps 26 dB and a small ViT 35; a trained resnet10 27, in INT8 42
+    assert decibels(exact, logits(rest32, images) - exact) >= 25
     assert_as_reference(rest32, images[:2])
     write_onnx(int8_from_fp32(plain, largest, list(layers), fp8), tmp_path / "model.onnx")
     rtx, _ = choose_builder("tensorrt-rtx", required=True)

@@ -101,6 +101,15 @@ def test_the_logits_keep_thirty_decibels(int8: OnnxModel, plain: OnnxModel, imag
     assert 30 < decibels(exact, rounded - exact) < 60
 
 
+def test_every_session_of_onnx_runtime_computes_the_file(int8: OnnxModel, images: Any, tmp_path: Path) -> None:
+    from support.optimized import by_level
+
+    write_onnx(int8, tmp_path / "int8.onnx")
+    found = by_level(tmp_path / "int8.onnx", images)
+    for level, answers in {**found, "ours": open_engine(tmp_path / "int8.onnx", "cpu").infer(images)}.items():
+        np.testing.assert_allclose(answers, found["ORT_DISABLE_ALL"], atol=0.01, err_msg=level)
+
+
 def test_multiply_adds_are_those_that_torch_counts(plain: OnnxModel, int8: OnnxModel) -> None:
     expected = multiply_adds(Transformer().to("meta"), (3, 32, 32))
     for model in (plain, int8):

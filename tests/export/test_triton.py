@@ -123,11 +123,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("precision", "level"), [("fp16", 0), ("int8", 2), ("fp8", 2)])
-def test_files_in_8_bits_are_served_without_the_optimization_that_overflows(
+@pytest.mark.parametrize(("precision", "level"), [("fp16", 0), ("int8", 0), ("fp8", 2)])
+def test_files_in_fp8_are_served_without_optimizations_that_know_no_fp8(
     fp16: onnx.ModelProto, contract: Contract, tmp_path: Path, precision: Any, level: int
 ) -> None:
-    """2 is Triton's word for none; `test_quantization` has a file that ONNX Runtime changes otherwise."""
+    """2 is Triton's number for none."""
     write_onnx(OnnxModel(fp16, replace(contract, precision=precision)), tmp_path / "model.onnx")
     write_triton(tmp_path / "model.onnx", NO_PLAN, tmp_path / "repository", silent)
     assert read_config(tmp_path / "repository" / "model").optimization.graph.level == level

@@ -64,10 +64,10 @@ def _scale_head(module: nn.Module, images: Tensor) -> None:
     _spread_logits(module, head, images)
 
 
-def train_on(module: nn.Module, images: Tensor, classes: Tensor) -> nn.Module:
+def train_on(module: nn.Module, images: Tensor, classes: Tensor, steps: int = STEPS) -> nn.Module:
     """A few steps on `images`, and weights of the classes that fit them: answers that stand out from INT8's noise."""
     optimizer = torch.optim.Adam(module.train().parameters())
-    for _ in range(STEPS):
+    for _ in range(steps):
         optimizer.zero_grad()
         functional.cross_entropy(module(images), classes).backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -18,6 +19,18 @@ def optimized(path: Path) -> onnx.ModelProto:
         str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=room.UNSOUND
     )
     return onnx.load(path.with_suffix(".optimized"))
+
+
+def by_level(path: Path, images: Any) -> dict[str, Any]:
+    """What the file answers in a session of its user's own, by the level of ONNX Runtime's optimization."""
+    found = {}
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = room.ERRORS_ONLY
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (found[level],) = session.run(None, {"input_1": images})
+    return found
 
 
 def integer_kernels(model: onnx.ModelProto) -> set[str]:

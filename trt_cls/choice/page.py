@@ -15,6 +15,9 @@ WIDTH, HEIGHT = 300.0, 180.0
 """Of the chart's plane, in units of the SVG."""
 TICKS = 4
 """Of an axis, about."""
+SLOWER, LOSSES, POINTS = 5.0, 3.0, 2.0
+"""What is this many times slower than the fastest, or loses as many times --max-loss, and these points, more than it
+allows, is drawn at the edge: it would leave no room between the others."""
 NUMBERS = ((0.0, -7.0), (0.0, 14.0), (10.0, 3.5), (-10.0, 3.5))
 """Places of the numbers of points that nearly coincide, from each point."""
 
@@ -55,8 +58,11 @@ def limit_rows(limits: Limits) -> list[tuple[str, str]]:
 def _chart(decision: Outcome, rows: Sequence[Measured], limits: Limits) -> dict[str, Any]:
     """Places in units of the SVG: latency to the right, top-1 up."""
     able = decision.rows
-    x, across = _axis([0.0, *(row.p99_ms for row in able)], WIDTH)
-    y, up = _axis([100 * row.top1 for row in able], HEIGHT)
+    least = 100 * reference_of(able[0], rows).top1 - limits.max_loss
+    right = max(SLOWER * min(row.p99_ms for row in able), limits.max_latency or 0.0)
+    bottom = least - max(LOSSES * limits.max_loss, POINTS)
+    x, across = _axis([0.0, *(min(row.p99_ms, right) for row in able)], WIDTH)
+    y, up = _axis([least, *(max(100 * row.top1, bottom) for row in able)], HEIGHT)
     places = [(x(row.p99_ms), HEIGHT - y(100 * row.top1)) for row in able]
     dots = [
         {
@@ -69,7 +75,6 @@ def _chart(decision: Outcome, rows: Sequence[Measured], limits: Limits) -> dict[
         }
         for number, (row, place, best) in enumerate(zip(able, places, decision.front, strict=True), 1)
     ]
-    least = 100 * reference_of(able[0], rows).top1 - limits.max_loss
     return {
         "dots": dots,
         "line": " ".join(f"{left:.1f},{top:.1f}" for left, top in _front(places)),

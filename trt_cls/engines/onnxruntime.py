@@ -29,9 +29,10 @@ NAMES: dict[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 UNSOUND = ["WeightBiasQuantization", "ReluQuantRewrite"]
-"""The first turns the biases of an INT8 file into integers, computed in the file's float16: where they overflow, ONNX
-Runtime 1.31 moved probabilities of a resnet18 by 0.6, and without it by 0.04. The second takes FP8's zero for its
-smallest number, and removes the Relu before it: the logits of a resnet10 were at -5 dB, and without it at 34."""
+"""The first turns biases that are inputs of INT8 layers, as in files of earlier versions, into integers, counted in the
+file's float16: where they overflow, ONNX Runtime 1.31 moved probabilities of a resnet18 by 0.6, and without it by 0.04.
+The second takes FP8's zero for its smallest number, and removes the Relu before it where that is in float32: the logits
+of a resnet10 were at -5 dB, and without it at 34."""
 NO_INTEGER_KERNELS = ("session.disable_quant_qdq", "1")
 """Q/DQ in float32, which calibration rules and layers are compared with, otherwise become QLinearConv and QGemm. What
 those answer depends on the processor: without VNNI they add pairs of products in 16 bits, and saturate."""

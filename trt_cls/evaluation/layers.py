@@ -144,9 +144,9 @@ def _weights(model: onnx.ModelProto) -> dict[str, Activations]:
 def _changed(
     node_a: onnx.NodeProto, node_b: onnx.NodeProto, a: Mapping[str, Activations], b: Mapping[str, Activations]
 ) -> tuple[str, ...]:
-    """Names of the first node's weights whose counterparts have other values, at the precision of the coarser one."""
-    pairs = [(one, other) for one, other in zip(node_a.input, node_b.input, strict=False) if one in a and other in b]
-    return tuple(one for one, other in pairs if not _equal(a[one], b[other]))
+    """Names of the first node's weights that have other values in the second, at the precision of the coarser one."""
+    shared = [name for name in node_a.input if name in a and name in b and name in node_b.input]
+    return tuple(name for name in shared if not _equal(a[name], b[name]))
 
 
 def _equal(a: Activations, b: Activations) -> bool:
