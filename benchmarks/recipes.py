@@ -194,7 +194,7 @@ def rows_of(jobs: list[Job]) -> list[dict[str, object]]:
 
 def row_of(job: Job) -> dict[str, object]:
     epochs, note = job.epochs, job.note
-    state = "done" if job.done else f"stopped after epoch {len(epochs)}" if epochs else "not run"
+    state = "done" if job.done else f"stopped after {len(epochs)} epochs" if note else "not run"
     top_1 = [100 * float(row["val_acc"]) for row in epochs]
     return {
         "network": job.recipe.network,
