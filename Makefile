@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 # nothing left takes the last tests of another: those of a file stay together but for that, with its fixtures.
 WORKERS ?= auto
 PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
+# Compiled files are kept: without them each worker and each process that a test starts compiles the package and the
+# tests anew, ten seconds of CPU a run. Containers often set it.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-slow test-driver test-gpu gpu-evidence check format size bench bench-gpu wheels
 

@@ -32,8 +32,8 @@ from trt_cls.evaluation.decisions import auroc, in_sets, named
 from trt_cls.evaluation.evaluate import Predictions, predict
 from trt_cls.evaluation.metrics import calibration_error
 from trt_cls.export.export import export
+from trt_cls.export.images import Rules, validation_halves
 from trt_cls.export.int8 import Int8
-from trt_cls.export.validation import Rules, validation_halves
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 ROUNDS = 2000

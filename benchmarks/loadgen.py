@@ -23,7 +23,7 @@ from trt_cls.engines import open_engine
 from trt_cls.errors import TrtClsError
 from trt_cls.evaluation.benchmark import benchmark
 from trt_cls.evaluation.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Load, Scenario, drive
-from trt_cls.evaluation.queries import MOST, opened_queries
+from trt_cls.evaluation.queries import MOST_IMAGES, opened_queries
 
 BATCH, WORKERS = 32, 2
 OWN: dict[Scenario, int] = {"single-stream": 1, "multi-stream": SAMPLES_PER_QUERY, "offline": BATCH, "server": 1}
@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--sources", nargs="*", default=SOURCES, choices=SOURCES)
     parser.add_argument("--scenarios", nargs="*", default=SCENARIOS, choices=SCENARIOS)
     given = parser.parse_args()
-    samples = [Sample(path) for path in evenly_spread(list_images(given.images), MOST)]
+    samples = [Sample(path) for path in evenly_spread(list_images(given.images), MOST_IMAGES)]
     label = {"model": given.model.name, "what": "not an MLPerf result"}
     machine = about(("mlcommons-loadgen", "onnxruntime", "openvino", "numpy"))
     rows = {

@@ -25,7 +25,7 @@ from _results import RESULTS, about, write
 TESTS = (
     "tests/models/test_int8_ranges.py",
     "tests/models/test_int8_layers.py",
-    "tests/models/test_widths.py",
+    "tests/models/test_network.py",
     "tests/preprocessing/test_pillow.py",
     "tests/export/test_calibration.py",
     "tests/export/test_parity.py",

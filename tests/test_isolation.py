@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.tiny_models import write_images, write_onnx
-from trt_cls.isolation import PROGRAM, python
+from trt_cls.isolation import MAIN_CODE, python
 from trt_cls.models.tao import hdf5
 
 NAMES = [
@@ -68,7 +68,7 @@ def test_forked_processes_execute_none(planted: Path) -> None:
 
 def test_the_program_of_each_gpu_executes_none(planted: Path) -> None:
     write_onnx(planted / "model.onnx")
-    assert "resnet" in run(planted, [sys.executable, "-c", PROGRAM, "inspect", "model.onnx"])
+    assert "resnet" in run(planted, [sys.executable, "-c", MAIN_CODE, "inspect", "model.onnx"])
 
 
 ALL_COMMANDS = """

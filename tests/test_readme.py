@@ -6,16 +6,18 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from support import tiny_models
 from trt_cls.cli import main
 from trt_cls.demo import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("quick-start", "precision", "pruning", "servers", "several-gpus", "troubleshooting")
+PAGES = ("quick-start", "precision", "pruning", "servers", "several-gpus", "troubleshooting", "scale", "multi-label")
 """In the order in which a reader types their commands, as one builds on another's files."""
 
 
@@ -45,11 +47,24 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def photos(checkout: Path) -> None:
+    """The photographs with several labels, and the models of them, that docs/multi-label.md names."""
+    several = replace(tiny_models.CONTRACT, task="multi", thresholds=(0.5,) * 3)
+    for name in ("model", "a", "b"):
+        tiny_models.write_onnx(checkout / f"{name}.onnx", several)
+    for name in ("test", "new"):
+        images = tiny_models.write_images(checkout / "photos" / name, 2)
+        rows = [f"{path.relative_to(images)},{path.parent.name}" for path in sorted(images.glob("*/*.png"))]
+        (images / "labels.csv").write_text("\n".join(rows))
+
+
 @pytest.mark.slow
-def test_every_command_and_the_python_run(checkout: Path) -> None:
+def test_every_command_and_the_python_run(checkout: Path, photos: None) -> None:
     typed = commands()
     assert {words[0] for words in typed} >= {
         "spec", "train", "export", "evaluate", "infer", "compare", "benchmark", "inspect", "doctor", "prune",
+        "shards", "preprocess",
     }  # fmt: skip
     for words in typed:
         fewer = ["--set", "train_config.n_epochs=1"] if words[0] == "train" else []

@@ -16,7 +16,7 @@ from trt_cls import terminal
 from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.errors import did_you_mean
 from trt_cls.files import read_small_text, write_text
-from trt_cls.text import FOREIGN, csv_row, printable
+from trt_cls.text import FOREIGN, counted, csv_row, printable
 
 NAMES = ["a\nb", "c\rd", "e\r\nf", 'q"q', "x,y", "\udcff\udcfe", "é", " lead", "\u2028", "\t", "1;2", "'"]
 
@@ -123,3 +123,7 @@ def test_a_pipe_without_a_writer_is_given_up(tmp_path: Path, monkeypatch: pytest
 def test_a_name_that_is_no_utf8_comes_back_from_json(tmp_path: Path) -> None:
     write_text(tmp_path / "x.json", json.dumps({"path": "é\udcff"}, ensure_ascii=False))
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"path": "é\udcff"}
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(count, "shard") for count in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]

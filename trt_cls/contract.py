@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-from trt_cls.spec.experiment import ModelConfig
+from trt_cls.spec.architectures import ModelConfig
 from trt_cls.version import PRODUCER
 
 METADATA_KEY = "trt_cls.contract"

@@ -1,4 +1,4 @@
-"""Files of strangers that neither hang nor fill the memory, files that appear whole or not at all, results' folders."""
+"""Untrusted files, read without hanging or filling the memory; files written completely or not at all; folders."""
 
 from __future__ import annotations
 
@@ -149,13 +149,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Writes `text` as UTF-8, whole or not at all; foreign bytes of names as escapes, `\udcXX`."""
+    r"""Writes `text` as UTF-8, completely or not at all; foreign bytes of names as escapes, `\udcXX`."""
     with atomic(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Writes a table, whole or not at all; foreign bytes of names as they are."""
+    """Writes a table, completely or not at all; foreign bytes of names as they are."""
     with atomic(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=FOREIGN) as file:
         file.writelines(csv_row(row) for row in rows)
 

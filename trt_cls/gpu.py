@@ -148,13 +148,13 @@ def _retained(cuda: ModuleType, device: int) -> Any:
 
 
 def close_at_exit(owner: GpuOwner) -> None:
-    """Closes `owner` before the primary context goes, where nobody has done so by then."""
+    """Closes `owner` before the primary context is released, unless it was closed before."""
     _open.add(owner)
 
 
 def _end(primary: Any) -> None:
     for owner in list(_open):
-        with suppress(Exception):  # the process ends: nobody can act on it
+        with suppress(Exception):  # the process ends: an error would help no one
             owner.close()
     primary.detach()
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 # `sys` is compiled into Python: no file can take its place.
 _LEAVE_OUT = "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
-PROGRAM = f"{_LEAVE_OUT}from trt_cls.cli import main; sys.exit(main())"
-"""The command line as `python -c PROGRAM ARGUMENTS`."""
+MAIN_CODE = f"{_LEAVE_OUT}from trt_cls.cli import main; sys.exit(main())"
+"""The command line as `python -c MAIN_CODE ARGUMENTS`."""
 SAFE_PATH = "PYTHONSAFEPATH"
 """The environment variable that leaves the current folder out, from Python 3.11 on."""
 

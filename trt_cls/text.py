@@ -61,6 +61,11 @@ def listed(values: Iterable[object], most: int = 5) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, as in "1 image" and "2 images"."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
 def has_foreign_bytes(name: str) -> bool:
     """Whether a name is no valid UTF-8."""
     return _SURROGATE.search(name) is not None

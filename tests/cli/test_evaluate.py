@@ -260,7 +260,7 @@ def test_foreign_images_and_the_models_rules_are_reported(
     for text in ("Coverage</h2><b>100.00", "Foreign images</h2><b>0.9615", "<h2>Decisions</h2>", "text.jpg"):
         assert text in report
     assert main([*words, "--unknown", str(foreign), "--strict"]) == 2
-    assert "1 images can't be decoded" in capsys.readouterr().err
+    assert "1 image can't be decoded" in capsys.readouterr().err
     assert main([*words, "--unknown", str(tmp_path / "absent")]) == 2
     assert "absent: no such file or folder" in capsys.readouterr().err
     assert main(words) == 0

@@ -17,7 +17,7 @@ from support.reference_weights import images
 from support.shared_data import tao_json
 from support.spec_texts import spec_text
 from support.tiny_models import write_images
-from trt_cls.artefacts.checkpoint import read_contract
+from trt_cls.artefacts.model_file import checkpoint_contract
 from trt_cls.cli import main
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
@@ -64,7 +64,7 @@ def spec(folder: Path, text: str) -> Path:
 def imported(model: Path, *arguments: str | Path) -> Contract:
     output = model.with_suffix(".safetensors")
     assert main(["import-tao", str(model), "-o", str(output), *map(str, arguments)]) == 0
-    return read_contract(output)
+    return checkpoint_contract(output)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:

@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-from trt_cls.cli import limits, main
+from trt_cls.cli import main, shortage
 from trt_cls.errors import ArtefactError
 
 SHORT = {
@@ -44,8 +44,8 @@ def test_what_is_short_is_named_with_its_limit(
 
 def test_the_limit_itself_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1_000_000, 1_000_000))
-    assert "limited to 1,000,000 bytes;" in str(limits.shortage(MemoryError()))
-    assert limits.shortage(SystemError("returned NULL without setting an exception"))
+    assert "limited to 1,000,000 bytes;" in str(shortage(MemoryError()))
+    assert shortage(SystemError("returned NULL without setting an exception"))
 
 
 def test_a_file_that_memory_was_too_small_for_is_no_wrong_request(
@@ -69,4 +69,4 @@ def test_a_file_that_memory_was_too_small_for_is_no_wrong_request(
     ],
 )
 def test_other_errors_are_left_alone(error: Exception) -> None:
-    assert limits.shortage(error) is None
+    assert shortage(error) is None

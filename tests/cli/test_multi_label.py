@@ -140,7 +140,7 @@ def test_compare_tests_each_label(
     other = write_onnx(tmp_path / "other.onnx", replace(MULTI, thresholds=(0.6, 0.97, 0.6)))
     assert main(["compare", str(model), str(other), "--images", str(images), "-r", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert "same labels          80.00%, 1 images changed" in out
+    assert "same labels          80.00%, 1 image changed" in out
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "%" in line}
     assert lines["green"] == ["60.00%", "80.00%", "0", "1", "1"]
     assert lines["red"] == ["100.00%", "100.00%", "0", "0", "1"]

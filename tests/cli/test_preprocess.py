@@ -14,6 +14,8 @@ from support.tiny_models import RGB, write_onnx
 from trt_cls.cli import main
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import augment, draws_for
+from trt_cls.data.samples import ImageFolder, files
+from trt_cls.data.shard_writer import write_shards
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.preprocessing.images import decode
@@ -50,6 +52,15 @@ def test_val_writes_the_validation_tensors(images: list[Path], spec: Path, tmp_p
     tensor = np.load(output)
     assert (tensor.dtype, tensor.shape) == (np.float32, (3, 3, 24, 32))
     np.testing.assert_array_equal(tensor, [preprocess(decode(path, 3), preprocessing) for path in images])
+
+
+def test_shards_give_the_tensors_of_their_images(images: list[Path], spec: Path, tmp_path: Path) -> None:
+    index = write_shards(ImageFolder(tmp_path, files(tmp_path, [(-1, [p.name for p in images])]), ()), tmp_path, "s", 1)
+    shards = f"{tmp_path}/s-{{000000..{len(index.shards) - 1:06}}}.tar"
+    assert run(shards, "-e", spec, "-o", tmp_path / "x.npy") == run(*images, "-e", spec, "-o", tmp_path / "y.npy") == 0
+    found, expected = (sorted(tensor.tobytes() for tensor in np.load(tmp_path / name)) for name in ("x.npy", "y.npy"))
+    assert len(found) == 3
+    assert found == expected
 
 
 def test_train_writes_the_first_epochs_tensors(images: list[Path], spec: Path, tmp_path: Path) -> None:

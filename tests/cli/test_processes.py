@@ -22,7 +22,7 @@ from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, write_onnx
 from trt_cls.cli import main
 from trt_cls.cli.processes import _arguments_of_each
 from trt_cls.distributed.processes import Processes
-from trt_cls.isolation import PROGRAM as IN_PROCESS
+from trt_cls.isolation import MAIN_CODE as IN_PROCESS
 
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,{size},{size}" use_batch_norm: true }}

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
-from trt_cls.cli import COMMANDS, State, main, program
+from trt_cls.cli import COMMANDS, Invocation, main, program
 
 
 def modules_after(*arguments: str) -> set[str]:
@@ -68,7 +68,7 @@ def test_a_group_alone_prints_its_help(arguments: list[str], heading: str, capsy
 
 
 def test_the_shell_completes_commands_and_flags() -> None:
-    completions = ShellComplete(program, {"obj": State([])}, "trt-cls", "_TRT_CLS_COMPLETE")
+    completions = ShellComplete(program, {"obj": Invocation([])}, "trt-cls", "_TRT_CLS_COMPLETE")
     found = [[each.value for each in completions.get_completions(words, start)] for words, start in (
         ([], "ev"), (["spec"], "sh"), (["infer"], "--top"), (["evalute"], ""),
     )]  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from trt_cls.cli import main
-from trt_cls.isolation import PROGRAM
+from trt_cls.isolation import MAIN_CODE
 
 SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,16,16" use_batch_norm: True }}
@@ -118,7 +118,7 @@ def test_gpus_starts_the_same_call_once_for_each(spec: Path, tmp_path: Path, mon
     assert count == 2
     overrides = ["--set", "train_config.n_epochs=1", "--set", "train_config.random_seed=3"]
     given = ["-e", str(spec), "-r", str(tmp_path), "--save-every", "5", "--resume", *overrides]
-    assert arguments == ["-c", PROGRAM, "train", *given]
+    assert arguments == ["-c", MAIN_CODE, "train", *given]
 
 
 def test_without_torch_the_missing_package_is_named(spec: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trt_cls.distributed import launch
-from trt_cls.distributed.processes import ALONE, Processes, joined
+from trt_cls.distributed.processes import ALONE, Processes, _start, joined
 from trt_cls.errors import DeviceError
 
 
@@ -97,14 +98,14 @@ LAUNCHER = '''
 import os, subprocess, sys
 child = """
 import time
-from trt_cls.distributed.ending import end_with_launcher
+from trt_cls.distributed.failure import end_with_launcher
 end_with_launcher()
 print("watching", flush=True)
 time.sleep(99)
 """
 environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
 started = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, env=environment)
-started.stdout.readline()
+assert started.stdout.readline().strip() == b"watching"
 print(started.pid, flush=True)
 started.wait()
 '''
@@ -119,3 +120,12 @@ def test_a_process_ends_with_the_launcher_that_is_killed() -> None:
     while child.exists() and child.read_text().rsplit(")", 1)[1].split()[0] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_processes_that_are_started_again_do_not_take_the_keys_of_those_before() -> None:
+    """torchrun keeps its store."""
+    store = pytest.importorskip("torch.distributed").HashStore()
+    with ThreadPoolExecutor(3) as pool:
+        names = [set(pool.map(lambda rank: _start(store, rank, 3), (0, 2, 1))) for _ in range(3)]
+    assert [len(of_one_start) for of_one_start in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3

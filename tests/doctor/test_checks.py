@@ -8,8 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from trt_cls.doctor.checks import OPTIONAL, Finding, findings
-from trt_cls.doctor.facts import Facts
-from trt_cls.doctor.jetson import Jetson
+from trt_cls.doctor.facts import Facts, Jetson
 from trt_cls.gpu import Gpu
 
 ROOT = Path(__file__).parents[2]

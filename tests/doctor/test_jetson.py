@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_cls.doctor.jetson import Jetson, jetson
+from trt_cls.doctor.facts import Jetson, jetson
 
 RELEASE = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"

@@ -36,7 +36,7 @@ class Fault(NamedTuple):
     more: tuple[tuple[str, str, str], ...] = ()
 
 
-SLOT, PIPELINE = "trt_cls/engines/tensorrt/buffers.py", "trt_cls/engines/tensorrt/pipeline.py"
+PIPELINE = "trt_cls/engines/tensorrt/pipeline.py"
 CUDA, PREFETCH = "trt_cls/preprocessing/cuda.py", "trt_cls/training/prefetch.py"
 GPU, ENGINE = "trt_cls/gpu.py", "trt_cls/engines/tensorrt/engine.py"
 LIMIT = 600
@@ -65,38 +65,40 @@ ENDED_BY_A_FAILURE = """self._primary = device.retain_primary_context()
 FAULTS = [
     Fault(
         "missing wait",
-        SLOT,
+        ENGINE,
         "        self.stream.synchronize()\n        return self._answers",
         "        return self._answers",
         ENGINES,
     ),
     Fault(
         "default stream",
-        SLOT,
+        ENGINE,
         "memset_d8_async(self.input, 0, size, self.stream)",
         "memset_d8(self.input, 0, size)",
         ENGINES,
     ),
-    Fault("used again too early", SLOT, "return self._answers[:count].copy()", "return self._answers[:count]", ENGINES),
-    Fault("leaked graph", SLOT, "            self._graph.close()\n", "            pass\n", ENGINES),
-    Fault("wrong size", SLOT, "int(np.prod(self._shape)) * 4", "int(np.prod(self._shape)) * 2", ENGINES),
+    Fault(
+        "used again too early", ENGINE, "return self._answers[:count].copy()", "return self._answers[:count]", ENGINES
+    ),
+    Fault("leaked graph", ENGINE, "            self._graph.close()\n", "            pass\n", ENGINES),
+    Fault("wrong size", ENGINE, "int(np.prod(self._shape)) * 4", "int(np.prod(self._shape)) * 2", ENGINES),
     Fault(
         "wrong offset",
-        SLOT,
+        ENGINE,
         "self._run.bind(INPUT, int(self.input))",
         "self._run.bind(INPUT, int(self.input) + 4)",
         ENGINES,
     ),
     Fault(
         "graph of another batch",
-        SLOT,
+        ENGINE,
         "if self._graph is not None and batch == self._batch:",
         "if self._graph is not None:",
         ENGINES,
     ),
     Fault(
         "no wait before freeing",
-        SLOT,
+        ENGINE,
         '"""Waits for what is queued, and frees all."""\n        self.stream.synchronize()',
         '"""Waits for what is queued, and frees all."""',
         ENGINES,

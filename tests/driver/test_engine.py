@@ -17,8 +17,7 @@ from driver import stand_in
 from driver.stand_in import CAPABILITY, VERSION, Driver, elsewhere, in_each_thread, names
 from support.tiny_models import CONTRACT, RGB, SIZE
 from trt_cls.engines import open_engine
-from trt_cls.engines.tensorrt.buffers import capture
-from trt_cls.engines.tensorrt.engine import TensorRtEngine
+from trt_cls.engines.tensorrt.engine import TensorRtEngine, capture
 from trt_cls.errors import ArtefactError, EngineError
 from trt_cls.preprocessing.pillow import Floats
 
@@ -147,7 +146,7 @@ def test_an_engine_opens_while_another_captures(
 
         return capture(library, stream, meanwhile)
 
-    monkeypatch.setattr("trt_cls.engines.tensorrt.buffers.capture", capturing)
+    monkeypatch.setattr("trt_cls.engines.tensorrt.engine.capture", capturing)
     with closing(open_engine(plan)) as engine:
         first, *rest = [engine.infer(some(3)) for _ in range(4)]
     assert all(np.array_equal(first, answers) for answers in rest)

@@ -94,11 +94,11 @@ def test_a_gpu_that_can_not_be_had_is_one_error(driver: Driver, call: str, monke
 def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
     driver: Driver, good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = nvrtc.compiled(ARCHITECTURE, nvrtc.cache_folder()).read_bytes()
+    whole = nvrtc.compiled_kernels(ARCHITECTURE, nvrtc.cache_folder()).read_bytes()
     compiled = [bytes(100), whole if good else bytes(100)]
     monkeypatch.setattr(nvrtc, "compile_source", lambda *given: compiled.pop(0))
     monkeypatch.setattr(cuda, "cache_folder", lambda: tmp_path)
-    nvrtc.compiled(ARCHITECTURE, tmp_path)
+    nvrtc.compiled_kernels(ARCHITECTURE, tmp_path)
     if good:
         with closing(CudaPreprocessing(GRAY)) as executor:
             check(executor)

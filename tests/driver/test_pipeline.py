@@ -212,7 +212,7 @@ def no_compiler(architecture: str, folder: Path) -> Path:
 def test_auto_falls_back_to_the_cpu_with_a_line_and_cuda_does_not(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trt_cls.preprocessing.cuda.compiled", no_compiler)
+    monkeypatch.setattr("trt_cls.preprocessing.cuda.compiled_kernels", no_compiler)
     samples = colored(tmp_path, 7)
     with closing(TensorRtEngine(write_plan(tmp_path))) as engine:
         found = predict(engine, samples, batch_size=4, workers=2)

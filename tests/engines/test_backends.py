@@ -17,7 +17,7 @@ from trt_cls.doctor.facts import find_out
 from trt_cls.engines import backends, open_engine
 from trt_cls.engines.backends import BACKENDS, PROVIDERS, Backend, device_of
 from trt_cls.errors import RequestError
-from trt_cls.evaluation.report.page import PACKAGES
+from trt_cls.evaluation.report import PACKAGES
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)

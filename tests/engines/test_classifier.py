@@ -11,7 +11,7 @@ from PIL import Image
 
 import trt_cls
 from support.tiny_models import COLORS, CONTRACT, RGB, SIZE, probabilities, write_images, write_onnx
-from trt_cls.engines.classifier import BATCH, Classifier
+from trt_cls.engines.classifier import BATCH_SIZE, Classifier
 from trt_cls.errors import DataError, EngineError, RequestError
 
 GREEN = np.full((20, 30, 3), (0, 255, 0), np.uint8)
@@ -57,7 +57,7 @@ def test_several_images_may_be_mixed_and_keep_their_order(classifier: Classifier
 
 
 def test_more_than_a_batch_is_answered_in_full(classifier: Classifier) -> None:
-    numbers = np.arange(2 * BATCH + 3)
+    numbers = np.arange(2 * BATCH_SIZE + 3)
     images = np.zeros((len(numbers), SIZE, SIZE, 3), np.uint8)
     images[numbers, :, :, numbers % 3] = 255
     assert classifier.predict(images).tolist() == (numbers % 3).tolist()

@@ -92,26 +92,6 @@ def test_a_network_that_was_trained_for_int8_has_the_size_and_cost_of_one_that_w
     assert found.contract.precision == "int8"
 
 
-def test_an_exported_network_costs_what_its_checkpoint_does(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    from trt_cls.artefacts.onnx_file import write_onnx as write
-    from trt_cls.export.fp16 import fp16_from_fp32
-    from trt_cls.export.onnx_file import onnx_from_module
-    from trt_cls.models import build
-    from trt_cls.models.checkpoint import save_checkpoint
-
-    contract = replace(CONTRACT, model=replace(CONTRACT.model, use_batch_norm=True))
-    module = build(contract.model, 3)
-    save_checkpoint(tmp_path / "a.safetensors", module, contract)
-    graph = onnx_from_module(module, contract)
-    source = inspect(tmp_path / "a.safetensors")
-    for kind, model in (("float32", graph), ("float16", fp16_from_fp32(graph))):
-        write(model, tmp_path / "a.onnx")
-        found = inspect(tmp_path / "a.onnx")
-        assert found.multiply_adds == source.multiply_adds
-        assert {layer.type for layer in found.layers if layer.operation in ("Conv", "Gemm")} == {kind}
-
-
 def test_a_plan_is_described_by_its_sidecar(plan: Path, monkeypatch: pytest.MonkeyPatch, gpu: dict[str, Any]) -> None:
     monkeypatch.setattr("trt_cls.engines.inspection.visible_gpu", lambda: None)
     found = inspect(plan)

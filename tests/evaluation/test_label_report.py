@@ -10,10 +10,9 @@ from PIL import Image
 
 from support.tiny_models import CONTRACT
 from trt_cls.data.folder import Sample, Skipped
-from trt_cls.evaluation.evaluate import Predictions, Seconds
-from trt_cls.evaluation.label_evaluation import LabelEvaluation
+from trt_cls.evaluation.evaluate import LabelEvaluation, Predictions, Seconds
 from trt_cls.evaluation.multi_label import given_labels, measure_labels, truth_of
-from trt_cls.evaluation.report.label_page import label_page
+from trt_cls.evaluation.report.evaluation_page import label_page
 
 CLASSES = ("cat", "<img src=x onerror=alert(1)>", '"quote" & </script><b>')
 

@@ -23,7 +23,7 @@ from trt_cls.data.samples import Samples
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import shard_by_shard
 from trt_cls.data.stream import Skipped
-from trt_cls.distributed.ranks import own_rank
+from trt_cls.distributed.processes import own_rank
 from trt_cls.engines.tensorrt.pipeline import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.evaluation.labeling import Labeling, merge
@@ -298,5 +298,5 @@ def test_the_share_of_a_process(flag: str | None, environment: dict[str, str], e
      (None, {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "3"})],
 )  # fmt: skip
 def test_a_share_that_is_none_is_refused(flag: str | None, environment: dict[str, str]) -> None:
-    with pytest.raises(RequestError, match="--shard K/N"):
+    with pytest.raises(RequestError, match=r"expected K/N, K from 0 on; the first of four|K of N from 0 on; name it"):
         own_rank(flag, environment)

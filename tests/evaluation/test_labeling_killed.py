@@ -1,4 +1,4 @@
-"""`infer -o` in four processes that are killed at random moments until all is done."""
+"""`infer -o` and `evaluate -o` in four processes that are killed at random moments until all is done."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ PROCESSES = 4
 
 
 @pytest.mark.slow
-def test_four_processes_that_are_killed_at_random_write_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["infer", "evaluate"])
+def test_four_processes_that_are_killed_at_random_write_what_one_does(command: str, tmp_path: Path) -> None:
     index = write_shards(image_folder(write_images(tmp_path / "images", 40)), tmp_path, "s", 20_000)
     pattern = f"{tmp_path}/s-{{000000..{len(index.shards) - 1:06}}}.tar"
-    arguments = ["infer", "-m", str(write_onnx(tmp_path / "model.onnx")), "-i", pattern, "--provider", "cpu", "-o"]
+    images = {"infer": "-i", "evaluate": "--dataset"}[command]
+    asked = [command, "-m", str(write_onnx(tmp_path / "model.onnx")), images, pattern, "--provider", "cpu"]
+    arguments = [*asked, "-o"]
     (tmp_path / "four").mkdir()
     assert main([*arguments, str(tmp_path / "one")]) == 0
     rng = random.Random(1)
@@ -41,13 +44,15 @@ def test_four_processes_that_are_killed_at_random_write_what_one_does(tmp_path: 
                     )
         # random moments around the one when the first table is written
         time.sleep(rng.uniform(0, 1))
-        outputs = len(list((tmp_path / "four").glob("*.csv")))
+        outputs = len(list((tmp_path / "four").glob("s-*.json")))
         victim = running[rng.randrange(PROCESSES)]
         if outputs and kills < 5 and time.monotonic() - start < 40 and victim and victim.poll() is None:
             victim.send_signal(signal.SIGKILL)
             victim.wait()
             kills += 1
     assert kills
-    assert main(["infer", "--merge", str(tmp_path / "one")]) == main(["infer", "--merge", str(tmp_path / "four")]) == 0
+    for out in (str(tmp_path / "one"), str(tmp_path / "four")):
+        merge = ["infer", "--merge", out] if command == "infer" else [*asked, "--merge", out, "-r", out]
+        assert main(merge) == 0
     one, four = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "four"))
     assert one == four

@@ -20,8 +20,8 @@ from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.compare import Change, Comparison, Verdict
 from trt_cls.evaluation.evaluate import Evaluation, Predictions, Seconds
 from trt_cls.evaluation.metrics import measure
+from trt_cls.evaluation.report import comparison_page
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
-from trt_cls.evaluation.report.page import comparison_page
 
 NASTY = ("cat", "<img src=x onerror=alert(1)>", '"quote" & </script><b>', "ä \u2028 名")
 """Class names that would leave the page's text where they are not escaped."""

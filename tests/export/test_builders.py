@@ -8,7 +8,7 @@ import pytest
 
 from trt_cls.errors import DeviceError, MissingDependency
 from trt_cls.export import tensorrt
-from trt_cls.export.tensorrt import Request, choose_builder
+from trt_cls.export.tensorrt import BuilderRequest, choose_builder
 from trt_cls.gpu import Gpu
 
 
@@ -47,7 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     ],
 )
 def test_takes_the_first_that_can_work(
-    machine: Machine, packages: tuple[str, ...], gpu: bool, request_: Request, expected: str
+    machine: Machine, packages: tuple[str, ...], gpu: bool, request_: BuilderRequest, expected: str
 ) -> None:
     machine.has(*packages, gpu=gpu)
     choice, _ = choose_builder(request_, required=True)
@@ -76,7 +76,9 @@ def test_none_builds_nothing(machine: Machine, packages: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize(("name", "extra"), [("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")])
-def test_a_builder_that_was_named_and_is_missing_is_an_error(machine: Machine, name: Request, extra: str) -> None:
+def test_a_builder_that_was_named_and_is_missing_is_an_error(
+    machine: Machine, name: BuilderRequest, extra: str
+) -> None:
     machine.has(gpu=True)
     with pytest.raises(MissingDependency, match=rf"trt-cls\[{extra}\]"):
         choose_builder(name, required=False)

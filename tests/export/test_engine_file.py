@@ -21,7 +21,7 @@ from trt_cls.export.tensorrt import (
     compute_capabilities,
     plan_from_onnx,
     profile_from_batches,
-    require_gpu,
+    require_gpu_of_plan,
     write_engine,
 )
 from trt_cls.gpu import Gpu
@@ -105,7 +105,7 @@ def test_an_engine_is_not_run_on_a_gpu_that_it_was_not_built_for(
 ) -> None:
     monkeypatch.setattr(tensorrt, "visible_gpu", lambda: gpu)
     with pytest.raises(DeviceError, match=r"no NVIDIA GPU|H200 .*9\.0.*8\.9"):
-        require_gpu(sidecar)
+        require_gpu_of_plan(sidecar)
 
 
 @pytest.mark.parametrize(

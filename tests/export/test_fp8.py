@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from trt_cls.artefacts.onnx_file import OnnxModel, read_contract, write_onnx  # noqa: E402
+from trt_cls.artefacts.onnx_file import OnnxModel, onnx_contract, write_onnx  # noqa: E402
 from trt_cls.contract import Contract, Preprocessing  # noqa: E402
 from trt_cls.engines.graph import graph_of  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
@@ -101,7 +101,7 @@ def test_a_file_says_that_it_is_fp8_and_its_share(
     said: list[str] = []
     found = quantize(OnnxModel(fp32, contract), Int8(formats=("fp8",), batches=1), pictures, None, said.append)
     write_onnx(found, tmp_path / "model.onnx")
-    assert (read_contract(tmp_path / "model.onnx").precision, found.contract.eight_bits) == ("fp8", 1.0)
+    assert (onnx_contract(tmp_path / "model.onnx").precision, found.contract.eight_bits) == ("fp8", 1.0)
     assert graph_of(found.proto).eight_bits == 1.0
     assert any("largest magnitude / 448" in line for line in said)
 
@@ -183,7 +183,7 @@ def trained(arch: str, n_layers: int, size: int) -> tuple[OnnxModel, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "n_layers", "size"), [("resnet", 18, 32), ("timm/vit_tiny_patch16_224", 18, 32)], ids=["resnet18", "vit"]
+    ("arch", "n_layers", "size"), [("resnet", 18, 32), ("timm/test_vit", 18, 32)], ids=["resnet18", "vit"]
 )
 def test_networks_keep_their_answers_and_are_built_where_there_is_fp8(
     arch: str, n_layers: int, size: int, tmp_path: Path
@@ -206,7 +206,7 @@ def test_networks_keep_their_answers_and_are_built_where_there_is_fp8(
     assert rtx is not None
     for name in ("8.9", "12.0"):
         choice = for_generations(rtx, "fp8", [name])
-        assert len(plan_from_onnx(tmp_path / "model.onnx", plain.contract, choice, DEFAULT_PROFILE)) > 1e6
+        assert len(plan_from_onnx(tmp_path / "model.onnx", plain.contract, choice, DEFAULT_PROFILE)) > 1e5
     for name in ("SM80", "SM86"):  # what our line stands for
         with pytest.raises(Exception, match="fp8_e4m3"):
             plan_from_onnx(tmp_path / "model.onnx", plain.contract, replace(rtx, generations=(name,)), DEFAULT_PROFILE)

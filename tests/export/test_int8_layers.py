@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 from torch import nn  # noqa: E402
 
 from trt_cls.artefacts.contracts import contract_from_json  # noqa: E402
-from trt_cls.artefacts.onnx_file import OnnxModel, read_contract, write_onnx  # noqa: E402
+from trt_cls.artefacts.onnx_file import OnnxModel, onnx_contract, write_onnx  # noqa: E402
 from trt_cls.contract import Contract  # noqa: E402
 from trt_cls.engines import open_engine  # noqa: E402
 from trt_cls.engines.graph import graph_of  # noqa: E402
@@ -121,10 +121,10 @@ def test_the_share_is_what_the_graph_computes_and_the_file_says(int8: OnnxModel,
     expected = 1 - outside / multiply_adds(Transformer().to("meta"), (3, 32, 32))
     assert graph_of(int8.proto).eight_bits == pytest.approx(expected)
     write_onnx(int8, tmp_path / "model.onnx")
-    assert read_contract(tmp_path / "model.onnx").eight_bits == round(expected, 4)
+    assert onnx_contract(tmp_path / "model.onnx").eight_bits == round(expected, 4)
     old = OnnxModel(int8.proto, Contract(int8.contract.model, int8.contract.preprocessing, tuple("abcde"), "int8"))
     write_onnx(old, tmp_path / "old.onnx")
-    assert read_contract(tmp_path / "old.onnx").eight_bits is None
+    assert onnx_contract(tmp_path / "old.onnx").eight_bits is None
     assert inspect(tmp_path / "old.onnx").contract.eight_bits == pytest.approx(expected)
 
 

@@ -20,7 +20,7 @@ from trt_cls.data.labels import labeled_folder
 from trt_cls.engines import open_engine
 from trt_cls.engines.classifier import load_classifier
 from trt_cls.errors import ArtefactError, ExportError
-from trt_cls.evaluation.label_evaluation import evaluate_labels
+from trt_cls.evaluation.evaluate import evaluate_labels
 from trt_cls.evaluation.temperature import fitted_temperature_of_labels, logits_of, softened, softened_thresholds
 from trt_cls.export.export import export
 from trt_cls.export.images import images_for

@@ -14,6 +14,7 @@ import pytest
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
 from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import METADATA_KEY, Contract
+from trt_cls.engines.inspection import inspect
 from trt_cls.errors import ArtefactError, ExportError
 from trt_cls.export.onnx_file import check, onnx_from_module
 
@@ -96,6 +97,17 @@ def test_another_process_writes_the_same_bytes(
     )
     assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
     assert (done.stdout, done.stderr) == (b"", b""), "the exporter must be quiet"
+
+
+def test_an_exported_network_costs_what_its_checkpoint_does(
+    checkpoint: Path, fp32: onnx.ModelProto, fp16: onnx.ModelProto, contract: Contract, tmp_path: Path
+) -> None:
+    source = inspect(checkpoint)
+    for kind, graph in (("float32", fp32), ("float16", fp16)):
+        write_onnx(OnnxModel(graph, contract), tmp_path / "a.onnx")
+        found = inspect(tmp_path / "a.onnx")
+        assert found.multiply_adds == source.multiply_adds
+        assert {layer.type for layer in found.layers if layer.operation in ("Conv", "Gemm")} == {kind}
 
 
 def test_a_network_of_another_shape_than_its_contract_is_refused(network: Network, contract: Contract) -> None:

@@ -10,7 +10,7 @@ from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import DataError, ExportError
 from trt_cls.export.images import ImageSet, evenly_spread, images_for
-from trt_cls.export.parity import Infer, checked, measure
+from trt_cls.export.parity import Infer, answers_of_both, checked
 from trt_cls.preprocessing.images import decode
 from trt_cls.spec.experiment import EvalConfig, Experiment, ModelConfig
 
@@ -24,7 +24,7 @@ def answers(first: float, count: int = 1) -> Array:
 
 def compare(reference: Array, artefact: Array, tie: float) -> tuple[int, float, float]:
     batches = [np.zeros((len(reference), 3, 2, 2), np.float32)]
-    found = measure(lambda batch: artefact, lambda batch: reference, batches)
+    found = answers_of_both(lambda batch: artefact, lambda batch: reference, batches)
     return len(found.expected), found.agreement(tie), found.difference
 
 

@@ -21,10 +21,9 @@ from trt_cls.errors import ExportError, RequestError
 from trt_cls.evaluation.temperature import softened
 from trt_cls.export import temperature as room
 from trt_cls.export.export import export
-from trt_cls.export.images import images_for
+from trt_cls.export.images import images_for, validation_halves
 from trt_cls.export.int8 import Int8, quantize
-from trt_cls.export.temperature import calibrated, fit
-from trt_cls.export.validation import validation_halves
+from trt_cls.export.temperature import calibrated, fit_temperature
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -71,7 +70,7 @@ def test_an_export_is_calibrated_and_held_against_the_calibrated_network(
         asked["int8"] = Int8(images=labeled, batches=1, method="minmax")
     result = export(checkpoint, tmp_path / "model.onnx", calibrate=True, **asked)
     temperature = read_contract(tmp_path / "model.onnx").temperature
-    assert temperature == fit(checkpoint, validation_halves(labeled, None, contract.classes), said.append)
+    assert temperature == fit_temperature(checkpoint, validation_halves(labeled, None, contract.classes), said.append)
     assert temperature is not None
     assert 0.1 < temperature < 0.6, "1/4, by 40 images"
     assert said[0] == said[-1]

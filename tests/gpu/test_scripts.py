@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -44,13 +45,19 @@ def test_both_ways_of_the_training_loader_are_measured(monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(visible_gpu() is not None, reason="a GPU is there")
 @pytest.mark.parametrize("name", ["gpu_preprocessing.py", "gpu_pipeline.py", "gpu_training_loader.py"])
-def test_without_a_gpu_a_script_says_so_in_one_line(name: str) -> None:
+def test_without_a_gpu_a_script_says_so_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--onnx", "model.onnx"] if "pipeline" in name else []
     arguments += ["--images", "images"] if "preprocessing" not in name else []
-    done = subprocess.run([sys.executable, SCRIPTS / name, *arguments], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.count("\n") == 1
-    assert "no NVIDIA GPU" in done.stdout
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+    out, err = capfd.readouterr()
+    assert (ended.value.code, err) == (1, "")
+    assert out.count("\n") == 1
+    assert "no NVIDIA GPU" in out
 
 
 def test_the_kernels_script_takes_no_more_than_numpy_pillow_and_pycuda() -> None:

@@ -48,32 +48,32 @@ def without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_nvrtc")
 def test_without_a_compiler_the_package_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"no NVRTC.*pip install nvidia-cuda-nvrtc"):
-        nvrtc.compiled("sm_90", tmp_path)
+        nvrtc.compiled_kernels("sm_90", tmp_path)
 
 
 def test_a_cache_that_can_not_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "compile_source", lambda *given: b"a kernel")
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match=r"can't be kept in .*file/cache .*Not a directory.*XDG_CACHE_HOME"):
-        nvrtc.compiled("sm_90", tmp_path / "file" / "cache")
+        nvrtc.compiled_kernels("sm_90", tmp_path / "file" / "cache")
 
 
 @needs_nvrtc
 def test_the_kernel_is_compiled_once_and_used_without_a_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cubin = nvrtc.compiled("sm_90", tmp_path / "cache")
+    cubin = nvrtc.compiled_kernels("sm_90", tmp_path / "cache")
     assert cubin.read_bytes()[:4] == b"\x7fELF"
     monkeypatch.setattr(nvrtc, "compile_source", None)
-    assert nvrtc.compiled("sm_90", tmp_path / "cache") == cubin
+    assert nvrtc.compiled_kernels("sm_90", tmp_path / "cache") == cubin
     monkeypatch.setattr(nvrtc, "nvrtc", lambda: None)
-    assert nvrtc.compiled("sm_90", tmp_path / "cache") == cubin
+    assert nvrtc.compiled_kernels("sm_90", tmp_path / "cache") == cubin
 
 
 @needs_nvrtc
 def test_an_architecture_that_nvrtc_does_not_know_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"does not compile preprocess\.cu for sm_35"):
-        nvrtc.compiled("sm_35", tmp_path)
+        nvrtc.compiled_kernels("sm_35", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

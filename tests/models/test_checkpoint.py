@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from support.reference_weights import fill, images
-from trt_cls.artefacts.checkpoint import read_contract
+from trt_cls.artefacts.model_file import checkpoint_contract
 from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
 from trt_cls.errors import ArtefactError
 from trt_cls.models import build
@@ -94,8 +94,8 @@ def test_a_loaded_network_trains_without_changing_its_file(checkpoint: Path) -> 
 
 def test_the_contract_is_read_without_torch(checkpoint: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from trt_cls.artefacts.checkpoint import read_contract; "
-        "print(read_contract(Path(sys.argv[1])).classes[0]); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from trt_cls.artefacts.model_file import checkpoint_contract; "
+        "print(checkpoint_contract(Path(sys.argv[1])).classes[0]); assert 'torch' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, checkpoint], capture_output=True, check=False, encoding="utf-8"
@@ -139,7 +139,7 @@ def contract_of_another_format(path: Path) -> None:
 UNREADABLE = [missing, folder, empty, truncated, header_cut, pickled, without_contract, contract_of_another_format]
 
 
-@pytest.mark.parametrize("read", [read_contract, load_checkpoint])
+@pytest.mark.parametrize("read", [checkpoint_contract, load_checkpoint])
 @pytest.mark.parametrize("break_", UNREADABLE)
 def test_a_broken_file_is_refused_in_one_line(
     tmp_path: Path, checkpoint: Path, break_: Callable[[Path], None], read: Callable[[Path], object]

@@ -30,6 +30,9 @@ from trt_cls.spec.experiment import ModelConfig
 PREPROCESSING = Preprocessing(3, 32, 32, "none", "bilinear", "rgb", 255.0, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 MODEL = ModelConfig(n_layers=10, input_image_size="3,32,32", use_batch_norm=True)
 TORCHVISION = ModelConfig(arch="torchvision/resnet18", input_image_size="3,32,32")
+CRITERIA = Criteria(threshold=0.9, granularity=2, min_filters=2)
+"""For networks of an eighth of the channels."""
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def pruned(folder: Path, model: ModelConfig = MODEL, classes: int = 3) -> Path:
@@ -37,7 +40,7 @@ def pruned(folder: Path, model: ModelConfig = MODEL, classes: int = 3) -> Path:
     module = build(model, classes)
     contract = Contract(model, PREPROCESSING, tuple(f"class {index}" for index in range(classes)))
     save_checkpoint(folder / "whole.safetensors", fill(module) if model is not TORCHVISION else module, contract)
-    prune(folder / "whole.safetensors", folder / "pruned.safetensors", Criteria(threshold=0.9))
+    prune(folder / "whole.safetensors", folder / "pruned.safetensors", CRITERIA)
     return folder / "pruned.safetensors"
 
 
@@ -128,9 +131,9 @@ SPEC = """
 model_config {{ arch: "resnet" n_layers: 10 input_image_size: "3,32,32" use_batch_norm: true }}
 train_config {{
   train_dataset_path: "{data}" val_dataset_path: "{data}" pretrained_model_path: "{folder}/pruned.safetensors"
-  batch_size_per_gpu: 6 n_epochs: 5 n_workers: 0 preprocess_mode: "torch" enable_center_crop: false
+  batch_size_per_gpu: 6 n_epochs: 15 n_workers: 0 preprocess_mode: "torch" enable_center_crop: false
   enable_random_crop: false disable_horizontal_flip: true
-  optimizer {{ adam {{}} }} reg_config {{ type: "None" }} lr_config {{ cosine {{ learning_rate: 0.001 }} }}
+  optimizer {{ adam {{}} }} reg_config {{ type: "None" }} lr_config {{ cosine {{ learning_rate: 0.01 }} }}
 }}
 extensions {{ distillation {{ teacher: "{folder}/whole.safetensors" temperature: 2.0 weight: 1.0 }} }}
 """
@@ -146,12 +149,12 @@ def test_the_unpruned_network_teaches_the_pruned_one(tmp_path: Path, capsys: pyt
     labels = torch.tensor([sample.label for sample in batch.samples])
     whole = train_on(fill(build(MODEL, len(data.classes))), images, labels)
     save_checkpoint(tmp_path / "whole.safetensors", whole, Contract(MODEL, preprocessing, data.classes))
-    prune(tmp_path / "whole.safetensors", tmp_path / "pruned.safetensors", target=0.3)
+    prune(tmp_path / "whole.safetensors", tmp_path / "pruned.safetensors", CRITERIA, target=0.5)
     (tmp_path / "spec.txt").write_text(text)
     assert main(["train", "-e", str(tmp_path / "spec.txt"), "-r", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert "layers are as narrow as in the file" in capsys.readouterr().err
     before = load_checkpoint(tmp_path / "pruned.safetensors").module
-    after = load_checkpoint(tmp_path / "run" / "weights" / "resnet_005.safetensors").module
+    after = load_checkpoint(tmp_path / "run" / "weights" / "resnet_015.safetensors").module
     assert widths(after.state_dict()) == widths(before.state_dict()) != widths(whole.state_dict())
     assert divergence(whole, after, images) < divergence(whole, before, images) / 2
 

@@ -27,7 +27,7 @@ from trt_cls.models.network import Network
 from trt_cls.pruning.graph import ChannelGraph, Group, WeightedLayer
 from trt_cls.pruning.prune import prune_network
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
-from trt_cls.pruning.surgery import filter_norms, multiply_adds, pruned_network
+from trt_cls.pruning.surgery import filter_norms, multiply_adds_left, pruned_network
 from trt_cls.pruning.trace import channel_graph
 from trt_cls.spec.experiment import ModelConfig
 
@@ -127,7 +127,7 @@ def test_a_target_is_missed_by_less_than_one_step(arch: str, granularity: int, t
     scores = np.unique(np.concatenate([group.scores for group in groups]))
     lower = max(scores[scores < np.float32(found.threshold)], default=0.0)
     looser = Criteria(float(lower), granularity, min_filters=4)
-    left = multiply_adds(graph, kept_filters(graph, groups, looser)) / found.multiply_adds.before
+    left = multiply_adds_left(graph, kept_filters(graph, groups, looser)) / found.multiply_adds.before
     assert found.multiply_adds.ratio <= target < left
     assert left - found.multiply_adds.ratio < (0.02 if granularity == 1 else 0.1)
 

@@ -75,6 +75,7 @@ def test_a_list_is_known_where_protobuf_has_only_labels(label: int, expected: bo
 def test_the_spec_package_is_light_until_a_spec_is_read() -> None:
     code = "import sys, trt_cls.contract, trt_cls.spec; print(list(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "trt_cls.spec.experiment" in result.stdout
+    assert "trt_cls.spec.architectures" in result.stdout
+    assert "trt_cls.spec.experiment" not in result.stdout
     assert "google.protobuf" not in result.stdout
     assert "'torch'" not in result.stdout

@@ -136,7 +136,7 @@ FAULTS = [
     ),
     Fault(
         "thresholds from their half of validation",
-        "trt_cls/training/multi_label.py",
+        "trt_cls/training/validation.py",
         "halves(folder.samples)[1]",
         "halves(folder.samples)[0]",
         "training/test_multi_label.py -k half",

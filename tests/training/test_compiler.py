@@ -15,8 +15,8 @@ import pytest
 
 from trt_cls import spec
 from trt_cls.spec.experiment import CosineLr, Experiment, LrConfig, ModelConfig
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.run import train
+from trt_cls.training.state import Interrupted
 
 MODEL = ModelConfig(arch="alexnet", input_image_size="3,64,64")
 

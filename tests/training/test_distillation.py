@@ -24,10 +24,10 @@ from trt_cls.spec.experiment import (
     Extensions,
     ModelConfig,
 )
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
 from trt_cls.training.learner import Teacher
 from trt_cls.training.run import train
+from trt_cls.training.state import Interrupted
 
 Make = Callable[..., Experiment]
 NORM = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)

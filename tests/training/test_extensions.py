@@ -36,11 +36,11 @@ from trt_cls.spec.experiment import (
 )
 from trt_cls.spec.extensions import AdamW, ClassWeights, Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
 from trt_cls.training.averaging import mean_of, renew_statistics
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
 from trt_cls.training.learner import Learner
 from trt_cls.training.logs import EpochRow, epochs_without_gain
 from trt_cls.training.run import train
+from trt_cls.training.state import Interrupted
 
 Make = Callable[..., Experiment]
 NO_NORM = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_bias=True)

@@ -16,8 +16,8 @@ from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig
 from trt_cls.spec.extensions import AdamW, ModernOptimizer
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.run import train
+from trt_cls.training.state import Interrupted
 
 
 def test_a_network_of_another_library_trains_from_its_own_weights(

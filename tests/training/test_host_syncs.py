@@ -33,7 +33,7 @@ from trt_cls.spec.experiment import (
     TrainConfig,
 )
 from trt_cls.spec.extensions import Distillation, Extensions, ModernOptimizer
-from trt_cls.training.learner import Learner, Metrics, Teacher
+from trt_cls.training.learner import EpochMeans, Learner, Teacher
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.prefetch import _moved
 
@@ -164,5 +164,5 @@ def test_many_steps_read_the_metrics_once_an_interval(monkeypatch: pytest.Monkey
     reporter, read = Reporter(io.StringIO()), []
     reporter.epoch_started(1, 1, 90, 0)
     for step in range(90):
-        reporter.step_done(step, 4, lambda: read.append(0) or Metrics(1.0, 1.0, 4))
+        reporter.step_done(step, 4, lambda: read.append(0) or EpochMeans(1.0, 1.0, 4))
     assert len(read) == 3  # of 30 seconds

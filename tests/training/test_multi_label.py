@@ -23,15 +23,14 @@ from trt_cls.data.split import halves, training_datasets
 from trt_cls.data.stream import stream
 from trt_cls.distributed.processes import ALONE
 from trt_cls.engines import open_engine
-from trt_cls.evaluation.label_evaluation import evaluate_labels
+from trt_cls.evaluation.evaluate import evaluate_labels
 from trt_cls.evaluation.multi_label import chosen_thresholds
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.spec.experiment import Experiment, Extensions
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import choose_compute
-from trt_cls.training.multi_label import validate_labels
 from trt_cls.training.run import train
-from trt_cls.training.validation import BrokenImages
+from trt_cls.training.state import Interrupted
+from trt_cls.training.validation import BrokenImages, validate_labels
 
 LABELED = Extensions(labels="labels.csv", best_metric="mAP")
 Make = Callable[..., Experiment]

@@ -25,9 +25,9 @@ from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers
 from trt_cls.models.int8_ranges import METHODS, threshold
 from trt_cls.spec.experiment import Experiment, Extensions, Quantization
 from trt_cls.training import quantization as room
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.loop import TrainingResult
 from trt_cls.training.run import train
+from trt_cls.training.state import Interrupted
 
 Make = Callable[..., Experiment]
 

@@ -14,7 +14,7 @@ import pytest
 from trt_cls.cli import main
 from trt_cls.spec import show
 from trt_cls.spec.experiment import NO_EXTENSIONS, CosineLr, Experiment, LrConfig
-from trt_cls.training.learner import Metrics
+from trt_cls.training.learner import EpochMeans
 from trt_cls.training.rate_finder import RateCurve, sweep
 from trt_cls.training.run import find_rate
 
@@ -34,8 +34,8 @@ class Played:
         assert number == len(self.rates)
         self.rates.append(rate)
 
-    def metrics_of_all(self) -> Metrics:
-        return Metrics(self._loss(self.rates[-1]), 0.5, 8)
+    def metrics_of_all(self) -> EpochMeans:
+        return EpochMeans(self._loss(self.rates[-1]), 0.5, 8)
 
 
 def played(loss: Callable[[float], float], processes: int = 1, group: int = 1) -> tuple[RateCurve, Played]:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Adam, Experiment, ModelConfig, Optimizer, RegConfig, Rmsprop, Visualizer
 from trt_cls.training import loop
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.compute import repeatable
 from trt_cls.training.run import train
+from trt_cls.training.state import Interrupted
 
 Make = Callable[..., Experiment]
 DROPOUT = ModelConfig(arch="squeezenet", input_image_size="3,32,32", retain_head=True, dropout=0.5)

@@ -6,7 +6,7 @@ import io
 
 import torch
 
-from trt_cls.training.learner import Metrics
+from trt_cls.training.learner import EpochMeans
 from trt_cls.training.logs import EpochRow
 from trt_cls.training.logs.console import Reporter
 
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 def run(stream: io.StringIO) -> str:
     reporter = Reporter(stream)
     reporter.epoch_started(1, 3, steps=2, done=0)
-    reporter.step_done(1, 8, lambda: Metrics(1.5, 0.25, 8))
+    reporter.step_done(1, 8, lambda: EpochMeans(1.5, 0.25, 8))
     reporter.epoch_stopped()
     reporter.epoch_done([ROW], torch.nn.Identity(), seconds=2.0, best=True)
     return stream.getvalue()

@@ -17,8 +17,8 @@ from trt_cls.data.folder import image_folder
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Experiment
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.run import train
+from trt_cls.training.state import Interrupted
 
 Make = Callable[..., Experiment]
 

@@ -14,9 +14,8 @@ import torch
 
 from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.spec.experiment import Experiment
-from trt_cls.training.checkpointing import Interrupted
 from trt_cls.training.run import train
-from trt_cls.training.state import fields_by_path, read_state, refuse_other_request
+from trt_cls.training.state import Interrupted, fields_by_path, read_state, refuse_other_request
 
 Make = Callable[..., Experiment]
 Change = Callable[[dict[str, Any]], object]

@@ -7,9 +7,8 @@ from dataclasses import fields
 
 from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Source, decoded
 from trt_cls.contract import COLDEST, HOTTEST, Contract, Preprocessing
-from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS
-from trt_cls.spec.architectures import is_external
-from trt_cls.spec.experiment import ModelConfig
+from trt_cls.spec.architectures import ModelConfig, is_external
+from trt_cls.spec.fields import LARGEST_SIDE, MOST_PIXELS
 from trt_cls.spec.problems import Report, TooManyProblems, shown
 from trt_cls.spec.rules import check_model
 
@@ -29,11 +28,11 @@ def contract_from_json(text: str | bytes, source: str) -> Contract:
     """
     origin = Source(source, " its contract", "write the file again with this version")
     contract = decoded(Contract, text, origin, ContractFormat)
-    require_sound(contract, origin, "")
+    require_sound_contract(contract, origin, "")
     return contract
 
 
-def require_sound(contract: Contract, source: Source, prefix: str) -> None:
+def require_sound_contract(contract: Contract, source: Source, prefix: str) -> None:
     """Refuses values beyond their ranges; `prefix` stands before the fields' paths in the message.
 
     Raises:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 PARITY_KEY = "trt_cls.parity"
-BATCH = "N"
+DYNAMIC_BATCH = "N"
 """Name of the dynamic dimension."""
 MOST_BYTES = 2**31 - 1
 """Of a protobuf message."""
@@ -48,7 +48,7 @@ class OnnxModel:
     """None: not measured."""
 
 
-def read_contract(path: Path) -> Contract:
+def onnx_contract(path: Path) -> Contract:
     """The contract in the ONNX file `path`, read without the onnx package and without reading the weights.
 
     Raises:
@@ -70,7 +70,7 @@ def read_onnx(path: Path) -> OnnxModel:
     Raises:
         ArtefactError: it is truncated, damaged or foreign, or its graph is not what its contract says.
     """
-    proto = read_graph(path)
+    proto = read_proto(path)
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     text = properties.get(PARITY_KEY)
     model = OnnxModel(proto, _contract_in(properties, path), parity_from_json(text, str(path)) if text else None)
@@ -90,7 +90,7 @@ def write_onnx(model: OnnxModel, path: Path) -> None:
     path.write_bytes(model.proto.SerializeToString(deterministic=True))
 
 
-def read_graph(path: Path) -> onnx.ModelProto:
+def read_proto(path: Path) -> onnx.ModelProto:
     """The graph in `path`, valid by the ONNX standard, with all weights inside.
 
     Raises:
@@ -128,7 +128,7 @@ def require_own_weights(path: Path) -> None:
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         suspected = content.find(b"location") >= 0  # without this key no file is named
     if suspected:
-        read_graph(path)
+        read_proto(path)
 
 
 def fault_of_ends(model: OnnxModel) -> str:
@@ -138,8 +138,8 @@ def fault_of_ends(model: OnnxModel) -> str:
     contract = model.contract
     element = onnx.TensorProto.UINT8 if contract.preprocessing.embedded else onnx.TensorProto.FLOAT
     expected = {
-        INPUT: (element, [BATCH, *contract.preprocessing.input_shape]),
-        OUTPUT: (onnx.TensorProto.FLOAT, [BATCH, len(contract.classes)]),
+        INPUT: (element, [DYNAMIC_BATCH, *contract.preprocessing.input_shape]),
+        OUTPUT: (onnx.TensorProto.FLOAT, [DYNAMIC_BATCH, len(contract.classes)]),
     }
     graph = model.proto.graph
     found = {info.name: _type_and_shape(info) for info in (*graph.input, *graph.output)}

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from trt_cls.artefacts.contracts import Fault, require_sound
+from trt_cls.artefacts.contracts import Fault, require_sound_contract
 from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Format, Source, decoded, read_bytes
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
@@ -91,7 +91,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_sidecar(plan: Path, sidecar: Sidecar) -> None:
-    """Writes `sidecar` beside `plan`, whole or not at all."""
+    """Writes `sidecar` beside `plan`, completely or not at all."""
     data = {"format": FORMAT, **asdict(sidecar), "contract": json.loads(sidecar.contract.to_json())}
     write_text(sidecar_path(plan), json.dumps(data, ensure_ascii=False, indent=2) + "\n")
 
@@ -110,7 +110,7 @@ def read_sidecar(plan: Path) -> Sidecar:
         )
     source = Source(str(path), "", "build the engine again with trt-cls export --engine")
     sidecar = decoded(Sidecar, read_bytes(path), source, _Formats)
-    require_sound(sidecar.contract, source, "contract.")
+    require_sound_contract(sidecar.contract, source, "contract.")
     for field, fault in _faults(sidecar):
         raise source.refusal(field, fault)
     return sidecar

@@ -65,7 +65,7 @@ class Limits:
     max_bytes: int | None = None
 
 
-class Fault(NamedTuple):
+class Breach(NamedTuple):
     """A limit that a variant does not keep."""
 
     text: str
@@ -75,7 +75,7 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Decision:
+class Outcome:
     """The chosen variant, and why each row was chosen or lost."""
 
     chosen: Measured | None
@@ -90,7 +90,7 @@ class Decision:
     """Where none is chosen: the variant that comes nearest, and which limits it fails by how much."""
 
 
-def decide(rows: Sequence[Measured], limits: Limits, provider: str = "auto") -> Decision:
+def decide(rows: Sequence[Measured], limits: Limits, provider: str = "auto") -> Outcome:
     """The fastest of `rows` on `provider` that keeps `limits`; of equally fast ones the most accurate, then smallest.
 
     "auto" is any provider. There is at least one such row, and a row of the reference.
@@ -105,7 +105,7 @@ def decide(rows: Sequence[Measured], limits: Limits, provider: str = "auto") -> 
     if chosen is None:
         nearest, found = min(zip(able, broken, strict=True), key=lambda pair: sum(fault.excess for fault in pair[1]))
         failure = f"{nearest.label} comes nearest, but {' and '.join(fault.text for fault in found)}"
-    return Decision(chosen, able, reasons, front, failure)
+    return Outcome(chosen, able, reasons, front, failure)
 
 
 def reference_of(row: Measured, rows: Sequence[Measured]) -> Measured:
@@ -119,7 +119,7 @@ def loss_of(row: Measured, reference: Measured) -> float:
     return 100 * (reference.top1 - row.top1)
 
 
-def faults(row: Measured, reference: Measured, limits: Limits) -> list[Fault]:
+def faults(row: Measured, reference: Measured, limits: Limits) -> list[Breach]:
     """The limits that `row` does not keep."""
     loss = loss_of(row, reference)
     megabytes = None if limits.max_bytes is None else limits.max_bytes / 1e6
@@ -132,7 +132,7 @@ def faults(row: Measured, reference: Measured, limits: Limits) -> list[Fault]:
     for verb, value, limit, form, flag in kept:
         if limit is not None and not value <= limit + SLACK:
             more = f"{value - limit:.3g} more than {flag} allows"
-            found.append(Fault(f"{verb} {form.format(value)}, {more}", (value - limit) / max(abs(limit), SLACK)))
+            found.append(Breach(f"{verb} {form.format(value)}, {more}", (value - limit) / max(abs(limit), SLACK)))
     return found
 
 
@@ -142,7 +142,7 @@ def dominates(one: Measured, other: Measured) -> bool:
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def _reason(row: Measured, found: Sequence[Fault], chosen: Measured | None) -> str:
+def _reason(row: Measured, found: Sequence[Breach], chosen: Measured | None) -> str:
     if found:
         return " and ".join(fault.text for fault in found)
     if chosen is None or row is chosen:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_cls.choice.decision import Decision, Limits, Measured, loss_of, reference_of
+from trt_cls.choice.decision import Limits, Measured, Outcome, loss_of, reference_of
 from trt_cls.choice.table import HEADINGS, shown_cells
-from trt_cls.evaluation.report.page import page, shown, version_rows
+from trt_cls.evaluation.report import page, path_text, version_rows
 
 WIDTH, HEIGHT = 300.0, 180.0
 """Of the chart's plane, in units of the SVG."""
@@ -22,7 +22,7 @@ NUMBERS = ((0.0, -7.0), (0.0, 14.0), (10.0, 3.5), (-10.0, 3.5))
 """Places of the numbers of points that nearly coincide, from each point."""
 
 
-def choice_page(decision: Decision, rows: Sequence[Measured], limits: Limits, notes: Sequence[str], title: str) -> str:
+def choice_page(decision: Outcome, rows: Sequence[Measured], limits: Limits, notes: Sequence[str], title: str) -> str:
     """The report as HTML; `rows` are all that were measured, `notes` what could not be."""
     chosen = decision.chosen
     reference = reference_of(chosen or decision.rows[0], rows)
@@ -40,7 +40,7 @@ def choice_page(decision: Decision, rows: Sequence[Measured], limits: Limits, no
             for row, reason, best in zip(decision.rows, decision.reasons, decision.front, strict=True)
         ],
         notes=notes,
-        path=shown(Path(chosen.path)) if chosen else "",
+        path=path_text(Path(chosen.path)) if chosen else "",
         versions=version_rows(),
     )
 
@@ -55,7 +55,7 @@ def limit_rows(limits: Limits) -> list[tuple[str, str]]:
     return found
 
 
-def _chart(decision: Decision, rows: Sequence[Measured], limits: Limits) -> dict[str, Any]:
+def _chart(decision: Outcome, rows: Sequence[Measured], limits: Limits) -> dict[str, Any]:
     """Places in units of the SVG: latency to the right, top-1 up."""
     able = decision.rows
     least = 100 * reference_of(able[0], rows).top1 - limits.max_loss

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from trt_cls.choice.decision import REFERENCE, Decision, Measured, loss_of, reference_of
+from trt_cls.choice.decision import REFERENCE, Measured, Outcome, loss_of, reference_of
 from trt_cls.errors import DataError
 from trt_cls.files import read_small_text, write_csv
 from trt_cls.text import printable
@@ -111,12 +111,12 @@ def shown_cells(row: Measured, rows: Sequence[Measured]) -> tuple[str, ...]:
     )
 
 
-def markdown(decision: Decision, rows: Sequence[Measured], notes: Sequence[str]) -> str:
+def markdown(decision: Outcome, rows: Sequence[Measured], notes: Sequence[str]) -> str:
     """The table, the choice and its reasons; `rows` are all that were measured, `notes` what could not be."""
     return "\n".join(_lines(decision, rows, notes)) + "\n"
 
 
-def _lines(decision: Decision, rows: Sequence[Measured], notes: Sequence[str]) -> Iterator[str]:
+def _lines(decision: Outcome, rows: Sequence[Measured], notes: Sequence[str]) -> Iterator[str]:
     yield f"**{decision.chosen.label}**" if decision.chosen else f"No variant fits: {decision.failure}."
     yield ""
     yield f"| {' | '.join((*HEADINGS, 'Pareto', 'why'))} |"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 
 import click
 
-from trt_cls.errors import RequestError, SpecError, TrtClsError, did_you_mean
+from trt_cls.errors import RequestError, SpecError, TrtClsError, causes, did_you_mean, one_line
 from trt_cls.version import __version__
 
 SECTIONS = {
@@ -49,7 +51,7 @@ LONGEST_LINE = 8000
 
 
 @dataclass
-class State:
+class Invocation:
     """State of one call of the program."""
 
     arguments: list[str]
@@ -57,7 +59,7 @@ class State:
     verbose: bool = False
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Prints its help when it is called alone, and suggests a name for an unknown command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:  # noqa: D102
@@ -71,7 +73,7 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Commands(Group):
+class Commands(CommandGroup):
     """Imports a command's module only when the command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
@@ -101,16 +103,16 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    state = State(sys.argv[1:] if arguments is None else arguments)
+    state = Invocation(sys.argv[1:] if arguments is None else arguments)
     return exit_status(lambda: run(state), state)
 
 
-def run(state: State) -> None:
+def run(state: Invocation) -> None:
     """Runs the command line of `state`; errors are raised."""
     program.main(state.arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
 
 
-def exit_status(call: Callable[[], None], state: State) -> int:
+def exit_status(call: Callable[[], None], state: Invocation) -> int:
     """Calls `call`; prints its error, if it raises one, and returns the exit status."""
     try:
         call()
@@ -118,7 +120,7 @@ def exit_status(call: Callable[[], None], state: State) -> int:
         return _fail([str(problem) for problem in error.problems], error.exit_code, state)
     except TrtClsError as error:
         # a lack of memory is no fault of the request
-        lacking = _shortage(error.__cause__) if isinstance(error, RequestError) else None
+        lacking = shortage(error.__cause__) if isinstance(error, RequestError) else None
         return _fail([lacking or str(error)], 1 if lacking else error.exit_code, state)
     except click.ClickException as error:
         from trt_cls.distributed.processes import is_first
@@ -130,7 +132,7 @@ def exit_status(call: Callable[[], None], state: State) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if lacking := _shortage(error):
+        if lacking := shortage(error):
             return _fail([lacking], 1, state)
         if isinstance(error, OSError):
             return _fail([f"{error.filename or 'file system'}: {error.strerror or error}"], 1, state)
@@ -138,13 +140,7 @@ def exit_status(call: Callable[[], None], state: State) -> int:
     return 0
 
 
-def _shortage(error: BaseException | None) -> str | None:
-    from trt_cls.cli.limits import shortage
-
-    return shortage(error)
-
-
-def _fail(messages: list[str], exit_code: int, state: State) -> int:
+def _fail(messages: list[str], exit_code: int, state: Invocation) -> int:
     from trt_cls.text import printable
 
     if state.verbose:
@@ -156,5 +152,42 @@ def _fail(messages: list[str], exit_code: int, state: State) -> int:
 
 
 def _short(line: str) -> str:
-    """`line` without its middle where a name in it, which a stranger chose, is longer than any screen."""
+    """`line` without its middle where it is longer than any screen: a name in it may come from a foreign file."""
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 4 :]}"
+
+
+MEMORY = (
+    "allocate memory", "failed to map segment", "bad_alloc", "bad allocation", "out of memory", "unable to mmap",
+)  # fmt: skip
+FILES = ("too many open files",)
+PROCESSES = ("can't start new thread",)
+
+
+def shortage(error: BaseException | None) -> str | None:
+    """The message if `error` or one of its causes is a lack of some resource, else None."""
+    for found in causes(error):
+        line = one_line(found)
+        number = getattr(found, "errno", None)
+        if isinstance(found, MemoryError) or number == errno.ENOMEM or _mentions(line, MEMORY):
+            return _line("memory", line, resource.RLIMIT_AS, "-v")
+        if number in (errno.EMFILE, errno.ENFILE) or _mentions(line, FILES):
+            return _line("open files", line, resource.RLIMIT_NOFILE, "-n")
+        if _mentions(line, PROCESSES):
+            return _line("memory or processes", line, resource.RLIMIT_AS, "-v and -u")
+        if isinstance(found, SystemError) and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            return _line("memory", line, resource.RLIMIT_AS, "-v")  # an extension module that lost its MemoryError
+    return None
+
+
+def _mentions(line: str, words: tuple[str, ...]) -> bool:
+    return any(word in line.lower() for word in words)
+
+
+def _line(what: str, line: str, kind: int, flag: str) -> str:
+    limit = resource.getrlimit(kind)[0]
+    shown = "" if limit == resource.RLIM_INFINITY else f"{limit:,}" + (" bytes" if kind == resource.RLIMIT_AS else "")
+    found = f"limited to {shown}" if shown else "not limited here"
+    return (
+        f"too little {what} ({line[:200]}), {found}; expected enough for this command; raise the limit (ulimit "
+        f"{flag}), or lower batch size and workers"
+    )

@@ -22,7 +22,7 @@ from trt_cls.errors import RequestError, TrtClsError
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
-    from trt_cls.choice.decision import Decision, Limits, Measured
+    from trt_cls.choice.decision import Limits, Measured, Outcome
     from trt_cls.engines.backends import Provider
 
 VARIANTS = ("fp32", "fp16", "int8", "auto", "fp8")
@@ -98,7 +98,7 @@ def command(
     batch_size: int,
     seconds: float,
     provider: Provider,
-) -> Decision:
+) -> Outcome:
     """Make a network in all precisions, measure each, and choose one within limits.
 
     The fastest variant within the limits is chosen, among those on --provider, or among all with auto. A second call
@@ -134,7 +134,7 @@ def command(
 
 def _decided(
     rows: list[Measured], limits: Limits, provider: Provider, notes: list[str], results: Path | None, title: str
-) -> Decision:
+) -> Outcome:
     """Prints the table and the choice, and writes the reports; refuses where nothing fits."""
     from trt_cls.choice.decision import decide
     from trt_cls.choice.page import choice_page
@@ -157,7 +157,7 @@ def _decided(
     return decision
 
 
-def _print(decision: Decision, rows: list[Measured], notes: list[str]) -> None:
+def _print(decision: Outcome, rows: list[Measured], notes: list[str]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape

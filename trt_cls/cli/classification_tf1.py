@@ -18,26 +18,24 @@ from typing import Any, NoReturn
 import click
 
 from trt_cls import terminal
-from trt_cls.cli import State, exit_status, run
+from trt_cls.cli import Invocation, exit_status, run
 from trt_cls.cli.tao_flags import COMMON, OURS, PARALLEL, VERBS, Flag, markdown
 from trt_cls.errors import ArtefactError, did_you_mean
 from trt_cls.terminal import echo
 
 PROGRAM = "classification_tf1"
 HELP = ("-h", "--help")
-CALIBRATION_BATCH = 16
-"""Images in a batch of `trt-cls export --calibration-batches`."""
 Given = dict[str, Any]
 """Name of a flag → its value, None where it was not typed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    state = State(sys.argv[1:] if arguments is None else arguments)
+    state = Invocation(sys.argv[1:] if arguments is None else arguments)
     return exit_status(lambda: _main(state), state)
 
 
-def _main(state: State) -> None:
+def _main(state: Invocation) -> None:
     terminal.prepare()
     verb, *words = state.arguments or HELP
     if verb in HELP:
@@ -216,6 +214,7 @@ def _gen_trt_engine(given: Given) -> list[str]:
 def _calibration(given: Given, batch_size: int) -> list[str]:
     """TAO's number of batches and of images in one, in batches of ours; nothing where nothing is calibrated."""
     from trt_cls.artefacts.model_file import read_contract
+    from trt_cls.models.int8_ranges import CALIBRATION_BATCH
 
     why = "only int8 is calibrated"
     if given["data_type"] == "int8":

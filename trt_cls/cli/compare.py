@@ -11,7 +11,7 @@ import click
 from trt_cls.cli.options import PATH, Finite, common_options, provider_option, results_option, spec_options
 from trt_cls.errors import EngineError, RequestError
 from trt_cls.terminal import echo
-from trt_cls.text import printable
+from trt_cls.text import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,10 +110,14 @@ def _print(comparison: Comparison) -> None:
 
     echo(f"images               {comparison.images}, {len(comparison.skipped)} skipped")
     if comparison.verdicts is None:
-        echo(f"top-1 agreement      {comparison.top1_agreement:.2%}, {len(comparison.changed)} labels changed")
+        echo(
+            f"top-1 agreement      {comparison.top1_agreement:.2%}, {counted(len(comparison.changed), 'label')} changed"
+        )
         echo(f"top-{comparison.top_k} agreement      {comparison.top_k_agreement:.2%}, in any order")
     else:
-        echo(f"same labels          {comparison.top1_agreement:.2%}, {len(comparison.changed)} images changed")
+        echo(
+            f"same labels          {comparison.top1_agreement:.2%}, {counted(len(comparison.changed), 'image')} changed"
+        )
     echo(f"max |Δprobability|   {comparison.max_abs_difference:.3g}, 99 % of images ≤ {comparison.p99:.3g}")
     if comparison.verdict:
         echo(_verdict(comparison.verdict))
@@ -136,7 +140,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _verdicts(verdicts: Mapping[str, Verdict]) -> str:
-    """McNemar's test for each label, those that tell the models apart first."""
+    """McNemar's test for each label, smallest p-value first."""
     names = {name: printable(name) for name in verdicts}
     width = max(19, *map(len, names.values()))
     lines = [f"{'label':{width}} {'A right':>8} {'B right':>8} {'only A':>7} {'only B':>7}  McNemar's p"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trt_cls.contract import Precision
     from trt_cls.export.export import ExportResult
     from trt_cls.export.int8 import Int8
-    from trt_cls.export.tensorrt import Request
+    from trt_cls.export.tensorrt import BuilderRequest
 
 BATCH = click.IntRange(min=1)
 SHARE = Finite(0, 1, min_open=True, max_open=True)
@@ -56,17 +56,17 @@ SHARE = Finite(0, 1, min_open=True, max_open=True)
 @click.option(
     "--data_type",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="TAO's name for the same. Left out: the model's own.",
+    help="TAO's name for the same.  [default: the model's own]",
 )
 @click.option(
-    "--images", type=PATH, help="Images to check the files on. Left out: the spec's evaluation or validation dataset."
+    "--images", type=PATH, help="Images to check the files on.  [default: the spec's evaluation or validation dataset]"
 )
 @click.option(
     "--engine",
     "--engine_file",
     "engine",
     type=PATH,
-    help="Engine to write; an error if none can be built. Left out: beside the ONNX file.",
+    help="Engine to write; an error if none can be built.  [default: beside the ONNX file]",
 )
 @click.option(
     "--builder",
@@ -110,7 +110,7 @@ def command(
     data_type: Precision | None,
     images: Path | None,
     engine: Path | None,
-    builder: Request,
+    builder: BuilderRequest,
     capabilities: tuple[str, ...],
     minimum: int | None,
     optimum: int | None,
@@ -125,8 +125,8 @@ def command(
     precision = _precision(fp16, int8, fp8, data_type, quantization)
     _require_consistent(precision, quantization, embed=embed, deepstream=deepstream)
     from trt_cls.export.export import export
+    from trt_cls.export.images import Rules
     from trt_cls.export.tensorrt import profile_from_batches
-    from trt_cls.export.validation import Rules
     from trt_cls.serving.common import plan_for_servers
     from trt_cls.spec import load
 
@@ -209,7 +209,7 @@ def _servers(
     return [(write, folder) for _, write, folder in known if folder]
 
 
-def _print_next(result: ExportResult, builder: Request) -> None:
+def _print_next(result: ExportResult, builder: BuilderRequest) -> None:
     from trt_cls.export.tensorrt import HOW_TO_GET_ONE
 
     echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")

@@ -25,11 +25,11 @@ from trt_cls.cli.options import (
     run_options,
     spec_options,
 )
-from trt_cls.cli.processes import fastest_engine, opened, progress, run_on_each_gpu, take_gpu_for
+from trt_cls.cli.processes import fastest_engine, progress, run_on_each_gpu, take_gpu_for, with_progress
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
-from trt_cls.text import FOREIGN, printable
+from trt_cls.text import FOREIGN, counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -173,7 +173,7 @@ def _label(
         if results and processes.first:
             results_folder(results)
         fastest = _fastest(model, run.provider, images, contract, processes)
-        with opened(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
+        with with_progress(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
             predictions = predict(engine, images, workers=WORKERS, **options)
         if processes.first:
             single = len(sources) == 1 and Path(sources[0]).is_file() and not is_shards(sources[0])
@@ -191,9 +191,9 @@ def _fastest(model: Path, provider: Provider, images: Samples, contract: Contrac
 
 
 def _is_video(source: str) -> bool:
-    from trt_cls.evaluation.video import SUFFIXES
+    from trt_cls.evaluation.video import VIDEO_SUFFIXES
 
-    return source.startswith(CAMERA) or source.lower().endswith(SUFFIXES)
+    return source.startswith(CAMERA) or source.lower().endswith(VIDEO_SUFFIXES)
 
 
 def _require_sources(sources: tuple[str, ...]) -> None:
@@ -316,4 +316,4 @@ def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, 
         return
     path = folder / f"result.{form or 'csv'}"
     count = write_labels(texts, path)
-    echo(f"{count} images labeled{skipped}; written: {path}")
+    echo(f"{counted(count, 'image')} labeled{skipped}; written: {path}")

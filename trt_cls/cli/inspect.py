@@ -46,7 +46,7 @@ def command(model: Path, layers: bool, as_json: bool) -> None:
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:
-    from trt_cls.evaluation.report.page import contract_rows
+    from trt_cls.evaluation.report import contract_rows
 
     rows = [("File", f"{found.path}, {found.bytes:,} bytes"), ("SHA-256", found.sha256)]
     rows += contract_rows(found.contract)

@@ -1,8 +1,10 @@
-"""Labels of shards for `trt-cls infer -o` and `--merge`."""
+"""Shard by shard: labels for `trt-cls infer -o` and `--merge`, probabilities for `evaluate -o`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +14,12 @@ from trt_cls.cli.processes import progress, take_gpu_for
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.files import EXAMPLE, is_shards, results_folder, shard_paths
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
-    from trt_cls.distributed.ranks import Rank
-    from trt_cls.evaluation.labeling import TableFormat
+    from trt_cls.data.samples import Samples
+    from trt_cls.distributed.processes import Rank
+    from trt_cls.evaluation.labeling import Labeling, TableFormat
 
 
 def label_shards(
@@ -29,26 +33,48 @@ def label_shards(
     """
     from trt_cls.artefacts.sidecar import file_sha256
     from trt_cls.data.shards import shard_by_shard
-    from trt_cls.distributed.failure import end_with_launcher
-    from trt_cls.distributed.ranks import own_rank
-    from trt_cls.engines import open_engine
-    from trt_cls.evaluation.answers import answers
     from trt_cls.evaluation.labeling import Labeling
 
-    end_with_launcher()
     paths = _shards(sources)
-    own = own_rank(shard)
     labeling = Labeling(results_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
+    answer_shards(labeling, paths, lambda: shard_by_shard(paths), model, run, shard, workers)
+
+
+def answer_shards(
+    labeling: Labeling,
+    paths: Sequence[Path],
+    samples_by_shard: Callable[[], Callable[[Path], Samples]],
+    model: Path,
+    run: RunOptions,
+    shard: str | None,
+    workers: int,
+    *,
+    flips: bool = False,
+) -> None:
+    """Writes the outputs of this process's share of the shards; those that are there are left.
+
+    Raises:
+        RequestError: `labeling.out` holds outputs of another model or with other options.
+        TrtClsError: shards can't be read; the others are done.
+    """
+    from trt_cls.distributed.failure import end_with_launcher
+    from trt_cls.distributed.processes import own_rank
+    from trt_cls.engines import open_engine
+    from trt_cls.evaluation.answers import WithFlips, answers
+
+    end_with_launcher()
+    own = own_rank(shard)
     labeling.begin(paths)
     left = [path for path in paths[own.rank :: own.size] if not labeling.is_done(path)]
-    echo(f"{len(paths)} shards, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
+    echo(f"{counted(len(paths), 'shard')}, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
     if not left:
         return
     _take_gpu(own, model, run)
-    samples_of, broken = shard_by_shard(paths), []
-    engine = open_engine(model, run.provider)
-    answer = partial(answers, engine, batch_size=labeling.batch_size, workers=workers, executor=run.executor)
-    try:
+    samples_of, broken = samples_by_shard(), []
+    opened = open_engine(model, run.provider)
+    with closing(WithFlips(opened) if flips else opened) as engine:
+        labeling = replace(labeling, backend=engine.backend)
+        answer = partial(answers, engine, batch_size=labeling.batch_size, workers=workers, executor=run.executor)
         for path in left:
             try:
                 samples = samples_of(path)
@@ -58,9 +84,7 @@ def label_shards(
                 continue
             with progress(len(samples)) as done:
                 made = labeling.label(answer, engine.contract, path, samples, done)
-            echo(f"{path.name}: {made.samples} images, {made.skipped} skipped")
-    finally:
-        engine.close()
+            echo(f"{path.name}: {counted(made.samples, 'image')}, {made.skipped} skipped")
     if broken:
         raise TrtClsError(f"{len(broken)} of {len(left)} shards can't be read, the first is {broken[0]}")
 
@@ -70,7 +94,7 @@ def merge_labels(out: Path) -> None:
     from trt_cls.evaluation.labeling import merge
 
     path, count = merge(out)
-    echo(f"{count} images, each once; written: {path}")
+    echo(f"{counted(count, 'image')}, each once; written: {path}")
 
 
 def _shards(sources: Sequence[str]) -> list[Path]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from trt_cls.contract import Preprocessing
+    from trt_cls.preprocessing.gate import Part
     from trt_cls.preprocessing.pillow import Floats
     from trt_cls.spec.experiment import Experiment
 
@@ -60,13 +61,13 @@ def command(
     split: str,
     executor: str,
 ) -> None:
-    """Write the exact input tensor of the network, float32 [N,C,H,W], for images and folders of images.
+    """Write the exact input tensor of the network, float32 [N,C,H,W], for images, folders of images and shards.
 
     With --sheet, also or instead, as a picture: its pixels are those of the tensor, without the normalization.
     """
     import numpy as np
 
-    from trt_cls.data.folder import list_images
+    from trt_cls.data.folder import listed_images
     from trt_cls.files import atomic, results_folder
 
     if output is None and sheet is None:
@@ -77,8 +78,8 @@ def command(
     preprocessing, train = _request(spec, overrides, model, split)
     if train and executor == "cuda":
         raise RequestError("--executor cuda does not augment; expected --split val with it; or use --executor cpu")
-    paths = [path for image in images for path in list_images(image)]
-    tensor = _gpu_tensor(paths, preprocessing) if executor == "cuda" else _cpu_tensor(paths, preprocessing, train)
+    sources = [sample.source for image in images for sample in listed_images(image)]
+    tensor = _gpu_tensor(sources, preprocessing) if executor == "cuda" else _cpu_tensor(sources, preprocessing, train)
     if output:
         results_folder(output.parent)
         with atomic(output) as beside:
@@ -109,7 +110,7 @@ def _request(
     return read_contract(model).preprocessing, None
 
 
-def _gpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
+def _gpu_tensor(sources: Sequence[Path | Part], preprocessing: Preprocessing) -> Floats:
     from contextlib import closing
 
     import numpy as np
@@ -118,9 +119,9 @@ def _gpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
     from trt_cls.preprocessing.images import read
 
     with closing(CudaPreprocessing(preprocessing)) as gpu:
-        batches = (paths[start : start + GPU_BATCH] for start in range(0, len(paths), GPU_BATCH))
+        batches = (sources[start : start + GPU_BATCH] for start in range(0, len(sources), GPU_BATCH))
         return np.concatenate(
-            [gpu.preprocess([read(path, preprocessing.channels) for path in batch]) for batch in batches]
+            [gpu.preprocess([read(source, preprocessing.channels) for source in batch]) for batch in batches]
         )
 
 
@@ -141,7 +142,7 @@ def _sheet(tensor: Floats, preprocessing: Preprocessing) -> Image:
     return sheet
 
 
-def _cpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing, experiment: Experiment | None) -> Floats:
+def _cpu_tensor(sources: Sequence[Path | Part], preprocessing: Preprocessing, experiment: Experiment | None) -> Floats:
     import numpy as np
 
     from trt_cls.data.augmentation import EMPTY, augment, draws_for
@@ -150,9 +151,9 @@ def _cpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing, experiment:
     from trt_cls.preprocessing.pillow import fit, normalize
 
     train = experiment.train_config if experiment else None
-    tensor = np.empty((len(paths), *preprocessing.input_shape), preprocessing.input_type)
-    for index, path in enumerate(paths):
-        image, erased = decode(path, preprocessing.channels), EMPTY
+    tensor = np.empty((len(sources), *preprocessing.input_shape), preprocessing.input_type)
+    for index, source in enumerate(sources):
+        image, erased = decode(source, preprocessing.channels), EMPTY
         try:
             if train and experiment:
                 draws, extensions = draws_for(train.random_seed, EPOCH, index), experiment.extensions
@@ -163,7 +164,7 @@ def _cpu_tensor(paths: Sequence[Path], preprocessing: Preprocessing, experiment:
             else:
                 pixels = fit(image, preprocessing)
         except DataError as error:
-            raise DataError(f"{path}: {error}") from error
+            raise DataError(f"{source}: {error}") from error
         normalize(pixels, preprocessing, tensor[index])
         tensor[index, :, erased.top : erased.bottom, erased.left : erased.right] = 0
     return tensor

@@ -12,7 +12,7 @@ import click
 
 from trt_cls.engines.backends import ON_CPU, device_of
 from trt_cls.errors import RequestError
-from trt_cls.isolation import PROGRAM
+from trt_cls.isolation import MAIN_CODE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def run_on_each_gpu(context: click.Context, gpus: int, option: str, value: str) 
 
     arguments = _arguments_of_each(context.find_root().obj.arguments)
     require_gpus(gpus, f"work in processes on the CPU: {on_cpus}")
-    raise SystemExit(run_in_processes(gpus, ["-c", PROGRAM, *arguments]))
+    raise SystemExit(run_in_processes(gpus, ["-c", MAIN_CODE, *arguments]))
 
 
 def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
@@ -78,7 +78,7 @@ def fastest_engine(
 
 
 @contextmanager
-def opened(
+def with_progress(
     engine: Engine, images: Sequence[Any], run: RunOptions, batch_size: int, processes: Processes
 ) -> Iterator[tuple[Engine, dict[str, Any]]]:
     """The `engine` of this process, and the options of `predict`, with a progress bar in the first process."""

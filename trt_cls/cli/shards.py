@@ -12,6 +12,7 @@ from trt_cls.cli.processes import progress
 from trt_cls.errors import RequestError
 from trt_cls.files import results_folder
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 10**5
@@ -42,7 +43,8 @@ def command(folder: Path, output: Path, size: str, name: str, unlabeled: bool) -
     last = len(index.shards) - 1
     pattern = f"{name}-{{000000..{last:06}}}.tar" if last else f"{name}-000000.tar"
     total = sum(shard.bytes for shard in index.shards)
-    echo(f"{len(found.samples)} images of {len(found.classes)} classes in {last + 1} shards, {total / 1e6:,.1f} MB")
+    images, shards = counted(len(found.samples), "image"), counted(last + 1, "shard")
+    echo(f"{images} of {len(found.classes)} classes in {shards}, {total / 1e6:,.1f} MB")
     echo(f"written: {output / pattern}")
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import click
 
-from trt_cls.cli import Group
+from trt_cls.cli import CommandGroup
 from trt_cls.cli.options import PATH, common_options, set_option
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Experiment
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 
-@click.group("spec", cls=Group)
+@click.group("spec", cls=CommandGroup)
 def command() -> None:
     """Check, print and write spec files, list all fields."""
 
@@ -130,5 +131,5 @@ def _summary(experiment: Experiment) -> str:
     if train is not None:
         blocks = (experiment.extensions.optimizer or train.optimizer, train.lr_config)
         chosen = (name for block in blocks for name, value in vars(block).items() if value)
-        parts += [f"{train.n_epochs} epochs of batches of {train.batch_size_per_gpu}", *chosen]
+        parts += [f"{counted(train.n_epochs, 'epoch')} of batches of {train.batch_size_per_gpu}", *chosen]
     return ", ".join(parts)

@@ -16,12 +16,13 @@ from trt_cls.distributed.processes import is_first
 from trt_cls.errors import RequestError, TrtClsError, require
 from trt_cls.spec.architectures import HUB
 from trt_cls.terminal import echo
+from trt_cls.text import counted
 
 if TYPE_CHECKING:
     from trt_cls.training.loop import TrainingResult
     from trt_cls.training.rate_finder import RateCurve
 
-TRAINING_ALONE = ("resume", "save_every", "loggers", "init_epoch")
+TRAINING_ALONE = ("resume", "auto_resume", "save_every", "loggers", "init_epoch")
 """Options that a search for a learning rate does not have."""
 
 
@@ -30,6 +31,11 @@ TRAINING_ALONE = ("resume", "save_every", "loggers", "init_epoch")
 @results_option(required=True)
 @click.option("-c", "--classmap", type=PATH, help="JSON of class names and indices.  [default: alphabetical]")
 @click.option("--resume", is_flag=True, help="Continue exactly where the training in the results folder stopped.")
+@click.option(
+    "--auto-resume",
+    is_flag=True,
+    help="--resume where the results folder holds a training, else begin one: for jobs that are started again.",
+)
 @click.option(
     "--save-every",
     type=click.IntRange(min=1),
@@ -100,18 +106,20 @@ def command(
     experiment = spec_files.load(spec, overrides=overrides, needs=("train_config",))
     require("torch", "training", "train")
     from trt_cls.training.run import find_rate, train
+    from trt_cls.training.run_folder import RunFolder
 
     if gpus > 1:
         run_on_each_gpu(context, gpus, "--device", device)
     if find_lr:
-        resume, save_every, loggers, first = (options.pop(name) for name in TRAINING_ALONE)
-        _refuse_for_search(
-            {"--resume": resume, "--save-every": save_every, "--logger": loggers, "--init-epoch": first != 1}
-        )
+        resume, auto, save_every, loggers, first = (options.pop(name) for name in TRAINING_ALONE)
+        given = {"--resume": resume, "--auto-resume": auto, "--save-every": save_every, "--logger": loggers}
+        _refuse_for_search(given | {"--init-epoch": first != 1})
         curve = find_rate(experiment, results, device=device, **options)
         if is_first():
             echo(_suggestion(curve, spec, overrides, results))
         return
+    if options.pop("auto_resume"):
+        options["resume"] |= RunFolder(results).state.exists()
     result = train(experiment, results, device=device, **options)
     if is_first():
         echo("\n".join(_summary(result)))
@@ -149,9 +157,9 @@ def _suggestion(curve: RateCurve, spec: Path, overrides: Sequence[str], results:
 def _summary(result: TrainingResult) -> list[str]:
     best, files = result.best, result.results
     lines = [f"broken image: {image.path}: {image.reason}" for image in result.skipped]
-    done = f"done: {len(result.rows)} epochs, {len(result.skipped)} broken images"
+    done = f"done: {counted(len(result.rows), 'epoch')}, {counted(len(result.skipped), 'broken image')}"
     if result.steps_left_out:
-        done += f", {result.steps_left_out} steps skipped because they had no images"
+        done += f", {counted(result.steps_left_out, 'step')} skipped because they had no images"
     if result.stopped_early:
         done += ", stopped early"
     averaged = []

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trt_cls.data.samples import Sample, Samples
-from trt_cls.spec.experiment import Extensions
+
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Extensions
 
 WINDOW = 8
 """Shards whose images are mixed with one another, see `Orders`."""

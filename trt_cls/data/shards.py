@@ -125,6 +125,15 @@ def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
     return lambda path: samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))]
 
 
+def by_shard(samples: Samples) -> dict[Path, Samples]:
+    """Images in the order of their shards, divided into those of each shard."""
+    table, shard = _table(samples), _table(samples).rows["shard"][samples.rows]
+    numbers, starts = np.unique(shard, return_index=True)
+    ends = [*starts[1:].tolist(), len(samples)]
+    files = [table.root / table.files[number] for number in numbers]
+    return {file: samples[start:end] for file, start, end in zip(files, starts.tolist(), ends, strict=True)}
+
+
 def _table(samples: Samples) -> Table:
     assert isinstance(samples.table, Table)
     return samples.table

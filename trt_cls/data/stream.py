@@ -24,7 +24,7 @@ from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
 from trt_cls.preprocessing.gate import holding
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.pillow import Floats, Pixels, axes, table
+from trt_cls.preprocessing.pillow import Floats, Pixels, axes, filter_table
 
 T = TypeVar("T")
 BATCHES_AHEAD = 2
@@ -86,7 +86,7 @@ def decoded(
         images[place] = pixels = read(sample.source, preprocessing.channels)
         # Refuses what is too long and thin, and leaves the weights in the cache: they take a third of a millisecond.
         for axis in axes((pixels.shape[1], pixels.shape[0]), preprocessing):
-            table(axis, preprocessing.filter)
+            filter_table(axis, preprocessing.filter)
 
     with closing(_read_ahead(samples, empty, put, batch_size, workers)) as batches:
         for images, kept, chosen, lost in batches:

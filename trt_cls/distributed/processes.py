@@ -1,20 +1,24 @@
 """The processes of one call, as torchrun starts them: rank and size, shares of work, exchange of values.
 
 Values are exchanged between the CPUs (gloo), so that no exchange waits for a GPU. A single process needs no torch.
+Shares of independent work (`own_rank`) need no connection: such processes neither know one another nor run at once.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 from trt_cls.distributed.failure import end_with_launcher, ended_together
-from trt_cls.errors import require
+from trt_cls.errors import RequestError, require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -111,6 +115,7 @@ def joined(*, advice: str, backend: str = "gloo") -> Iterator[Processes]:
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
+    store = distributed.PrefixStore(_start(store, rank, size), store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     control = distributed.new_group(backend="gloo", timeout=PATIENCE)
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size))
@@ -121,6 +126,26 @@ def joined(*, advice: str, backend: str = "gloo") -> Iterator[Processes]:
     distributed.destroy_process_group()
 
 
+def _start(store: Any, rank: int, size: int) -> str:
+    """A name that the processes that were started together share.
+
+    torchrun keeps its store when it starts all of them again, with the addresses of those before. Each process writes
+    a name that is new, and the first one answers under it until all have answered.
+    """
+    own = uuid4().hex
+    if rank:
+        store.set(f"trt_cls/{rank}", own)
+        start = str(store.get(f"trt_cls/{own}").decode())
+        store.add(f"trt_cls/{start}", 1)
+        return start
+    while store.add(f"trt_cls/{own}", 0) < size - 1:
+        for other in range(1, size):
+            if store.check([f"trt_cls/{other}"]):
+                store.set(f"trt_cls/{store.get(f'trt_cls/{other}').decode()}", own)
+        time.sleep(0.01)
+    return own
+
+
 def torch_for_processes() -> ModuleType:
     """torch, which connects the processes.
 
@@ -128,3 +153,44 @@ def torch_for_processes() -> ModuleType:
         MissingDependency: it is not installed.
     """
     return require("torch", "working in several processes", "train")
+
+
+class Rank(NamedTuple):
+    """Process number `rank`, from 0, of `size`."""
+
+    rank: int
+    size: int
+    by: str = ""
+    """Where that was found."""
+
+
+def own_rank(flag: str | None, environment: Mapping[str, str] = os.environ) -> Rank:
+    """The share of `--shard K/N`, else of torchrun, else of a SLURM array; else all.
+
+    Raises:
+        RequestError: K is none of 0 to N - 1, or the array's task numbers are not evenly spaced.
+    """
+    if flag is not None:
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", flag, re.ASCII)
+        if match is None:
+            raise RequestError(f"--shard {flag}: expected K/N, K from 0 on; the first of four is --shard 0/4")
+        return _checked(int(match[1]), int(match[2]), f"--shard {flag}")
+    if "WORLD_SIZE" in environment:
+        return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), "torchrun")
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        task, least = _number(environment, "SLURM_ARRAY_TASK_ID"), _number(environment, "SLURM_ARRAY_TASK_MIN")
+        step = max(1, _number(environment, "SLURM_ARRAY_TASK_STEP", 1))
+        size = _number(environment, "SLURM_ARRAY_TASK_COUNT")
+        return _checked((task - least) // step, size, f"SLURM_ARRAY_TASK_ID {task} from {least} on")
+    return Rank(0, 1)
+
+
+def _number(environment: Mapping[str, str], name: str, default: int = -1) -> int:
+    text = environment.get(name, "")
+    return int(text) if text.isdecimal() and text.isascii() and len(text) < 10 else default
+
+
+def _checked(rank: int, size: int, by: str) -> Rank:
+    if not 0 <= rank < size:
+        raise RequestError(f"{by}: process {rank} of {size} found, expected K of N from 0 on; name it with --shard K/N")
+    return Rank(rank, size, by)

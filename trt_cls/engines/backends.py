@@ -95,7 +95,7 @@ def device_of(path: Path, provider: Provider) -> Device:
     return next((backend.devices[provider] for backend in rows if provider in backend.devices), "cpu")
 
 
-def resolved(provider: Provider, *, gpu: bool) -> Provider:
+def resolved_provider(provider: Provider, *, gpu: bool) -> Provider:
     """`provider`, with "auto" decided: the GPU if the backend can use one (`gpu`), else the CPU.
 
     TensorRT is never chosen unasked: ONNX Runtime would build an engine for minutes at each start.

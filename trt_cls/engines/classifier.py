@@ -26,7 +26,7 @@ Images: TypeAlias = OneImage | Sequence[OneImage] | NDArray[Any]
 """What a classifier takes: one image or several, as paths, Pillow images or uint8 arrays (RGB [H, W, 3], gray [H, W] or
 [H, W, 1], or a batch [N, H, W, C]); or a batch that is already preprocessed, float32 [N, C, H, W]."""
 
-BATCH = 32
+BATCH_SIZE = 32
 """Images that are preprocessed and run at once; bounds the memory."""
 
 
@@ -80,11 +80,11 @@ class Classifier:
     def _batches(self, images: Images) -> Iterator[NDArray[np.float32]]:
         if isinstance(images, np.ndarray) and images.dtype == np.float32:
             ready: NDArray[Any] = images
-            yield from (ready[start : start + BATCH] for start in range(0, len(ready), BATCH))
+            yield from (ready[start : start + BATCH_SIZE] for start in range(0, len(ready), BATCH_SIZE))
             return
         several = _as_sequence(images)
-        for start in range(0, len(several), BATCH):
-            yield np.stack([self._preprocess(image) for image in several[start : start + BATCH]])
+        for start in range(0, len(several), BATCH_SIZE):
+            yield np.stack([self._preprocess(image) for image in several[start : start + BATCH_SIZE]])
 
     def _preprocess(self, image: OneImage) -> NDArray[np.float32]:
         preprocessing = self.contract.preprocessing

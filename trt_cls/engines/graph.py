@@ -77,7 +77,7 @@ def read_graph(path: Path) -> Graph:
     Raises:
         ArtefactError: it is no ONNX file, or its shapes contradict each other.
     """
-    return graph_of(onnx_file.read_graph(path))
+    return graph_of(onnx_file.read_proto(path))
 
 
 def graph_of(proto: onnx.ModelProto) -> Graph:

@@ -31,7 +31,7 @@ NO_PARAMETERS = (".num_batches_tracked", SCALE)
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of one model file; what its kind does not tell is None or empty."""
+    """What is known of one model file; what a file of its kind does not hold is None or empty."""
 
     path: Path
     bytes: int

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import require_own_weights
 from trt_cls.contract import INPUT, OUTPUT
-from trt_cls.engines.backends import Provider, resolved
+from trt_cls.engines.backends import Provider, resolved_provider
 from trt_cls.engines.engine import check_images, check_signature, closed
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, one_line, require
 
@@ -50,7 +50,7 @@ class OnnxRuntimeEngine:
         require_own_weights(path)
         runtime = _import_onnxruntime()
         available = runtime.get_available_providers()
-        wanted = resolved(provider, gpu=NAMES["cuda"] in available)
+        wanted = resolved_provider(provider, gpu=NAMES["cuda"] in available)
         _require(wanted, available)
         self._session = _open_session(runtime, path, wanted, threads)
         running = _running_provider(self._session)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.engines.backends import Provider, resolved
+from trt_cls.engines.backends import Provider, resolved_provider
 from trt_cls.engines.engine import check_images, closed
 from trt_cls.errors import DeviceError, EngineError, one_line, require
 
@@ -27,7 +27,7 @@ class TorchEngine:
     def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
         self._torch = require("torch", "running a checkpoint", "train")
         available = self._torch.cuda.is_available()
-        device = resolved(provider, gpu=available)
+        device = resolved_provider(provider, gpu=available)
         if device == "cuda" and not available:
             raise DeviceError(
                 f"torch {self._torch.__version__} finds no CUDA device, it has cpu; expected an NVIDIA GPU with its "

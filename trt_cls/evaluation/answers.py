@@ -1,6 +1,6 @@
 """Runs any engine on image files, preprocessed on the CPU or the GPU; checks that spec, class map and model agree.
 
-Does not know: true labels and result files.
+`WithFlips` is test-time augmentation. Does not know: true labels and result files.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import Skipped, stream
 from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import Answered, answers_on_device
-from trt_cls.errors import ArtefactError, DeviceError, EngineError, MissingDependency, RequestError
+from trt_cls.errors import ArtefactError, DataError, DeviceError, EngineError, MissingDependency, RequestError
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.description import require_spec_fits
-from trt_cls.spec.experiment import Experiment
 from trt_cls.text import lookalikes
+
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment
 
 Executor = Literal["auto", "cpu", "cuda"]
 """What preprocesses the images; "auto": the GPU for a TensorRT engine if possible, else the CPU."""
@@ -88,6 +91,12 @@ def _on_host(engine: Engine, samples: Sequence[Sample], batch_size: int, workers
         before = time.perf_counter()
 
 
+def nothing_decoded(skipped: Sequence[Skipped], advice: str) -> DataError:
+    """The error where all images were `skipped`."""
+    first = f", the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+    return DataError(f"none of {len(skipped)} images can be decoded{first}; expected image files; {advice}")
+
+
 def _finite(engine: Engine, answered: Answered) -> Answered:
     if not np.isfinite(answered.probabilities).all():
         raise EngineError(
@@ -130,3 +139,22 @@ def _require_classmap_fits(classmap: Path, contract: Contract, model: Path) -> N
             f"in the model{lookalikes(names, contract.classes)}; expected the class map of the training; leave it out, "
             "the model carries its own classes"
         )
+
+
+class WithFlips:
+    """An engine whose answers are the mean over each image and its mirror image; takes twice the time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.contract = engine.contract
+        self.backend = f"{engine.backend} + flips"
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mean of both probabilities, [n, classes]."""
+        across = 2 if self.contract.preprocessing.embedded else 3
+        mirrored = np.ascontiguousarray(np.flip(images, across))
+        return (self._engine.infer(images) + self._engine.infer(mirrored)) / np.float32(2)
+
+    def close(self) -> None:
+        """Closes the engine."""
+        self._engine.close()

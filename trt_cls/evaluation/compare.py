@@ -22,7 +22,8 @@ from trt_cls.data.shards import shard_samples
 from trt_cls.data.split import Dataset
 from trt_cls.data.stream import Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
-from trt_cls.errors import ArtefactError, DataError
+from trt_cls.errors import ArtefactError
+from trt_cls.evaluation.answers import nothing_decoded
 from trt_cls.evaluation.metrics import Probabilities, mcnemar, top_k_indices
 from trt_cls.evaluation.multi_label import Flags, given_labels, truth_of
 from trt_cls.files import is_shards
@@ -115,12 +116,10 @@ def compare(a: Engine, b: Engine, samples: Sequence[Sample], *, own_preprocessin
     answer = _each_by_its_contract if a.contract.differences(b.contract) else _to_one_input
     batches = [batch for batch in answer(a, b, samples) if batch.samples or batch.skipped]
     answered = [sample for batch in batches for sample in batch.samples]
-    if not answered:
-        raise DataError(
-            f"none of {len(samples)} images can be decoded; expected image files; name others with --images"
-        )
-    of_a, of_b = np.concatenate([batch.a for batch in batches]), np.concatenate([batch.b for batch in batches])
     skipped = [image for batch in batches for image in batch.skipped]
+    if not answered:
+        raise nothing_decoded(skipped, "name others with --images")
+    of_a, of_b = np.concatenate([batch.a for batch in batches]), np.concatenate([batch.b for batch in batches])
     if a.contract.task == "multi":
         return _label_comparison(a.contract, b.contract, answered, of_a, of_b, skipped)
     return _comparison(a.contract.classes, answered, of_a, of_b, skipped)

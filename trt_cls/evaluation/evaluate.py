@@ -22,9 +22,10 @@ from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, RequestError
-from trt_cls.evaluation.answers import Executor, answers
+from trt_cls.evaluation.answers import Executor, answers, nothing_decoded
 from trt_cls.evaluation.decisions import Kind, auroc, counts_of_kinds, decides, in_sets
 from trt_cls.evaluation.metrics import Metrics, Probabilities, calibration_error, measure
+from trt_cls.evaluation.multi_label import Flags, LabelMetrics, given_labels, measure_labels, same_labels, truth_of
 from trt_cls.evaluation.temperature import softened
 
 Progress = Callable[[int], None]
@@ -40,6 +41,10 @@ class Seconds:
     inference: float
     """The rest."""
     total: float
+
+
+UNTIMED = Seconds(0, 0, 0)
+"""Of answers that were stored."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Evaluation:
 
     @property
     def unknown(self) -> dict[str, float]:
-        """How well the highest probability tells the images from foreign ones; empty without those."""
+        """How well the highest probability separates the images from foreign ones; empty without those."""
         if self.foreign is None:
             return {}
         area = auroc(self.predictions.probabilities, self.foreign.probabilities)
@@ -135,13 +140,20 @@ def evaluate(
     if engine.contract.task == "multi":
         raise RequestError(
             f"{engine.backend}: a multi-label model, which has no top-k; expected one class an image; "
-            "measure it with trt_cls.evaluation.label_evaluation.evaluate_labels"
+            "measure it with trt_cls.evaluation.evaluate.evaluate_labels"
         )
     predictions = of_folder(engine, folder, **how)
-    counted = min(top_k, len(folder.classes))
-    metrics = measure(predictions.probabilities, predictions.labels, counted)
     others = predict(engine, foreign, **how) if foreign else None
-    return Evaluation(engine.contract, engine.backend, predictions, counted, metrics, others)
+    return measured(engine.contract, engine.backend, predictions, top_k, others)
+
+
+def measured(
+    contract: Contract, backend: str, predictions: Predictions, top_k: int, foreign: Predictions | None = None
+) -> Evaluation:
+    """The evaluation of predictions for labeled images, all of their classes among the contract's."""
+    counted = min(top_k, len(contract.classes))
+    metrics = measure(predictions.probabilities, predictions.labels, counted)
+    return Evaluation(contract, backend, predictions, counted, metrics, foreign)
 
 
 def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
@@ -153,7 +165,7 @@ def of_folder(engine: Engine, folder: ImageFolder, **how: Any) -> Predictions:
             "read the folder with the classes of the model's contract"
         )
     predictions = predict(engine, folder.samples, **how)
-    _refuse_lost_class(folder, predictions)
+    refuse_lost_class(folder, predictions)
     return replace(predictions, skipped=(*folder.skipped, *predictions.skipped))
 
 
@@ -198,18 +210,18 @@ def predict(
     skipped = tuple(image for batch in done for image in batch.skipped)
     answered = tuple(sample for batch in done for sample in batch.samples)
     if not answered:
-        raise DataError(_nothing_decoded(skipped))
+        raise nothing_decoded(skipped, "look at the folder")
     waiting = sum(batch.waited for batch in done) / processes.size
     probabilities = np.concatenate([batch.probabilities for batch in done])
     return Predictions(answered, probabilities, skipped, Seconds(waiting, total - waiting, total))
 
 
-def _nothing_decoded(skipped: Sequence[Skipped]) -> str:
-    first = f", the first is {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-    return f"none of {len(skipped)} images can be decoded{first}; expected image files; look at the folder"
+def refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
+    """Refuses a folder of which no image of a class was decoded.
 
-
-def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
+    Raises:
+        DataError: names the class, and its first image.
+    """
     left = {label for sample in predictions.samples for label in sample.indices}
     for label in np.flatnonzero(folder.counts).tolist():
         if label not in left:
@@ -218,3 +230,51 @@ def _refuse_lost_class(folder: ImageFolder, predictions: Predictions) -> None:
                 f'{folder.root}: no image of class "{folder.classes[label]}" can be decoded, the first is '
                 f"{first.path}: {first.reason}; expected at least one; replace the files"
             )
+
+
+@dataclass(frozen=True)
+class LabelEvaluation:
+    """The result of an evaluation."""
+
+    contract: Contract
+    backend: str
+    predictions: Predictions
+    truth: Flags
+    given: Flags
+    """Both [samples, classes]."""
+    metrics: LabelMetrics
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed from files to probabilities."""
+        return len(self.predictions.samples) / self.predictions.seconds.total
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images without an answer or without a row of labels."""
+        return self.predictions.skipped
+
+    @property
+    def warning(self) -> str:
+        """A sentence if all images get the same labels."""
+        return same_labels(self.given, self.truth, self.contract.classes)
+
+    def named(self, flags: Flags) -> list[str]:
+        """The labels of one image, in the classes' order."""
+        return [name for name, has in zip(self.contract.classes, flags, strict=True) if has]
+
+
+def evaluate_labels(engine: Engine, folder: ImageFolder, **how: Any) -> LabelEvaluation:
+    """Evaluates `engine`, whose task is "multi", on `folder`; `how` are the options of `evaluate.predict`.
+
+    Raises:
+        DataError: no image of the folder, or of one class, can be decoded.
+        EngineError: the run failed, or a probability is NaN or infinite.
+        RequestError: the folder was read with other classes than the model's.
+    """
+    predictions, thresholds = of_folder(engine, folder, **how), engine.contract.thresholds
+    assert thresholds is not None  # it has them where its task is "multi"
+    truth = truth_of(predictions.samples, len(folder.classes))
+    given = given_labels(predictions.probabilities, thresholds)
+    metrics = measure_labels(predictions.probabilities, truth, thresholds)
+    return LabelEvaluation(engine.contract, engine.backend, predictions, truth, given, metrics)

@@ -32,6 +32,8 @@ from trt_cls.text import FOREIGN, csv_row, listed
 
 T = TypeVar("T")
 TableFormat = Literal["csv", "parquet"]
+Form = TableFormat | Literal["safetensors"]
+"""Endings of the outputs of shards; the last one is that of `shard_answers`."""
 COLUMNS = ("shard", "index", "key", "path", "label", "confidence", "error")
 LIST, RESULT = "shards", "result"
 """Names without their endings that no shard may have."""
@@ -67,9 +69,11 @@ class Labeling:
 
     out: Path
     model_sha256: str
-    form: TableFormat
+    form: Form
     provider: str
     batch_size: int
+    backend: str = ""
+    """What answers, as `Engine.backend`; needed to write probabilities."""
 
     @property
     def options(self) -> dict[str, str | int]:
@@ -109,7 +113,7 @@ class Labeling:
         described, output = self.out / f"{shard.stem}.json", self.out / f"{shard.stem}.{self.form}"
         if not described.exists():
             return False
-        made = _decoded(Made, described)
+        made = self.made(shard)
         wanted = asdict(made) | {"model_sha256": self.model_sha256, "options": self.options}
         for name in ("model_sha256", "options"):
             if asdict(made)[name] != wanted[name]:
@@ -130,15 +134,36 @@ class Labeling:
         """
         for left_over in glob.glob(f".{glob.escape(shard.stem)}.*", root_dir=self.out):  # by a process that was killed
             (self.out / left_over).unlink(missing_ok=True)
-        rows, skipped = _rows(answer, contract, shard, samples, progress)
         output = self.out / f"{shard.stem}.{self.form}"
+        rows, skipped = self.write(output, answer, contract, shard, samples, progress)
+        made = Made(self.model_sha256, self.options, len(samples), rows, skipped, file_sha256(output))
+        write_text(self.out / f"{shard.stem}.json", json.dumps(asdict(made), indent=1) + "\n")
+        return made
+
+    def write(
+        self,
+        output: Path,
+        answer: Answer,
+        contract: Contract,
+        shard: Path,
+        samples: Samples,
+        progress: Callable[[int], None],
+    ) -> tuple[int, int]:
+        """Writes what was answered to a shard's images; returns the numbers of rows and of skipped images."""
+        rows, skipped = _rows(answer, contract, shard, samples, progress)
         if self.form == "parquet":
             _write_parquet(output, iter([_arrow_table(rows)]))
         else:
             write_csv(output, [COLUMNS, *rows])
-        made = Made(self.model_sha256, self.options, len(samples), len(rows), skipped, file_sha256(output))
-        write_text(self.out / f"{shard.stem}.json", json.dumps(asdict(made), indent=1) + "\n")
-        return made
+        return len(rows), skipped
+
+    def made(self, shard: Path) -> Made:
+        """What OUT/STEM.json says.
+
+        Raises:
+            ArtefactError, RequestError: it is missing, or nothing that was written here.
+        """
+        return _decoded(Made, self.out / f"{shard.stem}.json")
 
 
 def merge(out: Path) -> tuple[Path, int]:
@@ -159,7 +184,8 @@ def merge(out: Path) -> tuple[Path, int]:
         )
     form = str(next(iter(made.values())).options.get("format")) if made else "csv"
     if form not in ("csv", "parquet"):
-        raise RequestError(f"{out}: format {form!r} found, expected csv or parquet; {REMEDY}")
+        instead = "use evaluate --merge" if form == "safetensors" else REMEDY
+        raise RequestError(f"{out}: format {form!r} found, expected csv or parquet; {instead}")
     faults = [fault for shard in shards if (fault := _fault(out, shard, made.get(shard), form))]
     if faults:
         raise TrtClsError(
@@ -211,11 +237,7 @@ def _rows(
 
     A sample has a row for each class that is named, the likeliest first, and one without a label where none is.
     """
-    place_of = {sample.path: place for place, sample in enumerate(samples)}
-    if len(place_of) < len(samples):
-        raise DataError(
-            f"{shard}: {len(samples) - len(place_of)} images have the name of another; write the shard anew"
-        )
+    place_of = places_in(shard, samples)
     names = [os.fsdecode(name) for name in samples.names()]
     found: dict[int, list[tuple[str, str, str]]] = {}
     skipped = 0
@@ -233,6 +255,18 @@ def _rows(
         (shard.name, place, _key(key), names[place], *said) for place, key in enumerate(keys) for said in found[place]
     ]
     return rows, skipped
+
+
+def places_in(shard: Path, samples: Samples) -> dict[Path, int]:
+    """The place of each image in its shard.
+
+    Raises:
+        DataError: two images have one name.
+    """
+    places = {sample.path: place for place, sample in enumerate(samples)}
+    if len(places) < len(samples):
+        raise DataError(f"{shard}: {len(samples) - len(places)} images have the name of another; write the shard anew")
+    return places
 
 
 def _key(member: str) -> str:

@@ -22,7 +22,7 @@ from trt_cls.errors import ArtefactError, EngineError, MissingDependency, Reques
 if TYPE_CHECKING:
     import onnx
 
-Floats = NDArray[np.floating[Any]]
+Activations = NDArray[np.floating[Any]]
 
 BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.03, "int8": 0.3, "fp8": 0.3}
 """How far a tensor may be off, as a share of its largest value, by the coarser of the two files: float32 rounds at
@@ -105,12 +105,12 @@ def _read(path: Path) -> onnx.ModelProto:
     if path.suffix != ".onnx":
         raise RequestError(f"{path}: layers are compared between ONNX files only; name two .onnx files")
     read_contract(path)
-    return onnx_file.read_graph(path)
+    return onnx_file.read_proto(path)
 
 
 def _activations(
     path: Path, model: onnx.ModelProto, names: Mapping[str, Any], images: NDArray[np.float32]
-) -> dict[str, Floats]:
+) -> dict[str, Activations]:
     try:
         session = session_of(model, names, optimized=False)
         return dict(zip(names, session.run(list(names), {INPUT: images}), strict=True))
@@ -120,7 +120,7 @@ def _activations(
         raise EngineError(f"{path}: ONNX Runtime can't run it layer by layer: {one_line(error)}") from error
 
 
-def _distance(a: Floats, b: Floats) -> tuple[float, float]:
+def _distance(a: Activations, b: Activations) -> tuple[float, float]:
     """The largest value of `a`, and the largest difference as a share of it; NaN where only one side is NaN."""
     exact_a, exact_b = a.astype(np.float64), b.astype(np.float64)
     same = (exact_a == exact_b) | (np.isnan(exact_a) & np.isnan(exact_b))
@@ -129,26 +129,26 @@ def _distance(a: Floats, b: Floats) -> tuple[float, float]:
     return largest, gap / largest if largest else gap
 
 
-def _noise(a: Floats, b: Floats) -> float:
+def _noise(a: Activations, b: Activations) -> float:
     exact = a.astype(np.float64)
     power = np.square(exact).mean()
     return float(np.sqrt(np.square(exact - b).mean() / power)) if power else 0.0
 
 
-def _weights(model: onnx.ModelProto) -> dict[str, Floats]:
+def _weights(model: onnx.ModelProto) -> dict[str, Activations]:
     from onnx import numpy_helper
 
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def _changed(
-    node_a: onnx.NodeProto, node_b: onnx.NodeProto, a: Mapping[str, Floats], b: Mapping[str, Floats]
+    node_a: onnx.NodeProto, node_b: onnx.NodeProto, a: Mapping[str, Activations], b: Mapping[str, Activations]
 ) -> tuple[str, ...]:
     """Names of the first node's weights that have other values in the second, at the precision of the coarser one."""
     shared = [name for name in node_a.input if name in a and name in b and name in node_b.input]
     return tuple(name for name in shared if not _equal(a[name], b[name]))
 
 
-def _equal(a: Floats, b: Floats) -> bool:
+def _equal(a: Activations, b: Activations) -> bool:
     coarser = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
     return np.array_equal(a.astype(coarser), b.astype(coarser))

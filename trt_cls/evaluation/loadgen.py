@@ -31,10 +31,10 @@ GENEROUS, LONGER = 2.0, 1.5
 """LoadGen plans its queries by the speed that it is given, and a run that uses them up too early is invalid. Times the
 measured speed: of queries one by one, of which it sends no more than it needs; of offline, which sends them all."""
 FEWEST: dict[Scenario, int] = {"multi-stream": 662, "server": 662}
-"""Queries without which LoadGen says nothing of 99 % of latencies; where none is named, its own default is enough."""
+"""Fewest queries from which LoadGen computes the 99th percentile of latencies; the default of others is enough."""
 PERCENTILES = ("50.00", "90.00", "95.00", "99.00", "99.90")
 
-Run = Callable[[Sequence[int]], Iterable[int]]
+Predict = Callable[[Sequence[int]], Iterable[int]]
 """Answers the images of these indices, in order; yields how many more are answered."""
 
 
@@ -96,7 +96,7 @@ def import_loadgen() -> ModuleType:
     return require("mlperf_loadgen", "benchmark --scenario", "mlperf", package="mlcommons-loadgen")
 
 
-def drive(run: Run, images: int, batch_size: int, load: Load, logs: Path) -> Judged:
+def drive(run: Predict, images: int, batch_size: int, load: Load, logs: Path) -> Judged:
     """Runs the scenario over `images` images, of which `run` answers those that LoadGen names; it logs into `logs`.
 
     Raises:
@@ -146,7 +146,7 @@ def _wait(answering: _Answering, test: threading.Thread) -> None:
 class _Answering:
     """The system under test: answers queries as they come, or, if not `at_once`, those that wait together."""
 
-    def __init__(self, loadgen: ModuleType, run: Run, batch_size: int, *, at_once: bool) -> None:
+    def __init__(self, loadgen: ModuleType, run: Predict, batch_size: int, *, at_once: bool) -> None:
         self._loadgen, self._run, self._batch_size = loadgen, run, batch_size
         self._working = threading.Lock()
         self._waiting: queue.SimpleQueue[Any] | None = None if at_once else queue.SimpleQueue()
@@ -205,7 +205,7 @@ class _Answering:
         self._loadgen.QuerySamplesComplete([response(identity, 0, 0) for identity, _ in query])
 
 
-def _speeds(run: Run, images: int, batch_size: int) -> tuple[float, float, float]:
+def _speeds(run: Predict, images: int, batch_size: int) -> tuple[float, float, float]:
     """Warms up; seconds that one image, a query of multi-stream, and each image of full batches take."""
     size = batch_size
     while size > 1:
@@ -216,7 +216,7 @@ def _speeds(run: Run, images: int, batch_size: int) -> tuple[float, float, float
     return one, few, many / (2 * batch_size)
 
 
-def _seconds(run: Run, images: int, size: int) -> float:
+def _seconds(run: Predict, images: int, size: int) -> float:
     start = time.perf_counter()
     assert sum(run([number % images for number in range(size)])) == size
     return time.perf_counter() - start

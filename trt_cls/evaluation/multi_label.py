@@ -96,7 +96,7 @@ def measure_labels(probabilities: Probabilities, truth: Flags, thresholds: Seque
     return LabelMetrics(
         map=mean_average_precision(probabilities, truth),
         micro_f1=_share(2 * sum(hits), sum(claims) + sum(support)),
-        macro_f1=macro_f1(counts),
+        macro_f1=label_macro_f1(counts),
         exact_match=float((given == truth).all(axis=1).mean()),
         hamming_loss=float((given != truth).mean()),
         loss=binary_cross_entropy(probabilities, truth),
@@ -112,7 +112,7 @@ def label_counts(given: Flags, truth: Flags) -> Counts:
     return np.stack([(given & truth).sum(axis=0), given.sum(axis=0), truth.sum(axis=0)])
 
 
-def macro_f1(counts: Counts) -> float:
+def label_macro_f1(counts: Counts) -> float:
     """The mean F1 of all labels; 0 for one that no image has or gets."""
     hits, claims, support = counts
     return float((2 * hits / np.maximum(claims + support, 1)).mean())

@@ -18,10 +18,10 @@ from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import Lane, answers_on_device
 from trt_cls.errors import DataError
-from trt_cls.evaluation.answers import Executor, answers, open_kernel
+from trt_cls.evaluation.answers import Executor, answers, nothing_decoded, open_kernel
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 
-MOST = 256
+MOST_IMAGES = 256
 """Images that are taken: their tensors are 150 MB at 224×224."""
 
 
@@ -86,10 +86,10 @@ def opened_queries(
     """
     if isinstance(engine, TensorRtEngine):
         batch_size = min(batch_size, engine.largest)
-    batches = list(stream(samples[:MOST], engine.contract.preprocessing, batch_size=batch_size, workers=workers))
+    batches = list(stream(samples[:MOST_IMAGES], engine.contract.preprocessing, batch_size=batch_size, workers=workers))
     kept = [sample for batch in batches for sample in batch.samples]
     if not kept:
-        raise DataError(f"none of {len(samples)} images can be decoded; expected image files; name a folder")
+        raise nothing_decoded([image for batch in batches for image in batch.skipped], "name a folder")
     prepared = np.concatenate([batch.images for batch in batches]) if tensors else None
     with ExitStack() as stack:
         kernel, lane = None if tensors else open_kernel(engine, executor), None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trt_cls.contract import Contract
 from trt_cls.data.stream import Skipped
 from trt_cls.evaluation.decisions import Decision, decides, decision
-from trt_cls.evaluation.evaluate import Evaluation, Predictions
+from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
@@ -25,14 +25,8 @@ if TYPE_CHECKING:
 
 def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
     """The content of results.json: numbers, names and lists only."""
-    predictions, metrics = evaluation.predictions, evaluation.metrics
-    classes = evaluation.contract.classes
-    return {
-        "model": str(model),
-        "backend": evaluation.backend,
-        "precision": evaluation.contract.precision,
-        "num_images": len(predictions.samples),
-        "skipped": [{"path": str(skipped.path), "reason": skipped.reason} for skipped in evaluation.skipped],
+    metrics, classes = evaluation.metrics, evaluation.contract.classes
+    figures = {
         "top_k": evaluation.top_k,
         "top_1_accuracy": metrics.top_1_accuracy,
         "top_k_accuracy": metrics.top_k_accuracy,
@@ -44,9 +38,8 @@ def results_dict(evaluation: Evaluation, model: Path) -> dict[str, Any]:
         "per_class": {name: asdict(scores) for name, scores in zip(classes, metrics.per_class, strict=True)},
         "ece": metrics.ece,
         **{name: found for name in ("calibration", "coverage", "unknown") if (found := getattr(evaluation, name))},
-        "images_per_second": evaluation.images_per_second,
-        "seconds": asdict(predictions.seconds),
     }
+    return _results(evaluation, model, figures)
 
 
 def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple[Path, Path, Path]:
@@ -67,9 +60,64 @@ def write_evaluation(evaluation: Evaluation, model: Path, folder: Path) -> tuple
     return results, table, report
 
 
+def label_results(evaluation: LabelEvaluation, model: Path) -> dict[str, Any]:
+    """As `results_dict`, of a multi-label model."""
+    metrics, classes = evaluation.metrics, evaluation.contract.classes
+    figures = {
+        "mAP": metrics.map,
+        "micro_f1": metrics.micro_f1,
+        "macro_f1": metrics.macro_f1,
+        "exact_match": metrics.exact_match,
+        "hamming_loss": metrics.hamming_loss,
+        "loss": metrics.loss,
+        "classes": list(classes),
+        "per_class": {name: asdict(scores) for name, scores in zip(classes, metrics.per_class, strict=True)},
+    }
+    return _results(evaluation, model, figures)
+
+
+def _results(evaluation: Evaluation | LabelEvaluation, model: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """The content of results.json, in whose middle are the `figures` of one task."""
+    contract, predictions = evaluation.contract, evaluation.predictions
+    seconds = asdict(predictions.seconds)
+    return {
+        "model": str(model),
+        "backend": evaluation.backend,
+        "precision": contract.precision,
+        **({"task": "multi"} if contract.task == "multi" else {}),
+        "num_images": len(predictions.samples),
+        "skipped": [{"path": str(skipped.path), "reason": skipped.reason} for skipped in evaluation.skipped],
+        **figures,
+        **({"images_per_second": evaluation.images_per_second, "seconds": seconds} if seconds["total"] else {}),
+    }
+
+
+def write_label_evaluation(evaluation: LabelEvaluation, model: Path, folder: Path) -> tuple[Path, ...]:
+    """Writes results.json, predictions.csv (path,truth,predicted) and .npz, and report.html; returns their paths."""
+    from trt_cls.data.labels import SEPARATOR
+    from trt_cls.evaluation.report.evaluation_page import label_page
+
+    results, table, arrays, report = (
+        folder / name for name in ("results.json", "predictions.csv", "predictions.npz", "report.html")
+    )
+    predictions = evaluation.predictions
+    write_text(results, json.dumps(label_results(evaluation, model), indent=2, allow_nan=False) + "\n")
+    rows = (
+        (sample.path, *(SEPARATOR.join(evaluation.named(flags)) for flags in both))
+        for sample, *both in zip(predictions.samples, evaluation.truth, evaluation.given, strict=True)
+    )
+    write_csv(table, [("path", "truth", "predicted"), *rows])
+    paths = np.array([str(sample.path) for sample in predictions.samples])
+    with atomic(arrays) as beside, beside.open("wb") as file:
+        truth = evaluation.truth.astype(np.uint8)
+        np.savez_compressed(file, paths=paths, truth=truth, probabilities=predictions.probabilities)
+    write_text(report, label_page(evaluation, model))
+    return results, table, arrays, report
+
+
 def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> tuple[Path, Path]:
     """Writes changed.csv, a row for each image with different labels, and comparison.html; returns their paths."""
-    from trt_cls.evaluation.report.page import comparison_page
+    from trt_cls.evaluation.report import comparison_page
 
     table, report = folder / "changed.csv", folder / "comparison.html"
     header = ("path", "label_a", "confidence_a", "label_b", "confidence_b", "truth")
@@ -144,7 +192,7 @@ def write_labels(texts: Iterable[str], path: Path) -> int:
     return count
 
 
-MOST_CLASSES = 20
+LARGEST_MATRIX = 20
 """A larger confusion matrix is not printed; results.json holds it."""
 
 
@@ -161,15 +209,49 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("loss", f"{metrics.loss:.4f}"),
         ("calibration error", f"{metrics.ece:.4f}" + _without_temperature(evaluation)),
         *_decision_figures(evaluation),
-        ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),
+        _speed(evaluation),
     ]
     if warning := one_answer(metrics.counts, classes):
         figures.append(("warning", warning))
     parts = ["\n".join(f"{name:18} {value}" for name, value in figures)]
-    if len(classes) <= MOST_CLASSES:
+    if len(classes) <= LARGEST_MATRIX:
         parts.append("Confusion Matrix (rows: truth)\n" + confusion_table(metrics.confusion_matrix.tolist(), classes))
     parts.append("Classification Report\n" + report_table(metrics.per_class, classes, metrics.top_1_accuracy))
     return "\n\n".join(parts)
+
+
+def _speed(evaluation: Evaluation) -> tuple[str, str]:
+    by = f"{evaluation.backend}, {evaluation.contract.precision}"
+    timed = evaluation.predictions.seconds.total > 0
+    return ("images/s", f"{evaluation.images_per_second:.0f} ({by})") if timed else ("backend", by)
+
+
+def label_table(evaluation: LabelEvaluation) -> str:
+    """The metrics and the per-class report, for a terminal."""
+    metrics, predictions = evaluation.metrics, evaluation.predictions
+    figures = [
+        ("images", f"{len(predictions.samples)}, {len(predictions.skipped)} skipped"),
+        ("mAP", f"{metrics.map:.4f}"),
+        ("micro F1", f"{metrics.micro_f1:.4f}"),
+        ("macro F1", f"{metrics.macro_f1:.4f}"),
+        ("exact match", f"{metrics.exact_match:.4f}"),
+        ("Hamming loss", f"{metrics.hamming_loss:.4f}"),
+        ("loss", f"{metrics.loss:.4f}"),
+        ("images/s", f"{evaluation.images_per_second:.0f} ({evaluation.backend}, {evaluation.contract.precision})"),
+    ]
+    if warning := evaluation.warning:
+        figures.append(("warning", printable(warning)))
+    names = [printable(name) for name in evaluation.contract.classes]
+    width = max(len(name) for name in names)
+    heads = ("AP", "precision", "recall", "f1-score", "support", "threshold")
+    lines = [f"{'':>{width}} " + "".join(f" {name:>9}" for name in heads)]
+    for name, scores in zip(names, metrics.per_class, strict=True):
+        average = "none" if scores.ap is None else f"{scores.ap:.4f}"
+        lines.append(
+            f"{name:>{width}}  {average:>9} {scores.precision:9.2f} {scores.recall:9.2f} {scores.f1:9.2f} "
+            f"{scores.support:9} {scores.threshold:9.4f}"
+        )
+    return "\n".join(f"{name:18} {value}" for name, value in figures) + "\n\nLabels\n" + "\n".join(lines)
 
 
 def _without_temperature(evaluation: Evaluation) -> str:
@@ -178,7 +260,7 @@ def _without_temperature(evaluation: Evaluation) -> str:
 
 
 def _decision_figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
-    """What the contract's rules make of the images, and how the model tells foreign images."""
+    """The effect of the contract's rules, and how well the confidence separates foreign images."""
     if found := evaluation.coverage:
         sizes = f"{found['mean_set_size']:.2f} classes in a set"
         yield "coverage", f"{found['measured']:.4f} of {found['target']:g}, {sizes}"

@@ -22,8 +22,7 @@ from trt_cls.data.stream import decoded, stream
 from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import LANES, Lane
-from trt_cls.errors import DataError
-from trt_cls.evaluation.answers import Executor
+from trt_cls.evaluation.answers import Executor, nothing_decoded
 from trt_cls.evaluation.evaluate import predict
 from trt_cls.preprocessing import cpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
@@ -72,10 +71,10 @@ class Job:
         Raises:
             DataError: no image can be decoded.
         """
-        batches = self._decoded(self.samples[: KEPT * self.batch_size])
+        batches = list(self._decoded(self.samples[: KEPT * self.batch_size]))
         images = [batch.images for batch in batches if batch.images]
         if not images:
-            raise DataError(f"none of {len(self.samples)} images can be decoded; expected image files; name a folder")
+            raise nothing_decoded([image for batch in batches for image in batch.skipped], "name a folder")
         return images
 
     def decode(self, samples: Sequence[Sample]) -> int:

@@ -16,7 +16,7 @@ from trt_cls.evaluation.metrics import Probabilities
 from trt_cls.preprocessing import cpu, pillow
 from trt_cls.preprocessing.images import eight_bit
 
-SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 """Suffixes of videos, in lower case."""
 
 Frame = NDArray[np.uint8]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from trt_cls.artefacts.onnx_file import BATCH, OnnxModel
+from trt_cls.artefacts.onnx_file import DYNAMIC_BATCH, OnnxModel
 from trt_cls.contract import INPUT, Preprocessing
 from trt_cls.export.onnx_file import check
 
@@ -43,7 +43,7 @@ def embed_preprocessing(model: OnnxModel) -> OnnxModel:
         graph.node.insert(index, node)
     fed = replace(preprocessing, embedded=True)
     graph.input[0].CopyFrom(
-        helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, [BATCH, *fed.input_shape]),
+        helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, [DYNAMIC_BATCH, *fed.input_shape]),
     )
     return _checked(model, proto, fed)
 

@@ -18,20 +18,19 @@ from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDepen
 from trt_cls.evaluation.decisions import calibration_rows
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.images import images_for
+from trt_cls.export.images import Halves, Rules, images_for, validation_halves
 from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
 from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
-from trt_cls.export.temperature import calibrated, fit, fit_labels, with_temperature
+from trt_cls.export.temperature import calibrated, fit_temperature, fit_temperature_of_labels, with_temperature
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
     BuilderChoice,
-    Request,
+    BuilderRequest,
     build_engine,
     choose_builder,
     for_generations,
 )
-from trt_cls.export.validation import Halves, Rules, validation_halves
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
@@ -70,7 +69,7 @@ def export(
     experiment: Experiment | None = None,
     images: Path | None = None,
     engine: Path | None = None,
-    builder: Request = "auto",
+    builder: BuilderRequest = "auto",
     profile: Profile = DEFAULT_PROFILE,
     capabilities: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
@@ -135,13 +134,13 @@ def _target(contract: Contract, precision: Precision, *, embed: bool, calibrate:
 
 def _fitted(target: Contract, check: Check, images: Halves, say: Callable[[str], None]) -> tuple[Contract, Check]:
     """Both with the temperature of the model on `images`."""
-    temperature = (fit_labels if target.task == "multi" else fit)(check.model, images, say)
+    temperature = (fit_temperature_of_labels if target.task == "multi" else fit_temperature)(check.model, images, say)
     target = with_temperature(target, temperature)
     return target, replace(check, temperature=temperature, thresholds=target.thresholds)
 
 
 def _builder(
-    builder: Request, required: bool, precision: Precision, capabilities: Sequence[str]
+    builder: BuilderRequest, required: bool, precision: Precision, capabilities: Sequence[str]
 ) -> tuple[BuilderChoice | None, str]:
     """The builder for a file in `precision`, or None and the reason why."""
     choice, why = choose_builder(builder, required=required or bool(capabilities))
@@ -191,7 +190,13 @@ def _contract(model: Path, experiment: Experiment | None) -> Contract:
 
 
 def _check_request(
-    model: Path, output: Path, contract: Contract, target: Contract, engine: Path | None, builder: Request, int8: Int8
+    model: Path,
+    output: Path,
+    contract: Contract,
+    target: Contract,
+    engine: Path | None,
+    builder: BuilderRequest,
+    int8: Int8,
 ) -> None:
     if output.suffix != ".onnx":
         raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")

@@ -41,7 +41,7 @@ def open_fastest(
 ) -> Engine:
     """`open_engine` of an INT8 file with "auto", which on a CPU is OpenVINO where that is proved on `images`.
 
-    `say` gets a line that names the engine and the reason. Without images nothing is proved or said.
+    `say` gets a line that names the engine and the reason. Without images it compares nothing and prints nothing.
 
     Raises:
         ArtefactError, DeviceError, MissingDependency: as `open_engine`.

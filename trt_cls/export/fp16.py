@@ -16,7 +16,7 @@ from trt_cls.contract import INPUT, OUTPUT
 from trt_cls.errors import ExportError
 from trt_cls.export.onnx_file import LOGITS, check
 
-LARGEST = float(np.finfo(np.float16).max)
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 FLUSHED_SHARE = 0.01
 """Of all weights; a trained network has some that weight decay brought near zero, and loses nothing with them."""
 
@@ -54,10 +54,10 @@ def _halve_tensors(graph: onnx.GraphProto) -> None:
     for name, tensor in _float_tensors(graph):
         values = numpy_helper.to_array(tensor)
         largest = float(np.abs(values).max(initial=0))
-        if not largest <= LARGEST:
+        if not largest <= LARGEST_FLOAT16:
             raise ExportError(
-                f"fp16: the largest value of {name} is {largest:g}; expected at most {LARGEST:g}, as float16 has it; "
-                "train with weight decay or batch normalization, or export without --fp16 or --int8"
+                f"fp16: the largest value of {name} is {largest:g}; expected at most {LARGEST_FLOAT16:g}, as float16 "
+                "has it; train with weight decay or batch normalization, or export without --fp16 or --int8"
             )
         halved = values.astype(np.float16)
         count += values.size

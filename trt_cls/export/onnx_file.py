@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from trt_cls.artefacts.onnx_file import BATCH, OnnxModel, fault_of, fault_of_ends
+from trt_cls.artefacts.onnx_file import DYNAMIC_BATCH, OnnxModel, fault_of, fault_of_ends
 from trt_cls.contract import INPUT, OUTPUT, Contract, Task
 from trt_cls.errors import ExportError, require
 from trt_cls.version import __version__
@@ -60,7 +60,7 @@ def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> onnx.Mode
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=[LOGITS],
-                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+                dynamic_shapes=({0: torch.export.Dim(DYNAMIC_BATCH, min=1)},),
                 external_data=False,
                 verbose=False,
             )

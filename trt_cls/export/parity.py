@@ -64,9 +64,9 @@ BOUNDS: dict[Precision, Bounds] = {
     "fp16": Bounds(
         0.99, 0.05, tie=0.01, remedy="float16 is too coarse or too small for this network: export without --fp16"
     ),
-    # INT8 moves the probabilities of an image that the network is in two minds about by tenths, which says little of
-    # its accuracy: a resnet18 that lost none moved one of 512 images by 0.1. What counts is that nine of ten images
-    # that it is not in two minds about keep their class.
+    # INT8 moves the probabilities of an image whose two likeliest classes are nearly equal by tenths, which says little
+    # of its accuracy: a resnet18 that lost none moved one of 512 images by 0.1. What counts is that nine of ten of
+    # the other images keep their class.
     "int8": Bounds(
         0.90,
         0.5,
@@ -92,8 +92,8 @@ OVERFLOW: dict[Precision, str] = {
 """What to do about a file that answers NaN or infinity where the network does not."""
 
 
-UNKNOWN = (
-    "rounding or a changed network, which only the checkpoint's answers in float64 tell apart: "
+UNKNOWN_CAUSE = (
+    "rounding or a changed network; only the checkpoint's answers in float64 show which: "
     "export from the .safetensors checkpoint"
 )
 
@@ -149,7 +149,7 @@ def checked(
         DataError: none of the images can be decoded.
     """
     bounds = BOUNDS[precision]
-    answers = measure(artefact, reference, images.batches())
+    answers = answers_of_both(artefact, reference, images.batches())
     if not len(answers.expected):
         raise DataError(
             f"{images.folder}: holds no image that can be decoded; expected some to check the export on; "
@@ -172,7 +172,7 @@ def checked(
     if precision != "fp32":
         raise ExportError(f"{refusal}, so it was not kept; {bounds.remedy}")
     if exact is None:
-        raise ExportError(f"{refusal}, so it was not kept; {UNKNOWN}")
+        raise ExportError(f"{refusal}, so it was not kept; {UNKNOWN_CAUSE}")
     network, file = _errors(answers, exact(), images)
     rounding = f"in float32 the network is up to {network:.2g} from its answers in float64, the file {file:.2g}"
     # written so that a NaN is out of bounds
@@ -185,7 +185,7 @@ def checked(
     return Checked(replace(parity, top1_agreement=agreement), (*remarks, f"{rounding}: rounding, not the export"))
 
 
-def measure(artefact: Infer, reference: Infer, batches: Iterable[NDArray[np.float32]]) -> Answers:
+def answers_of_both(artefact: Infer, reference: Infer, batches: Iterable[NDArray[np.float32]]) -> Answers:
     """What both sides answer, of no image where there is no batch."""
     pairs = [(reference(batch), artefact(batch)) for batch in batches]
     if not pairs:

@@ -30,9 +30,8 @@ from trt_cls.evaluation.temperature import (
     softened,
     softened_thresholds,
 )
-from trt_cls.export.images import ImageSet
+from trt_cls.export.images import Halves, ImageSet, answered
 from trt_cls.export.onnx_file import check
-from trt_cls.export.validation import Halves, answered
 
 MULTIPLIER, CALIBRATED = "inverse_temperature", "calibrated_logits"
 UNSURE = 1e-6
@@ -41,7 +40,7 @@ HOMOGENEOUS = {"Flatten", "Reshape", "Squeeze", "GlobalAveragePool", "AveragePoo
 """Operations through which a positive factor passes."""
 
 
-def fit(model: Path, images: Halves, say: Callable[[str], None]) -> float:
+def fit_temperature(model: Path, images: Halves, say: Callable[[str], None]) -> float:
     """The temperature of `model` on the first half of `images`; `say` gets its effect on the second.
 
     Raises:
@@ -58,11 +57,11 @@ def fit(model: Path, images: Halves, say: Callable[[str], None]) -> float:
     return temperature
 
 
-def fit_labels(model: Path, images: Halves, say: Callable[[str], None]) -> float:
-    """As `fit`, for a multi-label `model`: by binary cross-entropy, on the half that chose no thresholds.
+def fit_temperature_of_labels(model: Path, images: Halves, say: Callable[[str], None]) -> float:
+    """As `fit_temperature`, for a multi-label `model`: by binary cross-entropy, on the half that chose no thresholds.
 
     Raises:
-        DataError: as `fit`.
+        DataError: as `fit_temperature`.
     """
     fitted_on, others = answered(model, images.first), answered(model, images.second)
     truth, of_others = (truth_of(found.samples, found.probabilities.shape[1]) for found in (fitted_on, others))

@@ -23,7 +23,7 @@ from trt_cls.export.parity import Check
 from trt_cls.files import atomic, results_folder
 from trt_cls.gpu import Gpu, visible_gpu
 
-Request = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
+BuilderRequest = Literal["auto", "tensorrt", "tensorrt-rtx", "none"]
 
 HOW_TO_GET_ONE = (
     'pip install "trt-cls[rtx]" (builds without a GPU), or "trt-cls[gpu]" on the machine that runs the engine'
@@ -60,7 +60,7 @@ class BuilderChoice:
         return str(self.module.__version__)
 
 
-def choose_builder(request: Request, *, required: bool) -> tuple[BuilderChoice | None, str]:
+def choose_builder(request: BuilderRequest, *, required: bool) -> tuple[BuilderChoice | None, str]:
     """The builder to use, or None and the reason why.
 
     "auto" takes TensorRT, whose engines are tuned to the GPU at hand, before TensorRT-RTX. TensorRT builds on the GPU
@@ -163,7 +163,7 @@ def build_engine(
 
     def parity(draft: Path) -> Parity | None:
         try:
-            require_gpu(sidecar)
+            require_gpu_of_plan(sidecar)
             found = check(draft, "auto")
         except (MissingDependency, DeviceError) as error:
             say(f"{path.name} was not run: {error}")
@@ -210,7 +210,7 @@ def compute_capabilities(choice: BuilderChoice) -> tuple[str, ...]:
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in choice.generations)
 
 
-def require_gpu(sidecar: Sidecar) -> None:
+def require_gpu_of_plan(sidecar: Sidecar) -> None:
     """Raises a DeviceError where no GPU is visible that the plan was built for."""
     gpu = visible_gpu()
     if gpu is None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from trt_cls.contract import INPUT
 from trt_cls.models.network import (
-    INPUT,
     Add,
     Concatenate,
     GlobalAverage,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from trt_cls.artefacts.checkpoint import contract_of, read_metadata, unreadable
+from trt_cls.artefacts.model_file import contract_of, read_metadata, unreadable
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError, RequestError, one_line
 from trt_cls.files import atomic
@@ -49,7 +49,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """The network of a checkpoint, with its weights.
 
     Raises:
-        ArtefactError: as `read_contract`, or the tensors are not those of the network that the contract describes.
+        ArtefactError: as `checkpoint_contract`, or the tensors are not those of the network in the contract.
     """
     from safetensors.torch import load_file
 
@@ -82,7 +82,7 @@ def _outline(contract: Contract, tensors: Mapping[str, Tensor], tao_pooling: boo
 
     from trt_cls.models import build
     from trt_cls.models.int8_layers import quantize_like
-    from trt_cls.models.widths import require_answers, resize
+    from trt_cls.models.network import require_answers, resize_layers
 
     model, num_classes = contract.model, len(contract.classes)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -92,7 +92,7 @@ def _outline(contract: Contract, tensors: Mapping[str, Tensor], tao_pooling: boo
             quantize_like(module, shapes)
             return module
     module = build(model, num_classes)
-    if resize(module, shapes):
+    if resize_layers(module, shapes):
         require_answers(module, model.input_shape, num_classes)
     quantize_like(module, shapes)
     return module

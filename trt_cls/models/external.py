@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, hub, nn
 
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError, did_you_mean, one_line, require
-from trt_cls.models.widths import require_answers
+from trt_cls.models.network import require_answers
 from trt_cls.spec.experiment import ModelConfig
 
 Shape = tuple[int, int, int]

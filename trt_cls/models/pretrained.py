@@ -11,14 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trt_cls.artefacts.checkpoint import read_contract
+from trt_cls.artefacts.model_file import checkpoint_contract
 from trt_cls.errors import ArtefactError
 from trt_cls.models.checkpoint import widths
 from trt_cls.models.int8_ranges import SCALE
-from trt_cls.models.network import head_of
-from trt_cls.models.tao.hdf5 import SUFFIXES, read_keras_model, require_readable
+from trt_cls.models.network import head_of, require_answers, resize_layers
+from trt_cls.models.tao.hdf5 import HDF5_SUFFIXES, read_keras_model, require_readable
 from trt_cls.models.tao.network import import_network, tensors_of
-from trt_cls.models.widths import require_answers, resize
 from trt_cls.spec.differences import encrypted
 from trt_cls.spec.experiment import ModelConfig
 from trt_cls.text import listed
@@ -139,7 +138,7 @@ def _is_narrower(tensors: Mapping[str, Tensor], module: nn.Module) -> bool:
 def _is_of(path: Path, config: ModelConfig) -> bool:
     """Whether a file declares the architecture of `config`."""
     try:
-        own = import_network(path).config if path.suffix in SUFFIXES else read_contract(path).model
+        own = import_network(path).config if path.suffix in HDF5_SUFFIXES else checkpoint_contract(path).model
     except ArtefactError:
         return False
     return (own.arch, own.n_layers) == (config.arch, config.n_layers)
@@ -153,7 +152,7 @@ def _narrow(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, config
     if weight := shapes.get(f"{given}.weight"):
         shapes[f"{head}.weight"] = (classes, *weight[1:])
     shapes.pop(f"{head}.bias", None)
-    changed = resize(module, shapes)
+    changed = resize_layers(module, shapes)
     try:
         require_answers(module, config.input_shape, classes)
     except ValueError as error:
@@ -179,7 +178,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{path} {what}; expected a .safetensors, .hdf5, .pth or .pt file of weights")
     if hint := encrypted(path.name):
         raise ArtefactError(f"{path}: {hint}")
-    if path.suffix in SUFFIXES:
+    if path.suffix in HDF5_SUFFIXES:
         require_readable(path)
         return tensors_of(read_keras_model(path))
     try:

@@ -96,14 +96,14 @@ def preprocess_natively(
     # Held here: where two threads make the first values at once, the cache keeps those of one.
     values = normalized_bytes(preprocessing)
     image, channels = _image(pixels, both, preprocessing.filter), pixels.shape[2]
-    require(out, np.float32, (channels, both[1].outputs, both[0].outputs), writeable=True)
-    require(values, np.float32, (channels, 256))
+    require_array(out, np.float32, (channels, both[1].outputs, both[0].outputs), writeable=True)
+    require_array(values, np.float32, (channels, 256))
     reverse = preprocessing.channel_order == "bgr"
     addresses = ctypes.c_void_p(values.ctypes.data), reverse, ctypes.c_void_p(out.ctypes.data)
     _check(library.trt_cls_preprocess(*image, *addresses))
 
 
-def require(array: npt.NDArray[Any], dtype: type, shape: tuple[int, ...], *, writeable: bool = False) -> None:
+def require_array(array: npt.NDArray[Any], dtype: type, shape: tuple[int, ...], *, writeable: bool = False) -> None:
     """Refuses an array that native code would misread.
 
     Raises:
@@ -124,7 +124,7 @@ def _image(
     across, down = both
     channels = pixels.shape[-1] if pixels.ndim == 3 else 0
     # The library checks nothing itself.
-    require(pixels, np.uint8, (down.have, across.have, channels))
+    require_array(pixels, np.uint8, (down.have, across.have, channels))
     if channels not in (1, 3) or not all(_is_sound(axis) for axis in both):
         raise ValueError(f"{channels} channels, axes {both}; expected 1 or 3, and windows inside sides up to {LONGEST}")
     return ctypes.c_void_p(pixels.ctypes.data), channels, (ctypes.c_int * 8)(*across, *down), filter_name == "bicubic"

@@ -15,7 +15,7 @@ import numpy as np
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
 from trt_cls.gpu import NON_BLOCKING, GpuOwner, close_at_exit, cuda_driver, current_context, primary_context
-from trt_cls.preprocessing.nvrtc import cache_folder, compiled
+from trt_cls.preprocessing.nvrtc import cache_folder, compiled_kernels
 from trt_cls.preprocessing.packing import BLOCK, CHANGE, MOST_IMAGES, SOURCE, Bundle, grid, kernel_name, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
 
@@ -37,13 +37,13 @@ class Kernels:
             self._module = self._loaded("sm_{}{}".format(*gpu.compute_capability()))
 
     def _loaded(self, architecture: str) -> Any:
-        cubin = compiled(architecture, cache_folder())
+        cubin = compiled_kernels(architecture, cache_folder())
         try:
             return self.cuda.module_from_file(str(cubin))
         except self.cuda.Error:  # a damaged file: it is compiled anew, once
             with suppress(OSError):
                 cubin.unlink()
-            return self.cuda.module_from_file(str(compiled(architecture, cache_folder())))
+            return self.cuda.module_from_file(str(compiled_kernels(architecture, cache_folder())))
 
     def function(self, name: str, arguments: str) -> Any:
         """The kernel `name`, whose `arguments` are given as in Python's struct; the context must be current."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trt_cls.contract import Contract, Preprocessing
 from trt_cls.errors import ArtefactError, Problem, SpecError
-from trt_cls.spec.experiment import EvalConfig, Experiment, TrainConfig
 from trt_cls.spec.rules import CAFFE_MEANS
+
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import EvalConfig, Experiment, TrainConfig
 
 Split = Literal["train", "eval"]
 

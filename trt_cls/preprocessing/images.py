@@ -55,7 +55,7 @@ def read(source: Source, channels: int) -> Pixels:
 def loaded(image: Image.Image) -> Image.Image:
     """An image from `gate.opened`, decoded, with its pixels as they are stored in the file."""
     if isinstance(image, TiffImageFile):
-        return tiff.loaded(image)
+        return tiff.loaded_tiff(image)
     image.load()
     return image
 

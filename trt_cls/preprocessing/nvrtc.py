@@ -18,7 +18,7 @@ KERNEL = Path(__file__).with_name("preprocess.cu")
 INSTALL = "install one with pip install nvidia-cuda-nvrtc, or the CUDA Toolkit, or preprocess on the CPU"
 
 
-def compiled(architecture: str, folder: Path) -> Path:
+def compiled_kernels(architecture: str, folder: Path) -> Path:
     """The kernels for `architecture` ("sm_90"), compiled into `folder` unless they are there.
 
     Without NVRTC, as on a machine that the folder was copied to, what any version made of this source will do.

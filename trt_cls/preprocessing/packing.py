@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_cls.contract import Preprocessing
-from trt_cls.preprocessing.pillow import Axis, Filter, Pixels, Table, axes, normalized_bytes, span, table
+from trt_cls.preprocessing.pillow import Axis, Filter, FilterTable, Pixels, axes, filter_table, normalized_bytes, span
 
 SOURCE = np.dtype([("pixels", np.int64), ("across", np.int64), ("down", np.int64), ("width", np.int64)])
 """One image: the offsets of its bytes and of the tables of its two axes, and its width; `Source` in the kernel."""
@@ -58,8 +58,8 @@ class Packed(NamedTuple):
 
     sources: npt.NDArray[np.void]
     """[n] of SOURCE."""
-    tables: Table
-    """The tables of `pillow.table` that the batch needs, each once, flat."""
+    tables: FilterTable
+    """The tables of `pillow.filter_table` that the batch needs, each once, flat."""
     pixels: tuple[Pixels, ...]
     """What the windows read, [height,width,channels]; the kernel needs them one after the other."""
     size: tuple[int, int]
@@ -80,7 +80,7 @@ def pack(images: Sequence[Pixels], preprocessing: Preprocessing) -> Packed:
 def pack_cuts(cuts: Sequence[Cut], filter_name: Filter) -> Packed:
     """The batch of one or more windows."""
     places: dict[Axis, int] = {}
-    tables: list[Table] = []
+    tables: list[FilterTable] = []
     end_of_tables = end_of_pixels = 0
     sources = np.empty(len(cuts), SOURCE)
     size = cuts[0].both[0].outputs, cuts[0].both[1].outputs
@@ -88,7 +88,7 @@ def pack_cuts(cuts: Sequence[Cut], filter_name: Filter) -> Packed:
         for axis in both:
             if axis not in places:
                 places[axis] = end_of_tables
-                tables.append(table(axis, filter_name))
+                tables.append(filter_table(axis, filter_name))
                 end_of_tables += tables[-1].size
         _check(cuts[index], filter_name, size)
         _, width, channels = pixels.shape

@@ -1,4 +1,4 @@
-"""Pillow's 8-bit resize, which defines the pixels: by Pillow itself, and as weights for the other executors.
+"""Pillow's 8-bit resize and the center crop, which define the pixels: by Pillow, and as weights for other executors.
 
 Pillow's resize is integer arithmetic and always antialiased. Two of its shortcuts are not used: `resize(box=…)` holds
 the box in float32, which changes 2 % of the pixels, so crops are cut from the resized image; and Pillow 13 begins with
@@ -23,7 +23,7 @@ from trt_cls.errors import DataError
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Table = npt.NDArray[np.int32]
+FilterTable = npt.NDArray[np.int32]
 Filter = Literal["bilinear", "bicubic"]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -161,7 +161,7 @@ def normalized_bytes(preprocessing: Preprocessing) -> Floats:
 
 
 @lru_cache(maxsize=2048)  # three batches of 256 images that all differ in size, at some 10 KB
-def table(axis: Axis, filter_name: Filter) -> Table:
+def filter_table(axis: Axis, filter_name: Filter) -> FilterTable:
     """The windows of n outputs, [n,2], and their weights, [groups,n,GROUP], each flat and padded to full groups.
 
     A window is the first source pixel and the number of pixels; weights beyond it are 0. Read-only: it is shared.
@@ -188,7 +188,7 @@ def table(axis: Axis, filter_name: Filter) -> Table:
 
 def span(axis: Axis, filter_name: Filter) -> tuple[int, int]:
     """The first source pixel that an axis reads, and the one after the last."""
-    windows = table(axis, filter_name)[: 2 * axis.outputs].reshape(-1, 2)
+    windows = filter_table(axis, filter_name)[: 2 * axis.outputs].reshape(-1, 2)
     return int(windows[0, 0]), int(windows[-1].sum())
 
 

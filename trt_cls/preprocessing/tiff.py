@@ -32,7 +32,7 @@ _UNDO = {
 """Undoes Pillow's rotation by the orientation."""
 
 
-def loaded(image: TiffImageFile) -> Image.Image:
+def loaded_tiff(image: TiffImageFile) -> Image.Image:
     """The image decoded, as it is stored: of all formats Pillow rotates only TIFF by its orientation as it loads it.
 
     Raises:

@@ -20,7 +20,7 @@ from trt_cls.errors import ArtefactError, RequestError, require
 from trt_cls.files import results_folder
 from trt_cls.pruning.graph import ChannelGraph
 from trt_cls.pruning.selection import Criteria, Scored, all_filters, kept_filters, scored
-from trt_cls.pruning.surgery import filter_norms, multiply_adds, pruned_network, require_equal
+from trt_cls.pruning.surgery import filter_norms, multiply_adds_left, pruned_network, require_equal
 from trt_cls.pruning.trace import channel_graph
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def prune_network(
         filters={name: (layer.filters, len(kept[name])) for name, layer in graph.layers.items()},
         unprunable=_unprunable(graph, criteria.excluded),
         parameters=BeforeAfter(count_parameters(module).total, count_parameters(smaller).total),
-        multiply_adds=BeforeAfter(multiply_adds(graph, all_filters(graph)), multiply_adds(graph, kept)),
+        multiply_adds=BeforeAfter(multiply_adds_left(graph, all_filters(graph)), multiply_adds_left(graph, kept)),
     )
 
 
@@ -177,11 +177,11 @@ def _threshold(graph: ChannelGraph, groups: Sequence[Scored], criteria: Criteria
 
     A bisection over the scores: between two of them the same filters stay.
     """
-    everything = multiply_adds(graph, all_filters(graph))
+    everything = multiply_adds_left(graph, all_filters(graph))
     allowed = target * everything
 
     def left(threshold: float) -> int:
-        return multiply_adds(graph, kept_filters(graph, groups, replace(criteria, threshold=threshold)))
+        return multiply_adds_left(graph, kept_filters(graph, groups, replace(criteria, threshold=threshold)))
 
     scores = np.unique(np.concatenate([np.zeros(1, np.float32), *(group.scores for group in groups)]))
     least = left(float(scores[-1]))

@@ -31,7 +31,7 @@ def filter_norms(module: nn.Module, graph: ChannelGraph) -> dict[str, Norms]:
     }
 
 
-def multiply_adds(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
+def multiply_adds_left(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
     """Those of convolutions and dense layers for one image, with the filters that are kept."""
     total = graph.other_multiply_adds
     for name, layer in graph.layers.items():
@@ -42,12 +42,12 @@ def multiply_adds(graph: ChannelGraph, kept: Mapping[str, Filters]) -> int:
 
 def pruned_network(module: nn.Module, graph: ChannelGraph, kept: Mapping[str, Filters]) -> nn.Module:
     """A copy of `module` with only the filters that are kept."""
-    from trt_cls.models.widths import resize
+    from trt_cls.models.network import resize_layers
 
     tensors = module.state_dict()
     tensors.update(_cut_tensors(module, graph, kept))
     smaller = deepcopy(module)
-    resize(smaller, {name: tensor.shape for name, tensor in tensors.items()})
+    resize_layers(smaller, {name: tensor.shape for name, tensor in tensors.items()})
     smaller.load_state_dict(tensors)
     return smaller
 

@@ -236,7 +236,7 @@ class _Trace:
         return Channels(axis, tuple(parts))
 
     def _combine(self, node: Node) -> Channels | None:
-        """Layers whose filters meet element by element keep the same ones."""
+        """Layers whose outputs are combined element by element keep the same filters."""
         sources = node.all_input_nodes
         values = aligned(
             [self._channels.get(source) for source in sources],

@@ -89,7 +89,7 @@ def copy_plan(plan: Path, target: Path) -> None:
 
 @contextmanager
 def filled(folder: Path, last: str) -> Iterator[Path]:
-    """Yields an empty folder to fill; its files then take their places in `folder`, each whole, `last` at the end.
+    """Yields an empty folder to fill; its files are then moved to `folder`, each atomically, `last` at the end.
 
     An error leaves `folder` as it was. Files of other names stay.
     """

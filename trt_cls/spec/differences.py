@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
 
 ENCRYPTED = (".tlt", ".etlt")
 """Suffixes of models that TAO encrypts."""
 
-Meets = Callable[[ModelConfig, TrainConfig, str], object]
-"""Whether a spec, with its text, meets a difference."""
+Concerns = Callable[["ModelConfig", "TrainConfig", str], object]
+"""Whether a difference concerns a spec, which is given with its text."""
 
 
 def _omitted(model: ModelConfig, train: TrainConfig, text: str) -> object:
@@ -24,11 +26,11 @@ def _omitted(model: ModelConfig, train: TrainConfig, text: str) -> object:
     return any(name not in text for name in names)
 
 
-def _of(arch: str, name: str) -> Meets:
+def _of(arch: str, name: str) -> Concerns:
     return lambda model, train, text: model.arch == arch and getattr(model, name)
 
 
-DIFFERENCES: tuple[tuple[str, Meets, str], ...] = (
+DIFFERENCES: tuple[tuple[str, Concerns, str], ...] = (
     ("`label_smoothing`", lambda m, t, _: t.label_smoothing, "smooths the targets; TAO's code ignores it"),
     ("`lr_config.step`", lambda m, t, _: t.lr_config.step,
      "drops by gamma after each step_size percent; TAO's code decays continuously"),
@@ -50,12 +52,12 @@ DIFFERENCES: tuple[tuple[str, Meets, str], ...] = (
      "divides by .229, .224, .225; TAO's code by .224 in every channel"),
     ("`top_k` omitted", lambda m, t, text: "eval_config" in text and "top_k" not in text, "is 5 at most; 0 in TAO's"),
 )  # fmt: skip
-"""Row of docs/differences-from-tao.md; whether a spec meets it; what is done here."""
+"""Row of docs/differences-from-tao.md; whether it concerns a spec; what is done here."""
 
 
 def differences(model: ModelConfig, train: TrainConfig, text: str) -> list[str]:
-    """A line for each documented difference that the spec `text` meets."""
-    return [f"{row.replace('`', '')}: {here}" for row, meets, here in DIFFERENCES if meets(model, train, text)]
+    """A line for each documented difference that concerns the spec `text`."""
+    return [f"{row.replace('`', '')}: {here}" for row, concerns, here in DIFFERENCES if concerns(model, train, text)]
 
 
 def encrypted(path: str) -> str:

@@ -1,8 +1,8 @@
 """The experiment as frozen dataclasses: the only table of fields, defaults, ranges and help.
 
 A path in a spec file (`train_config.optimizer.sgd.lr`) is the path of the attribute; `descriptors.py` makes protobuf's
-messages of the classes. The fields of `extensions` are in `extensions.py`. What relates two fields is checked in
-`rules.py`.
+messages of the classes. The fields of `model_config` are in `architectures.py`, those of `extensions` in
+`extensions.py`. What relates two fields is checked in `rules.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trt_cls.spec.allowed import (
-    SIZES,
+from trt_cls.spec.architectures import Activation as Activation
+from trt_cls.spec.architectures import BatchNormConfig as BatchNormConfig
+from trt_cls.spec.architectures import ModelConfig as ModelConfig
+from trt_cls.spec.extensions import NO_EXTENSIONS as NO_EXTENSIONS
+from trt_cls.spec.extensions import Distillation as Distillation
+from trt_cls.spec.extensions import Extensions as Extensions
+from trt_cls.spec.extensions import Quantization as Quantization
+from trt_cls.spec.extensions import RandAugment as RandAugment
+from trt_cls.spec.fields import (
+    ExactlyOne,
     above,
     at_least,
     checked_by_rules,
@@ -19,83 +27,11 @@ from trt_cls.spec.allowed import (
     finite,
     interval,
     one_of,
+    option,
+    required,
 )
-from trt_cls.spec.architectures import ARCHITECTURES, LIBRARIES
-from trt_cls.spec.extensions import NO_EXTENSIONS as NO_EXTENSIONS
-from trt_cls.spec.extensions import Distillation as Distillation
-from trt_cls.spec.extensions import Extensions as Extensions
-from trt_cls.spec.extensions import Quantization as Quantization
-from trt_cls.spec.extensions import RandAugment as RandAugment
-from trt_cls.spec.fields import ExactlyOne, option, required
 
 NO_EFFECT = "accepted for compatibility with TAO; has no effect"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchNormConfig:
-    """Batch normalization; `momentum` is the share of the running statistics that is kept (PyTorch: 1 - momentum)."""
-
-    momentum: float = option(
-        0.9, "share of the running statistics kept at each step (PyTorch: 1 - momentum)", interval(0, 1, "()")
-    )
-    epsilon: float = option(1e-5, "added to the variance", interval(0, 0.1, "()"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activation:
-    """The activation function, for families with a choice."""
-
-    activation_type: str = required(
-        "activation function; default: the family's own", one_of("relu", "swish", "mish", "leaky_relu")
-    )
-    activation_parameters: Mapping[str, float] = option(
-        dict, "accepted for compatibility with TAO; no activation function has parameters", finite()
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network."""
-
-    arch: str = option(
-        "resnet",
-        "architecture family, or a network of torchvision or timm",
-        checked_by_rules("one of " + ", ".join((*ARCHITECTURES, *(f"{library}/NAME" for library in LIBRARIES)))),
-    )
-    n_layers: int = option(
-        18,
-        "depth, for families with several",
-        checked_by_rules("; ".join(f"{a.name}: {a.depths_text}" for a in ARCHITECTURES.values() if a.depths)),
-    )
-    input_image_size: str = option(
-        "3,224,224",
-        "size of the network's input: channels, height, width",
-        checked_by_rules(f'"C,H,W": C 1 or 3, {SIZES}, as in "3,224,224"'),
-    )
-    resize_interpolation_method: str = option(
-        "BILINEAR", "interpolation of resizing, always with antialiasing", enum("BILINEAR", "BICUBIC")
-    )
-    use_batch_norm: bool = option(False, "batch normalization after each convolution")
-    use_bias: bool = option(False, "bias in convolutions")
-    use_pooling: bool = option(False, "pooling instead of strided convolutions")
-    all_projections: bool = option(False, "a 1x1 convolution in every shortcut, for families with shortcuts")
-    retain_head: bool = option(False, "the classifier of the original paper instead of average pooling and one layer")
-    freeze_bn: bool = option(False, "batch normalization uses its running statistics in training")
-    freeze_blocks: tuple[int, ...] = option(
-        (), "ids of blocks whose convolutions are not trained", checked_by_rules("integers: the family's blocks")
-    )
-    dropout: float = option(0.0, "dropout rate in the head (vgg, squeezenet)", interval(0, 1, "[)"))
-    batch_norm_config: BatchNormConfig = option(BatchNormConfig, "constants of batch normalization")
-    activation: Activation | None = option(None, "activation function; default: the family's own")
-    byom_model: str = option(
-        "", "TAO's bring-your-own-model file; not supported: evaluate and infer take the network as an ONNX file"
-    )
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = (int(number) for number in self.input_image_size.split(","))
-        return channels, height, width
 
 
 @dataclass(frozen=True, kw_only=True)

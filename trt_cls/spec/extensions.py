@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from trt_cls.spec.allowed import above, at_least, between, interval, one_of
-from trt_cls.spec.fields import ExactlyOne, option, required
+from trt_cls.spec.fields import ExactlyOne, above, at_least, between, interval, one_of, option, required
 
 WEIGHT_DECAY = "share of a weight that a step subtracts, times the learning rate; none of norms and biases"
 

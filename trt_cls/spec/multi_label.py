@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from trt_cls.files import is_shards
-from trt_cls.spec.experiment import EvalConfig, Experiment
 from trt_cls.spec.problems import Report, shown
+
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment
 
 REFUSED = {
     "class_weights": "its loss has no weights of classes",
@@ -51,7 +54,7 @@ def check_labels(experiment: Experiment, report: Report) -> None:
     if metric not in METRICS and (metric != "top_1" or report.given(path)) and report.sound(path):
         report.add(path, f"{shown(metric)} found with extensions.labels, expected one of {', '.join(METRICS)}")
     path = "eval_config.top_k"
-    if evaluation and evaluation.top_k != EvalConfig.top_k and report.sound(path):
+    if evaluation and evaluation.top_k != type(evaluation).top_k and report.sound(path):
         found = f"{evaluation.top_k} found with extensions.labels, whose images have any number of classes"
         report.add(path, f"{found}; expected the field left out")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trt_cls.errors import Problem, did_you_mean
-from trt_cls.spec.allowed import Allowed
+from trt_cls.spec.fields import Allowed
 from trt_cls.text import printable
 
 MOST_PROBLEMS = 100

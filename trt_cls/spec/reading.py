@@ -152,7 +152,7 @@ class _Reader:
             return
         source = self._scalar()
         line = self._line()
-        if not values.merge(message, field, source):
+        if not values.parse_into(message, field, source):
             is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not is_repeated(field)
             self._problem(path, line, values.refusal(field, path, source + self._rest(source, is_text)))
 

@@ -13,16 +13,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import EXAMPLE, is_shards, shard_paths
-from trt_cls.spec.allowed import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
-from trt_cls.spec.architectures import ARCHITECTURES, HUB, LIBRARIES, Architecture, family_and_depth, is_external
+from trt_cls.spec.architectures import (
+    ARCHITECTURES,
+    HUB,
+    LIBRARIES,
+    Architecture,
+    ModelConfig,
+    family_and_depth,
+    is_external,
+)
 from trt_cls.spec.differences import encrypted
-from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig, SoftAnnealLr, TrainConfig
+from trt_cls.spec.fields import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.multi_label import check_labels
 from trt_cls.spec.problems import Report, shown
+
+if TYPE_CHECKING:
+    from trt_cls.spec.experiment import Experiment, Extensions, RegConfig, SoftAnnealLr, TrainConfig
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
 """ImageNet's means by number of channels: the default of `image_mean` in caffe mode."""

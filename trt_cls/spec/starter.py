@@ -15,7 +15,7 @@ from trt_cls.errors import RequestError
 from trt_cls.spec.architectures import ARCHITECTURES, family_and_depth, is_external
 from trt_cls.spec.rules import unknown_architecture
 
-LARGEST, SMALLEST, STEP = 224, 32, 16
+LARGEST_INPUT, SMALLEST, STEP = 224, 32, 16
 """Sides of the network's input, and the step between them: the map of a ResNet is 1/16 of its input."""
 ENLARGED = 64
 """Smaller pictures are enlarged by half, to this side at most."""
@@ -50,7 +50,7 @@ class Pictures:
         """Of the square that the network sees."""
         shorter = min(self.width, self.height)
         wanted = max(shorter, min(shorter * 3 // 2, ENLARGED))
-        return min(LARGEST, max(SMALLEST, -(-wanted // STEP) * STEP))
+        return min(LARGEST_INPUT, max(SMALLEST, -(-wanted // STEP) * STEP))
 
     @property
     def small(self) -> bool:

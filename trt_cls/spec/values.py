@@ -1,6 +1,6 @@
 """One name or value of a spec: parsed by protobuf, with the message for one that protobuf refuses.
 
-Used for files (`reading.py`) and the command line (`overrides.py`).
+Used for files (`reading.py`) and the command line (`loader.apply_overrides`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_CHARACTERS = 4096
 """The longest path on Linux; protobuf's time for a string of backslashes grows with the square of its length."""
 
 
-def merge(message: Message, field: FieldDescriptor, source: str) -> bool:
+def parse_into(message: Message, field: FieldDescriptor, source: str) -> bool:
     """Parses `source` and writes the value into `message`; returns False if protobuf refuses it."""
     if len(source) > MOST_CHARACTERS:
         return False
@@ -55,7 +55,7 @@ def empty_entry(field: FieldDescriptor) -> Any:
 
 
 def refusal(field: FieldDescriptor, path: str, source: str) -> str:
-    """What was found and expected, for a text that `merge` refused."""
+    """What was found and expected, for a text that `parse_into` refused."""
     if len(source) > MOST_CHARACTERS:
         return f"{len(source)} characters found, expected a value of at most {MOST_CHARACTERS}"
     return f"{found(path, source)} found, expected {_expected(field, path, source)}"

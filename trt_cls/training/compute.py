@@ -19,7 +19,7 @@ from torch.nn import functional
 from trt_cls.engines.torch import tf32
 from trt_cls.errors import DeviceError, RequestError, TrtClsError
 
-NARROW = 16
+FEW_CHANNELS = 16
 """Channels of oneDNN's widest block, that of AVX-512."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -172,7 +172,7 @@ def _overruns(layer: nn.Conv2d) -> bool:
     https://github.com/uxlfoundation/oneDNN/issues/6035. Pruning makes such layers.
     """
     plain = (layer.kernel_size, layer.padding, layer.groups) == ((1, 1), (0, 0), 1)
-    return plain and max(layer.stride) > 1 and layer.in_channels < NARROW
+    return plain and max(layer.stride) > 1 and layer.in_channels < FEW_CHANNELS
 
 
 def _on_taken_pixels(stride: tuple[int, ...], images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -30,7 +30,7 @@ from trt_cls.training.parallel import Pipelined, replicated, spread
 from trt_cls.training.validation import evaluating
 
 
-class Metrics(NamedTuple):
+class EpochMeans(NamedTuple):
     """Means over the images of an epoch so far; NaN before the first."""
 
     loss: float
@@ -121,11 +121,11 @@ class Learner:
         """Sets the running sums to zero."""
         self._sums.zero_()
 
-    def metrics(self) -> Metrics:
+    def metrics(self) -> EpochMeans:
         """Of the epoch so far, from this process's images; waits for the device."""
         return _means(self._sums.tolist())
 
-    def metrics_of_all(self) -> Metrics:
+    def metrics_of_all(self) -> EpochMeans:
         """As `metrics`, from the images of all processes, which must all call it."""
         return _means([sum(column) for column in zip(*self._processes.gather(self._sums.tolist()), strict=True)])
 
@@ -273,8 +273,8 @@ def _images_needed(model: nn.Module, batch_size: int) -> int:
     return 2
 
 
-def _means(sums: list[float]) -> Metrics:
+def _means(sums: list[float]) -> EpochMeans:
     loss, correct, images, penalty = sums
     if not images:
-        return Metrics(math.nan, math.nan, 0)
-    return Metrics(loss / images, correct / images, int(images), penalty / images)
+        return EpochMeans(math.nan, math.nan, 0)
+    return EpochMeans(loss / images, correct / images, int(images), penalty / images)

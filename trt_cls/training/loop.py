@@ -21,17 +21,15 @@ from trt_cls.data.workers import LoaderError
 from trt_cls.errors import DataError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.training.averaging import mean_of, renew_statistics
-from trt_cls.training.checkpointing import Interrupted, SavePoints, StopRequest
-from trt_cls.training.learner import Learner, Metrics
+from trt_cls.training.learner import EpochMeans, Learner
 from trt_cls.training.logs import Averaged, EpochRow, Log, ending, epochs_without_gain
-from trt_cls.training.multi_label import LabelValidation, validate_labels
 from trt_cls.training.optimization import penalty, schedule, warm_up
 from trt_cls.training.parallel import copy_from_first
 from trt_cls.training.prefetch import prefetched
 from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.setup import Setup
-from trt_cls.training.state import TrainState
-from trt_cls.training.validation import BrokenImages, Validation, validate
+from trt_cls.training.state import Interrupted, SavePoints, StopRequest, TrainState
+from trt_cls.training.validation import BrokenImages, LabelValidation, Validation, validate, validate_labels
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ class Training:
         share = warm_up(done, self._extensions.warm_up_steps)
         return share * self._rate(done / (groups * self._config.n_epochs))
 
-    def _validated(self, network: nn.Module, training: Metrics) -> EpochRow:
+    def _validated(self, network: nn.Module, training: EpochMeans) -> EpochRow:
         """The row of this epoch, in which `network` was trained with the metrics `training`."""
         copy_from_first(network.buffers(), self._processes)  # they come from each process's own batches
         compute = self._compute

@@ -27,7 +27,7 @@ COMPARED_ON = 64
 """Images on which "auto" compares the methods."""
 
 
-def quantize(model: nn.Module, asked: Quantization, setup: Setup) -> str:
+def quantize_for_training(model: nn.Module, asked: Quantization, setup: Setup) -> str:
     """Makes the layers of `model`, which has its first weights, compute in INT8; returns a line for the console.
 
     Raises:

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from trt_cls.data.loader import TrainingBatch
-from trt_cls.evaluation.report.page import contract_rows, page, shown, version_rows
+from trt_cls.evaluation.report import contract_rows, page, path_text, version_rows
 from trt_cls.files import write_text
 from trt_cls.training.learner import Learner
 from trt_cls.training.logs.page import HEIGHT, SPIKE, WIDTH, scale
@@ -91,7 +91,7 @@ def write_page(path: Path, curve: RateCurve, setup: Setup) -> None:
     suggested = curve.suggested
     text = page(
         "learning_rate.html",
-        title=shown(path.parent),
+        title=path_text(path.parent),
         steps=len(curve.rates),
         suggested=f"{suggested:g}" if suggested else "",
         chart=_chart(curve),

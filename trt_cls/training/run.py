@@ -17,8 +17,7 @@ from trt_cls.data.split import split_rows
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_csv, write_text
 from trt_cls.models.int8_layers import quantize_like
-from trt_cls.models.network import count_parameters
-from trt_cls.models.widths import resize
+from trt_cls.models.network import count_parameters, resize_layers
 from trt_cls.spec.experiment import Experiment, TrainConfig
 from trt_cls.training.compute import choose_compute, compiler_failures_reported, repeatable
 from trt_cls.training.learner import Learner, Teacher
@@ -30,9 +29,9 @@ from trt_cls.training.logs.trackers import TensorBoard, Trackers
 from trt_cls.training.loop import Training, TrainingResult
 from trt_cls.training.loss import class_weights, described
 from trt_cls.training.parallel import joined_to_train
-from trt_cls.training.quantization import quantize
+from trt_cls.training.quantization import quantize_for_training
 from trt_cls.training.rate_finder import RateCurve, sweep, write_page
-from trt_cls.training.run_folder import RunFolder, opened
+from trt_cls.training.run_folder import RunFolder, locked_run_folder
 from trt_cls.training.setup import Setup, make_model, open_setup, supported
 from trt_cls.training.state import TrainState, foreign_reported, read_state, refuse_other_request, request_fields
 from trt_cls.version import __version__
@@ -72,7 +71,7 @@ def train(
     with joined_to_train(device, stages) as processes, ExitStack() as stack:
         folder = RunFolder(results)
         if processes.first:
-            stack.enter_context(opened(folder, resume=resume))
+            stack.enter_context(locked_run_folder(folder, resume=resume))
         processes.wait()
         state = read_state(folder.state) if resume else None
         if state is not None:
@@ -121,7 +120,7 @@ def find_rate(
     with joined_to_train(device, stages) as processes, ExitStack() as stack:
         folder = RunFolder(results)
         if processes.first:
-            stack.enter_context(opened(folder, resume=False))
+            stack.enter_context(locked_run_folder(folder, resume=False))
             stack.callback(folder.weights.rmdir)
         processes.wait()
         compute = choose_compute(device, precision, stages)
@@ -147,10 +146,10 @@ def _learner(
         # a pruned network is as narrow as its weights; one that is trained for INT8 has the layers for it
         shapes = {name: tensor.shape for name, tensor in state.learner["model"].items()}
         with foreign_reported(folder.state):
-            resize(model, shapes)
+            resize_layers(model, shapes)
             quantize_like(model, shapes)
     elif extensions.quantization:
-        reporter.line(quantize(model, extensions.quantization, setup))
+        reporter.line(quantize_for_training(model, extensions.quantization, setup))
     config, compute, distillation = setup.config, setup.compute, extensions.distillation
     teacher = Teacher(distillation, setup.contract, compute) if distillation else None
     weights = class_weights(extensions.class_weights, setup.train) if extensions.class_weights else None

@@ -67,7 +67,7 @@ class RunFolder:
 
 
 @contextmanager
-def opened(folder: RunFolder, *, resume: bool) -> Iterator[None]:
+def locked_run_folder(folder: RunFolder, *, resume: bool) -> Iterator[None]:
     """Creates and locks the folder for this training, and removes files that a killed one left half written.
 
     Raises:

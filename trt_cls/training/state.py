@@ -1,6 +1,7 @@
-"""train_state.pt: what --resume needs for the same numbers as without a stop, and whether the request is the same.
+"""train_state.pt: what --resume needs for the same numbers as without a stop, and when it is written.
 
-The file contains tensors, numbers and text only; it is loaded with weights_only=True, so it can't run code.
+Ctrl-C, SIGTERM and SIGHUP end a training after the current step, so that it resumes exactly there. The file contains
+tensors, numbers and text only; it is loaded with weights_only=True, so it can't run code.
 """
 
 from __future__ import annotations
@@ -8,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
+from trt_cls import files
 from trt_cls.data.folder import ImageFolder
 from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
@@ -24,9 +30,9 @@ from trt_cls.training.logs import EpochRow
 
 FORMAT = 3
 
-MOST = 2**31
+MOST_STEPS = 2**31
 """Largest number of epochs, and of steps in one."""
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SAVED_PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 LEARNER = {"model": dict, "optimizer": dict, "scaler": dict, "sums": list, "group": dict, "mean": dict}
 """The parts of a learner's state."""
 
@@ -165,10 +171,13 @@ def _state_from_content(content: Any) -> TrainState:
     request, epoch, step, rows, learner, *broken = (content.get(part) for part in parts)
     _require(isinstance(request, str), "request")
     request = json.loads(request)
-    _require(isinstance(request, dict) and request.get("--precision") in PRECISIONS, "request")
+    _require(isinstance(request, dict) and request.get("--precision") in SAVED_PRECISIONS, "request")
     _require(isinstance(request.get("--compile"), bool), "request")
     _require(request.get("--order", "folder") in ("folder", "shards"), "request")
-    _require(type(epoch) is int and 1 <= epoch <= MOST and type(step) is int and 0 <= step <= MOST, "epoch or step")
+    _require(
+        type(epoch) is int and 1 <= epoch <= MOST_STEPS and type(step) is int and 0 <= step <= MOST_STEPS,
+        "epoch or step",
+    )
     _require(isinstance(rows, list) and all(_is_row(row) for row in rows), "rows")
     for names in broken:
         _require(isinstance(names, dict), "broken")
@@ -188,7 +197,7 @@ def _is_row(row: Any) -> bool:
     if not isinstance(recalls, tuple) or not isinstance(thresholds, tuple) or type(one_answer) is not str:
         return False
     values = (*figures, average, *recalls, *thresholds)
-    return 1 <= row[0] <= MOST and all(type(value) is float and math.isfinite(value) for value in values)
+    return 1 <= row[0] <= MOST_STEPS and all(type(value) is float and math.isfinite(value) for value in values)
 
 
 def _require(holds: bool, part: str) -> None:
@@ -207,3 +216,101 @@ def _digest_of_images(folder: ImageFolder) -> str:
     for place, (key, indices) in enumerate(pairs):
         digest.update(b"\n" * (place > 0) + b" ".join((key, *(b"%d" % index for index in indices))))
     return f"{len(folder.samples)} ({digest.hexdigest()[:8]})"
+
+
+SECONDS = 300.0
+"""Between two states, if no number of steps is given: the most that a crash may cost."""
+SHARE = 0.02
+"""Largest share of the time that saving may take."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP last: it is left alone under nohup."""
+
+
+class SavePoints:
+    """Writes states to `path`, every `every` steps; None: every few minutes."""
+
+    def __init__(self, path: Path, every: int | None) -> None:
+        self._path, self._every = path, every
+        self._steps = 0
+        self._saved = time.monotonic()
+        self._cost = 0.0
+
+    def step_done(self) -> None:
+        """Counts a step."""
+        self._steps += 1
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        if self._every is not None:
+            return self._steps >= self._every
+        return self._steps > 0 and time.monotonic() - self._saved >= max(SECONDS, self._cost / SHARE)
+
+    def write(self, state: TrainState) -> None:
+        """Writes `state` in place of the one before, atomically.
+
+        Raises:
+            TrtClsError: the disk is full.
+        """
+        started = time.monotonic()
+        with room_to_save(self._path, _size(state.learner)):
+            write_state(self._path, state)
+        self._steps, self._saved = 0, time.monotonic()
+        self._cost = self._saved - started
+
+
+def room_to_save(path: Path, size: int) -> AbstractContextManager[None]:
+    """A context in which `path` is written, about `size` bytes.
+
+    Raises:
+        TrtClsError: the disk is full.
+    """
+    return files.room_for(path, size, "what was saved before is intact: make room, then go on with --resume")
+
+
+class Interrupted(TrtClsError):
+    """A training was stopped by a signal; its state is saved."""
+
+    exit_code = 130
+
+
+class StopRequest:
+    """While entered, the first signal sets `requested`; a second one has its usual effect, at once.
+
+    With `patient` later signals have no effect: torchrun forwards a Ctrl-C to processes that have it from the terminal
+    already. A SIGHUP that is ignored, as under nohup, stays ignored. Outside of the main thread, where Python delivers
+    no signals, it stays unset.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.requested = False
+        self._patient = patient
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            noted = SIGNALS[:-1] if under_nohup else SIGNALS
+            self._previous = {number: signal.signal(number, self._note) for number in noted}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if not self._patient:
+            self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}
+
+
+def _size(tree: object) -> int:
+    """Bytes of all tensors in dictionaries and lists."""
+    if isinstance(tree, torch.Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict):
+        return sum(_size(value) for value in tree.values())
+    return sum(_size(value) for value in tree) if isinstance(tree, list | tuple) else 0

@@ -1,6 +1,7 @@
 """The report of an evaluation: accuracy, per-class scores, confusions, calibration, speed and the contract.
 
-Only sorting and the images of the confusion matrix need JavaScript.
+That of a multi-label model has scores and threshold of each label, and the surest wrong and missed labels. Only
+sorting and the images of the confusion matrix need JavaScript.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from trt_cls.evaluation.evaluate import Evaluation
+from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation
 from trt_cls.evaluation.metrics import balanced_accuracy, calibration_bins, macro_f1, one_answer, wilson_interval
-from trt_cls.evaluation.report.page import common_folder, contract_rows, page, shown, version_rows
-from trt_cls.evaluation.report.selection import Answer, Cell, Selection, select, thumbnails
+from trt_cls.evaluation.multi_label import Flags
+from trt_cls.evaluation.report import common_folder, contract_rows, page, path_text, version_rows
+from trt_cls.evaluation.report.selection import GALLERY, Cell, PicturedAnswer, Selection, select, thumbnails
 from trt_cls.preprocessing.gate import Source
 
 MATRIX = 40
 """Most classes in the confusion matrix; of more, those that are confused most often."""
 WORST = 30
-"""Classes that come first in the table where there are more than MATRIX."""
+"""Classes or labels that come first in the table where there are many."""
 PAIRS = 30
 """Length of the list of confusions."""
 SKIPPED = 100
@@ -35,6 +37,7 @@ class Picture:
     truth: str
     prediction: str
     confidence: float
+    right: bool
     thumbnail: str
     """A data URI; empty if the image can't be read any more."""
 
@@ -48,18 +51,23 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
     confused = sorted((cell for cell in selection.cells if cell.truth != cell.prediction), key=lambda cell: -cell.count)
     thumbs = thumbnails(_pictured(selection))
 
-    def pictures(answers: Iterable[Answer]) -> list[Picture]:
+    def pictures(answers: Iterable[PicturedAnswer]) -> list[Picture]:
         return [
             Picture(
-                shown(a.path, folder), classes[a.truth], classes[a.prediction], a.confidence, thumbs.get(a.path, "")
+                path=path_text(a.path, folder),
+                truth=classes[a.truth],
+                prediction=classes[a.prediction],
+                confidence=a.confidence,
+                right=a.truth == a.prediction,
+                thumbnail=thumbs.get(a.path, ""),
             )
             for a in answers
         ]
 
     return page(
         "evaluation.html",
-        title=shown(model),
-        folder=shown(folder),
+        title=path_text(model),
+        folder=path_text(folder),
         evaluation=evaluation,
         headline=_headline(evaluation),
         balanced_accuracy=balanced_accuracy(evaluation.metrics.counts),
@@ -76,7 +84,7 @@ def evaluation_page(evaluation: Evaluation, model: Path) -> str:
         stages=_stages(evaluation),
         contract=contract_rows(evaluation.contract),
         versions=version_rows(),
-        skipped=[(shown(image.path, folder), image.reason) for image in evaluation.skipped[:SKIPPED]],
+        skipped=[(path_text(image.path, folder), image.reason) for image in evaluation.skipped[:SKIPPED]],
         data=_data(selection.cells, classes, folder, thumbs),
     )
 
@@ -156,7 +164,7 @@ def _data(
                 cell.count,
                 [
                     [
-                        shown(answer.path, folder),
+                        path_text(answer.path, folder),
                         round(answer.confidence, 4),
                         thumbs.get(answer.path, "") if rank < cell.pictured else "",
                     ]
@@ -166,3 +174,57 @@ def _data(
             for cell in cells
         ],
     }
+
+
+MANY = 40
+"""Labels in the table; of more, the WORST come first."""
+
+
+def label_page(evaluation: LabelEvaluation, model: Path) -> str:
+    """The report as HTML."""
+    predictions, metrics = evaluation.predictions, evaluation.metrics
+    folder = common_folder(sample.path for sample in predictions.samples)
+    wrong = _extremes(evaluation, evaluation.given & ~evaluation.truth, highest=True)
+    missed = _extremes(evaluation, evaluation.truth & ~evaluation.given, highest=False)
+    pictured = (predictions.samples[row] for row, _ in (*wrong, *missed))
+    thumbs = thumbnails((sample.path, sample.source) for sample in pictured)
+
+    def pictures(places: list[tuple[int, int]]) -> list[Picture]:
+        return [
+            Picture(
+                path=path_text(path := predictions.samples[row].path, folder),
+                truth=", ".join(evaluation.named(evaluation.truth[row])) or "no label",
+                prediction=evaluation.contract.classes[label],
+                confidence=float(predictions.probabilities[row, label]),
+                right=False,
+                thumbnail=thumbs.get(path, ""),
+            )
+            for row, label in places
+        ]
+
+    rows = list(zip(evaluation.contract.classes, metrics.per_class, strict=True))
+    worst = sorted((row for row in rows if row[1].ap is not None), key=lambda row: row[1].ap or 0)
+    worst = worst[:WORST] if len(rows) > MANY else []
+    first = {name for name, _ in worst}
+    return page(
+        "labels.html",
+        title=path_text(model),
+        folder=path_text(folder),
+        evaluation=evaluation,
+        counted=sum(scores.ap is not None for scores in metrics.per_class),
+        classes=worst + [row for row in rows if row[0] not in first],
+        worst_first=len(worst),
+        wrong=pictures(wrong),
+        missed=pictures(missed),
+        contract=contract_rows(evaluation.contract),
+        versions=version_rows(),
+        skipped=[(path_text(image.path, folder), image.reason) for image in predictions.skipped[:SKIPPED]],
+    )
+
+
+def _extremes(evaluation: LabelEvaluation, chosen: Flags, *, highest: bool) -> list[tuple[int, int]]:
+    """Image and label of the `chosen` answers with the highest or the lowest probability, those first."""
+    rows, labels = np.nonzero(chosen)
+    values = evaluation.predictions.probabilities[rows, labels]
+    order = np.argsort(-values if highest else values, kind="stable")[:GALLERY]
+    return list(zip(rows[order].tolist(), labels[order].tolist(), strict=True))

@@ -27,7 +27,7 @@ PER_CELL = 24
 
 
 @dataclass(frozen=True)
-class Answer:
+class PicturedAnswer:
     """One image with its true and predicted class, as indices."""
 
     path: Path
@@ -46,7 +46,7 @@ class Cell:
     truth: int
     prediction: int
     count: int
-    answers: tuple[Answer, ...]
+    answers: tuple[PicturedAnswer, ...]
     """The images that are listed: mistakes with the highest, right answers with the lowest confidence first."""
     pictured: int
     """How many of them, from the first, have a thumbnail."""
@@ -56,9 +56,9 @@ class Cell:
 class Selection:
     """The images of a report."""
 
-    worst: tuple[Answer, ...]
+    worst: tuple[PicturedAnswer, ...]
     """Mistakes, highest confidence first."""
-    least_sure: tuple[Answer, ...]
+    least_sure: tuple[PicturedAnswer, ...]
     """All images, lowest confidence first."""
     cells: tuple[Cell, ...]
     """Cells that are not empty, row by row."""
@@ -69,10 +69,10 @@ def select(predictions: Predictions) -> Selection:
     probabilities, labels = predictions.probabilities, predictions.labels
     best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 
-    def answers(indices: Sequence[int] | NDArray[np.int64]) -> tuple[Answer, ...]:
+    def answers(indices: Sequence[int] | NDArray[np.int64]) -> tuple[PicturedAnswer, ...]:
         shown = ((predictions.samples[index], index) for index in indices)
         return tuple(
-            Answer(sample.path, int(labels[index]), int(best[index]), float(confidence[index]), sample.source)
+            PicturedAnswer(sample.path, int(labels[index]), int(best[index]), float(confidence[index]), sample.source)
             for sample, index in shown
         )
 

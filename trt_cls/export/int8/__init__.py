@@ -1,7 +1,7 @@
 """INT8 and FP8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
 
-The parts: `layers` (what 8 bits can compute), `calibration` (magnitudes), `qdq` (the graph), `sensitivity` (what stays
-in float16 for its accuracy).
+The parts: `layers` (what 8 bits can compute), `qdq` (the graph), `sensitivity` (what stays in float16 for its
+accuracy). How the calibration clips a range is in `models/int8_ranges.py`, which training uses too.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ SIZES = {
 """Factor of all filter counts, factor of all repeat counts, dropout rate of the paper's head."""
 
 
-class Stage(NamedTuple):
+class Blocks(NamedTuple):
     """Blocks of one shape, before scaling."""
 
     kernel: int
@@ -38,13 +38,13 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage(3, 1, 16, 1, 1),
-    Stage(3, 2, 24, 6, 2),
-    Stage(5, 2, 40, 6, 2),
-    Stage(3, 3, 80, 6, 2),
-    Stage(5, 3, 112, 6, 1),
-    Stage(5, 4, 192, 6, 2),
-    Stage(3, 1, 320, 6, 1),
+    Blocks(3, 1, 16, 1, 1),
+    Blocks(3, 2, 24, 6, 2),
+    Blocks(5, 2, 40, 6, 2),
+    Blocks(3, 3, 80, 6, 2),
+    Blocks(5, 3, 112, 6, 1),
+    Blocks(5, 4, 192, 6, 2),
+    Blocks(3, 1, 320, 6, 1),
 )
 SQUEEZE = 0.25
 """Filters of the squeeze as a share of the block's input."""
@@ -71,7 +71,7 @@ def network(net: Builder, num_classes: int) -> Value:
     return paper_head(net, x, num_classes, dropout) if net.config.retain_head else net.classifier(x, num_classes)
 
 
-def mobile_block(net: Builder, x: Value, name: str, stage: Stage, width: float, *, first: bool, done: int) -> Value:
+def mobile_block(net: Builder, x: Value, name: str, stage: Blocks, width: float, *, first: bool, done: int) -> Value:
     """Expand, depthwise, squeeze and excite, project; the convolutions of the last two ignore use_bias."""
     source = x
     if stage.expansion > 1:

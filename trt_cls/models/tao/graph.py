@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trt_cls.contract import INPUT
 from trt_cls.errors import ArtefactError
 from trt_cls.models.builder import ACTIVATIONS, Pair
-from trt_cls.models.network import INPUT, Add, Concatenate, GlobalAverage, Multiply, Network, SampleDropout, SecondHalf
+from trt_cls.models.network import Add, Concatenate, GlobalAverage, Multiply, Network, SampleDropout, SecondHalf
 from trt_cls.models.tao.hdf5 import KerasLayer, KerasModel
 
 LEAK = 0.1

@@ -24,7 +24,7 @@ from trt_cls.isolation import python
 if TYPE_CHECKING:
     import h5py
 
-SUFFIXES = (".hdf5", ".h5")
+HDF5_SUFFIXES = (".hdf5", ".h5")
 TRIAL_SECONDS = 60
 """Far more than reading needs: the largest of TAO's networks, vgg19 with its head, has 0.6 GB."""
 

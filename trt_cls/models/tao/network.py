@@ -54,7 +54,7 @@ PLAIN_HEAD = ("avg_pool", "flatten", "predictions")
 PROJECTIONS = ("_conv_shortcut", "_projected_inputs")
 ACTIVATION_LAYERS = ("Activation", "ReLU", "LeakyReLU")
 WEIGHTED = ("Conv2D", "DepthwiseConv2D", "Dense")
-LARGEST_SIDE = 4096
+LARGEST_TAO_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ def _input_size(model: KerasModel) -> str:
     if len(shapes) != 1 or len(shapes[0]) != 4 or not all(type(side) is int for side in shapes[0][1:]):
         raise ValueError(f"inputs of shape {shapes}; expected one, of [null, channels, height, width]")
     channels, *sides = shapes[0][1:]
-    if channels not in (1, 3) or not all(0 < side <= LARGEST_SIDE for side in sides):
-        raise ValueError(f"an input of {shapes[0][1:]}; expected 1 or 3 channels, sides up to {LARGEST_SIDE}")
+    if channels not in (1, 3) or not all(0 < side <= LARGEST_TAO_SIDE for side in sides):
+        raise ValueError(f"an input of {shapes[0][1:]}; expected 1 or 3 channels, sides up to {LARGEST_TAO_SIDE}")
     return ",".join(map(str, shapes[0][1:]))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from trt_cls.data.loader import TrainingBatch
-from trt_cls.training.learner import Metrics
+from trt_cls.training.learner import EpochMeans
 
 METRICS = {
     "top_1": "val_acc", "loss": "val_loss", "balanced_accuracy": "val_balanced_accuracy", "macro_f1": "val_macro_f1",
@@ -111,7 +111,7 @@ class Log:
     def first_batch(self, epoch: int, batch: TrainingBatch) -> None:
         """The first batch of the epoch in this run."""
 
-    def step_done(self, step: int, images: int, metrics: Callable[[], Metrics]) -> None:
+    def step_done(self, step: int, images: int, metrics: Callable[[], EpochMeans]) -> None:
         """Step `step` (counted from 1) of the epoch, with `images` images, is done; `metrics` waits for the GPU."""
 
     def epoch_stopped(self) -> None:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from torch import nn
 
 from trt_cls.text import printable
-from trt_cls.training.learner import Metrics
+from trt_cls.training.learner import EpochMeans
 from trt_cls.training.logs import Averaged, EpochRow, Log
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Reporter(Log):
             self._task = self._bar.add_task(self._title, total=steps, completed=done, metrics="")
             self._bar.start()
 
-    def step_done(self, step: int, images: int, metrics: Callable[[], Metrics]) -> None:
+    def step_done(self, step: int, images: int, metrics: Callable[[], EpochMeans]) -> None:
         """See `Log.step_done`; `metrics` is called rarely, because it waits for the GPU."""
         self._images += images
         now = time.monotonic()

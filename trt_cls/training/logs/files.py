@@ -18,9 +18,9 @@ from trt_cls.contract import Contract
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
 from trt_cls.models.checkpoint import save_checkpoint
-from trt_cls.training.checkpointing import room_for
 from trt_cls.training.logs import Averaged, EpochRow, Log
 from trt_cls.training.run_folder import RunFolder
+from trt_cls.training.state import room_to_save
 
 TEXT_SIZE = 100_000
 """About how many bytes an epoch adds to a log."""
@@ -44,7 +44,7 @@ class Checkpoints(Log):
 
     def _save(self, path: Path, model: nn.Module, row: EpochRow) -> None:
         contract = replace(self._contract, thresholds=row.thresholds or None)
-        with room_for(path, sum(tensor.nbytes for tensor in model.state_dict().values())):
+        with room_to_save(path, sum(tensor.nbytes for tensor in model.state_dict().values())):
             save_checkpoint(path, model, contract)
 
 
@@ -58,7 +58,7 @@ class Curve(Log):
         """See `Log.epoch_done`."""
         lines = [",".join(rows[-1].figures)]
         lines += [",".join(repr(value) for value in row.figures.values()) for row in rows]
-        with room_for(self._path, TEXT_SIZE):
+        with room_to_save(self._path, TEXT_SIZE):
             write_text(self._path, "\n".join(lines) + "\n")
 
 
@@ -93,7 +93,7 @@ class StatusFile(Log):
                 "learning_rate": row.lr,
             },
         }
-        with room_for(self._path, TEXT_SIZE):
+        with room_to_save(self._path, TEXT_SIZE):
             self._write("RUNNING", f"epoch {row.epoch} of {self._n_epochs} done", row, **entry)
 
     def averaged(self, averaged: Averaged, model: nn.Module) -> None:

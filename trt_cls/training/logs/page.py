@@ -18,14 +18,14 @@ from torch import nn
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.data.stream import Skipped
-from trt_cls.evaluation.report.page import contract_rows, page, percent, shown, version_rows
+from trt_cls.evaluation.report import contract_rows, page, path_text, percent, version_rows
 from trt_cls.files import write_text
 from trt_cls.preprocessing.pillow import Pixels, pixels_from_input
-from trt_cls.training.checkpointing import room_for
 from trt_cls.training.logs import METRICS, Averaged, EpochRow, Log
 from trt_cls.training.logs.files import TEXT_SIZE
 from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.setup import Setup
+from trt_cls.training.state import room_to_save
 
 SHEET_PIXELS, FEWEST, MOST = 1_250_000, 8, 64
 """Pixels and pictures of the sheet: 24 pictures at 224×224."""
@@ -96,7 +96,7 @@ class TrainingPage(Log):
         skipped, setup = self._skipped(), self._setup
         text = page(
             "training.html",
-            title=shown(self._folder.root),
+            title=path_text(self._folder.root),
             state=state,
             images=(len(setup.train.samples), len(setup.val.samples)),
             best=best,
@@ -106,12 +106,12 @@ class TrainingPage(Log):
             classes=_classes(rows, best, setup.contract.classes),
             all_classes=len(setup.contract.classes),
             sheet=self._sheet,
-            skipped=[(shown(image.path), image.reason) for image in skipped[:SKIPPED]],
+            skipped=[(path_text(image.path), image.reason) for image in skipped[:SKIPPED]],
             skipped_count=len(skipped),
             contract=contract_rows(setup.contract),
             versions=version_rows(),
         )
-        with room_for(self._folder.page, len(text) + TEXT_SIZE):
+        with room_to_save(self._folder.page, len(text) + TEXT_SIZE):
             write_text(self._folder.page, text)
 
 

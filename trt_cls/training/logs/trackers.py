@@ -21,12 +21,11 @@ from trt_cls.errors import RequestError, TrtClsError, one_line, require
 from trt_cls.files import write_text
 from trt_cls.preprocessing.pillow import pixels_from_input
 from trt_cls.spec.experiment import Experiment, Visualizer, WandbConfig
-from trt_cls.training.checkpointing import room_for
 from trt_cls.training.logs import EpochRow, Log
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.logs.files import TEXT_SIZE
 from trt_cls.training.run_folder import RunFolder
-from trt_cls.training.state import fields_by_path
+from trt_cls.training.state import fields_by_path, room_to_save
 
 PROJECT = "trt-cls"
 """The project, or MLflow's experiment, where neither spec nor environment names one."""
@@ -52,7 +51,7 @@ class TensorBoard(Log):
     def epoch_done(self, rows: Sequence[EpochRow], model: nn.Module, *, best: bool, seconds: float) -> None:
         """See `Log.epoch_done`."""
         epoch = rows[-1].epoch
-        with room_for(self._folder, TEXT_SIZE):
+        with room_to_save(self._folder, TEXT_SIZE):
             for name, value in _values(rows[-1]).items():
                 self._writer.add_scalar(name, value, epoch)
             if self._visualizer.enabled and self._visualizer.weight_histograms:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trt_cls.models.widths import resize
+from trt_cls.models.network import resize_layers
 
 
 @pytest.mark.parametrize(
@@ -23,5 +23,5 @@ def test_a_resized_convolution_takes_and_gives_the_channels_of_its_weight(
     layer: nn.Conv2d, weight: tuple[int, ...], image: tuple[int, ...]
 ) -> None:
     network = nn.Sequential(layer)
-    assert resize(network, {"0.weight": weight, "0.bias": weight[:1]}) == ("0",)
+    assert resize_layers(network, {"0.weight": weight, "0.bias": weight[:1]}) == ("0",)
     assert network(torch.zeros(image)).shape == (2, weight[0], 3, 3)
