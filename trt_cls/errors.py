@@ -8,6 +8,7 @@
     ├── ExportError              an artefact could not be made or is not the network
     ├── EngineError              an engine could not be opened or run
     ├── DeviceError              the device that was asked for is not there
+    ├── StoreError               an object store can't be read or written
     └── MissingDependency        an optional package is not installed
 
 A message says what was found, what was expected and what to do next, in one line.
@@ -52,6 +53,10 @@ class EngineError(TrtClsError):
 
 class DeviceError(TrtClsError):
     """The device that was asked for is not available."""
+
+
+class StoreError(TrtClsError):
+    """An object store does not answer, or what it has is damaged."""
 
 
 class MissingDependency(TrtClsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import hashlib
 import os
 import re
 import select
@@ -16,11 +17,13 @@ from pathlib import Path
 
 from trt_cls.errors import DataError, RequestError, TrtClsError, causes
 from trt_cls.text import FOREIGN, csv_row
+from trt_cls.urls import StorePath, location
 
 MOST_TEXT = 2**20
 """Bytes of a small file of text: a class map of 10,000 classes has 300 kB."""
 MOST_SHARDS = 1_000_000
 EXAMPLE = "DIR/train-{000000..000127}.tar"
+_CHUNK = 1 << 20
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}", re.ASCII)
 PATIENCE = 10
 """Seconds to wait for the other end of a pipe."""
@@ -61,6 +64,15 @@ def read_at_most(descriptor: int, size: int, *, waits: bool = False) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def file_sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with regular_file(path) as (descriptor, _):
+        while chunk := os.read(descriptor, _CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def read_small_text(path: str | Path, most: int = MOST_TEXT, expected: str = "a small file of text") -> str:
     """The text of a small file in UTF-8, with a byte-order mark or without; or what comes through a pipe.
 
@@ -99,17 +111,21 @@ def text_from_bytes(content: bytes, expected: str = "text") -> str:
 
 
 def is_shards(path: str | Path) -> bool:
-    """Whether `path` names shards: a tar file, or several as in `train-{000000..000127}.tar`."""
-    return str(path).endswith(".tar") and not os.path.isdir(path)
+    """Whether `path` names shards: a tar file, or several as in `train-{000000..000127}.tar`; or those of a store."""
+    return str(location(path)).endswith(".tar") and not os.path.isdir(path)
 
 
 def shard_paths(pattern: str | Path) -> list[Path]:
     """The tar files that `pattern` names, in order: ranges in braces are counted, padded with zeros as they are.
 
+    Whether a store has them is not asked.
+
     Raises:
         DataError: a range is none or too long, or a file is missing.
     """
-    parts = _RANGE.split(str(pattern))  # text, first, last, text …
+    pattern = location(pattern)
+    stored = isinstance(pattern, StorePath)
+    parts = _RANGE.split(pattern.url if isinstance(pattern, StorePath) else str(pattern))  # text, first, last, text …
     paths = [parts[0]]
     for first, last, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         count = int(last) - int(first) + 1
@@ -118,11 +134,27 @@ def shard_paths(pattern: str | Path) -> list[Path]:
         width = max(len(first), len(last)) if first[0] == "0" or last[0] == "0" else 0
         numbers = [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
         paths = [f"{path}{number}{text}" for path in paths for number in numbers]
-    missing = [path for path in paths if not os.path.isfile(path)]
+    missing = [path for path in paths if not (stored or os.path.isfile(path))]
     if missing:
         found = f"no such file, {len(missing)} of {len(paths)} shards are missing" if len(paths) > 1 else "no such file"
         raise DataError(f"{missing[0]}: {found}; expected tar files; name those that are there, as in {EXAMPLE}")
-    return [Path(path) for path in paths]
+    return [location(path) for path in paths]
+
+
+UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def bytes_in(size: str) -> int | None:
+    """The number of bytes in a text such as 500MB or 1GB; None where it is none."""
+    match = re.fullmatch(r"(\d{1,15})\s*([a-z]*)", size.strip().lower(), re.ASCII)
+    return int(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels, indices of tars and shards of stores are kept for this user."""
+    if own := os.environ.get("TRT_CLS_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-cls"
 
 
 @contextmanager

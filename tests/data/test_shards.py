@@ -7,8 +7,10 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 import tarfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, pairwise
@@ -26,11 +28,13 @@ from trt_cls.data.folder import image_folder, list_images, listed_images
 from trt_cls.data.readahead import ReadAhead
 from trt_cls.data.samples import Samples, files
 from trt_cls.data.shard_index import ROW
+from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import shard_folder
 from trt_cls.data.split import Dataset
 from trt_cls.data.stream import stream
-from trt_cls.errors import RequestError
+from trt_cls.errors import RequestError, TrtClsError
 from trt_cls.files import shard_paths
+from trt_cls.preprocessing import gate
 from trt_cls.preprocessing.images import read
 from trt_cls.spec.experiment import Extensions
 
@@ -278,6 +282,73 @@ def test_shards_are_read_ahead_once_where_images_come_shard_by_shard(
             thread.submit(lambda: None).result()
     files_read = {sample.part.file for sample in sequential if sample.part}
     assert sorted(asked) == sorted((path, os.POSIX_FADV_WILLNEED) for path in files_read)
+
+
+def test_shards_are_written_completely_or_not_at_all(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = image_folder(folder)
+
+    def interrupted(count: int) -> Callable[[int], None]:
+        left = iter(range(count))
+
+        def progress(_: int) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(images, tmp_path, "t", 100_000, interrupted(20))
+    assert not list(tmp_path.iterdir())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(TrtClsError, match=r"t-00000\d\.tar: can't be written, larger than allowed \("):
+            write_shards(images, tmp_path, "t", 130_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "t-000000.tar").write_bytes(b"of another")
+    assert main(["shards", str(folder), "-o", str(tmp_path), "--name", "t"]) == 2
+    assert "t-000000.tar: found, expected no shards of this name" in capsys.readouterr().err
+    assert (tmp_path / "t-000000.tar").read_bytes() == b"of another"
+
+
+def test_a_thread_keeps_few_shards_open_and_sees_new_ones(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "OPEN_SHARDS", 2)
+    samples = shard_folder(copied).samples
+
+    def still_open() -> set[str]:
+        links = (Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+        return {str(link.readlink()) for link in links if link.is_symlink()} & set(map(str, shard_paths(copied)))
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(contents, samples).result() == contents(samples)
+        assert 1 <= len(still_open()) <= 4, "two here, two in the thread"
+        shard = first(copied)
+        size = shard.stat().st_size
+        shard.unlink()
+        shard.write_bytes(bytes(size))
+        with pytest.raises(RequestError, match="the shard was changed"):
+            thread.submit(read, samples[0].source, 3).result()
+        shard.rename(shard.with_suffix(".moved"))
+        with pytest.raises(RequestError, match="no such file"):
+            thread.submit(read, samples[0].source, 3).result()
+    shard.with_suffix(".moved").rename(shard)
+    gate._thread.shards.clear()
+    gc.collect()
+    assert not still_open()
+
+
+def test_an_index_of_no_images_is_refused(copied: Path) -> None:
+    described = json.loads(copied.with_name("train.json").read_text())
+    for shard in described["shards"]:
+        shard["samples"] = 0
+    copied.with_name("train.json").write_text(json.dumps(described))
+    np.save(copied.with_name("train.index.npy"), np.zeros(0, ROW))
+    with pytest.raises(RequestError, match="an index of no images"):
+        listed_images(copied)
 
 
 # tars of others

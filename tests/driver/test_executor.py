@@ -15,6 +15,7 @@ from driver.stand_in import Driver, elsewhere, in_each_thread
 from trt_cls import gpu
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DataError, DeviceError
+from trt_cls.files import cache_folder
 from trt_cls.preprocessing import cuda, nvrtc
 from trt_cls.preprocessing.cuda import CudaAugmentation, CudaPreprocessing
 
@@ -94,7 +95,7 @@ def test_a_gpu_that_can_not_be_had_is_one_error(driver: Driver, call: str, monke
 def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
     driver: Driver, good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = nvrtc.compiled_kernels(ARCHITECTURE, nvrtc.cache_folder()).read_bytes()
+    whole = nvrtc.compiled_kernels(ARCHITECTURE, cache_folder()).read_bytes()
     compiled = [bytes(100), whole if good else bytes(100)]
     monkeypatch.setattr(nvrtc, "compile_source", lambda *given: compiled.pop(0))
     monkeypatch.setattr(cuda, "cache_folder", lambda: tmp_path)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import trt_cls
-from trt_cls.preprocessing.cuda import cache_folder
+from trt_cls.files import cache_folder
 
 ROOT = Path(trt_cls.__file__).parent
 SOURCES = [

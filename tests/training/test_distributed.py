@@ -19,6 +19,8 @@ import pytest
 
 from support.forked import Forked
 from trt_cls import spec
+from trt_cls.data.folder import image_folder
+from trt_cls.data.shard_writer import write_shards
 from trt_cls.spec.experiment import CosineLr, Experiment, LrConfig, ModelConfig, Optimizer, Sgd
 
 Make = Callable[..., Experiment]
@@ -79,12 +81,15 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "epochs"), [(2, 10), (3, 13)])
+@pytest.mark.parametrize(("processes", "epochs", "sharded"), [(2, 10, False), (3, 13, False), (2, 10, True)])
 def test_processes_learn_as_one_with_the_whole_batch(
-    processes: int, epochs: int, odd_images: Path, experiment: Make, forked: Forked, tmp_path: Path
+    processes: int, epochs: int, sharded: bool, odd_images: Path, experiment: Make, forked: Forked, tmp_path: Path
 ) -> None:
     # the last batch of an epoch has 5 images for two processes; 3 for three, of which two then have none
     common: dict[str, Any] = {"root": odd_images, "model": PLAIN, "n_epochs": epochs, **NOTHING_DRAWN}
+    if sharded:
+        last = len(write_shards(image_folder(odd_images / "train"), tmp_path, "t", 9_000).shards) - 1
+        common["train_dataset_path"] = f"{tmp_path}/t-{{000000..{last:06}}}.tar"
     for name, count in (("one", 1), ("several", processes)):
         asked = experiment(
             **common,

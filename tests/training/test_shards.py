@@ -69,3 +69,29 @@ def test_the_order_of_shards_gives_the_same_numbers_resumed_with_other_workers(
         train(from_shards(), tmp_path / "two", device="cpu", reporter=quiet(), resume=True, order="folder")
     train(from_shards(n_workers=2), tmp_path / "two", device="cpu", reporter=quiet(), resume=True)
     assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
+
+
+def test_shards_of_a_store_give_the_weights_of_the_files(
+    from_shards: Make, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    monkeypatch.setenv("TRT_CLS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(order, "WINDOW", 2)
+    config = from_shards().train_config
+    assert config
+    where = {}
+    for name in ("train_dataset_path", "val_dataset_path"):
+        pattern = Path(getattr(config, name))
+        for path in pattern.parent.iterdir():
+            store.pipe_file(f"/of-training/{path.name}", path.read_bytes())
+        where[name] = f"memory://of-training/{pattern.name}"
+    train(from_shards(), tmp_path / "files", device="cpu", reporter=quiet())
+    stored = replace(from_shards(), train_config=replace(config, **where))
+    with pytest.raises(Interrupted):
+        train(stored, tmp_path / "store", device="cpu", reporter=quiet(1, 2, partial(raise_signal, SIGTERM)))
+    train(stored, tmp_path / "store", device="cpu", reporter=quiet(), resume=True)
+    assert numbers(tmp_path / "store") == numbers(tmp_path / "files")
+    shared = replace(stored, train_config=replace(config, **where, n_workers=2))
+    with pytest.raises(RequestError, match="set n_workers: 0"):
+        train(shared, tmp_path / "two", device="cpu", reporter=quiet())
+    store.rm("/of-training", recursive=True)

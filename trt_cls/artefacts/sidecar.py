@@ -6,9 +6,7 @@ plan is built or run.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,11 +17,11 @@ from trt_cls.artefacts.contracts import Fault, require_sound_contract
 from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Format, Source, decoded, read_bytes
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError
-from trt_cls.files import regular_file, write_text
+from trt_cls.files import file_sha256 as file_sha256
+from trt_cls.files import write_text
 from trt_cls.spec.problems import shown
 
 FORMAT = 1
-CHUNK = 1 << 20
 LARGEST_BATCH = 1 << 20
 _SHA256, _CAPABILITY = re.compile("[0-9a-f]{64}"), re.compile(r"\d{1,3}\.\d{1,2}")
 
@@ -79,15 +77,6 @@ class Sidecar:
 def sidecar_path(plan: Path) -> Path:
     """`NAME.engine.json` beside `NAME.engine`."""
     return plan.with_name(f"{plan.name}.json")
-
-
-def file_sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with regular_file(path) as (descriptor, _):
-        while chunk := os.read(descriptor, CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def write_sidecar(plan: Path, sidecar: Sidecar) -> None:

@@ -23,6 +23,7 @@ from trt_cls.cli.options import (
 from trt_cls.cli.processes import run_on_each_gpu, take_gpu_for, with_progress
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import EXAMPLE, is_shards, results_folder
+from trt_cls.stores import output_folder
 from trt_cls.terminal import echo
 from trt_cls.text import counted
 
@@ -116,7 +117,7 @@ def _answer(request: Request, out: Path, shard: str | None, tta: str | None, run
     from trt_cls.cli.labels import answer_shards
 
     config, _, model, _ = asked = request()
-    _, shards, answers = _shards(asked, results_folder(out), tta, run)
+    _, shards, answers = _shards(asked, output_folder(out), tta, run)
     samples_of = shards.__getitem__
     answer_shards(answers, [*shards], lambda: samples_of, model, run, shard, config.n_workers, flips=bool(tta))
 

@@ -30,6 +30,7 @@ from trt_cls.errors import DataError, RequestError
 from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
 from trt_cls.text import FOREIGN, counted, printable
+from trt_cls.urls import StorePath, location, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -116,7 +117,7 @@ def command(
     with its likeliest labels. A multi-label model gives a row for each label that reaches its threshold; a model
     exported with --coverage gives a set of labels, with --reject-rate "unknown" where it is not sure.
     """
-    sources = (*given, *more)
+    sources = tuple(map(plain, (*given, *more)))
     if merge:
         refuse_others(context, "merge")
         return merge_labels(merge)
@@ -236,8 +237,9 @@ def _images(sources: tuple[str, ...]) -> Samples:
 
 def _matches(source: str) -> list[Path]:
     """The path itself if it exists, else what matches it as a pattern, sorted."""
-    if os.path.lexists(source) or not glob.has_magic(source):
-        return [Path(source)]
+    path = location(source)
+    if isinstance(path, StorePath) or os.path.lexists(source) or not glob.has_magic(source):
+        return [path]
     found = sorted(glob.iglob(source, recursive=True))
     if not found:
         raise DataError(f"{source}: no file matches this pattern; expected an image, a folder or a pattern of them")

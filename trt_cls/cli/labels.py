@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from trt_cls.cli.options import RunOptions
 from trt_cls.cli.processes import progress, take_gpu_for
-from trt_cls.errors import DataError, RequestError, TrtClsError
-from trt_cls.files import EXAMPLE, is_shards, results_folder, shard_paths
+from trt_cls.errors import DataError, RequestError, StoreError, TrtClsError
+from trt_cls.files import EXAMPLE, is_shards, shard_paths
+from trt_cls.stores import output_folder, require_there
 from trt_cls.terminal import echo
 from trt_cls.text import counted
 
@@ -36,7 +37,7 @@ def label_shards(
     from trt_cls.evaluation.labeling import Labeling
 
     paths = _shards(sources)
-    labeling = Labeling(results_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
+    labeling = Labeling(output_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
     answer_shards(labeling, paths, lambda: shard_by_shard(paths), model, run, shard, workers)
 
 
@@ -57,6 +58,7 @@ def answer_shards(
         RequestError: `labeling.out` holds outputs of another model or with other options.
         TrtClsError: shards can't be read; the others are done.
     """
+    from trt_cls.data.shards import one_ahead
     from trt_cls.distributed.failure import end_with_launcher
     from trt_cls.distributed.processes import own_rank
     from trt_cls.engines import open_engine
@@ -75,18 +77,18 @@ def answer_shards(
     with closing(WithFlips(opened) if flips else opened) as engine:
         labeling = replace(labeling, backend=engine.backend)
         answer = partial(answers, engine, batch_size=labeling.batch_size, workers=workers, executor=run.executor)
-        for path in left:
+        for path, found in zip(left, one_ahead(samples_of, left), strict=True):
             try:
-                samples = samples_of(path)
-            except DataError as error:
+                samples = found.result()
+                with progress(len(samples)) as done:
+                    made = labeling.label(answer, engine.contract, path, samples, done)
+            except (DataError, StoreError) as error:
                 broken.append(str(error))
                 echo(f"not labeled: {error}", err=True)
                 continue
-            with progress(len(samples)) as done:
-                made = labeling.label(answer, engine.contract, path, samples, done)
             echo(f"{path.name}: {counted(made.samples, 'image')}, {made.skipped} skipped")
     if broken:
-        raise TrtClsError(f"{len(broken)} of {len(left)} shards can't be read, the first is {broken[0]}")
+        raise TrtClsError(f"{len(broken)} of {len(left)} shards are not labeled, the first is {broken[0]}")
 
 
 def merge_labels(out: Path) -> None:
@@ -102,7 +104,9 @@ def _shards(sources: Sequence[str]) -> list[Path]:
     if other or not sources:
         found = f"-i {other[0]}" if other else "no -i"
         raise RequestError(f"{found}: found with -o, expected tar shards, as in {EXAMPLE}; for images use -r")
-    return [path for source in sources for path in shard_paths(source)]
+    paths = [path for source in sources for path in shard_paths(source)]
+    require_there(paths)
+    return paths
 
 
 def _of(own: Rank) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -16,6 +17,7 @@ from trt_cls.distributed.processes import is_first
 from trt_cls.engines.backends import BACKENDS, PROVIDERS
 from trt_cls.errors import RequestError
 from trt_cls.terminal import echo
+from trt_cls.urls import location
 
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
@@ -23,7 +25,16 @@ if TYPE_CHECKING:
     from trt_cls.evaluation.answers import Executor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-PATH = click.Path(path_type=Path)
+
+
+class _Location(click.Path):
+    """A path, or the URL of an object in a store."""
+
+    def coerce_path_result(self, value: str | os.PathLike[str]) -> Any:
+        return location(os.fspath(value))
+
+
+PATH = _Location()
 
 
 class Finite(click.FloatRange):

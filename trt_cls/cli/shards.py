@@ -10,11 +10,11 @@ import click
 from trt_cls.cli.options import PATH, common_options
 from trt_cls.cli.processes import progress
 from trt_cls.errors import RequestError
-from trt_cls.files import results_folder
+from trt_cls.files import bytes_in
+from trt_cls.stores import output_folder
 from trt_cls.terminal import echo
 from trt_cls.text import counted
 
-UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEAST = 10**5
 
 
@@ -39,7 +39,7 @@ def command(folder: Path, output: Path, size: str, name: str, unlabeled: bool) -
         raise RequestError(f'--name "{name}": expected letters, digits, _ and -')
     found = ImageFolder(folder, listed_images(folder), ()) if unlabeled else image_folder(folder)
     with progress(len(found.samples)) as done:
-        index = write_shards(found, results_folder(output), name, limit, done)
+        index = write_shards(found, output_folder(output), name, limit, done)
     last = len(index.shards) - 1
     pattern = f"{name}-{{000000..{last:06}}}.tar" if last else f"{name}-000000.tar"
     total = sum(shard.bytes for shard in index.shards)
@@ -49,7 +49,7 @@ def command(folder: Path, output: Path, size: str, name: str, unlabeled: bool) -
 
 
 def _bytes(size: str) -> int:
-    match = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", size.strip().lower(), re.ASCII)
-    if not match or match[2] not in UNITS or (found := int(match[1]) * UNITS[match[2]]) < LEAST:
+    found = bytes_in(size)
+    if found is None or found < LEAST:
         raise RequestError(f'--size "{size}": expected a number of bytes from 100kB on, as in 500MB or 1GB')
     return found

@@ -37,6 +37,7 @@ from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats, Pixels, normalize
 from trt_cls.spec.experiment import NO_EXTENSIONS, Extensions, TrainConfig
+from trt_cls.stores import require_shared
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class TrainingLoader:
         self._count = min(train_config.n_workers, self._orders.steps, _processors())
         self._workers: Workers | None = None
         self._gpu = gpu
+        if self._count:
+            require_shared(folder.root)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -126,17 +129,17 @@ class TrainingLoader:
         Raises:
             LoaderError: a worker process died or failed.
         """
-        orders = self._expected(self._orders.of_epoch(number, start_step))
+        orders = self._expected(number, start_step)
         if not self._count:
             return (made if self._gpu is None else pinned(made) for made in map(self._make, orders))
         if self._workers is None:
             self._workers = Workers(self._make, self._count, __name__, self._gpu)
         return self._workers.map(orders)
 
-    def _expected(self, orders: Iterator[Order]) -> Iterator[Order]:
-        """The same orders; shards are read ahead for them."""
+    def _expected(self, number: int, start_step: int) -> Iterator[Order]:
+        """The orders of an epoch; shards are read ahead for them."""
         with closing(ReadAhead(self._samples)) as shards:
-            for order in orders:
+            for order in self._orders.of_epoch(number, start_step, shards.comes if shards.copies else None):
                 shards.expect(sample for _, sample in order.samples)
                 yield order
 

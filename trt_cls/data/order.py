@@ -6,7 +6,7 @@ Used in the main process, so that workers have no list of samples and no state. 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -53,13 +53,15 @@ class Orders:
         full, rest = divmod(len(samples), batch_size)
         self.steps = full if rest == 1 and full else full + (rest > 0)
 
-    def of_epoch(self, epoch: int, start_step: int) -> Iterator[Order]:
-        """The batches of an epoch from `start_step` on."""
+    def of_epoch(self, epoch: int, start_step: int, comes: Callable[[Samples], None] | None = None) -> Iterator[Order]:
+        """The batches of an epoch from `start_step` on; `comes` learns before of all images in their order."""
         size, rng = len(self._samples), Random(f"{self._seed}/{epoch}")
         indices = self._shuffled(self._equally_many(rng) if self._balanced else array("q", range(size)), rng)
         if self._repeats > 1:
             again = (index + times * size for index in indices for times in range(self._repeats))
             indices = array("q", islice(again, size))
+        if comes:
+            comes(self._samples.at(np.asarray(indices[start_step * self._batch_size :], np.int64) % size))
         for step in range(start_step, self.steps):
             start = step * self._batch_size
             end = start + self._batch_size if step + 1 < self.steps else len(indices)

@@ -6,7 +6,6 @@ Each number in it is checked once, for all rows together, before it is used. Doe
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from trt_cls.artefacts.contracts import faults_of_classes
 from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded, read_bytes
 from trt_cls.errors import DataError, one_line
 from trt_cls.files import atomic, regular_file, write_text
+from trt_cls.stores import is_there, local, written
 
 ROW = np.dtype(
     [("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("label", "<i4"), ("crc32", "<u4"), ("path_at", "<u8")]
@@ -57,11 +57,12 @@ def index_path(shard: Path) -> Path:
 
 def write_index(path: Path, index: Index, rows: Rows, paths: Sequence[bytes]) -> None:
     """Writes the three files; NAME.json, which makes them valid, last."""
-    with atomic(path.with_suffix(".paths")) as beside, beside.open("wb") as file:
+    with written(path.with_suffix(".paths")) as here, atomic(here) as beside, beside.open("wb") as file:
         file.writelines(text + b"\0" for text in paths)
-    with atomic(path.with_suffix(".index.npy")) as beside:
+    with written(path.with_suffix(".index.npy")) as here, atomic(here) as beside:
         np.save(beside, rows)
-    write_text(path, json.dumps({"format": 1, **asdict(index)}, indent=1) + "\n")
+    with written(path) as here:
+        write_text(here, json.dumps({"format": 1, **asdict(index)}, indent=1) + "\n")
 
 
 def read_index(path: Path) -> tuple[Index, Rows, Texts]:
@@ -71,7 +72,7 @@ def read_index(path: Path) -> tuple[Index, Rows, Texts]:
         ArtefactError, DataError: it can't be read, or is no index.
     """
     try:
-        index = decoded(Index, read_bytes(path), Source(str(path), " the index of shards", REMEDY))
+        index = decoded(Index, read_bytes(local(path)), Source(str(path), " the index of shards", REMEDY))
         rows, paths = _mapped_rows(path.with_suffix(".index.npy")), _mapped(path.with_suffix(".paths"))
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror}), expected an index; {REMEDY}") from error
@@ -84,6 +85,8 @@ def read_index(path: Path) -> tuple[Index, Rows, Texts]:
     if fault:
         raise DataError(f"{path}: {fault[0]}: {fault[1]}; {REMEDY}")
     total = sum(shard.samples for shard in index.shards)
+    if not total:
+        raise DataError(f"{path}: an index of no images found, expected some; {REMEDY}")
     if len(rows) != total:
         raise DataError(f"{path}: {total:,} samples, but {len(rows):,} rows in its .index.npy; {REMEDY}")
     sizes = np.array([min(max(shard.bytes, 0), 2**62) for shard in index.shards], np.uint64)
@@ -118,10 +121,11 @@ def _require(path: Path, rows: Rows, name: str, holds: NDArray[np.bool_], expect
 
 
 def _mapped_rows(path: Path) -> Rows:
-    with regular_file(path):
+    file = local(path)
+    with regular_file(file):
         pass
     try:
-        rows: Rows = np.lib.format.open_memmap(path, mode="r")  # no pickles and no archives, as np.load would take
+        rows: Rows = np.lib.format.open_memmap(file, mode="r")  # no pickles and no archives, as np.load would take
     except OSError:
         raise
     except Exception as error:  # broken headers raise ValueError, TypeError, OverflowError, TokenError and more
@@ -132,11 +136,12 @@ def _mapped_rows(path: Path) -> Rows:
 
 
 def _mapped(path: Path) -> Texts:
-    with regular_file(path) as (_, size):
+    file = local(path)
+    with regular_file(file) as (_, size):
         pass
-    return np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    return np.memmap(file, np.uint8, "r") if size else np.empty(0, np.uint8)
 
 
 def is_indexed(path: Path) -> bool:
     """Whether `path`, a NAME.json, is there with the arrays of an index."""
-    return os.path.isfile(path) and os.path.isfile(path.with_suffix(".index.npy"))
+    return is_there(path) and is_there(path.with_suffix(".index.npy"))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tarfile
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import IO
@@ -20,10 +21,11 @@ from typing import IO
 import numpy as np
 
 from trt_cls.data.samples import ImageFolder, Samples
-from trt_cls.data.shard_index import ROW, Index, Shard, write_index
+from trt_cls.data.shard_index import ROW, Index, Rows, Shard, write_index
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import atomic, read_at_most, regular_file
 from trt_cls.preprocessing.gate import MOST_BYTES
+from trt_cls.stores import names_in, remove, written
 
 Member = tuple[str, bytes]
 """Name and content."""
@@ -39,41 +41,59 @@ def write_shards(
 
     Raises:
         DataError: an image can't be read.
-        RequestError: the index is there already, or images have several labels.
+        RequestError: shards of this name are there already, or images have several labels.
     """
     if folder.samples.table.sets is not None:
         raise RequestError(
             f"{folder.root}: several labels an image (extensions.labels), expected one class; keep files"
         )
     path = out / f"{name}.json"
-    if path.exists():
-        raise RequestError(f"{path}: found, expected no shards of this name; remove them, or write others with --name")
-    order = array("q", range(len(folder.samples)))
-    Random(SEED).shuffle(order)
-    rows = np.zeros(len(order), ROW)
+    mine = re.compile(rf"{name}\.json|{name}-\d{{6}}\.tar")
+    taken = sorted(found for found in names_in(out) if mine.fullmatch(found))
+    if taken:
+        raise RequestError(
+            f"{out / taken[0]}: found, expected no shards of this name; remove them, or write others with --name"
+        )
+    rows = np.zeros(len(folder.samples), ROW)
     paths = list(folder.samples.names())
     rows["label"] = folder.samples.labels
     rows["path_at"][1:] = np.cumsum([len(text) + 1 for text in paths], dtype=np.uint64)[:-1]
     shards: list[Shard] = []
-    members = ((row, _members(row, folder.samples)) for row in order)
-    following = next(members, None)
+    try:
+        for shard in _write_tars(folder.samples, out, name, size, rows, progress):
+            shards.append(shard)
+        index = Index(folder.classes, tuple(shards))
+        write_index(path, index, rows, paths)
+    except BaseException:  # Ctrl-C too: all files or none
+        for left in (*(shard.name for shard in shards), f"{name}.paths", f"{name}.index.npy"):
+            remove(out / left)
+        raise
+    return index
+
+
+def _write_tars(
+    samples: Samples, out: Path, name: str, size: int, rows: Rows, progress: Callable[[int], None]
+) -> Iterator[Shard]:
+    """Writes one tar after the other, and the places of the images to `rows`."""
+    order = array("q", range(len(samples)))
+    Random(SEED).shuffle(order)
+    members = ((row, _members(row, samples)) for row in order)
+    following, number = next(members, None), 0
     while following is not None:
-        shard, count = out / f"{name}-{len(shards):06}.tar", 0
-        with atomic(shard) as beside, beside.open("wb") as file:
+        shard, count = out / f"{name}-{number:06}.tar", 0
+        with written(shard) as here, atomic(here) as beside, beside.open("wb") as file:
             tar = _Tar(file)
             while following is not None and (not count or tar.size_with(following[1]) <= size):
                 row, ((_, image), *_) = following
                 place = tar.add(following[1])
-                for column, value in zip(COLUMNS, (len(shards), place, len(image), zlib.crc32(image)), strict=True):
+                for column, value in zip(COLUMNS, (number, place, len(image), zlib.crc32(image)), strict=True):
                     rows[column][row] = value
                 count += 1
                 progress(1)
                 following = next(members, None)
             tar.end()
-        shards.append(Shard(shard.name, tar.size, count, tar.digest.hexdigest()))
-    index = Index(folder.classes, tuple(shards))
-    write_index(path, index, rows, paths)
-    return index
+        number += 1
+        yield Shard(shard.name, tar.size, count, tar.digest.hexdigest())
 
 
 class _Tar:

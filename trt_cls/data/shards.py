@@ -6,8 +6,8 @@ Nothing is unpacked: an image is read from its place in the tar. Does not know: 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -20,7 +20,9 @@ from trt_cls.data.tars import scanned
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import shard_paths
 from trt_cls.preprocessing.gate import EXTENSIONS, Part
+from trt_cls.stores import Whole, local, require_there
 from trt_cls.text import listed
+from trt_cls.urls import StorePath
 
 Epochs = Literal["shards", "folder"]
 """Order of an epoch: shard by shard, or as if the images were files in the folder that the shards were made from."""
@@ -32,9 +34,21 @@ class Table:
 
     sets: LabelSets | None = None
 
-    def __init__(self, root: Path, files: Sequence[str], rows: Rows, texts: Texts, index: Path | None) -> None:
-        """`files`: of each shard the path below `root`; `index`: the NAME.json that `rows` are mapped from, or None."""
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str],
+        rows: Rows,
+        texts: Texts,
+        index: Path | None,
+        wholes: Sequence[Whole] | None = None,
+    ) -> None:
+        """`files`: of each shard the path below `root`; `index`: the NAME.json that `rows` are mapped from, or None.
+
+        `wholes`: what the index says of each shard, where they are in a store.
+        """
         self.root, self.files, self.rows, self._texts, self._index = root, files, rows, texts, index
+        self._wholes = wholes
         self.labels: Labels = rows["label"]
         self.groups: NDArray[np.uint32] | None = None
 
@@ -50,9 +64,10 @@ class Table:
     def sample(self, row: int) -> Sample:
         """The sample of a row."""
         found = self.rows[row]
-        file = self.root / self.files[found["shard"]]
-        part = Part(file, self.member(row), int(found["offset"]), int(found["length"]), int(found["crc32"]))
-        return Sample(Path(str(part)), int(self.labels[row]), part)
+        number = int(found["shard"])
+        file, whole = self.root / self.files[number], self._wholes[number] if self._wholes else None
+        part = Part(file, self.member(row), int(found["offset"]), int(found["length"]), int(found["crc32"]), whole)
+        return Sample(type(file)(str(part)), int(self.labels[row]), part)
 
     def member(self, row: int) -> str:
         """The name of the image in its shard; nothing in it leads out of there."""
@@ -79,7 +94,7 @@ def shard_folder(
     Raises:
         ArtefactError, DataError: a shard or its index can't be read, or its classes are fewer than two or not those.
     """
-    samples, own = _opened(shard_paths(pattern), order)
+    samples, own = shard_samples(pattern, order)
     table, counts = _table(samples), np.bincount(samples.labels + 1, minlength=len(own) + 1)
     if counts[0]:
         raise DataError(
@@ -107,11 +122,18 @@ def shard_samples(pattern: Path, order: Epochs = "shards") -> tuple[Samples, tup
     Raises:
         ArtefactError, DataError: a shard or its index can't be read.
     """
-    return _opened(shard_paths(pattern), order)
+    paths = shard_paths(pattern)
+    require_there(paths)
+    samples, classes = _opened(paths, order)
+    if not samples:
+        raise DataError(f"{pattern}: no images in these shards; expected some; name others")
+    return samples, classes
 
 
 def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
     """What gives the images of one of the shards, in the order of their places; tars without an index are scanned then.
+
+    A shard in a store is copied then.
 
     Raises:
         ArtefactError, DataError: the index can't be read.
@@ -122,7 +144,24 @@ def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
     samples, _ = _opened(paths, "shards")
     number = {name: place for place, name in enumerate(_table(samples).files)}
     groups = _table(samples).rows["shard"][samples.rows]
-    return lambda path: samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))]
+
+    def of(path: Path) -> Samples:
+        found = samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))]
+        if len(found) and (part := found[0].part):
+            local(part.file, part.whole)
+        return found
+
+    return of
+
+
+def one_ahead(load: Callable[[Path], Samples], paths: Sequence[Path]) -> Iterator[Future[Samples]]:
+    """`load` of each path; while one is used, the next is loaded in a thread."""
+    with ThreadPoolExecutor(1, "trt-cls-next-shard") as pool:
+        loading = [pool.submit(load, path) for path in paths[:1]]
+        for path in paths[1:]:
+            loading.append(pool.submit(load, path))
+            yield loading.pop(0)
+        yield from loading
 
 
 def by_shard(samples: Samples) -> dict[Path, Samples]:
@@ -160,7 +199,8 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[Table, tuple[str, ...]
         raise DataError(
             f"{wanted[0].with_name(unknown[0])}: not among the {len(names)} shards that {path} lists; name those"
         )
-    table = Table(path.parent, names, rows, texts, path)
+    wholes = [Whole(shard.bytes, shard.sha256) for shard in index.shards] if isinstance(path, StorePath) else None
+    table = Table(path.parent, names, rows, texts, path, wholes)
     if len(wanted) == len(names):
         return table, index.classes, None
     return table, index.classes, np.isin(rows["shard"], [number[shard.name] for shard in wanted])
@@ -168,7 +208,7 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[Table, tuple[str, ...]
 
 def _scanned(paths: Sequence[Path]) -> tuple[Table, tuple[str, ...], None]:
     """The table of tars without an index; their classes are the numbers from 0 to the largest."""
-    root = Path(os.path.commonpath([path.parent for path in paths]))
+    root = type(paths[0])(os.path.commonpath([path.parent for path in paths]))
     with ThreadPoolExecutor(SCANS) as pool:
         found = list(pool.map(scanned, paths))
     start = 0

@@ -25,6 +25,7 @@ from trt_cls.data.shards import Epochs, shard_folder
 from trt_cls.errors import DataError
 from trt_cls.files import is_shards
 from trt_cls.spec.experiment import Experiment, Extensions, TrainConfig
+from trt_cls.urls import location
 
 PartName = Literal["train", "val"]
 
@@ -111,9 +112,9 @@ class Dataset:
 def training_datasets(train: TrainConfig, extensions: Extensions, order: Epochs = "shards") -> tuple[Dataset, Dataset]:
     """The images to train on, and those to validate on after each epoch."""
     share = extensions.validation_split
-    images = Dataset(Path(train.train_dataset_path), labels=extensions.labels, order=order)
+    images = Dataset(location(train.train_dataset_path), labels=extensions.labels, order=order)
     if not share:
-        return images, replace(images, root=Path(train.val_dataset_path))
+        return images, replace(images, root=location(train.val_dataset_path))
     images = replace(images, share=share, seed=train.random_seed)
     return replace(images, part="train"), replace(images, part="val")
 
@@ -122,7 +123,7 @@ def evaluation_dataset(experiment: Experiment) -> Dataset | None:
     """The images of eval_config, else those to validate on; None where the spec names neither."""
     train, evaluation = experiment.train_config, experiment.eval_config
     if evaluation and evaluation.eval_dataset_path:
-        return Dataset(Path(evaluation.eval_dataset_path), labels=experiment.extensions.labels)
+        return Dataset(location(evaluation.eval_dataset_path), labels=experiment.extensions.labels)
     return training_datasets(train, experiment.extensions)[1] if train else None
 
 

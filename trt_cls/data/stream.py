@@ -18,7 +18,7 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.readahead import ReadAhead
-from trt_cls.data.samples import Sample
+from trt_cls.data.samples import Sample, Samples
 from trt_cls.data.samples import Skipped as Skipped
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
@@ -110,6 +110,8 @@ def _read_ahead(
             run = pool.map
         ahead: deque[Any] = deque()
         shards = stack.enter_context(closing(ReadAhead(samples)))
+        if isinstance(samples, Samples) and shards.copies:
+            shards.comes(samples)
         for group in groups:
             shards.expect(group)
             images = empty(len(group))

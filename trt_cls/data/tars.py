@@ -24,9 +24,9 @@ import numpy as np
 from trt_cls.artefacts.decoding import LONGEST_TEXT
 from trt_cls.data.shard_index import ROW, Rows, Texts, require_sound
 from trt_cls.errors import DataError, one_line
-from trt_cls.files import atomic, regular_file
+from trt_cls.files import atomic, cache_folder, regular_file
 from trt_cls.preprocessing.gate import EXTENSIONS, MOST_BYTES
-from trt_cls.preprocessing.nvrtc import cache_folder
+from trt_cls.stores import local
 
 MOST_HEADER = 2**20
 """Bytes of a header with its extensions, and of a `.json`: the longest path has 4 kB."""
@@ -60,9 +60,12 @@ def scanned(path: Path) -> tuple[Rows, Texts]:
         DataError: it can't be read, is no plain tar, or is truncated.
     """
     try:
-        with regular_file(path) as (descriptor, size):
+        here = local(path)
+        with regular_file(here) as (descriptor, size):
             known = os.fstat(descriptor)
-            identity = f"{os.path.realpath(path)}\0{size}\0{known.st_mtime_ns}\0{known.st_ino}"
+            identity = f"{os.path.realpath(here)}\0{size}"
+            if here is path:  # the name of a copy says of which version it is
+                identity += f"\0{known.st_mtime_ns}\0{known.st_ino}"
             cached = _cache_of(identity)
             if (found := _from_cache(cached, path, size)) is None:
                 found = _scan(path, descriptor, size)

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -28,7 +29,9 @@ from trt_cls.engines.tensorrt.pipeline import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError, one_line, require
 from trt_cls.evaluation.decisions import decision
 from trt_cls.files import atomic, write_csv, write_text
+from trt_cls.stores import local, names_in, written
 from trt_cls.text import FOREIGN, csv_row, listed
+from trt_cls.urls import StorePath
 
 T = TypeVar("T")
 TableFormat = Literal["csv", "parquet"]
@@ -98,11 +101,21 @@ class Labeling:
             )
         if self.form == "parquet":
             _parquet()
+        vars(self).pop("_there", None)
         path = self.out / f"{LIST}.json"
-        known = _decoded(Listed, path).shards if path.exists() else ()
+        known = _decoded(Listed, path).shards if self._has(path) else ()
         every = sorted({*known, *(shard.name for shard in shards)})
         if list(known) != every:
-            write_text(path, json.dumps({"shards": every}, indent=1) + "\n")
+            with written(path) as here:
+                write_text(here, json.dumps({"shards": every}, indent=1) + "\n")
+
+    def _has(self, path: Path) -> bool:
+        """Whether a file is in the folder; in a store whether it was at the beginning, by one list of all."""
+        return path.name in self._there if isinstance(path, StorePath) else path.exists()
+
+    @cached_property
+    def _there(self) -> frozenset[str]:
+        return names_in(self.out)
 
     def is_done(self, shard: Path) -> bool:
         """Whether the labels of a shard are there.
@@ -111,7 +124,7 @@ class Labeling:
             ArtefactError, RequestError: they are of another model, or made with other options.
         """
         described, output = self.out / f"{shard.stem}.json", self.out / f"{shard.stem}.{self.form}"
-        if not described.exists():
+        if not self._has(described):
             return False
         made = self.made(shard)
         wanted = asdict(made) | {"model_sha256": self.model_sha256, "options": self.options}
@@ -121,7 +134,7 @@ class Labeling:
                     f"{described}: {name} {asdict(made)[name]} found, expected {wanted[name]}; "
                     "label with that, or into another folder"
                 )
-        return output.exists()
+        return self._has(output)
 
     def label(
         self, answer: Answer, contract: Contract, shard: Path, samples: Samples, progress: Callable[[int], None]
@@ -134,10 +147,11 @@ class Labeling:
         """
         for left_over in glob.glob(f".{glob.escape(shard.stem)}.*", root_dir=self.out):  # by a process that was killed
             (self.out / left_over).unlink(missing_ok=True)
-        output = self.out / f"{shard.stem}.{self.form}"
-        rows, skipped = self.write(output, answer, contract, shard, samples, progress)
-        made = Made(self.model_sha256, self.options, len(samples), rows, skipped, file_sha256(output))
-        write_text(self.out / f"{shard.stem}.json", json.dumps(asdict(made), indent=1) + "\n")
+        with written(self.out / f"{shard.stem}.{self.form}") as output:
+            rows, skipped = self.write(output, answer, contract, shard, samples, progress)
+            made = Made(self.model_sha256, self.options, len(samples), rows, skipped, file_sha256(output))
+        with written(self.out / f"{shard.stem}.json") as described:
+            write_text(described, json.dumps(asdict(made), indent=1) + "\n")
         return made
 
     def write(
@@ -176,7 +190,8 @@ def merge(out: Path) -> tuple[Path, int]:
     shards = tuple(dict.fromkeys(_decoded(Listed, out / f"{LIST}.json").shards))
     if not shards:
         raise RequestError(f"{out}: no shards in its {LIST}.json; expected some; infer -i SHARDS -o OUT adds them")
-    made = {shard: _decoded(Made, path) for shard in shards if (path := out / f"{Path(shard).stem}.json").exists()}
+    there = names_in(out)
+    made = {shard: _decoded(Made, out / name) for shard in shards if (name := f"{Path(shard).stem}.json") in there}
     forms = {(found.model_sha256, json.dumps(found.options)) for found in made.values()}
     if len(forms) > 1:
         raise RequestError(
@@ -186,17 +201,18 @@ def merge(out: Path) -> tuple[Path, int]:
     if form not in ("csv", "parquet"):
         instead = "use evaluate --merge" if form == "safetensors" else REMEDY
         raise RequestError(f"{out}: format {form!r} found, expected csv or parquet; {instead}")
-    faults = [fault for shard in shards if (fault := _fault(out, shard, made.get(shard), form))]
+    faults = [fault for shard in shards if (fault := _fault(out, shard, made.get(shard), form, there))]
     if faults:
         raise TrtClsError(
             f"{out}: {len(faults)} of {len(shards)} shards are not labeled once: {listed(faults, 20)}; label them"
         )
     result = out / f"{RESULT}.{form}"
     tables = [out / f"{Path(shard).stem}.{form}" for shard in shards]
-    if form == "parquet":
-        _write_parquet(result, map(_parquet().read_table, tables))
-    else:
-        _join(result, tables)
+    with written(result) as here:
+        if form == "parquet":
+            _write_parquet(here, (_parquet().read_table(local(table)) for table in tables))
+        else:
+            _join(here, tables)
     return result, sum(found.samples for found in made.values())
 
 
@@ -205,20 +221,21 @@ def _join(path: Path, tables: Sequence[Path]) -> None:
     with atomic(path) as beside, beside.open("wb") as file:
         file.write(csv_row(COLUMNS).encode())
         for table in tables:
-            with table.open("rb") as rows:
+            with local(table).open("rb") as rows:
                 rows.readline()
                 shutil.copyfileobj(rows, file)
 
 
-def _fault(out: Path, shard: str, made: Made | None, form: str) -> str:
+def _fault(out: Path, shard: str, made: Made | None, form: str, there: frozenset[str]) -> str:
     """Why the labels of a shard are not each there once; or nothing."""
     output = out / f"{Path(shard).stem}.{form}"
-    if made is None or not output.exists():
+    if made is None or output.name not in there:
         return f"{shard} missing"
     try:
-        if file_sha256(output) != made.output_sha256:
+        copy = local(output)
+        if file_sha256(copy) != made.output_sha256:
             return f"{shard} changed since it was labeled ({output})"
-        rows = _named(output)
+        rows = _named(copy)
     except Exception as error:  # csv, int and pyarrow have errors of their own
         return f"{shard} can't be read ({output}: {one_line(error)[:200]})"
     places = [place for place, _ in groupby((name, place) for name, place, _ in rows)]
@@ -277,7 +294,7 @@ def _key(member: str) -> str:
 
 def _decoded(kind: type[T], path: Path) -> T:
     try:
-        return decoded(kind, read_bytes(path), Source(str(path), " what infer -o wrote", REMEDY), formats=None)
+        return decoded(kind, read_bytes(local(path)), Source(str(path), " what infer -o wrote", REMEDY), formats=None)
     except OSError as error:
         raise RequestError(
             f"{path}: can't be read ({error.strerror}), expected a folder of labels; infer -i SHARDS -o OUT writes one"

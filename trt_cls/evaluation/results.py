@@ -168,7 +168,8 @@ def lines(found: Labeled, form: Format) -> str:
     Where none is named, the row is path,, and the object's label null.
     """
     if form == "csv":
-        source = Path(found.source) if isinstance(found.source, str) else found.source
+        url = "://" in str(found.source)  # which a path would make ":/"
+        source = Path(found.source) if isinstance(found.source, str) and not url else found.source
         rows = [(source, name, f"{share:.6f}") for name, share in found.decision.named] or [(source, "", "")]
         return "".join(map(csv_row, rows)).removesuffix("\n")
     where = "path" if isinstance(found.source, str) else "frame"

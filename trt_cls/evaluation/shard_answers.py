@@ -25,6 +25,7 @@ from trt_cls.errors import DataError, TrtClsError, one_line
 from trt_cls.evaluation.evaluate import UNTIMED, Predictions
 from trt_cls.evaluation.labeling import Answer, Labeling, places_in
 from trt_cls.files import atomic
+from trt_cls.stores import local
 from trt_cls.text import listed
 
 
@@ -99,7 +100,7 @@ class ShardAnswers(Labeling):
         Raises:
             ValueError: they are not to these images.
         """
-        made, output = self.made(shard), self.out / f"{shard.stem}.{self.form}"
+        made, output = self.made(shard), local(self.out / f"{shard.stem}.{self.form}")
         if file_sha256(output) != made.output_sha256:
             raise ValueError("it was changed since it was written")
         with safe_open(output, framework="numpy") as file:

@@ -14,8 +14,9 @@ import numpy as np
 
 from trt_cls.contract import Preprocessing
 from trt_cls.errors import DeviceError
+from trt_cls.files import cache_folder
 from trt_cls.gpu import NON_BLOCKING, GpuOwner, close_at_exit, cuda_driver, current_context, primary_context
-from trt_cls.preprocessing.nvrtc import cache_folder, compiled_kernels
+from trt_cls.preprocessing.nvrtc import compiled_kernels
 from trt_cls.preprocessing.packing import BLOCK, CHANGE, MOST_IMAGES, SOURCE, Bundle, grid, kernel_name, pack, scalars
 from trt_cls.preprocessing.pillow import Floats, Pixels
 

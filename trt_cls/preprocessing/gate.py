@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from threading import RLock, local
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trt_cls.errors import DataError, TrtClsError, one_line
+from trt_cls import stores
+from trt_cls.errors import DataError, StoreError, TrtClsError, one_line
 from trt_cls.files import read_at_most, regular_file
+from trt_cls.urls import StorePath
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF")
 PLUGINS = ("Jpeg", "Mpo", "Png", "Bmp", "Tiff", "WebP", "Ppm", "Gif", "Avif")
@@ -36,6 +39,8 @@ MOST_BYTES = 2**29 + 2**20
 """The size of the largest image as plain 8-bit RGB, and 1 MiB for what surrounds it."""
 ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
 """Larger images are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
+OPEN_SHARDS = 16
+"""Shards that a thread keeps open: those of two windows of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Part:
     offset: int
     length: int
     crc32: int
+    whole: stores.Whole | None = None
+    """What the index says of an object in a store."""
 
     def __str__(self) -> str:
         return f"{self.file}/{self.name}"
@@ -96,6 +103,8 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
             yield image, content
     except MemoryError as error:
         raise _too_little_memory(name, size) from error
+    except StoreError:
+        raise
     except Exception as error:
         # Pillow's plugins let struct.error, SyntaxError, IndexError and more out of broken files
         if not isinstance(error, TrtClsError) and _is_short_of_memory(size):
@@ -106,24 +115,62 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
 def _content(source: Source, locks: ExitStack) -> bytes:
     if isinstance(source, bytes):
         return source
-    with regular_file(source.file if isinstance(source, Part) else source) as (descriptor, all_bytes):
-        size = source.length if isinstance(source, Part) else all_bytes
-        if size > MOST_BYTES:
-            raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
-        if size > ALONE_BYTES:
-            locks.enter_context(_alone)
-        if isinstance(source, Part):
-            return _content_of_part(source, descriptor, all_bytes)
+    if isinstance(source, Part):
+        _admit(source.length, locks)
+        return _content_of_part(source)
+    with regular_file(source) as (descriptor, size):
+        _admit(size, locks)
         # nothing is read of a file that reports no size: those of /proc never end, or block
         return read_at_most(descriptor, size)
 
 
-def _content_of_part(part: Part, descriptor: int, size: int) -> bytes:
-    end = part.offset + part.length
-    if end > size:
+def _admit(size: int, locks: ExitStack) -> None:
+    if size > MOST_BYTES:
+        raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
+    if size > ALONE_BYTES:
+        locks.enter_context(_alone)
+
+
+class Shard:
+    """An open shard; closed when the thread that reads it ends or has opened OPEN_SHARDS others."""
+
+    def __init__(self, part: Part) -> None:
+        if isinstance(part.file, StorePath):
+            self.descriptor = stores.opened(part.file, part.whole)
+        else:
+            with regular_file(part.file) as (descriptor, _):
+                self.descriptor = os.dup(descriptor)
+        self.status = os.fstat(self.descriptor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def _shard(part: Part) -> Shard:
+    """The shard of an image; opened again only where another file has taken its place."""
+    kept: OrderedDict[Path, Shard] | None = getattr(_thread, "shards", None)
+    if kept is None:
+        kept = _thread.shards = OrderedDict()
+    found = kept.get(part.file)
+    if found and not isinstance(part.file, StorePath):
+        status = os.stat(part.file)
+        found = found if os.path.samestat(status, found.status) else None
+        if found:
+            found.status = status
+    if found is None:
+        kept.pop(part.file, None)
+        found = kept[part.file] = Shard(part)
+        if len(kept) > OPEN_SHARDS:
+            kept.popitem(last=False)
+    return found
+
+
+def _content_of_part(part: Part) -> bytes:
+    shard, end = _shard(part), part.offset + part.length
+    if end > (size := shard.status.st_size):
         raise DataError(f"the shard is truncated: it ends at byte {size:,}, the image at {end:,}; copy it again")
-    os.lseek(descriptor, part.offset, os.SEEK_SET)
-    content = read_at_most(descriptor, part.length)
+    content = os.pread(shard.descriptor, part.length, part.offset)
     if (found := zlib.crc32(content)) != part.crc32:
         raise DataError(
             f"the shard was changed: CRC-32 {found:08x} found, {part.crc32:08x} expected by its index; copy it again"

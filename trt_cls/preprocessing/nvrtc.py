@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from functools import cache
 from pathlib import Path
 
@@ -96,8 +95,3 @@ def compile_source(source: bytes, name: str, architecture: str) -> bytes:
         return cubin.raw
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels and indices of shards are kept for this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-cls"

@@ -8,7 +8,7 @@ quotes; ranges are checked later, for file and flags alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -25,8 +25,9 @@ from trt_cls.spec.multi_label import with_its_metric
 from trt_cls.spec.problems import Report, TooManyProblems, join, quoted
 from trt_cls.spec.reading import message_from_text
 from trt_cls.spec.reference import is_required
-from trt_cls.spec.rules import check_paths, check_relations, resolved
+from trt_cls.spec.rules import FOLDERS, check_paths, check_relations, resolved
 from trt_cls.text import printable
+from trt_cls.urls import plain
 
 MOST_BYTES = 64 * 1024
 """A spec has about two thousand bytes; a larger file (a model, `/dev/zero`) is not read to its end."""
@@ -81,13 +82,24 @@ def _read(
         report.add("", "no field found, expected a spec: model_config { … } train_config { … } eval_config { … }")
         return None
     apply_overrides(message, overrides, report)
-    experiment: Experiment = _block(Experiment, message, "", report, complete)
+    experiment: Experiment = _with_plain_paths(_block(Experiment, message, "", report, complete))
     if complete:
         for section in needs:
             if getattr(experiment, section) is None and report.sound(section):
                 report.add(section, f"missing, expected {section} {{ … }}: this command needs it")
         check_relations(experiment, report)
         check_paths(experiment, files_of, report)
+    return experiment
+
+
+def _with_plain_paths(experiment: Experiment) -> Experiment:
+    """The experiment with datasets as they may be printed: without keys and signatures of their URLs."""
+    for section in ("train_config", "eval_config"):
+        config = getattr(experiment, section)
+        found = {name: getattr(config, name, None) for name in FOLDERS}
+        changed = {name: plain(path) for name, path in found.items() if path and plain(path) != path}
+        if changed:
+            experiment = replace(experiment, **{section: replace(config, **changed)})
     return experiment
 
 

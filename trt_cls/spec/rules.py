@@ -41,7 +41,7 @@ _SIZE = re.compile(r"\s*([13])\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", re.ASCII)
 _EXTERNAL_OPTIONS = ("arch", "input_image_size", "resize_interpolation_method", "byom_model")
 """Fields of model_config that do not depend on the family."""
 _SCOPES = ("Conv2D", "Dense")
-_FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
+FOLDERS = ("train_dataset_path", "val_dataset_path", "eval_dataset_path")
 _OF_DEMO = "runs/demo/data/"
 """Where `make demo` writes its images."""
 
@@ -75,7 +75,7 @@ def check_paths(experiment: Experiment, sections: Sequence[str], report: Report)
         _check_teacher(experiment, report)
     for section in sections:
         config = getattr(experiment, section)
-        for name in _FOLDERS:
+        for name in FOLDERS:
             path, folder = f"{section}.{name}", getattr(config, name, None)
             if folder == "" and experiment.extensions.validation_split and name != "train_dataset_path":
                 continue

@@ -1,0 +1,372 @@
+"""Object stores: what is read is copied complete to a cache of limited size, what is written appears complete.
+
+The only module that imports fsspec, and only where a URL is opened. A copy is made by one process at a time, compared
+with what the index says, and then renamed. The least recently used copies are dropped, never one that is open. Does not
+know: what is in the files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeVar
+
+from trt_cls.errors import DataError, RequestError, StoreError, TrtClsError, one_line, require
+from trt_cls.files import NO_ROOM, bytes_in, cache_folder, file_sha256, results_folder, room_for
+from trt_cls.urls import StorePath, redacted
+
+T = TypeVar("T")
+PACKAGES = {
+    "s3": ("s3fs", "cloud"),
+    "gs": ("gcsfs", "gcs"),
+    "https": ("aiohttp", "cloud"),
+    "http": ("aiohttp", "cloud"),
+    "memory": ("fsspec", "cloud"),
+}
+"""Of each scheme the package that it needs beside fsspec, and the extra that installs both."""
+READ_ONLY = ("https", "http")
+ATTEMPTS, WAIT = 5, 0.5
+"""How often something is tried, and the seconds before the second time; twice as long before each further one."""
+PATIENCE, SLOWEST = 60.0, 200_000
+"""An object may take PATIENCE seconds, and one more for each SLOWEST bytes."""
+LOOKED_FOR = 16
+"""Objects that are looked for at once where a store has no lists."""
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "mtime", "created", "Content-MD5")
+_FINAL = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NonHttpUrlRedirectClientError")
+_BUSY = (408, 425, 429)
+"""Statuses from 400 to 499 that another attempt may change."""
+_STARTED = f"{os.getpid()} {time.time_ns()}"
+_jitter = random.SystemRandom()
+"""Not the generator that trainings seed."""
+
+
+class Whole(NamedTuple):
+    """What is known of an object before it is copied."""
+
+    bytes: int
+    """-1: not known."""
+    sha256: str = ""
+    """By the index of its shards."""
+    version: str = ""
+    """By the store."""
+
+
+class _Damaged(Exception):
+    """A copy is not what was expected."""
+
+
+class _Refused(StoreError):
+    """An object may not be read or written, or a folder not be listed."""
+
+
+def local(path: Path, whole: Whole | None = None) -> Path:
+    """A file with the content of `path`: itself, or a copy of the object in the cache.
+
+    Raises:
+        DataError: there is no such object.
+        StoreError: it can't be copied, or is not what `whole` says.
+        MissingDependency: the package for this store is not installed.
+    """
+    if not isinstance(path, StorePath):
+        return path
+    wanted = whole or _described(path)
+    name = hashlib.sha256("\0".join(map(str, (path, *wanted))).encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    folder = cache_folder() / "stores"
+    copy = folder / f"{name}{path.suffix}"
+    try:
+        if not _used(copy):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(copy) as part:
+                if part is not None:
+                    _fetch(path, wanted, part)
+                    part.replace(copy)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: the cache of {path} can't be used ({one_line(error)}), expected a folder that can be written; "
+            "set TRT_CLS_CACHE to one"
+        ) from error
+    return copy
+
+
+def opened(path: Path, whole: Whole | None = None) -> int:
+    """A descriptor of the file of `local`, which is not dropped from the cache until it is closed."""
+    while True:
+        with suppress(FileNotFoundError):  # dropped since it was found
+            descriptor = os.open(local(path, whole), os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            return descriptor
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there, or an object that may be read."""
+    if not isinstance(path, StorePath):
+        return path.is_file()
+    try:
+        _described(path)
+    except (DataError, _Refused):
+        return False
+    return True
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """The names in a folder, or of the objects right below it; none where there is no such folder."""
+    if not isinstance(folder, StorePath):
+        return frozenset(os.listdir(folder) if folder.is_dir() else ())
+    try:
+        found = _retried(folder, partial(_done, folder, "ls", 0, detail=False))
+    except DataError:
+        return frozenset()
+    return frozenset(name.rstrip("/").rpartition("/")[2] for name in found)
+
+
+def require_there(paths: Sequence[Path]) -> None:
+    """Refuses objects that are not in their store, where the store says.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    stored = [path for path in paths if isinstance(path, StorePath)]
+    missing: list[StorePath] = []
+    if stored and stored[0].scheme in READ_ONLY:
+        with ThreadPoolExecutor(LOOKED_FOR) as pool:
+            missing = [path for path, there in zip(stored, pool.map(is_there, stored), strict=True) if not there]
+    elif stored:
+        with suppress(_Refused):  # to list; each may be readable still
+            names = {folder: names_in(folder) for folder in {path.parent for path in stored}}
+            missing = [path for path in stored if path.name not in names[path.parent]]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: no such object, or none that may be read; {len(missing)} of {len(paths)} shards are "
+            "missing; expected tar files; name those that are there"
+        )
+
+
+def require_shared(path: Path) -> None:
+    """Refuses what other processes of this machine can't see.
+
+    Raises:
+        RequestError: `path` is in the memory of this process.
+    """
+    if isinstance(path, StorePath) and path.scheme == "memory":
+        raise RequestError(f"{path}: the memory of one process, which loader processes do not see; set n_workers: 0")
+
+
+def output_folder(path: Path) -> Path:
+    """`path` as a folder that can be written to.
+
+    Raises:
+        RequestError: it can't be made, or is on a server that takes no files.
+    """
+    if not isinstance(path, StorePath):
+        return results_folder(path)
+    _store(path)
+    if path.scheme in READ_ONLY:
+        raise RequestError(f"{path}: {path.scheme}:// can't be written, expected a folder, s3:// or gs://")
+    return path
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yields the file to write: `path` itself, or one that becomes the object when the block ends without an error.
+
+    Raises:
+        StoreError: the store does not take it.
+    """
+    if not isinstance(path, StorePath):
+        yield path
+        return
+    with TemporaryDirectory(prefix="trt-cls-") as folder:
+        beside = Path(folder) / path.name
+        yield beside
+        _retried(path, partial(_put, path, beside), "can't be written")
+
+
+def remove(path: Path) -> None:
+    """Removes a file or object, where it can be removed."""
+    if not isinstance(path, StorePath):
+        path.unlink(missing_ok=True)
+        return
+    with suppress(Exception):  # on the way out, because of an error that is reported
+        _done(path, "rm_file", 0)
+
+
+def _put(path: StorePath, file: Path) -> None:
+    _done(path, "put_file", file.stat().st_size, first=str(file))
+
+
+def _store(path: StorePath) -> Any:
+    """Fsspec's file system."""
+    if path.scheme not in PACKAGES:
+        raise RequestError(f"{path}: {path.scheme}:// found, expected one of {', '.join(PACKAGES)}, or a folder")
+    if "@" in path.url.partition("://")[2].partition("/")[0] and path.scheme not in READ_ONLY:
+        raise RequestError(f"{path}: keys found in the URL, expected them in the environment, as {path.scheme} has it")
+    package, extra = PACKAGES[path.scheme]
+    fsspec = require("fsspec", f"{path.scheme}://", extra)
+    module = require(package, f"{path.scheme}://", extra)
+    options: dict[str, Any] = {}
+    if path.scheme in READ_ONLY:
+        limits = module.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
+        options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
+    return fsspec.filesystem(path.scheme, use_listings_cache=False, **options)
+
+
+def _done(path: StorePath, method: str, size: int, *args: str, first: str = "", **options: Any) -> Any:
+    """The result of a method of the file system, which may take the time that `size` bytes need."""
+    store = _store(path)
+    given = (*((first,) if first else ()), store._strip_protocol(path.url), *args)
+    if not store.async_impl:
+        return getattr(store, method)(*given, **options)
+    limit = PATIENCE + max(size, 0) / SLOWEST
+    sync = require("fsspec.asyn", f"{path.scheme}://", "cloud", package="fsspec").sync
+    return sync(store.loop, getattr(store, f"_{method}"), *given, timeout=limit, **options)
+
+
+def _retried(path: StorePath, action: Callable[[], T], failed: str = "can't be read") -> T:
+    """The result of `action`, tried again where that may help."""
+    reason, attempt = "", 0
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(WAIT * 2 ** (attempt - 1) * (0.5 + _jitter.random()))
+        try:
+            return action()
+        except TrtClsError:
+            raise
+        except Exception as error:  # each store has errors of its own
+            cause = _cause(error)
+            status = getattr(cause, "status", 0)
+            if isinstance(cause, FileNotFoundError) or status in (404, 410):
+                raise DataError(f"{path}: no such object; expected one; check the name") from None
+            if getattr(cause, "errno", None) in NO_ROOM:
+                raise
+            if isinstance(cause, PermissionError) or status in (401, 403):
+                found = redacted(one_line(cause))[:300]
+                raise _Refused(f"{path}: {failed} ({found}); expected one that you may use; check the keys") from None
+            reason = redacted(one_line(cause))[:300]
+            if "Timeout" in type(cause).__name__:
+                reason = f"slower than {PATIENCE:g} seconds and {SLOWEST / 1e6:g} MB/s"
+            if type(cause).__name__ in _FINAL or (400 <= status < 500 and status not in _BUSY):
+                break
+    # not "from": the errors of others have the URL with its secrets
+    raise StoreError(
+        f"{path}: {failed}, tried {attempt + 1} times ({reason}); expected a store that answers with what was put "
+        "there; check it, then start again"
+    ) from None
+
+
+def _cause(error: Exception) -> BaseException:
+    """What happened: over HTTP any failure to look at an object is a FileNotFoundError."""
+    while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+def _described(path: StorePath) -> Whole:
+    found = _retried(path, partial(_done, path, "info", 0))
+    versions = [f"{name} {found[name]}" for name in _VERSIONS if found.get(name)]
+    size = found.get("size")
+    return Whole(size if isinstance(size, int) else -1, "", " ".join(versions) or _STARTED)
+
+
+def _used(copy: Path) -> bool:
+    """Whether a copy is there; then it is the most recently used one."""
+    try:
+        os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _alone(copy: Path) -> Iterator[Path | None]:
+    """Yields the file to copy to, which no other process or thread writes; None where one of them has made the copy."""
+    lock, part = copy.with_suffix(".lock"), copy.with_suffix(".part")
+    while True:
+        with lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(lock, file.fileno()):
+                continue  # the one who had it has removed it
+            try:
+                if _used(copy):
+                    yield None
+                else:
+                    with part.open("wb") as held:  # readers share it when it has become the copy
+                        fcntl.flock(held, fcntl.LOCK_SH)
+                        yield part
+            finally:
+                part.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _fetch(path: StorePath, wanted: Whole, part: Path) -> None:
+    with room_for(part, max(wanted.bytes, 0), "make room, or set TRT_CLS_CACHE to another folder"):
+        _make_room(part.parent, max(wanted.bytes, 0))
+        _retried(path, partial(_copy, path, wanted, part))
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _copy(path: StorePath, wanted: Whole, part: Path) -> None:
+    _done(path, "get_file", wanted.bytes, str(part))
+    found = part.stat().st_size
+    if wanted.bytes not in (-1, found):
+        raise _Damaged(f"truncated or changed: {found:,} bytes found, {wanted.bytes:,} expected")
+    if wanted.sha256 and (digest := file_sha256(part)) != wanted.sha256:
+        raise _Damaged(f"changed: SHA-256 {digest[:16]} found, {wanted.sha256[:16]} expected by its index")
+
+
+def _make_room(folder: Path, needed: int) -> None:
+    """Drops copies, the least recently used first, until `needed` bytes fit; those that are open stay."""
+    found = []
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):
+            status = entry.stat()
+            found.append((status.st_atime_ns, status.st_size, entry.path))
+    used = sum(size for _, size, _ in found)
+    most = _limit(folder, used)
+    for _, size, name in sorted(found):
+        if used + needed <= most:
+            break
+        used -= size if _dropped(name) else 0
+
+
+def _limit(folder: Path, used: int) -> int:
+    asked = os.environ.get("TRT_CLS_CACHE_SIZE")
+    if not asked:
+        return (shutil.disk_usage(folder).free + used) // 2
+    found = bytes_in(asked)
+    if found is None:
+        raise RequestError(f'TRT_CLS_CACHE_SIZE "{asked}": expected a number of bytes, as in 500MB or 50GB')
+    return found
+
+
+def _dropped(name: str) -> bool:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name)
+    except OSError:  # in use, or gone
+        return False
+    finally:
+        os.close(descriptor)
+    return True
