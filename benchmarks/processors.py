@@ -30,7 +30,7 @@ TESTS = (
     "tests/export/test_calibration.py",
     "tests/export/test_parity.py",
     "tests/export/test_sensitivity.py",
-    "tests/export/test_quantization.py",
+    "tests/export/test_qdq.py",
     "tests/export/test_optimized.py",
     "tests/training/test_extensions.py",
     "tests/pruning/test_graph.py",

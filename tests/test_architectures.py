@@ -57,8 +57,8 @@ def label(model: ModelConfig) -> str:
 ALL = [network(family.name, depth) for family in ARCHITECTURES.values() for depth in family.depths or (None,)]
 BUILT_THRICE = {("resnet", 10), ("squeezenet", 18)}
 """Additions and concatenations: an engine of each precision. Others get one in INT8, with the rest in FP16."""
-SMALL = {"squeezenet", "mobilenet_v1", "mobilenet_v2", "efficientnet_b0"}
-"""All of their filters are there: they have few weights."""
+SMALL = {"mobilenet_v2", "efficientnet_b0"}
+"""All of their filters are there: with a quarter, INT8 changes the label of 5 to 12 of the 30 pictures."""
 COUNTED = {("resnet", 18), ("vgg", 19), ("darknet", 19), ("cspdarknet", 19), ("efficientnet_b1", 18)}
 """Made of the blocks of another one of the family: they are exported in FP32, untrained, and their graphs counted.
 
@@ -183,7 +183,9 @@ def test_learns_and_is_exported(
     contract = Contract(model, preprocessing_from_spec(asked, "train"), pictures.classes)
     save_checkpoint(tmp_path / "model.safetensors", trained(asked, pictures), contract)
     engines = find_spec("tensorrt_rtx") is not None
-    for precision, source in (("fp32", "model.safetensors"), ("fp16", "fp32.onnx"), ("int8", "fp32.onnx")):
+    # INT8 keeps the rest in FP16: of a variant the file in FP16 is none of its own
+    halves = () if model in VARIANTS else (("fp16", "fp32.onnx"),)
+    for precision, source in (("fp32", "model.safetensors"), *halves, ("int8", "fp32.onnx")):
         builds = engines and (precision == "int8" or (model.arch, model.n_layers) in BUILT_THRICE)
         result = export(
             tmp_path / source,
@@ -196,8 +198,9 @@ def test_learns_and_is_exported(
         assert result.parity is not None
         assert result.parity.top1_agreement >= (BOUNDS["int8"].top1_agreement if precision == "int8" else 1)
         assert (result.engine is not None) == builds
-    fp32, fp16, int8 = (operators(tmp_path / f"{name}.onnx") for name in ("fp32", "fp16", "int8"))
-    assert fp16 == fp32 + Counter({"Cast": 2})
+    fp32, int8 = (operators(tmp_path / f"{name}.onnx") for name in ("fp32", "int8"))
+    fp16 = fp32 + Counter({"Cast": 2})
+    assert not halves or fp16 == operators(tmp_path / "fp16.onnx")
     assert int8 - Counter(QuantizeLinear=int8["QuantizeLinear"], DequantizeLinear=int8["DequantizeLinear"]) == fp16
     assert int8["DequantizeLinear"] == int8["QuantizeLinear"] > fp32["Conv"] + fp32["Gemm"]
     assert integer_kernels(optimized(tmp_path / "int8.onnx")) == set(), "they saturate on processors without VNNI"

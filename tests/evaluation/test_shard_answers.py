@@ -214,6 +214,26 @@ def test_images_of_damaged_shards_are_listed_and_a_missing_shard_is_an_error(
     assert f"{three}: no such file, 1 of 4 shards are missing" in capsys.readouterr().err
 
 
+def test_shards_and_answers_may_be_in_a_store(
+    run: Run, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    monkeypatch.setenv("TRT_CLS_CACHE", str(Path("cache").absolute()))
+    for path in sources.glob("s*.*"):
+        store.pipe_file(f"/shards/{path.name}", path.read_bytes())
+    shards = ["--dataset", f"memory://shards/s-{{000000..{SHARDS - 1:06}}}.tar"]
+    assert run("-o", "local") == run(*shards, "-o", "memory://answers", "--shard", "1/2") == 0
+    assert run(*shards, "--merge", "memory://answers") == 1
+    assert "2 of 4 shards are not answered once" in capsys.readouterr().err
+    assert run(*shards, "-o", "memory://answers") == run(*shards, "--merge", "memory://answers", "-r", "results") == 0
+    assert {Path(name).name: store.cat_file(name) for name in store.ls("/answers", detail=False)} == files_in("local")
+    assert run("--merge", "local", "-r", "expected") == 0
+    found, expected = (json.loads(Path(name, "results.json").read_text()) for name in ("results", "expected"))
+    assert [image["path"] for image in found.pop("skipped")] == ["memory://shards/s-000002.tar/00000019.png"]
+    assert found == {name: value for name, value in expected.items() if name != "skipped"}
+    store.rm("/", recursive=True)
+
+
 def test_a_folder_is_refused(run: Run, sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-o", "out", "--dataset", str(sources / "images")) == 2
     assert "found with -o or --merge, expected tar shards" in capsys.readouterr().err

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from support.records import activation, outline
 from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.families import FAMILIES
+from trt_cls.models.network import INPUT, Add, NamedLayer, Network
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import BatchNormConfig, ModelConfig
 
@@ -198,3 +200,47 @@ def test_a_family_without_a_row_is_refused_by_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(FAMILIES, "vgg")
     with pytest.raises(RequestError, match='arch "vgg": expected one of resnet, alexnet'):
         outline(ModelConfig(arch="vgg"), 7)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("resnet", {"n_layers": 10, "use_batch_norm": True}),
+        ("mobilenet_v2", {"use_batch_norm": True}),
+        ("cspdarknet_tiny", {"use_batch_norm": True}),
+        ("googlenet", {"use_batch_norm": False}),
+        ("squeezenet", {}),
+    ],
+)
+def test_reused_memory_changes_no_output_and_no_gradient(arch: str, options: dict[str, Any]) -> None:
+    config = ModelConfig(arch=arch, input_image_size="3,32,32", **options)
+    torch.manual_seed(0)
+    networks = [build(config, 3).train(), build(config, 3).train()]
+    networks[1].load_state_dict(networks[0].state_dict())
+    networks[1].reuse_memory()
+    assert any(getattr(layer, "inplace", False) for layer in networks[1].children())
+    images, found = torch.randn(2, 3, 32, 32), []
+    for network in networks:
+        torch.manual_seed(1)  # of dropout
+        logits = network(images)
+        logits.square().sum().backward()
+        found.append([logits, *(weight.grad for weight in network.parameters())])
+    for plain, reused in zip(*found, strict=True):
+        assert torch.equal(plain, reused)
+
+
+def test_memory_that_another_layer_reads_is_not_reused() -> None:
+    layers = {
+        "made": (nn.Conv2d(3, 4, 1), INPUT),
+        "of_two_readers": (nn.ReLU(), "made"),
+        "sum": (Add(), "of_two_readers", "made"),
+        "of_one": (nn.ReLU(), "sum"),
+        "flat": (nn.Flatten(), "of_one"),
+        "of_a_view": (nn.ReLU(), "flat"),
+    }
+    network = Network([NamedLayer(name, layer, inputs) for name, (layer, *inputs) in layers.items()], (3, 2, 2))
+    network.reuse_memory()
+    assert [name for name, layer in network.named_children() if getattr(layer, "inplace", False)] == ["of_one"]
+    images = torch.randn(2, 3, 2, 2)
+    before = network.made(images)
+    assert torch.equal(network(images), (before.relu() + before).relu().flatten(1))

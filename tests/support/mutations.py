@@ -148,6 +148,27 @@ FAULTS = [
         "math.ceil(exact * len(scores))",
         "evaluation/test_decisions.py -k beta_binomial",
     ),
+    Fault(
+        "a copy of a shard is the one of the index",
+        "trt_cls/stores.py",
+        "(digest := file_sha256(part)) != wanted.sha256",
+        "(digest := file_sha256(part)) == ''",
+        "data/test_stores.py -k flipped",
+    ),
+    Fault(
+        "a copy that is open stays in the cache",
+        "trt_cls/stores.py",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+        "data/test_stores.py -k limit_and_what_is_open",
+    ),
+    Fault(
+        "secrets of URLs reach no text",
+        "trt_cls/urls.py",
+        "redacted(text: object) -> str:",
+        "redacted(text: object) -> str:\n    return str(text)",
+        "data/test_stores.py -k secrets",
+    ),
 ]
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from trt_cls import spec
+from trt_cls.data.folder import image_folder
+from trt_cls.data.shard_writer import write_shards
 from trt_cls.spec.experiment import Experiment, ModelConfig, Visualizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -123,6 +125,32 @@ def test_killed_and_resumed_gives_the_same_bytes(trainer: Trainer, tmp_path: Pat
     for name in compared:
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     check_logs(killed)
+
+
+@pytest.mark.slow
+def test_from_shards_killed_and_resumed_gives_the_same_bytes(
+    images: Path, experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    last = len(write_shards(image_folder(images / "train"), tmp_path, "t", 9_000).shards) - 1
+    pattern = f"{tmp_path}/t-{{000000..{last:06}}}.tar"
+    assert last > 1
+    running = Trainer(spec.show(experiment(model=MODEL, batch_size_per_gpu=2, train_dataset_path=pattern)))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    running.start(whole)
+    assert running.end() == 0
+    draw, deaths = random.Random(4), 0
+    for _ in range(4):
+        process = running.start(killed)
+        kill_in_a_write(process, killed, draw.randint(2, 8))
+        deaths += running.end() == -signal.SIGKILL
+    assert deaths >= 3
+    running.start(killed)
+    assert running.end() == 0
+    running.close()
+    for path in (whole / "training.csv", *(whole / "weights").iterdir()):
+        assert (killed / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
 
 
 def check_logs(folder: Path) -> None:

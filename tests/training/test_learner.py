@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import resource
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -15,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.models import build
 from trt_cls.spec.experiment import Experiment, Optimizer, RegConfig, Sgd
-from trt_cls.training.compute import choose_compute
+from trt_cls.training.compute import choose_compute, memory_kept
 from trt_cls.training.learner import Learner
 
 
@@ -115,3 +117,16 @@ def test_narrow_layers_of_a_pruned_network_train_without_the_kernel_that_writes_
     with Strides() as strides:
         wide(torch.randn(2, 16, 5, 5))
     assert strides.found == [[2, 2]]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_of_a_step_is_kept_for_the_next() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        parts = [torch.ones(2 << 20) for _ in range(12)]  # 24,576 pages of 4 KiB
+        del parts
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with memory_kept(choose_compute("cpu", "fp32")):
+        faults()
+        assert faults() < 1000

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -114,7 +115,9 @@ def test_the_command_prints_the_next_one_and_takes_no_flag_of_a_training(
     spec, results = tmp_path / "spec.txt", tmp_path / "run"
     spec.write_text(show(experiment()))
     curve = played(valley)[0]
-    monkeypatch.setattr("trt_cls.training.run.find_rate", lambda *_, **__: curve)
+    # with its signature: the command passes on the flags that a training has, too
+    searching = create_autospec(find_rate, return_value=curve)
+    monkeypatch.setattr("trt_cls.training.run.find_rate", searching)
     asked = ["train", "-e", str(spec), "-r", str(results), "--find-lr", "--set", "train_config.n_epochs=3"]
     assert main(asked) == 0
     last = capsys.readouterr().out.splitlines()[-1]
@@ -124,6 +127,6 @@ def test_the_command_prints_the_next_one_and_takes_no_flag_of_a_training(
     assert "--find-lr" not in last
     assert main([*asked, "--resume", "--logger", "wandb"]) == 2
     assert "--find-lr with --resume and --logger; expected one of the two" in capsys.readouterr().err
-    monkeypatch.setattr("trt_cls.training.run.find_rate", lambda *_, **__: played(lambda rate: 2.3)[0])
+    searching.return_value = played(lambda rate: 2.3)[0]
     assert main(asked) == 1
     assert "error: --find-lr: the loss falls at no learning rate" in capsys.readouterr().err

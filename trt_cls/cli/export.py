@@ -202,11 +202,12 @@ def _servers(
         (for_deepstream.check_request, for_deepstream.write_deepstream, deepstream),
         (for_triton.check_request, for_triton.write_triton, triton),
     )
-    for check, _, folder in known:
-        if folder:
-            contract = read_contract(model)
+    asked = [(check, write, folder) for check, write, folder in known if folder]
+    if asked:
+        contract = read_contract(model)
+        for check, *_ in asked:
             check(replace(contract, precision=precision or contract.precision), profile)
-    return [(write, folder) for _, write, folder in known if folder]
+    return [(write, folder) for _, write, folder in asked]
 
 
 def _print_next(result: ExportResult, builder: BuilderRequest) -> None:

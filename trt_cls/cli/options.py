@@ -38,7 +38,7 @@ PATH = _Location()
 
 
 class Finite(click.FloatRange):
-    """A float in a range, without NaN, which no comparison keeps out, and infinity."""
+    """A finite float in a range; click's own range accepts NaN, which fails no comparison."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: D102
         found: float = super().convert(value, param, ctx)

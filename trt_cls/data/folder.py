@@ -15,6 +15,7 @@ from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import is_shards
 from trt_cls.preprocessing.gate import EXTENSIONS
 from trt_cls.text import has_foreign_bytes, listed
+from trt_cls.urls import StorePath
 
 __all__ = ["ImageFolder", "Sample", "Skipped", "evenly_spread", "image_folder", "list_images", "listed_images"]
 
@@ -84,6 +85,7 @@ def listed_images(path: Path) -> Samples:
         from trt_cls.data.shards import shard_samples  # what reads tars is a tenth of what `infer` imports
 
         return shard_samples(path)[0]
+    _refuse_store(path)
     if path.is_file():
         return files(Path(), [(-1, [str(path)])])
     if not path.is_dir():
@@ -97,7 +99,15 @@ def listed_images(path: Path) -> Samples:
     return images
 
 
+def _refuse_store(path: Path) -> None:
+    if isinstance(path, StorePath):
+        raise DataError(
+            f"{path}: no shards found, expected them in a store, as in {path.scheme}://BUCKET/x-{{0..9}}.tar"
+        )
+
+
 def _class_folders(root: Path) -> list[str]:
+    _refuse_store(root)
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {found}; expected a folder with one sub-folder of images per class")

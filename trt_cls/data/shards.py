@@ -146,12 +146,16 @@ def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
     groups = _table(samples).rows["shard"][samples.rows]
 
     def of(path: Path) -> Samples:
-        found = samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))]
-        if len(found) and (part := found[0].part):
-            local(part.file, part.whole)
-        return found
+        return copied(samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))])
 
     return of
+
+
+def copied(samples: Samples) -> Samples:
+    """The images of one shard, which is copied from its store now."""
+    if len(samples) and (part := samples[0].part):
+        local(part.file, part.whole)
+    return samples
 
 
 def one_ahead(load: Callable[[Path], Samples], paths: Sequence[Path]) -> Iterator[Future[Samples]]:

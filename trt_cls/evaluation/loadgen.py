@@ -171,7 +171,7 @@ class _Answering:
             self._waiting.put(None)
 
     def stop(self, error: BaseException | None) -> None:
-        """From now on queries are not answered in earnest; returns when the engine rests."""
+        """Queries get empty answers from now on; returns when the engine is idle."""
         self._stopped, self.error = True, error
         with self._working:
             self.ended.set()

@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al. 2017): one number that the logits are divided by, so that probabilities are honest.
+"""Temperature scaling (Guo et al. 2017): one number that the logits are divided by, so that confidence equals accuracy.
 
 Logarithms of probabilities do for logits: a constant per image has no effect in a softmax. Does not know: files.
 """

@@ -66,6 +66,16 @@ class Network(nn.Module):
                 del values[name]
         return values[self.steps[-1].name]
 
+    def reuse_memory(self) -> None:
+        """Lets each ReLU write into its input, where no other layer reads that and no gradient is computed from it.
+
+        Outputs and gradients stay the same to the bit. SiLU and Mish keep their input for the gradient.
+        """
+        for step in self.steps:
+            layer, made_by = getattr(self, step.name), getattr(self, step.inputs[0], None)
+            if isinstance(layer, (nn.ReLU, nn.LeakyReLU)) and step.done_with and isinstance(made_by, UNUSED_OUTPUT):
+                layer.inplace = True
+
     def train(self, mode: bool = True) -> Network:
         """Sets the mode; with `freeze_bn`, batch normalization keeps its statistics, while gamma and beta learn."""
         super().train(mode)
@@ -182,6 +192,10 @@ class SampleDropout(nn.Module):
         if not self.training:
             return value
         return value * functional.dropout(value.new_ones(value.shape[0], 1, 1, 1), self.rate)
+
+
+UNUSED_OUTPUT = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm, Add)
+"""Layers that make a new tensor, which their own gradient does not need."""
 
 
 def glorot_uniform(weight: Tensor) -> None:

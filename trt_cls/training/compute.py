@@ -5,6 +5,7 @@ Does not know: the networks.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from trt_cls.errors import DeviceError, RequestError, TrtClsError
 
 FEW_CHANNELS = 16
 """Channels of oneDNN's widest block, that of AVX-512."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+LARGEST_KEPT = 32 << 20
+"""Bytes: glibc has no larger M_MMAP_THRESHOLD, and chooses this one itself in time."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -136,6 +141,26 @@ def repeatable(precision: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         debugging.fill_uninitialized_memory = filling
         cudnn.benchmark = trying
+
+
+@contextmanager
+def memory_kept(compute: Compute) -> Iterator[None]:
+    """Lets a training on a CPU keep the memory that a step frees for the next one, with glibc.
+
+    Else it goes back to the system and comes again page by page: 5,600 faults in a step of mobilenet_v2 with 16 images
+    of 64×64, an eighth of its CPU time, and 200 with it.
+    """
+    library = ctypes.CDLL(None)
+    if compute.device.type != "cpu" or not hasattr(library, "mallopt"):
+        yield
+        return
+    library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        library.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT)  # as glibc's own rule sets it
+        library.malloc_trim(0)
 
 
 def compiled(network: nn.Module) -> Any:

@@ -65,6 +65,8 @@ class Learner:
         compile_network: bool = False,
     ) -> None:
         self.model = compute.place(model).train()
+        if isinstance(model, Network):
+            model.reuse_memory()
         if len(compute.devices) > 1 and isinstance(model, Network):
             spread(model, config.model_parallelism, compute.devices, config.batch_size_per_gpu)
         self._mean = RunningMean(self.model, extensions.ema_decay) if extensions.ema_decay else None

@@ -187,10 +187,13 @@ class Penalty:
         """What the penalty adds to the loss: a scalar on `device`, by default that of the first weight."""
         if not self.weights:
             return torch.zeros((), device=device)
-        # not get_total_norm: its float32 sum over 4.9 million weights was off by 1.6e-5 of the value, this one by 1e-7
-        sums = [(weight.abs() if self.type == "L1" else weight.square()).sum() for weight in self.weights]
-        device = device or sums[0].device
-        return self.weight_decay * torch.stack([value.to(device) for value in sums]).sum()
+        # by output: the float32 norm of 4.9 million weights at once is off by 1e-5 of the value, this sum by 1e-7; and
+        # weights are not copied, as for their squares: 6 in place of 10 ms a step for resnet18 on a CPU
+        order = 1 if self.type == "L1" else 2
+        norms = [torch.linalg.vector_norm(w, order, dim=tuple(range(1, w.dim()))) for w in self.weights]
+        device = device or norms[0].device
+        each = torch.cat([norm.to(device) for norm in norms])
+        return self.weight_decay * (each if order == 1 else each.square()).sum()
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The trainable parameters of `model` for an optimizer, which adds L2's gradient through its weight_decay."""

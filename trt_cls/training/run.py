@@ -19,7 +19,7 @@ from trt_cls.files import write_csv, write_text
 from trt_cls.models.int8_layers import quantize_like
 from trt_cls.models.network import count_parameters, resize_layers
 from trt_cls.spec.experiment import Experiment, TrainConfig
-from trt_cls.training.compute import choose_compute, compiler_failures_reported, repeatable
+from trt_cls.training.compute import choose_compute, compiler_failures_reported, memory_kept, repeatable
 from trt_cls.training.learner import Learner, Teacher
 from trt_cls.training.logs import Log
 from trt_cls.training.logs.console import Reporter
@@ -87,6 +87,7 @@ def train(
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
+        stack.enter_context(memory_kept(compute))
         with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
             learner = _learner(setup, folder, state, reporter, compile_network=compile_network)
             training = Training(setup, learner, folder, request, save_every, init_epoch)
@@ -106,6 +107,7 @@ def find_rate(
     device: str = "auto",
     precision: str = "auto",
     compile_network: bool = False,
+    order: Epochs | None = None,
     reporter: Reporter | None = None,
 ) -> RateCurve:
     """Searches a learning rate for the training of `experiment`, and writes the curve to training.html in `results`.
@@ -124,9 +126,10 @@ def find_rate(
             stack.callback(folder.weights.rmdir)
         processes.wait()
         compute = choose_compute(device, precision, stages)
-        setup = open_setup(experiment, config, classmap, processes, compute)
+        setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
+        stack.enter_context(memory_kept(compute))
         with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
             learner = _learner(setup, folder, None, reporter, compile_network=compile_network)
             reporter.line(f"{compute} · {_system(setup)} · {_size(setup, learner.model)}")
