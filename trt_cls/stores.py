@@ -35,8 +35,10 @@ PACKAGES = {
 }
 """Of each scheme the package that it needs beside fsspec, and the extra that installs both."""
 READ_ONLY = ("https", "http")
-ATTEMPTS, WAIT = 5, 0.5
-"""How often something is tried, and the seconds before the second time; twice as long before each further one."""
+ATTEMPTS = 5
+"""How often something is tried."""
+WAIT = 0.5
+"""Seconds before the second attempt; twice as long before each further one."""
 PATIENCE, SLOWEST = 60.0, 200_000
 """An object may take PATIENCE seconds, and one more for each SLOWEST bytes."""
 LOOKED_FOR = 16
@@ -50,7 +52,7 @@ _jitter = random.SystemRandom()
 """Not the generator that trainings seed."""
 
 
-class Whole(NamedTuple):
+class ObjectInfo(NamedTuple):
     """What is known of an object before it is copied."""
 
     bytes: int
@@ -69,7 +71,7 @@ class _Refused(StoreError):
     """An object may not be read or written, or a folder not be listed."""
 
 
-def local(path: Path, whole: Whole | None = None) -> Path:
+def local(path: Path, whole: ObjectInfo | None = None) -> Path:
     """A file with the content of `path`: itself, or a copy of the object in the cache.
 
     Raises:
@@ -98,7 +100,7 @@ def local(path: Path, whole: Whole | None = None) -> Path:
     return copy
 
 
-def opened(path: Path, whole: Whole | None = None) -> int:
+def opened(path: Path, whole: ObjectInfo | None = None) -> int:
     """A descriptor of the file of `local`, which is not dropped from the cache until it is closed."""
     while True:
         with suppress(FileNotFoundError):  # dropped since it was found
@@ -270,11 +272,11 @@ def _cause(error: Exception) -> BaseException:
     return error
 
 
-def _described(path: StorePath) -> Whole:
+def _described(path: StorePath) -> ObjectInfo:
     found = _retried(path, partial(_done, path, "info", 0))
     versions = [f"{name} {found[name]}" for name in _VERSIONS if found.get(name)]
     size = found.get("size")
-    return Whole(size if isinstance(size, int) else -1, "", " ".join(versions) or _STARTED)
+    return ObjectInfo(size if isinstance(size, int) else -1, "", " ".join(versions) or _STARTED)
 
 
 def _used(copy: Path) -> bool:
@@ -315,7 +317,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _fetch(path: StorePath, wanted: Whole, part: Path) -> None:
+def _fetch(path: StorePath, wanted: ObjectInfo, part: Path) -> None:
     with room_for(part, max(wanted.bytes, 0), "make room, or set TRT_CLS_CACHE to another folder"):
         _make_room(part.parent, max(wanted.bytes, 0))
         _retried(path, partial(_copy, path, wanted, part))
@@ -323,7 +325,7 @@ def _fetch(path: StorePath, wanted: Whole, part: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _copy(path: StorePath, wanted: Whole, part: Path) -> None:
+def _copy(path: StorePath, wanted: ObjectInfo, part: Path) -> None:
     _done(path, "get_file", wanted.bytes, str(part))
     found = part.stat().st_size
     if wanted.bytes not in (-1, found):

@@ -24,7 +24,7 @@ from trt_cls.engines.onnxruntime import session_of  # noqa: E402
 from trt_cls.errors import ArtefactError, ExportError  # noqa: E402
 from trt_cls.export.fp16 import fp16_from_fp32  # noqa: E402
 from trt_cls.export.int8 import Int8, quantize, trained_for_int8  # noqa: E402
-from trt_cls.export.int8.layers import quantizable, stayed  # noqa: E402
+from trt_cls.export.int8.layers import float_layers_text, quantizable  # noqa: E402
 from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes  # noqa: E402
 from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
 from trt_cls.models.int8_layers import measured, quantize_layers, trained_ranges  # noqa: E402
@@ -135,7 +135,7 @@ def test_a_share_beyond_one_is_refused(int8: OnnxModel, tmp_path: Path) -> None:
 
 
 def test_what_stays_is_listed_with_its_reason_and_its_share(plain: OnnxModel) -> None:
-    found = stayed(plain.proto, quantizable(plain.proto))
+    found = float_layers_text(plain.proto, quantizable(plain.proto))
     assert "2 × product of two activations (" in found
     assert "2 × dense layer with fewer than 16 inputs or outputs (" in found
 

@@ -13,7 +13,7 @@ from trt_cls.contract import Contract
 from trt_cls.engines import open_engine
 from trt_cls.errors import ExportError
 from trt_cls.export.images import images_for
-from trt_cls.export.int8.layers import ends, quantizable
+from trt_cls.export.int8.layers import first_and_last, quantizable
 from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes
 
 ort = pytest.importorskip("onnxruntime")
@@ -136,10 +136,10 @@ def after(model: onnx.ModelProto, node: onnx.NodeProto) -> list[str]:
 def test_ends_that_are_kept_are_not_quantized(
     fp32: onnx.ModelProto, contract: Contract, thresholds: dict[str, float]
 ) -> None:
-    kept = ends(fp32, ("first", "last"))
+    kept = first_and_last(fp32, ("first", "last"))
     layers = {node.name: node for node in fp32.graph.node}
     assert [layers[name].op_type for name in sorted(kept, key=list(layers).index)] == ["Conv", "Gemm"]
-    assert ends(fp32, ()) == set()
+    assert first_and_last(fp32, ()) == set()
     layers_left = [name for name in quantizable(fp32) if name not in kept]
     mixed = int8_from_fp32(OnnxModel(fp32, contract), thresholds, layers_left).proto
     for node in mixed.graph.node:

@@ -1,6 +1,6 @@
 """The JSON file beside a TensorRT plan: contract, fingerprints, and where the plan runs.
 
-The plan itself stays pristine: nothing is glued in front of it that other programs would not read. Does not know: how a
+The plan itself is as TensorRT wrote it, without a header that other programs would not read. Does not know: how a
 plan is built or run.
 """
 

@@ -1,4 +1,4 @@
-"""choose.csv, which holds one variant on one provider a row; the same as Markdown."""
+"""choose.csv, with a row for each variant and provider; the same as Markdown."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from trt_cls.data.tars import scanned
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import shard_paths
 from trt_cls.preprocessing.gate import EXTENSIONS, Part
-from trt_cls.stores import Whole, local, require_there
+from trt_cls.stores import ObjectInfo, local, require_there
 from trt_cls.text import listed
 from trt_cls.urls import StorePath
 
@@ -41,7 +41,7 @@ class Table:
         rows: Rows,
         texts: Texts,
         index: Path | None,
-        wholes: Sequence[Whole] | None = None,
+        wholes: Sequence[ObjectInfo] | None = None,
     ) -> None:
         """`files`: of each shard the path below `root`; `index`: the NAME.json that `rows` are mapped from, or None.
 
@@ -203,7 +203,7 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[Table, tuple[str, ...]
         raise DataError(
             f"{wanted[0].with_name(unknown[0])}: not among the {len(names)} shards that {path} lists; name those"
         )
-    wholes = [Whole(shard.bytes, shard.sha256) for shard in index.shards] if isinstance(path, StorePath) else None
+    wholes = [ObjectInfo(shard.bytes, shard.sha256) for shard in index.shards] if isinstance(path, StorePath) else None
     table = Table(path.parent, names, rows, texts, path, wholes)
     if len(wanted) == len(names):
         return table, index.classes, None

@@ -1,8 +1,8 @@
 """The datasets of an experiment: its folders, or the two parts that `extensions.validation_split` makes of one.
 
 Nothing is copied. Of each class the images with the smallest hashes of seed and relative path are held out: the parts
-depend neither on the place of the folder nor on the order of its files, nor on other classes. An image that is added
-moves at most one other, the next one in the order of hashes, so that the share holds.
+depend neither on the place of the folder nor on the order of its files, nor on other classes. Adding an
+image moves at most one other from one part to the other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tar files of others, in WebDataset's layout: scanned once for their images, then known from a cache.
 
 Members with the same name up to the first dot are one sample: an image, `.cls` with the index of its class, `.json`
-with the path that it had. A tar is read to its end without its content being unpacked, and no name of it becomes a path
-of a file. Does not know: pixels.
+with the path that it had. A tar is read to its end without its content being unpacked; names of members are
+never used as paths of files. Does not know: pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints run by torch, the reference that every other engine is held against."""
+"""Checkpoints run by torch, the reference that every other engine is compared with."""
 
 from __future__ import annotations
 

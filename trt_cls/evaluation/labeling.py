@@ -48,7 +48,7 @@ Row = tuple[str, int, str, str, str, str, str]
 
 
 @dataclass(frozen=True)
-class Made:
+class ShardRecord:
     """The content of OUT/STEM.json."""
 
     model_sha256: str
@@ -60,7 +60,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ShardList:
     """The content of OUT/shards.json."""
 
     shards: tuple[str, ...]
@@ -103,7 +103,7 @@ class Labeling:
             _parquet()
         vars(self).pop("_there", None)
         path = self.out / f"{LIST}.json"
-        known = _decoded(Listed, path).shards if self._has(path) else ()
+        known = _decoded(ShardList, path).shards if self._has(path) else ()
         every = sorted({*known, *(shard.name for shard in shards)})
         if list(known) != every:
             with written(path) as here:
@@ -138,7 +138,7 @@ class Labeling:
 
     def label(
         self, answer: Answer, contract: Contract, shard: Path, samples: Samples, progress: Callable[[int], None]
-    ) -> Made:
+    ) -> ShardRecord:
         """Writes the labels of a shard.
 
         Raises:
@@ -149,7 +149,7 @@ class Labeling:
             (self.out / left_over).unlink(missing_ok=True)
         with written(self.out / f"{shard.stem}.{self.form}") as output:
             rows, skipped = self.write(output, answer, contract, shard, samples, progress)
-            made = Made(self.model_sha256, self.options, len(samples), rows, skipped, file_sha256(output))
+            made = ShardRecord(self.model_sha256, self.options, len(samples), rows, skipped, file_sha256(output))
         with written(self.out / f"{shard.stem}.json") as described:
             write_text(described, json.dumps(asdict(made), indent=1) + "\n")
         return made
@@ -171,13 +171,13 @@ class Labeling:
             write_csv(output, [COLUMNS, *rows])
         return len(rows), skipped
 
-    def made(self, shard: Path) -> Made:
+    def made(self, shard: Path) -> ShardRecord:
         """What OUT/STEM.json says.
 
         Raises:
             ArtefactError, RequestError: it is missing, or nothing that was written here.
         """
-        return _decoded(Made, self.out / f"{shard.stem}.json")
+        return _decoded(ShardRecord, self.out / f"{shard.stem}.json")
 
 
 def merge(out: Path) -> tuple[Path, int]:
@@ -187,11 +187,13 @@ def merge(out: Path) -> tuple[Path, int]:
         ArtefactError, DataError, RequestError: no labels are there, or they are of several models.
         TrtClsError: labels are missing, changed or there twice; nothing is written.
     """
-    shards = tuple(dict.fromkeys(_decoded(Listed, out / f"{LIST}.json").shards))
+    shards = tuple(dict.fromkeys(_decoded(ShardList, out / f"{LIST}.json").shards))
     if not shards:
         raise RequestError(f"{out}: no shards in its {LIST}.json; expected some; infer -i SHARDS -o OUT adds them")
     there = names_in(out)
-    made = {shard: _decoded(Made, out / name) for shard in shards if (name := f"{Path(shard).stem}.json") in there}
+    made = {
+        shard: _decoded(ShardRecord, out / name) for shard in shards if (name := f"{Path(shard).stem}.json") in there
+    }
     forms = {(found.model_sha256, json.dumps(found.options)) for found in made.values()}
     if len(forms) > 1:
         raise RequestError(
@@ -226,7 +228,7 @@ def _join(path: Path, tables: Sequence[Path]) -> None:
                 shutil.copyfileobj(rows, file)
 
 
-def _fault(out: Path, shard: str, made: Made | None, form: str, there: frozenset[str]) -> str:
+def _fault(out: Path, shard: str, made: ShardRecord | None, form: str, there: frozenset[str]) -> str:
     """Why the labels of a shard are not each there once; or nothing."""
     output = out / f"{Path(shard).stem}.{form}"
     if made is None or output.name not in there:

@@ -85,13 +85,13 @@ def measure(probabilities: Probabilities, labels: Labels, top_k: int) -> Metrics
 def top_k_indices(probabilities: Probabilities, k: int) -> NDArray[np.int64]:
     """Indices [..., k] of the likeliest classes (at most all), likeliest first; of equal classes the lower index first.
 
-    `argmax` follows the same rule for ties.
+    `top_k_accuracy` below and every `argmax` follow the same rule for ties.
     """
     return np.argsort(-probabilities, axis=-1, kind="stable")[..., :k]
 
 
 def top_k_accuracy(probabilities: Probabilities, labels: Labels, k: int) -> float:
-    """The share of labels among their image's `top_k_indices`, without sorting all classes."""
+    """The share of labels among the k likeliest classes, with the ties of `top_k_indices`, without sorting."""
     of_label = probabilities[np.arange(len(labels)), labels][:, None]
     lower_index = np.arange(probabilities.shape[1]) < labels[:, None]
     likelier = (probabilities > of_label) | ((probabilities == of_label) & lower_index)

@@ -1,6 +1,6 @@
 """Temperature scaling (Guo et al. 2017): one number that the logits are divided by, so that confidence equals accuracy.
 
-Logarithms of probabilities do for logits: a constant per image has no effect in a softmax. Does not know: files.
+Logarithms of probabilities serve as logits: a constant per image has no effect in a softmax. Does not know: files.
 """
 
 from __future__ import annotations

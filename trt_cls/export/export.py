@@ -74,7 +74,7 @@ def export(
     capabilities: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
-    """Writes an ONNX file and an engine, each only after its answers were held against those of `model`.
+    """Writes an ONNX file and an engine, each only after its answers were compared with those of `model`.
 
     `model` is a checkpoint or an ONNX file written here; `precision` None keeps its own; `int8` says how 8 bits are
     reached, `calibrate` folds in a temperature, `rules` are measured on the ONNX file. Images come from `images`, else
@@ -278,7 +278,7 @@ def _write_onnx(
 
 
 def _copy_onnx(model: Path, output: Path) -> Checked | None:
-    """The file as it is: held against itself it would only trade its parity with the network for a perfect one."""
+    """The file as it is: compared with itself it would only trade its parity with the network for a perfect one."""
     parity = read_onnx(model).parity
     if not (output.exists() and output.samefile(model)):
         with atomic(output) as beside:

@@ -56,7 +56,7 @@ class Bounds:
 
 BOUNDS: dict[Precision, Bounds] = {
     # Both sides compute in float32 and add in another order: 8 torchvision families differed by at most 5e-5, and
-    # networks that round more are held against float64. Two classes that move by the bound meet at twice of it.
+    # networks that round more are compared with float64. Two classes that move by the bound meet at twice of it.
     "fp32": Bounds(1.0, 1e-4, tie=2e-4, remedy="the export changed the network: report it with the spec"),
     # float16 has 11 significant bits: logits around 10 carry errors around 1e-2, which move a probability by a quarter
     # of that at most, somewhat more where errors add up over many layers. A saturated layer moves it by tenths.
@@ -142,7 +142,7 @@ def checked(
 
     `thresholds` are those of a multi-label `artefact`.
 
-    An FP32 file that is further from `reference` than its bound is held against float64, where there is `exact`.
+    An FP32 file that is further from `reference` than its bound is compared with float64, where there is `exact`.
 
     Raises:
         ExportError: it is out of the bounds of `precision`.

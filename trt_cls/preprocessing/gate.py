@@ -40,7 +40,7 @@ MOST_BYTES = 2**29 + 2**20
 ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
 """Larger images are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
 OPEN_SHARDS = 16
-"""Shards that a thread keeps open: those of two windows of an epoch."""
+"""Shards that a thread keeps open: twice `data.order.WINDOW`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Part:
     offset: int
     length: int
     crc32: int
-    whole: stores.Whole | None = None
+    whole: stores.ObjectInfo | None = None
     """What the index says of an object in a store."""
 
     def __str__(self) -> str:

@@ -22,7 +22,7 @@ from trt_cls.data.folder import evenly_spread
 from trt_cls.data.split import Dataset, training_datasets
 from trt_cls.errors import DataError, ExportError, RequestError
 from trt_cls.export.images import BATCH, ImageSet, images_for
-from trt_cls.export.int8.layers import LEAST_SHARE, Keep, ends, quantizable, share_of, stayed
+from trt_cls.export.int8.layers import LEAST_SHARE, Keep, first_and_last, float_layers_text, quantizable, share_of
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, measure_magnitudes, trained_layers
 from trt_cls.export.int8.sensitivity import EightBits, LabeledImages, choose, rank, signal_to_noise, table
 from trt_cls.export.onnx_file import onnx_from_module
@@ -84,7 +84,7 @@ def quantize(
         ExportError: the network can't be quantized, or too little of it, or not within `max_loss`.
     """
     graph = model.proto
-    kept = ends(graph, asked.keep)
+    kept = first_and_last(graph, asked.keep)
     layers = {name: tensors for name, tensors in quantizable(graph).items() if name not in kept}
     if not asked.keep and asked.max_loss is None:
         _require_most(graph, layers, asked.formats[0])
@@ -141,14 +141,14 @@ def _require_most(graph: onnx.ModelProto, layers: Collection[str], form: EightBi
     if share < LEAST_SHARE:
         raise ExportError(
             f"--{form} would compute {share:.1%} of the multiply-adds in 8 bits, the rest in float16: "
-            f"{stayed(graph, layers)}; expected at least {LEAST_SHARE:.0%}; export with --fp16, or take it as it is "
-            "with --int8-keep or --auto"
+            f"{float_layers_text(graph, layers)}; expected at least {LEAST_SHARE:.0%}; export with --fp16, or take it "
+            "as it is with --int8-keep or --auto"
         )
 
 
 def _shares(graph: onnx.ModelProto, layers: Collection[str]) -> str:
     """How much of a float32 `graph` 8 bits compute with `layers`, for people."""
-    rest = stayed(graph, layers)
+    rest = float_layers_text(graph, layers)
     share = f"8 bits compute {share_of(graph, layers):.1%} of the multiply-adds"
     return f"{share}, float16 {rest}" if rest else share
 

@@ -1,8 +1,9 @@
 """Which layers of a float32 graph 8 bits compute, which stay in float16 and why, and the share of the multiply-adds.
 
-Convolutions and dense layers do, in transformers too. Products of two activations (attention) do not: TensorRT fuses
-attention in float16, and 8 bits cut the many small probabilities of a softmax to a few steps. Nor does a residual
-stream that a normalization reads: it carries a network's largest outliers from block to block. Does not know: ranges.
+Convolutions and dense layers are computed in 8 bits, in transformers too. Products of two activations (attention) are
+not: TensorRT fuses attention in float16, and 8 bits cut the many small probabilities of a softmax to a few steps. Nor
+is a residual stream that a normalization reads: it carries a network's largest outliers from block to block. Does not
+know: ranges.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def ends(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
+def first_and_last(model: onnx.ModelProto, keep: Collection[Keep]) -> set[str]:
     """The layers named by `keep`: the first and the last with weights."""
     with_weights = _with_weights(model)
     found = {"first": with_weights[0], "last": with_weights[-1]}
@@ -56,7 +57,7 @@ def share_of(model: onnx.ModelProto, layers: Collection[str]) -> float:
     return sum(costs[name] for name in layers)
 
 
-def stayed(model: onnx.ModelProto, layers: Collection[str]) -> str:
+def float_layers_text(model: onnx.ModelProto, layers: Collection[str]) -> str:
     """What multiplies and adds outside `layers`, by reason, with its share; for people. Empty where nothing does."""
     costs, counts, shares = _costs(model), Counter[str](), defaultdict[str, float](float)
     for name, why in _stays(model).items():

@@ -38,7 +38,7 @@ class Fp8:
 
     layers: Collection[str] = ()
     largest: Mapping[str, float] = field(default_factory=dict)
-    """Of each of their activations, the largest magnitude."""
+    """The largest magnitude of each of their activations, by name."""
 
 
 def measure_magnitudes(
