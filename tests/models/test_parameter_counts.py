@@ -76,11 +76,12 @@ def test_larger_efficientnets_have_as_many_parameters_as_in_tao(size: int) -> No
     assert count_parameters(outline(config(record))) == (record["trainable_params"], record["total_params"])
 
 
+@pytest.mark.parametrize("options", ["some", pytest.param("all", marks=pytest.mark.slow)])
 @EACH_FAMILY
-def test_freeze_blocks_freezes_what_tao_freezes(arch: str, depths: set[int]) -> None:
-    for record in records("freeze_blocks.json", arch):
-        if depths and record["n_layers"] not in depths:
-            continue
+def test_freeze_blocks_freezes_what_tao_freezes(arch: str, depths: set[int], options: str) -> None:
+    recorded = [r for r in records("freeze_blocks.json", arch) if not depths or r["n_layers"] in depths]
+    of_depth = {record["n_layers"]: record for record in recorded}
+    for record in recorded if options == "all" else of_depth.values():
         for key, trainable in record["trainable_params_with_freeze_blocks"].items():
             blocks = tuple(record["valid_blocks"]) if key == "all" else (int(key),)
             network = outline(config(record, freeze_blocks=blocks))

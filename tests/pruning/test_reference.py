@@ -23,7 +23,7 @@ from trt_cls.pruning.surgery import filter_norms, pruned_network
 from trt_cls.pruning.trace import channel_graph
 
 RECORDS = tao_records("prune_reference.json")
-QUICK = {"resnet10", "mobilenet_v2", "squeezenet", "cspdarknet_tiny", "efficientnet_b0"}
+QUICK = {"resnet10", "mobilenet_v2", "squeezenet", "cspdarknet_tiny"}
 
 
 @cache
