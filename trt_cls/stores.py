@@ -1,17 +1,13 @@
-"""Object stores: what is read is copied complete to a cache of limited size, what is written appears complete.
+"""Object stores: what is asked of them, and asked again where they fail; what is written to them appears complete.
 
-The only module that imports fsspec, and only where a URL is opened. A copy is made by one process at a time, compared
-with what the index says, and then renamed. The least recently used copies are dropped, never one that is open. Does not
-know: what is in the files.
+The only module that imports fsspec, and only where a URL is opened. Begin with `written` and `fetched`; what is read
+comes through `store_cache`. Does not know: what is in the files.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 from trt_cls.errors import DataError, RequestError, StoreError, TrtClsError, one_line, require
-from trt_cls.files import NO_ROOM, bytes_in, cache_folder, file_sha256, results_folder, room_for
+from trt_cls.files import NO_ROOM, cache_folder, file_sha256, results_folder
 from trt_cls.urls import StorePath, redacted
 
 T = TypeVar("T")
@@ -41,6 +37,8 @@ WAIT = 0.5
 """Seconds before the second attempt; twice as long before each further one."""
 PATIENCE, SLOWEST = 60.0, 200_000
 """An object may take PATIENCE seconds, and one more for each SLOWEST bytes."""
+LARGEST_UNKNOWN = 1 << 36
+"""Bytes of an object whose size its store does not say."""
 LOOKED_FOR = 16
 """Objects that are looked for at once where a store has no lists."""
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "mtime", "created", "Content-MD5")
@@ -71,50 +69,12 @@ class _Refused(StoreError):
     """An object may not be read or written, or a folder not be listed."""
 
 
-def local(path: Path, whole: ObjectInfo | None = None) -> Path:
-    """A file with the content of `path`: itself, or a copy of the object in the cache.
-
-    Raises:
-        DataError: there is no such object.
-        StoreError: it can't be copied, or is not what `whole` says.
-        MissingDependency: the package for this store is not installed.
-    """
-    if not isinstance(path, StorePath):
-        return path
-    wanted = whole or _described(path)
-    name = hashlib.sha256("\0".join(map(str, (path, *wanted))).encode("utf-8", "surrogateescape")).hexdigest()[:40]
-    folder = cache_folder() / "stores"
-    copy = folder / f"{name}{path.suffix}"
-    try:
-        if not _used(copy):
-            folder.mkdir(parents=True, exist_ok=True)
-            with _alone(copy) as part:
-                if part is not None:
-                    _fetch(path, wanted, part)
-                    part.replace(copy)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: the cache of {path} can't be used ({one_line(error)}), expected a folder that can be written; "
-            "set TRT_CLS_CACHE to one"
-        ) from error
-    return copy
-
-
-def opened(path: Path, whole: ObjectInfo | None = None) -> int:
-    """A descriptor of the file of `local`, which is not dropped from the cache until it is closed."""
-    while True:
-        with suppress(FileNotFoundError):  # dropped since it was found
-            descriptor = os.open(local(path, whole), os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            return descriptor
-
-
 def is_there(path: Path) -> bool:
     """Whether a file is there, or an object that may be read."""
     if not isinstance(path, StorePath):
         return path.is_file()
     try:
-        _described(path)
+        described(path)
     except (DataError, _Refused):
         return False
     return True
@@ -246,7 +206,8 @@ def _retried(path: StorePath, action: Callable[[], T], failed: str = "can't be r
         except Exception as error:  # each store has errors of its own
             cause = _cause(error)
             status = getattr(cause, "status", 0)
-            if isinstance(cause, FileNotFoundError) or status in (404, 410):
+            ours = os.path.isabs(name := str(getattr(cause, "filename", ""))) and name.startswith(str(cache_folder()))
+            if (isinstance(cause, FileNotFoundError) and not ours) or status in (404, 410):
                 raise DataError(f"{path}: no such object; expected one; check the name") from None
             if getattr(cause, "errno", None) in NO_ROOM:
                 raise
@@ -272,61 +233,32 @@ def _cause(error: Exception) -> BaseException:
     return error
 
 
-def _described(path: StorePath) -> ObjectInfo:
+def described(path: StorePath) -> ObjectInfo:
+    """What a store says of an object.
+
+    Raises:
+        DataError: there is no such object.
+        StoreError: it can't be read.
+    """
     found = _retried(path, partial(_done, path, "info", 0))
     versions = [f"{name} {found[name]}" for name in _VERSIONS if found.get(name)]
     size = found.get("size")
     return ObjectInfo(size if isinstance(size, int) else -1, "", " ".join(versions) or _STARTED)
 
 
-def _used(copy: Path) -> bool:
-    """Whether a copy is there; then it is the most recently used one."""
-    try:
-        os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
-    except FileNotFoundError:
-        return False
-    return True
+def fetched(path: StorePath, wanted: ObjectInfo, file: Path) -> None:
+    """Writes an object to `file`, compared with what is known of it.
 
-
-@contextmanager
-def _alone(copy: Path) -> Iterator[Path | None]:
-    """Yields the file to copy to, which no other process or thread writes; None where one of them has made the copy."""
-    lock, part = copy.with_suffix(".lock"), copy.with_suffix(".part")
-    while True:
-        with lock.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(lock, file.fileno()):
-                continue  # the one who had it has removed it
-            try:
-                if _used(copy):
-                    yield None
-                else:
-                    with part.open("wb") as held:  # readers share it when it has become the copy
-                        fcntl.flock(held, fcntl.LOCK_SH)
-                        yield part
-            finally:
-                part.unlink(missing_ok=True)
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _fetch(path: StorePath, wanted: ObjectInfo, part: Path) -> None:
-    with room_for(part, max(wanted.bytes, 0), "make room, or set TRT_CLS_CACHE to another folder"):
-        _make_room(part.parent, max(wanted.bytes, 0))
-        _retried(path, partial(_copy, path, wanted, part))
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+    Raises:
+        DataError: there is no such object.
+        StoreError: it can't be read, or is not what is `wanted`.
+    """
+    _retried(path, partial(_copy, path, wanted, file))
 
 
 def _copy(path: StorePath, wanted: ObjectInfo, part: Path) -> None:
-    _done(path, "get_file", wanted.bytes, str(part))
+    most = wanted.bytes if wanted.bytes >= 0 else LARGEST_UNKNOWN
+    _done(path, "get_file", wanted.bytes, str(part), callback=_limited(most))
     found = part.stat().st_size
     if wanted.bytes not in (-1, found):
         raise _Damaged(f"truncated or changed: {found:,} bytes found, {wanted.bytes:,} expected")
@@ -334,41 +266,12 @@ def _copy(path: StorePath, wanted: ObjectInfo, part: Path) -> None:
         raise _Damaged(f"changed: SHA-256 {digest[:16]} found, {wanted.sha256[:16]} expected by its index")
 
 
-def _make_room(folder: Path, needed: int) -> None:
-    """Drops copies, the least recently used first, until `needed` bytes fit; those that are open stay."""
-    found = []
-    for entry in os.scandir(folder):
-        with suppress(FileNotFoundError):
-            status = entry.stat()
-            found.append((status.st_atime_ns, status.st_size, entry.path))
-    used = sum(size for _, size, _ in found)
-    most = _limit(folder, used)
-    for _, size, name in sorted(found):
-        if used + needed <= most:
-            break
-        used -= size if _dropped(name) else 0
+def _limited(most: int) -> Any:
+    """What fsspec reports each piece of an object to, so that one without an end does not fill the disk."""
 
+    def raised(_size: int | None, value: int, **_: Any) -> None:
+        if value > most:
+            raise _Damaged(f"truncated or changed: more than {most:,} bytes found, {most:,} expected")
 
-def _limit(folder: Path, used: int) -> int:
-    asked = os.environ.get("TRT_CLS_CACHE_SIZE")
-    if not asked:
-        return (shutil.disk_usage(folder).free + used) // 2
-    found = bytes_in(asked)
-    if found is None:
-        raise RequestError(f'TRT_CLS_CACHE_SIZE "{asked}": expected a number of bytes, as in 500MB or 50GB')
-    return found
-
-
-def _dropped(name: str) -> bool:
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name)
-    except OSError:  # in use, or gone
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    callbacks = require("fsspec.callbacks", "object stores", "cloud", package="fsspec")
+    return callbacks.Callback(hooks={"size": raised})

@@ -351,6 +351,19 @@ def test_an_index_of_no_images_is_refused(copied: Path) -> None:
         listed_images(copied)
 
 
+def test_an_index_whose_counts_or_arrays_are_missing_is_refused(copied: Path) -> None:
+    path = copied.with_name("train.json")
+    described = json.loads(path.read_text())
+    described["shards"][0]["samples"] -= 1
+    described["shards"][1]["samples"] += 1
+    path.write_text(json.dumps(described))
+    with pytest.raises(RequestError, match=r"samples of train-000000.tar, but .* rows in its .index.npy"):
+        listed_images(copied)
+    path.with_suffix(".index.npy").unlink()
+    with pytest.raises(RequestError, match=r"train.index.npy: not there, expected beside train.json"):
+        listed_images(copied)
+
+
 # tars of others
 
 

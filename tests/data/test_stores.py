@@ -12,6 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from PIL import Image
 
 from support.pixel_reference import preprocessing_of
 from support.tiny_models import write_onnx
-from trt_cls import spec, stores
+from trt_cls import spec, store_cache, stores
 from trt_cls.cli import main
 from trt_cls.data.folder import image_folder, listed_images
 from trt_cls.data.shard_writer import write_shards
@@ -214,6 +215,19 @@ def slow(handler: Handler, content: bytes) -> None:
     send(handler, content)
 
 
+def gone(handler: Handler, content: bytes) -> None:
+    handler.send_error(404)
+
+
+def endless(handler: Handler, content: bytes) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.close_connection = True
+    with suppress(OSError):  # the other side hangs up
+        for _ in range(1000):
+            handler.wfile.write(content)
+
+
 def to_a_file(handler: Handler, content: bytes) -> None:
     handler.send_response(302)
     handler.send_header("Location", "file:///etc/passwd")
@@ -237,6 +251,7 @@ def test_what_passes_is_tried_again(server: Server, fault: Fault) -> None:
         (short, "truncated or changed: 5,000 bytes found, .* expected", 5),
         (flipped, "changed: SHA-256 .* found, .* expected by its index", 5),
         (slow, "slower than 0.2 seconds", 5),
+        (endless, "more than .* bytes found", 5),
         (to_a_file, "file", 1),
     ],
 )
@@ -335,17 +350,56 @@ def test_the_cache_keeps_its_limit_and_what_is_open(
     shards = shard_paths(server.pattern)
     sizes = [(files / shard.name).stat().st_size for shard in shards]
     monkeypatch.setenv("TRT_CLS_CACHE_SIZE", str(sizes[0] + sizes[1] + 1000))
-    (first, second) = (stores.local(shard) for shard in shards[:2])
-    held = stores.opened(shards[0])
-    stores.local(shards[1])  # the first one is the least recently used
-    third = stores.local(shards[2])
+    (first, second) = (store_cache.local(shard) for shard in shards[:2])
+    held = store_cache.opened(shards[0])
+    store_cache.local(shards[1])  # the first one is the least recently used
+    third = store_cache.local(shards[2])
     assert copies(cache) == sorted([first, third])
     os.close(held)
-    assert stores.local(shards[1]) == second
+    assert store_cache.local(shards[1]) == second
     assert copies(cache) == sorted([second, third])
     monkeypatch.setenv("TRT_CLS_CACHE_SIZE", "little")
     with pytest.raises(RequestError, match='TRT_CLS_CACHE_SIZE "little": expected a number of bytes'):
-        stores.local(shards[0])
+        store_cache.local(shards[0])
+
+
+def test_a_shard_that_is_gone_after_it_was_listed_is_an_error_and_its_images_are_not_skipped(server: Server) -> None:
+    server.faults["s-000001.tar"] = [gone] * 5
+    samples = shard_folder(server.pattern).samples
+    with pytest.raises(StoreError, match=r"/set/s-000001\.tar: no such object"):
+        list(map(lambda sample: read(sample.source, 3), samples))
+
+
+def test_a_full_disk_and_a_wrong_limit_are_errors_and_no_image_is_skipped(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = shard_folder(server.pattern).samples
+    monkeypatch.setenv("TRT_CLS_CACHE_SIZE", "little")
+    with pytest.raises(StoreError, match='TRT_CLS_CACHE_SIZE "little": expected a number of bytes'):
+        read(samples[0].source, 3)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.delenv("TRT_CLS_CACHE_SIZE")
+    monkeypatch.setattr(stores, "_copy", full)
+    with pytest.raises(StoreError, match="disk is full"):
+        read(samples[0].source, 3)
+
+
+def test_threads_whose_cache_is_smaller_than_what_they_read_at_once_get_it(
+    server: Server, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRT_CLS_CACHE_SIZE", "1")  # each copy drops those of the others that are not open
+
+    def content(path: Path) -> bytes:
+        with store_cache.held(path) as copy:
+            time.sleep(0.001)
+            return copy.read_bytes()
+
+    paths = shard_paths(server.pattern) * 6
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(content, paths)) == [(files / path.name).read_bytes() for path in paths]
 
 
 def test_a_limit_below_one_shard_gives_every_image(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,10 +409,10 @@ def test_a_limit_below_one_shard_gives_every_image(server: Server, monkeypatch: 
 
 def test_a_copy_that_was_left_by_a_killed_process_is_made_anew(server: Server, cache: Path) -> None:
     path = shard_paths(server.pattern)[0]
-    copy = stores.local(path)
+    copy = store_cache.local(path)
     copy.rename(copy.with_suffix(".part"))
     copy.with_suffix(".part").write_bytes(b"half")
-    assert stores.local(path).read_bytes() == (server.folder / path.name).read_bytes()
+    assert store_cache.local(path).read_bytes() == (server.folder / path.name).read_bytes()
 
 
 def test_a_cache_that_can_t_be_used_or_is_full_is_named(
@@ -368,7 +422,7 @@ def test_a_cache_that_can_t_be_used_or_is_full_is_named(
     cache.parent.mkdir()
     cache.write_text("a file")
     with pytest.raises(StoreError, match=r"the cache of http://.* can't be used .*set TRT_CLS_CACHE"):
-        stores.local(path)
+        store_cache.local(path)
     cache.unlink()
 
     def full(*_: Any) -> None:
@@ -376,7 +430,7 @@ def test_a_cache_that_can_t_be_used_or_is_full_is_named(
 
     monkeypatch.setattr(stores, "_copy", full)
     with pytest.raises(TrtClsError, match="can't be written, the disk is full"):
-        stores.local(path)
+        store_cache.local(path)
     assert not list(cache.iterdir())
 
 
@@ -444,8 +498,8 @@ def test_memory_is_not_shared_with_loader_processes(memory: Path) -> None:
 
 def test_a_copy_in_use_is_locked(server: Server) -> None:
     path = shard_paths(server.pattern)[0]
-    held = stores.opened(path)
-    with stores.local(path).open("rb") as file, pytest.raises(BlockingIOError):
+    held = store_cache.opened(path)
+    with store_cache.local(path).open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(held)
 

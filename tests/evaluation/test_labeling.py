@@ -112,7 +112,15 @@ def test_each_image_has_one_row_with_its_place_and_path(undisturbed: Labeling, s
         own = [int(row["index"]) for row in rows if row["shard"] == shard.name]
         described = json.loads((undisturbed.out / f"{shard.stem}.json").read_text())
         assert own == list(range(described["samples"]))
-        assert described.keys() == {"model_sha256", "options", "samples", "rows", "skipped", "output_sha256"}
+        assert described.keys() == {
+            "model_sha256",
+            "options",
+            "samples",
+            "rows",
+            "skipped",
+            "images_sha256",
+            "output_sha256",
+        }
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,7 @@ def test_killed_anywhere_and_started_again_the_outputs_are_the_same(
 def test_labels_of_another_model_or_other_options_are_refused(
     undisturbed: Labeling, shards: list[Path], change: dict[str, Any]
 ) -> None:
-    with pytest.raises(RequestError, match="or into another folder"):
+    with pytest.raises(RequestError, match="or another folder with -o"):
         work(replace(undisturbed, **change), shards)
 
 
@@ -244,11 +252,39 @@ def test_a_list_with_a_shard_twice_or_none_does_not_change_what_once_means(
     undisturbed: Labeling, shards: list[Path]
 ) -> None:
     table = merge(undisturbed.out)[0].read_bytes()
-    (undisturbed.out / "shards.json").write_text(json.dumps({"shards": [shard.name for shard in shards] * 2}))
+    (listed,) = undisturbed.out.glob("shards.*.json")
+    listed.write_text(json.dumps({"shards": [shard.name for shard in shards] * 2}))
     assert merge(undisturbed.out)[0].read_bytes() == table
-    (undisturbed.out / "shards.json").write_text('{"shards": []}')
-    with pytest.raises(RequestError, match="no shards"):
+    listed.write_text('{"shards": []}')
+    with pytest.raises(RequestError, match="no list of shards"):
         merge(undisturbed.out)
+
+
+def test_jobs_with_other_shards_at_the_same_time_lose_none(shards: list[Path], tmp_path: Path) -> None:
+    jobs = [Labeling(tmp_path / "out", "0" * 64, "csv", "cpu", 3) for _ in shards]
+    (tmp_path / "out").mkdir()
+    for labeling, shard in zip(jobs, shards, strict=True):
+        labeling.begin([shard])
+    for labeling, shard in zip(jobs, shards, strict=True):
+        labeling.label(bright, CONTRACT, shard, shard_by_shard([shard])(shard), lambda images: None)
+    assert merge(tmp_path / "out")[1] == 40
+
+
+def test_a_job_of_another_model_is_refused_before_its_shards_are_expected(
+    undisturbed: Labeling, shards: list[Path]
+) -> None:
+    with pytest.raises(RequestError, match="model_sha256 0000"):
+        replace(undisturbed, model_sha256="1" * 64).begin([Path("more.tar")])
+    assert merge(undisturbed.out)[1] == 40
+
+
+def test_a_shard_of_other_images_with_the_name_of_one_that_is_done_is_refused(
+    undisturbed: Labeling, shards: list[Path]
+) -> None:
+    samples_of = shard_by_shard(shards)
+    undisturbed.require_of(shards[0], samples_of(shards[0]))
+    with pytest.raises(RequestError, match=f"{shards[0].stem}.json: made of other images than"):
+        undisturbed.require_of(shards[0], samples_of(shards[1]))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +296,7 @@ def test_flags_that_would_be_ignored_are_refused(arguments: list[str], capsys: p
 
 
 def test_names_that_would_meet_are_refused(undisturbed: Labeling) -> None:
-    for names in (["a/x.tar", "b/x.tar"], ["result.tar"], ["shards.tar"], [".x.tar"]):
+    for names in (["a/x.tar", "b/x.tar"], ["result.tar"], ["shards.0.tar"], [".x.tar"]):
         with pytest.raises(RequestError, match=r"\.tar: "):
             undisturbed.begin([Path(name) for name in names])
 

@@ -118,7 +118,7 @@ def test_merge_names_what_is_missing_changed_or_of_other_images(
     error = capsys.readouterr().err
     assert "4 of 4 shards are not answered once: s-000000.tar missing, s-000001.tar can't be used (it was chan" in error
     assert "s-000002.tar can't be used (6 images found, which are not the 6 of the shard; remove s-000002.js" in error
-    assert "s-000003.tar can't be used ([6, 3] found, expected [6, 3] probabilities" in error
+    assert "s-000003.tar can't be used (numbers below 0 or above 1 found, expected probabilities" in error
     assert not list(Path("results").iterdir())
 
 
@@ -174,7 +174,7 @@ def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
         assert main(again) == 130
     assert capsys.readouterr().err.endswith("error: interrupted\n")
     found = files_in(str(tmp_path / "two"))
-    assert {Path(name).stem for name in found} == {"shards", "s-000000"}
+    assert {name.partition(".")[0] for name in found} == {"shards", "s-000000"}
     assert len(found) == 3
 
     def full(descriptor: int) -> None:

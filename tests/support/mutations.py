@@ -157,7 +157,7 @@ FAULTS = [
     ),
     Fault(
         "a copy that is open stays in the cache",
-        "trt_cls/stores.py",
+        "trt_cls/store_cache.py",
         "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
         "data/test_stores.py -k limit_and_what_is_open",

@@ -115,16 +115,12 @@ def command(
 def _answer(request: Request, out: Path, shard: str | None, tta: str | None, run: RunOptions) -> None:
     """Writes the answers to this process's share of the shards."""
     from trt_cls.cli.labels import answer_shards
-    from trt_cls.data.shards import copied
     from trt_cls.stores import require_there
 
     config, _, model, _ = asked = request()
     _, shards, answers = _shards(asked, output_folder(out), tta, run)
     require_there([*shards])
-
-    def samples_of(path: Path) -> Samples:
-        return copied(shards[path])
-
+    samples_of = shards.__getitem__
     answer_shards(answers, [*shards], lambda: samples_of, model, run, shard, config.n_workers, flips=bool(tta))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from trt_cls.files import EXAMPLE, is_shards, shard_paths
 from trt_cls.stores import output_folder, require_there
 from trt_cls.terminal import echo
 from trt_cls.text import counted
+from trt_cls.urls import StorePath
 
 if TYPE_CHECKING:
     from trt_cls.data.samples import Samples
@@ -58,7 +59,7 @@ def answer_shards(
         RequestError: `labeling.out` holds outputs of another model or with other options.
         TrtClsError: shards can't be read; the others are done.
     """
-    from trt_cls.data.shards import one_ahead
+    from trt_cls.data.shards import copied, one_ahead
     from trt_cls.distributed.failure import end_with_launcher
     from trt_cls.distributed.processes import own_rank
     from trt_cls.engines import open_engine
@@ -67,17 +68,23 @@ def answer_shards(
     end_with_launcher()
     own = own_rank(shard)
     labeling.begin(paths)
-    left = [path for path in paths[own.rank :: own.size] if not labeling.is_done(path)]
+    samples_of, broken = samples_by_shard(), []
+    left = []
+    for path in paths[own.rank :: own.size]:
+        if not labeling.is_done(path):
+            left.append(path)
+        elif not isinstance(path, StorePath):  # to know the images of one, it may have to be copied
+            with suppress(DataError):  # it was readable when it was labeled
+                labeling.require_of(path, samples_of(path))
     echo(f"{counted(len(paths), 'shard')}, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
     if not left:
         return
     _take_gpu(own, model, run)
-    samples_of, broken = samples_by_shard(), []
     opened = open_engine(model, run.provider)
     with closing(WithFlips(opened) if flips else opened) as engine:
         labeling = replace(labeling, backend=engine.backend)
         answer = partial(answers, engine, batch_size=labeling.batch_size, workers=workers, executor=run.executor)
-        for path, found in zip(left, one_ahead(samples_of, left), strict=True):
+        for path, found in zip(left, one_ahead(lambda path: copied(samples_of(path)), left), strict=True):
             try:
                 samples = found.result()
                 with progress(len(samples)) as done:

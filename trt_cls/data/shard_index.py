@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from trt_cls.artefacts.contracts import faults_of_classes
 from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded, read_bytes
-from trt_cls.errors import DataError, one_line
+from trt_cls.errors import ArtefactError, DataError, one_line
 from trt_cls.files import atomic, regular_file, write_text
-from trt_cls.stores import is_there, local, written
+from trt_cls.store_cache import held
+from trt_cls.stores import is_there, written
 
 ROW = np.dtype(
     [("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("label", "<i4"), ("crc32", "<u4"), ("path_at", "<u8")]
@@ -72,7 +73,8 @@ def read_index(path: Path) -> tuple[Index, Rows, Texts]:
         ArtefactError, DataError: it can't be read, or is no index.
     """
     try:
-        index = decoded(Index, read_bytes(local(path)), Source(str(path), " the index of shards", REMEDY))
+        with held(path) as file:
+            index = decoded(Index, read_bytes(file), Source(str(path), " the index of shards", REMEDY))
         rows, paths = _mapped_rows(path.with_suffix(".index.npy")), _mapped(path.with_suffix(".paths"))
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror}), expected an index; {REMEDY}") from error
@@ -91,6 +93,12 @@ def read_index(path: Path) -> tuple[Index, Rows, Texts]:
         raise DataError(f"{path}: {total:,} samples, but {len(rows):,} rows in its .index.npy; {REMEDY}")
     sizes = np.array([min(max(shard.bytes, 0), 2**62) for shard in index.shards], np.uint64)
     require_sound(path, rows, sizes, len(index.classes), len(paths))
+    counts = np.bincount(rows["shard"], minlength=len(index.shards))
+    for shard, count in zip(index.shards, counts.tolist(), strict=True):
+        if shard.samples != count:
+            raise DataError(
+                f"{path}: {shard.samples:,} samples of {shard.name}, but {count:,} rows in its .index.npy; {REMEDY}"
+            )
     return index, rows, paths
 
 
@@ -121,11 +129,9 @@ def _require(path: Path, rows: Rows, name: str, holds: NDArray[np.bool_], expect
 
 
 def _mapped_rows(path: Path) -> Rows:
-    file = local(path)
-    with regular_file(file):
-        pass
     try:
-        rows: Rows = np.lib.format.open_memmap(file, mode="r")  # no pickles and no archives, as np.load would take
+        with held(path) as file, regular_file(file):
+            rows: Rows = np.lib.format.open_memmap(file, mode="r")  # no pickles and no archives, as np.load would take
     except OSError:
         raise
     except Exception as error:  # broken headers raise ValueError, TypeError, OverflowError, TokenError and more
@@ -136,12 +142,23 @@ def _mapped_rows(path: Path) -> Rows:
 
 
 def _mapped(path: Path) -> Texts:
-    file = local(path)
-    with regular_file(file) as (_, size):
-        pass
-    return np.memmap(file, np.uint8, "r") if size else np.empty(0, np.uint8)
+    with held(path) as file, regular_file(file) as (_, size):
+        return np.memmap(file, np.uint8, "r") if size else np.empty(0, np.uint8)
 
 
 def is_indexed(path: Path) -> bool:
-    """Whether `path`, a NAME.json, is there with the arrays of an index."""
-    return is_there(path) and is_there(path.with_suffix(".index.npy"))
+    """Whether `path`, a NAME.json, is there and is an index.
+
+    Raises:
+        DataError: it is one, but its arrays are not there.
+    """
+    if not is_there(path):
+        return False
+    if is_there(path.with_suffix(".index.npy")):
+        return True
+    try:
+        with held(path) as file:
+            decoded(Index, read_bytes(file), Source(str(path), " the index of shards", REMEDY))
+    except (ArtefactError, OSError):
+        return False
+    raise DataError(f"{path.with_suffix('.index.npy')}: not there, expected beside {path.name}; {REMEDY}")

@@ -20,7 +20,8 @@ from trt_cls.data.tars import scanned
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import shard_paths
 from trt_cls.preprocessing.gate import EXTENSIONS, Part
-from trt_cls.stores import ObjectInfo, local, require_there
+from trt_cls.store_cache import local
+from trt_cls.stores import ObjectInfo, require_there
 from trt_cls.text import listed
 from trt_cls.urls import StorePath
 
@@ -133,8 +134,6 @@ def shard_samples(pattern: Path, order: Epochs = "shards") -> tuple[Samples, tup
 def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
     """What gives the images of one of the shards, in the order of their places; tars without an index are scanned then.
 
-    A shard in a store is copied then.
-
     Raises:
         ArtefactError, DataError: the index can't be read.
     """
@@ -146,9 +145,14 @@ def shard_by_shard(paths: Sequence[Path]) -> Callable[[Path], Samples]:
     groups = _table(samples).rows["shard"][samples.rows]
 
     def of(path: Path) -> Samples:
-        return copied(samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))])
+        return samples[slice(*np.searchsorted(groups, [number[path.name], number[path.name] + 1]))]
 
     return of
+
+
+def checksums(samples: Samples) -> NDArray[np.uint32]:
+    """The CRC-32 of the bytes of each image, by its shard's index."""
+    return np.asarray(_table(samples).rows["crc32"][samples.rows], np.uint32)
 
 
 def copied(samples: Samples) -> Samples:

@@ -26,7 +26,7 @@ from trt_cls.data.shard_index import ROW, Rows, Texts, require_sound
 from trt_cls.errors import DataError, one_line
 from trt_cls.files import atomic, cache_folder, regular_file
 from trt_cls.preprocessing.gate import EXTENSIONS, MOST_BYTES
-from trt_cls.stores import local
+from trt_cls.store_cache import held
 
 MOST_HEADER = 2**20
 """Bytes of a header with its extensions, and of a `.json`: the longest path has 4 kB."""
@@ -60,8 +60,7 @@ def scanned(path: Path) -> tuple[Rows, Texts]:
         DataError: it can't be read, is no plain tar, or is truncated.
     """
     try:
-        here = local(path)
-        with regular_file(here) as (descriptor, size):
+        with held(path) as here, regular_file(here) as (descriptor, size):
             known = os.fstat(descriptor)
             identity = f"{os.path.realpath(here)}\0{size}"
             if here is path:  # the name of a copy says of which version it is

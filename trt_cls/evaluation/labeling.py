@@ -2,14 +2,15 @@
 
 OUT/STEM.csv (or .parquet) has the rows of each image that `infer -r` writes: one for each class that is named, else one
 without a label. OUT/STEM.json says what it was made with and is written last: a shard that has one is done, so a job
-that was killed is started again as it was. OUT/shards.json lists the shards that were asked for. Does not know: how an
-image is read.
+that was killed is started again as it was. OUT/shards.HASH.json lists the shards that a job was asked for. Does not
+know: how an image is read.
 """
 
 from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -25,11 +26,13 @@ from trt_cls.artefacts.decoding import Source, decoded, read_bytes
 from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
 from trt_cls.data.samples import Samples
+from trt_cls.data.shards import checksums
 from trt_cls.engines.tensorrt.pipeline import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError, one_line, require
 from trt_cls.evaluation.decisions import decision
 from trt_cls.files import atomic, write_csv, write_text
-from trt_cls.stores import local, names_in, written
+from trt_cls.store_cache import held
+from trt_cls.stores import names_in, written
 from trt_cls.text import FOREIGN, csv_row, listed
 from trt_cls.urls import StorePath
 
@@ -37,9 +40,10 @@ T = TypeVar("T")
 TableFormat = Literal["csv", "parquet"]
 Form = TableFormat | Literal["safetensors"]
 """Endings of the outputs of shards; the last one is that of `shard_answers`."""
+FORM_ENDINGS = (".csv", ".parquet", ".safetensors")
 COLUMNS = ("shard", "index", "key", "path", "label", "confidence", "error")
-LIST, RESULT = "shards", "result"
-"""Names without their endings that no shard may have."""
+LIST, RESULT = "shards.", "result"
+"""What names of lists of shards begin with, and the name of the table of all: no shard may have them."""
 REMEDY = "remove it and label the shard again"
 
 Answer = Callable[[Samples], Generator[Answered]]
@@ -56,12 +60,14 @@ class ShardRecord:
     samples: int
     rows: int
     skipped: int
+    images_sha256: str
+    """Of the CRC-32s of the images, as little-endian numbers."""
     output_sha256: str
 
 
 @dataclass(frozen=True)
 class ShardList:
-    """The content of OUT/shards.json."""
+    """The content of OUT/shards.HASH.json: jobs with other shards have files of their own."""
 
     shards: tuple[str, ...]
 
@@ -84,13 +90,14 @@ class Labeling:
         return {"format": self.form, "provider": self.provider, "batch_size": self.batch_size}
 
     def begin(self, shards: Sequence[Path]) -> None:
-        """Adds the shards to OUT/shards.json.
+        """Adds the shards to those that the folder is for.
 
         Raises:
-            RequestError: two have the same name, or one has a name that is taken.
+            ArtefactError, RequestError: two have the same name, or one has a name that is taken; the folder holds
+                outputs of another model, or with other options.
         """
         stems = [shard.stem for shard in shards]
-        for stem in (*{stem for stem in stems if stem in (LIST, RESULT) or stem.startswith(".")},):
+        for stem in (*{stem for stem in stems if stem == RESULT or stem.startswith((".", LIST))},):
             raise RequestError(
                 f"{stem}.tar: the name is taken in a folder of labels; expected another; rename the shard"
             )
@@ -102,10 +109,15 @@ class Labeling:
         if self.form == "parquet":
             _parquet()
         vars(self).pop("_there", None)
-        path = self.out / f"{LIST}.json"
-        known = _decoded(ShardList, path).shards if self._has(path) else ()
-        every = sorted({*known, *(shard.name for shard in shards)})
-        if list(known) != every:
+        there = self._there
+        for name in sorted(there):
+            stem, ending = os.path.splitext(name)
+            if ending in FORM_ENDINGS and f"{stem}.json" in there:
+                self._require_alike(self.out / f"{stem}.json")
+                break  # the others were refused if they are not like this one
+        every = sorted(shard.name for shard in shards)
+        path = self.out / f"{LIST}{hashlib.sha256(os.fsencode(chr(0).join(every))).hexdigest()[:16]}.json"
+        if path.name not in there:
             with written(path) as here:
                 write_text(here, json.dumps({"shards": every}, indent=1) + "\n")
 
@@ -126,15 +138,29 @@ class Labeling:
         described, output = self.out / f"{shard.stem}.json", self.out / f"{shard.stem}.{self.form}"
         if not self._has(described):
             return False
-        made = self.made(shard)
-        wanted = asdict(made) | {"model_sha256": self.model_sha256, "options": self.options}
-        for name in ("model_sha256", "options"):
-            if asdict(made)[name] != wanted[name]:
-                raise RequestError(
-                    f"{described}: {name} {asdict(made)[name]} found, expected {wanted[name]}; "
-                    "label with that, or into another folder"
-                )
+        self._require_alike(described)
         return self._has(output)
+
+    def _require_alike(self, described: Path) -> None:
+        made = _decoded(ShardRecord, described)
+        for name, wanted in (("model_sha256", self.model_sha256), ("options", self.options)):
+            if (found := getattr(made, name)) != wanted:
+                raise RequestError(
+                    f"{described}: {name} {found} found, expected {wanted}; name what it was made with, or another "
+                    "folder with -o"
+                )
+
+    def require_of(self, shard: Path, samples: Samples) -> None:
+        """Refuses an output that is of other images than `samples`, of a shard that had this name.
+
+        Raises:
+            ArtefactError, RequestError: it is, or it can't be read.
+        """
+        if self.made(shard).images_sha256 != images_sha256(samples):
+            raise RequestError(
+                f"{self.out / shard.stem}.json: made of other images than those of {shard}; expected the same; "
+                "remove it, or name another folder with -o"
+            )
 
     def label(
         self, answer: Answer, contract: Contract, shard: Path, samples: Samples, progress: Callable[[int], None]
@@ -145,11 +171,20 @@ class Labeling:
             DataError: two of its images have one name.
             TrtClsError: as `answer`.
         """
-        for left_over in glob.glob(f".{glob.escape(shard.stem)}.*", root_dir=self.out):  # by a process that was killed
-            (self.out / left_over).unlink(missing_ok=True)
+        for ending in ("json", self.form):  # by a process that was killed
+            for left_over in glob.glob(f".{glob.escape(shard.stem)}.{ending}.*", root_dir=self.out):
+                (self.out / left_over).unlink(missing_ok=True)
         with written(self.out / f"{shard.stem}.{self.form}") as output:
             rows, skipped = self.write(output, answer, contract, shard, samples, progress)
-            made = ShardRecord(self.model_sha256, self.options, len(samples), rows, skipped, file_sha256(output))
+            made = ShardRecord(
+                self.model_sha256,
+                self.options,
+                len(samples),
+                rows,
+                skipped,
+                images_sha256(samples),
+                file_sha256(output),
+            )
         with written(self.out / f"{shard.stem}.json") as described:
             write_text(described, json.dumps(asdict(made), indent=1) + "\n")
         return made
@@ -187,10 +222,11 @@ def merge(out: Path) -> tuple[Path, int]:
         ArtefactError, DataError, RequestError: no labels are there, or they are of several models.
         TrtClsError: labels are missing, changed or there twice; nothing is written.
     """
-    shards = tuple(dict.fromkeys(_decoded(ShardList, out / f"{LIST}.json").shards))
-    if not shards:
-        raise RequestError(f"{out}: no shards in its {LIST}.json; expected some; infer -i SHARDS -o OUT adds them")
     there = names_in(out)
+    lists = [name for name in there if name.startswith(LIST) and name.endswith(".json")]
+    shards = sorted({shard for name in lists for shard in _decoded(ShardList, out / name).shards})
+    if not shards:
+        raise RequestError(f"{out}: no list of shards found, expected a folder of labels; infer -o OUT writes one")
     made = {
         shard: _decoded(ShardRecord, out / name) for shard in shards if (name := f"{Path(shard).stem}.json") in there
     }
@@ -206,13 +242,14 @@ def merge(out: Path) -> tuple[Path, int]:
     faults = [fault for shard in shards if (fault := _fault(out, shard, made.get(shard), form, there))]
     if faults:
         raise TrtClsError(
-            f"{out}: {len(faults)} of {len(shards)} shards are not labeled once: {listed(faults, 20)}; label them"
+            f"{out}: {len(faults)} of {len(shards)} shards are not labeled once: {listed(faults, 20)}; label those "
+            "that are missing, after removing what is damaged"
         )
     result = out / f"{RESULT}.{form}"
     tables = [out / f"{Path(shard).stem}.{form}" for shard in shards]
     with written(result) as here:
         if form == "parquet":
-            _write_parquet(here, (_parquet().read_table(local(table)) for table in tables))
+            _write_parquet(here, map(_read_table, tables))
         else:
             _join(here, tables)
     return result, sum(found.samples for found in made.values())
@@ -223,9 +260,14 @@ def _join(path: Path, tables: Sequence[Path]) -> None:
     with atomic(path) as beside, beside.open("wb") as file:
         file.write(csv_row(COLUMNS).encode())
         for table in tables:
-            with local(table).open("rb") as rows:
+            with held(table) as copy, copy.open("rb") as rows:
                 rows.readline()
                 shutil.copyfileobj(rows, file)
+
+
+def _read_table(path: Path) -> Any:
+    with held(path) as copy:
+        return _parquet().read_table(copy)
 
 
 def _fault(out: Path, shard: str, made: ShardRecord | None, form: str, there: frozenset[str]) -> str:
@@ -234,10 +276,10 @@ def _fault(out: Path, shard: str, made: ShardRecord | None, form: str, there: fr
     if made is None or output.name not in there:
         return f"{shard} missing"
     try:
-        copy = local(output)
-        if file_sha256(copy) != made.output_sha256:
-            return f"{shard} changed since it was labeled ({output})"
-        rows = _named(copy)
+        with held(output) as copy:
+            if file_sha256(copy) != made.output_sha256:
+                return f"{shard} changed since it was labeled ({output}: remove it)"
+            rows = _named(copy)
     except Exception as error:  # csv, int and pyarrow have errors of their own
         return f"{shard} can't be read ({output}: {one_line(error)[:200]})"
     places = [place for place, _ in groupby((name, place) for name, place, _ in rows)]
@@ -288,6 +330,11 @@ def places_in(shard: Path, samples: Samples) -> dict[Path, int]:
     return places
 
 
+def images_sha256(samples: Samples) -> str:
+    """Identifies the images of a shard."""
+    return hashlib.sha256(checksums(samples).astype("<u4").tobytes()).hexdigest()
+
+
 def _key(member: str) -> str:
     """The name of a member up to the first dot behind its folders, as WebDataset has it."""
     folder, slash, name = member.rpartition("/")
@@ -296,7 +343,8 @@ def _key(member: str) -> str:
 
 def _decoded(kind: type[T], path: Path) -> T:
     try:
-        return decoded(kind, read_bytes(local(path)), Source(str(path), " what infer -o wrote", REMEDY), formats=None)
+        with held(path) as file:
+            return decoded(kind, read_bytes(file), Source(str(path), " what -o wrote", REMEDY), formats=None)
     except OSError as error:
         raise RequestError(
             f"{path}: can't be read ({error.strerror}), expected a folder of labels; infer -i SHARDS -o OUT writes one"

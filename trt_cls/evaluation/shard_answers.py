@@ -21,12 +21,16 @@ from safetensors.numpy import save_file
 from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
 from trt_cls.data.samples import Sample, Samples, Skipped
+from trt_cls.data.shards import checksums
 from trt_cls.errors import DataError, TrtClsError, one_line
 from trt_cls.evaluation.evaluate import UNTIMED, Predictions
 from trt_cls.evaluation.labeling import Answer, Labeling, places_in
 from trt_cls.files import atomic
-from trt_cls.stores import local
+from trt_cls.store_cache import held
 from trt_cls.text import listed
+
+SLACK = 1e-3
+"""Of float16 softmaxes above 1."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class ShardAnswers(Labeling):
                 progress(len(batch.samples) + len(batch.skipped))
         header = json.dumps({"backend": self.backend, "skipped": skipped})
         with atomic(output) as beside:  # a second entry of the header would come before or after the first, at random
-            save_file({"probabilities": probabilities, "crc32": _crc32(samples)}, beside, {"answers": header})
+            save_file({"probabilities": probabilities, "crc32": checksums(samples)}, beside, {"answers": header})
         return len(samples), len(skipped)
 
     def merged(self, shards: Mapping[Path, Samples], classes: int) -> tuple[Predictions, str]:
@@ -100,22 +104,21 @@ class ShardAnswers(Labeling):
         Raises:
             ValueError: they are not to these images.
         """
-        made, output = self.made(shard), local(self.out / f"{shard.stem}.{self.form}")
-        if file_sha256(output) != made.output_sha256:
-            raise ValueError("it was changed since it was written")
-        with safe_open(output, framework="numpy") as file:
-            header = json.loads(file.metadata()["answers"])
-            probabilities, crc32 = file.get_tensor("probabilities"), file.get_tensor("crc32")
-        if not np.array_equal(crc32, _crc32(samples)):
+        made = self.made(shard)
+        with held(self.out / f"{shard.stem}.{self.form}") as output:
+            if file_sha256(output) != made.output_sha256:
+                raise ValueError("it was changed since it was written")
+            with safe_open(output, framework="numpy") as file:
+                header = json.loads(file.metadata()["answers"])
+                probabilities, crc32 = file.get_tensor("probabilities"), file.get_tensor("crc32")
+        if not np.array_equal(crc32, checksums(samples)):
             raise ValueError(f"{len(crc32)} images found, which are not the {len(samples)} of the shard")
-        if probabilities.shape != (len(samples), classes) or not np.isfinite(probabilities).all():
-            raise ValueError(f"{list(probabilities.shape)} found, expected {[len(samples), classes]} probabilities")
+        found = f"{probabilities.dtype} {list(probabilities.shape)}"
+        if found != (wanted := f"float32 {[len(samples), classes]}"):
+            raise ValueError(f"{found} found, expected {wanted}")
+        if not ((probabilities >= 0) & (probabilities <= 1 + SLACK)).all():
+            raise ValueError("numbers below 0 or above 1 found, expected probabilities")
         reasons = {int(place): str(reason) for place, reason in header["skipped"].items()}
         if not all(0 <= place < len(samples) for place in reasons) or made.skipped != len(reasons):
             raise ValueError(f"{len(reasons)} images were skipped there, expected {made.skipped}")
         return probabilities, reasons, str(header["backend"])
-
-
-def _crc32(samples: Samples) -> NDArray[np.uint32]:
-    """Of the bytes of each image, by its shard's index."""
-    return np.array([sample.part.crc32 for sample in samples if sample.part], np.uint32)

@@ -21,7 +21,7 @@ from threading import RLock, local
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trt_cls import stores
+from trt_cls import store_cache, stores
 from trt_cls.errors import DataError, StoreError, TrtClsError, one_line
 from trt_cls.files import read_at_most, regular_file
 from trt_cls.urls import StorePath
@@ -136,7 +136,7 @@ class Shard:
 
     def __init__(self, part: Part) -> None:
         if isinstance(part.file, StorePath):
-            self.descriptor = stores.opened(part.file, part.whole)
+            self.descriptor = store_cache.opened(part.file, part.whole)
         else:
             with regular_file(part.file) as (descriptor, _):
                 self.descriptor = os.dup(descriptor)
