@@ -128,25 +128,28 @@ def test_no_error_shows_the_secrets_of_urls(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "found"),
     [
-        ["infer", "-m", "a.onnx", "-i", "a.png", "-r", ""],
-        ["infer", "-m", "a.onnx", "-i", "a.tar", "-o", ""],
-        ["infer", "-m", "", "-i", "a.png"],
-        ["infer", "-m", "a.onnx", "-i", ""],
-        ["spec", "init", ""],
-        ["infer", "-m", "a.onnx", "-i", "a.png", "-r", "file://host/x"],
-        ["demo", "-r", "s3://bucket/results"],
-        ["spec", "init", ".", "-o", "https://host/results/spec.txt"],
+        (["infer", "-m", "a.onnx", "-i", "a.png", "-r", ""], "an empty path found, expected"),
+        (["infer", "-m", "a.onnx", "-i", "a.tar", "-o", ""], "an empty path found, expected"),
+        (["infer", "-m", "", "-i", "a.png"], "an empty path found, expected"),
+        (["spec", "init", ""], "an empty path found, expected"),
+        (["infer", "-m", "a.onnx", "-i", ""], "no image to label; expected"),
+        (["infer", "-m", "a.onnx", "-i", "a.png", "-r", "file://host/x"], "file://host/x found, expected"),
+        (["demo", "-r", "s3://bucket/results"], "s3://bucket/results: a URL found, expected"),
     ],
 )
 def test_a_path_that_names_no_place_here_is_refused_and_nothing_is_made(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    found: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     err = capsys.readouterr().err
-    assert "expected" in err
+    assert found in err
     assert err.count("\n") == 1
     assert os.listdir() == []
 
