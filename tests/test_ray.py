@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from support.tiny_models import CONTRACT, write_onnx
 from trt_cls.cli import main
 from trt_cls.contract import Conformal
+from trt_cls.errors import RequestError
 from trt_cls.ray import Labeler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +60,39 @@ def test_rows_are_those_of_infer_and_a_broken_image_is_a_row(conformal: Conforma
     assert found["error"][found["id"] == 5].tolist() == ["not an image of a known format"]
     assert set(found["error"][found["id"] != 5]) == {""}
     assert [str(paths[place]) for place in found["id"]] == found["path"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"workers": 0}, "workers 0"),
+        ({"threads": -1}, "threads -1"),
+        ({"executor": "gpu"}, 'executor "gpu" found, expected one of auto, cpu, cuda'),
+    ],
+)
+def test_a_wrong_option_is_refused_before_the_model_is_opened(wrong: dict[str, Any], found: str) -> None:
+    with pytest.raises(RequestError, match=found):
+        Labeler("absent.onnx", "cpu", **wrong)
+
+
+def test_a_cell_that_is_no_bytes_is_a_row_and_a_wrong_column_is_refused(tmp_path: Path) -> None:
+    labeler = Labeler(str(write_onnx(tmp_path / "model.onnx")), "cpu", threads=1, workers=1)
+    image = write_images(tmp_path / "images", 6)[0].read_bytes()
+    cells: list[Any] = [None, image, "text", bytearray(image), 3, memoryview(image), np.bytes_(image), np.nan]
+    content = np.empty(len(cells), object)
+    content[:] = cells
+    found = labeler({"bytes": content, "id": np.arange(len(cells))})
+    assert found["id"].tolist() == list(range(len(cells)))
+    kinds = [error.partition(" ")[0] for error in found["error"]]
+    assert kinds == ["NoneType", "", "str", "", "int", "", "", "float"]
+    assert [bool(label) for label in found["label"]] == [not kind for kind in kinds]
+    assert labeler({"bytes": content[:1]})["label"].tolist() == [""]
+    with pytest.raises(RequestError, match="columns found: image, path; expected bytes"):
+        labeler({"image": content, "path": content})
+    for name in ("label", "confidence", "error"):
+        with pytest.raises(RequestError, match=f"columns found: {name}, which"):
+            labeler({"bytes": content, name: content})
 
 
 @pytest.mark.slow

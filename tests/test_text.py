@@ -61,7 +61,11 @@ def test_a_log_line_is_one_printable_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     terminal.prepare()
     root.warning("%s: left out", "a\n\x1b[31m")
-    assert sys.stderr.getvalue() == "warning: a\\n\\x1b[31m: left out\n"  # type: ignore[attr-defined]
+    root.warning("%s: left out", "https://u:secret@h/x?signature=secret")
+    assert sys.stderr.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "warning: a\\n\\x1b[31m: left out",
+        "warning: https://h/x: left out",
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii", "utf-8"])

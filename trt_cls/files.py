@@ -196,8 +196,10 @@ def results_folder(path: Path) -> Path:
     """`path` as a folder that exists and can be written to.
 
     Raises:
-        RequestError: it can't be made or written to.
+        RequestError: it can't be made or written to, or is in a store.
     """
+    if isinstance(path, StorePath):
+        raise RequestError(f"{path}: a URL found, expected a folder; name one, and copy the results to the store")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

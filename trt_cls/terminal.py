@@ -13,6 +13,7 @@ from io import TextIOWrapper
 import click
 
 from trt_cls.text import printable
+from trt_cls.urls import redacted
 
 
 def prepare() -> None:
@@ -34,7 +35,7 @@ def prepare() -> None:
 
 class _OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return printable(super().formatMessage(record))
+        return redacted(printable(super().formatMessage(record)))
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:

@@ -6,12 +6,16 @@ Does not know: what is in a store.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path, PosixPath
 from typing import Any
 
-_SECRET = r"(?:(?P<user>[^/\s?#'\"]*)@)?(?P<place>[^\s?#'\"]*)(?:\?(?P<query>[^\s#'\"]*))?(?:#[^\s'\"]*)?"
+_REST = r"\S*[^\s'\"):,;.]"
+"""Of a URL in a text: the punctuation after it is the text's."""
+_AFTER = rf"(?:[^/\s?#]*@)?(?P<place>[^\s?#'\"]*)(?:[?#]{_REST})?"
 _SCHEME = "(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
-_IN_TEXT = re.compile(rf"\b{_SCHEME}{_SECRET}")
+_IN_TEXT = re.compile(rf"(?P<scheme>[A-Za-z0-9+.-]{{2}}:/{{1,2}}){_AFTER}")
+"""A `Path` leaves one slash of two."""
 _URL = re.compile(rf"{_SCHEME}(?:(?P<user>[^/?#]*)@)?(?P<place>[^?#]*)(?:\?(?P<query>[^#]*))?.*", re.DOTALL)
 _hidden: dict[str, tuple[str, str]] = {}
 """User information and query by what is left of a URL without them, and by its folder."""
@@ -63,7 +67,7 @@ def location(text: str | Path) -> Path:
         return Path(text) if isinstance(text, str) else text
     scheme = found["scheme"].lower()
     if scheme == "file":
-        return Path(found["place"])
+        return Path(re.sub("^localhost(?=/)", "", found["place"], flags=re.IGNORECASE))
     path = StorePath(f"{scheme}:/{found['place']}")
     if found["user"] or found["query"]:
         secret = found["user"] or "", found["query"] or ""
@@ -78,4 +82,13 @@ def plain(text: str) -> str:
 
 def redacted(text: object) -> str:
     """Text of others, such as an error's, without what is secret in its URLs."""
-    return _IN_TEXT.sub(r"\g<scheme>://\g<place>", str(text))
+    return _IN_TEXT.sub(r"\g<scheme>\g<place>", str(text))
+
+
+def without_secrets(value: Any) -> Any:
+    """A value of a spec with its texts `redacted`, those of lists and maps too."""
+    if isinstance(value, Mapping):
+        return {redacted(key): item for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(without_secrets, value))
+    return redacted(value) if isinstance(value, str) else value

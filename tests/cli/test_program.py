@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.shell_completion import ShellComplete
 
 from trt_cls.cli import COMMANDS, Invocation, main, program
+from trt_cls.errors import RequestError
+from trt_cls.files import results_folder
+from trt_cls.urls import location
 
 
 def modules_after(*arguments: str) -> set[str]:
@@ -94,3 +99,64 @@ def test_a_number_that_is_not_finite_is_refused(
 ) -> None:
     assert main([*flags, number]) == 2
     assert "expected a finite number" in capsys.readouterr().err
+
+
+SECRET = "0123456789abcdef"
+URL = f"https://u:{SECRET}@host/x?X-Amz-Signature={SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([URL], 'no command "https://host/x"'),
+        (["spec", "check", "spec.txt", URL], "unexpected extra argument (https://host/x)"),
+        (["spec", "check", URL], "https://host/x: no such file"),
+        (["infer", "-m", URL, "-i", "a.png"], "https://host/x: its suffix"),
+        (["infer", "-m", "a.onnx", "-i", f"camera:{URL}", "-i", "a.png"], "-i camera:https:/host/x: 2 sources"),
+        (["infer", "-m", "a.onnx", "-i", "a.png", "--provider", URL], "'https://host/x' is not one of"),
+        (["evaluate", "--shard", URL], "--shard https://host/x without -o"),
+        (["infer", "-m", "a.onnx", "-i", "a.png", f"--{URL}"], "No such option '--https://host/x'"),
+    ],
+)
+def test_no_error_shows_the_secrets_of_urls(
+    arguments: list[str], found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "-v"]) == main(arguments) == 2
+    err = capsys.readouterr().err
+    assert found in err
+    assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["infer", "-m", "a.onnx", "-i", "a.png", "-r", ""], "an empty path found, expected"),
+        (["infer", "-m", "a.onnx", "-i", "a.tar", "-o", ""], "an empty path found, expected"),
+        (["infer", "-m", "", "-i", "a.png"], "an empty path found, expected"),
+        (["spec", "init", ""], "an empty path found, expected"),
+        (["infer", "-m", "a.onnx", "-i", ""], "no image to label; expected"),
+        (["infer", "-m", "a.onnx", "-i", "a.png", "-r", "file://host/x"], "file://host/x found, expected"),
+        (["demo", "-r", "s3://bucket/results"], "s3://bucket/results: a URL found, expected"),
+    ],
+)
+def test_a_path_that_names_no_place_here_is_refused_and_nothing_is_made(
+    arguments: list[str],
+    found: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert found in err
+    assert err.count("\n") == 1
+    assert os.listdir() == []
+
+
+def test_a_results_folder_is_none_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://bucket/results", "https://host/results"):
+        with pytest.raises(RequestError, match=f"{url}: a URL found, expected a folder; name one"):
+            results_folder(location(url))
+    assert os.listdir() == []

@@ -318,7 +318,11 @@ def test_secrets_reach_the_server_and_no_text(
     assert f"http://{server.place}/set/t-000000.tar: no such object" in said
     assert SECRET not in said + "".join(path.read_text() for path in (tmp_path / "out").iterdir())
     assert SECRET not in repr(location(url))
-    assert redacted(f"a https://u:{SECRET}@h/x?y={SECRET}#z, b") == "a https://h/x b"
+    assert redacted(f"a https://u:{SECRET}@h/x?y={SECRET}#z, b") == "a https://h/x, b"
+    assert (
+        redacted(f"(https://u:'{SECRET}@h/x?y='{SECRET}): 's3://h/z', ftp://h/?.")
+        == "(https://h/x): 's3://h/z', ftp://h/?."
+    )
     text = spec.show(spec.loads(SPEC.format(url), paths=False))
     assert f"http://{server.place}/set/s-{{000000..000002}}.tar" in text
     assert SECRET not in text
@@ -341,7 +345,9 @@ def test_a_path_of_a_store_stays_one(tmp_path: Path) -> None:
     for kept in (path, path / "a?b#c.png"):
         assert str(pickle.loads(pickle.dumps(kept))) == str(kept)
     assert location("photos/x.tar") == Path("photos/x.tar")
-    assert location("file:///a/x.tar") == Path("/a/x.tar")
+    for url in ("file:///a/x.tar", "file://localhost/a/x.tar", "FILE://LocalHost/a/x.tar"):
+        assert location(url) == Path("/a/x.tar")
+    assert location("file:///localhost/x.tar") == Path("/localhost/x.tar")
 
 
 def test_the_cache_keeps_its_limit_and_what_is_open(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from support.shared_data import TAO_SPEC
 from support.spec_texts import spec_text
+from trt_cls.cli import main
 from trt_cls.errors import SpecError
 from trt_cls.spec import load, loads, show
 from trt_cls.spec.architectures import ARCHITECTURES
@@ -201,6 +203,33 @@ def test_a_secret_is_shown_only_where_it_is_asked_for() -> None:
     assert f"# {KEY}: a secret" in text
     assert SECRET not in repr(given)
     assert loads(show(given, secrets=True)) == given
+
+
+URL = f"https://u:{SECRET}@host/best.onnx?X-Amz-Signature={SECRET}"
+
+
+def test_no_field_shows_the_secrets_of_urls() -> None:
+    tracker = f'visualizer {{ wandb_config {{ notes: "see {URL}, please" tags: "{URL}" }} }}'
+    given = loads(spec_text(train=tracker, evaluation=f'model_path: "{URL}"'))
+    text = show(given)
+    assert SECRET not in text
+    assert 'model_path: "https://host/best.onnx"' in text
+    assert 'notes: "see https://host/best.onnx, please"' in text
+    assert "# eval_config.model_path: a secret" in text
+    assert show(loads(text)).splitlines() == [line for line in text.splitlines() if not line.startswith("#")]
+    assert loads(show(given, secrets=True)) == given
+
+
+@pytest.mark.parametrize("field", ["eval_config.top_k", "eval_config.absent", "train_config.pretrained_model_path"])
+@pytest.mark.parametrize("value", [URL, URL.replace("@", "x" * 60 + "@")], ids=["short", "cut"])
+def test_no_problem_of_a_field_shows_the_secrets_of_urls(
+    field: str, value: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "spec.txt").write_text(spec_text(evaluation=""))
+    assert main(["spec", "check", str(tmp_path / "spec.txt"), "--set", f'{field}="{value}"', "-v"]) == 2
+    err = capsys.readouterr().err
+    assert "https://host/best.onnx" in err
+    assert SECRET not in err
 
 
 @pytest.mark.parametrize("wrong", [f"key: {SECRET}", f'key "{SECRET}"', f"key: '{SECRET}", f"key: [{SECRET}]"])

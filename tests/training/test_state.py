@@ -14,6 +14,7 @@ import torch
 
 from trt_cls.errors import ArtefactError, RequestError
 from trt_cls.spec.experiment import Experiment
+from trt_cls.training.logs.files import StatusFile
 from trt_cls.training.run import train
 from trt_cls.training.state import Interrupted, fields_by_path, read_state, refuse_other_request
 
@@ -68,6 +69,16 @@ def test_a_state_of_a_version_without_a_field_is_one_with_the_field_off(experime
     refuse_other_request(older, asked, Path())
     with pytest.raises(RequestError, match=r"extensions\.balanced_sampling: False ≠ True"):
         refuse_other_request(older, asked | {"extensions.balanced_sampling": True}, Path())
+
+
+def test_neither_state_nor_status_holds_the_secrets_of_urls(experiment: Make, tmp_path: Path) -> None:
+    url = "https://u:secret@host/x.safetensors?signature=secret"
+    asked = fields_by_path(experiment(pretrained_model_path=url))
+    assert asked["train_config.pretrained_model_path"] == "https://host/x.safetensors"
+    StatusFile(tmp_path / "status.json", 1, 1).failed(RequestError(f"{url}: no such file"))
+    status = (tmp_path / "status.json").read_text()
+    assert "https://host/x.safetensors: no such file" in status
+    assert "secret" not in status
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 100_000])

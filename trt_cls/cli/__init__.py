@@ -142,12 +142,13 @@ def exit_status(call: Callable[[], None], state: Invocation) -> int:
 
 def _fail(messages: list[str], exit_code: int, state: Invocation) -> int:
     from trt_cls.text import printable
+    from trt_cls.urls import redacted
 
     if state.verbose:
         for line in traceback.format_exc().splitlines():
-            print(printable(line), file=sys.stderr)
+            print(redacted(printable(line)), file=sys.stderr)
     for message in messages:
-        print(f"error: {_short(printable(message))}", file=sys.stderr)
+        print(f"error: {_short(redacted(printable(message)))}", file=sys.stderr)
     return exit_code
 
 

@@ -198,8 +198,8 @@ def _is_video(source: str) -> bool:
 
 
 def _require_sources(sources: tuple[str, ...]) -> None:
-    """Refuses no source, and a list, video or camera beside others."""
-    if not sources:
+    """Refuses no source, an empty one, and a list, video or camera beside others."""
+    if not all(sources or [""]):
         raise RequestError("no image to label; expected an image, a folder or a quoted pattern; name it with -i")
     alone = [source for source in sources if source == STDIN or _is_video(source)]
     if alone and len(sources) > 1:

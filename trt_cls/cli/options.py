@@ -30,6 +30,14 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 class _Location(click.Path):
     """A path, or the URL of an object in a store."""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = os.fspath(value)
+        if not text:
+            self.fail("an empty path found, expected a file or folder; . is the current folder", param, ctx)
+        if text.lower().startswith("file://") and not location(text).is_absolute():
+            self.fail(f"{text} found, expected a file of this machine, as in file:///DIR", param, ctx)
+        return super().convert(value, param, ctx)
+
     def coerce_path_result(self, value: str | os.PathLike[str]) -> Any:
         return location(os.fspath(value))
 

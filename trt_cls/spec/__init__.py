@@ -45,7 +45,7 @@ def loads(
 
 
 def show(experiment: Experiment, *, secrets: bool = False) -> str:
-    """The experiment as a spec with every field written out, API keys only with `secrets`; `loads` reads it back."""
+    """The experiment as a spec with all fields; keys, those of URLs too, only with `secrets`; `loads` reads it back."""
     from trt_cls.spec.reference import text_from_experiment
 
     return text_from_experiment(experiment, secrets=secrets)

@@ -8,6 +8,7 @@ from typing import Any
 from trt_cls.errors import Problem, did_you_mean
 from trt_cls.spec.fields import Allowed
 from trt_cls.text import printable
+from trt_cls.urls import redacted
 
 MOST_PROBLEMS = 100
 """Reading stops after so many: such a file is not a spec, and each "did you mean" costs time."""
@@ -23,7 +24,8 @@ def join(path: str, name: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A user's text for a message: printable, cut to 60 characters."""
+    """A user's text for a message: printable, without the secrets of URLs, cut to 60 characters."""
+    text = redacted(text)  # before the cut, which may hide the end of a secret
     return printable(text if len(text) <= 60 else text[:57] + "...")
 
 

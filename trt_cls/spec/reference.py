@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from trt_cls.spec.descriptors import block_class, is_map, is_repeated, message_class, new_message
 from trt_cls.spec.experiment import Experiment
 from trt_cls.spec.problems import join
+from trt_cls.urls import without_secrets
 
 _TYPES = {
     FieldDescriptor.CPPTYPE_BOOL: "bool",
@@ -117,7 +118,7 @@ def _default(option: Field[Any], field: FieldDescriptor) -> str:
 def text_from_experiment(experiment: Experiment, *, secrets: bool = False) -> str:
     """The experiment in the language of spec files; reading it gives an equal experiment, but for `secrets` left out.
 
-    A comment names each of them.
+    A comment names each field of them: keys, and texts with URLs, which are written without what is secret.
     """
     message = new_message()
     left_out: list[str] = []
@@ -131,9 +132,11 @@ def _fill(message: Message, block: Any, path: str, left_out: list[str] | None) -
         name, value = option.name, getattr(block, option.name)
         if value is None:
             continue
-        if option.metadata["secret"] and value and left_out is not None:
-            left_out.append(join(path, name))
-        elif is_dataclass(value):
+        if left_out is not None:
+            plain = type(value)() if option.metadata["secret"] else without_secrets(value)
+            left_out += [join(path, name)] if plain != value else []
+            value = plain
+        if is_dataclass(value):
             inner = getattr(message, name)
             inner.SetInParent()
             _fill(inner, value, join(path, name), left_out)

@@ -27,6 +27,7 @@ from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.files import atomic
 from trt_cls.spec.experiment import NO_EXTENSIONS, Experiment
 from trt_cls.training.logs import EpochRow
+from trt_cls.urls import without_secrets
 
 FORMAT = 3
 
@@ -139,7 +140,7 @@ def refuse_other_request(saved: dict[str, Any], asked: dict[str, Any], path: Pat
 
 
 def fields_by_path(value: Any, path: str = "") -> dict[str, Any]:
-    """Values of a spec by the paths of their fields, as JSON would return them: numbers, text, lists."""
+    """Values of a spec by the paths of their fields, as JSON would return them; texts without the secrets of URLs."""
     if is_dataclass(value):
         found: dict[str, Any] = {}
         for field in fields(value):
@@ -147,6 +148,7 @@ def fields_by_path(value: Any, path: str = "") -> dict[str, Any]:
         return found
     if value is None:
         return {}
+    value = without_secrets(value)
     return {path: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value}
 
 

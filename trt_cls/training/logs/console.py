@@ -14,6 +14,7 @@ from torch import nn
 from trt_cls.text import printable
 from trt_cls.training.learner import EpochMeans
 from trt_cls.training.logs import Averaged, EpochRow, Log
+from trt_cls.urls import redacted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -36,7 +37,7 @@ class Reporter(Log):
     def line(self, text: str) -> None:
         """Writes one line; a closed terminal does not end the training."""
         with suppress(OSError):
-            print(printable(text), file=self._stream, flush=True)
+            print(redacted(printable(text)), file=self._stream, flush=True)
 
     def epoch_started(self, epoch: int, n_epochs: int, steps: int, done: int) -> None:
         """See `Log.epoch_started`."""

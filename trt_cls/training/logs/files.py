@@ -21,6 +21,7 @@ from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.training.logs import Averaged, EpochRow, Log
 from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.state import room_to_save
+from trt_cls.urls import redacted
 
 TEXT_SIZE = 100_000
 """About how many bytes an epoch adds to a log."""
@@ -103,7 +104,7 @@ class StatusFile(Log):
     def failed(self, error: BaseException) -> None:
         """See `Log.failed`."""
         with suppress(OSError, TrtClsError):
-            self._write("FAILURE", str(error) or type(error).__name__)
+            self._write("FAILURE", redacted(error) or type(error).__name__)
 
     def done(self, rows: Sequence[EpochRow], best: EpochRow, ended: str) -> None:
         """See `Log.done`."""
