@@ -173,7 +173,10 @@ def _print(decision: Outcome, rows: list[Measured], notes: list[str]) -> None:
     for row in decision.rows:
         cells = shown_cells(row, rows)
         table.add_row(*(escape(printable(cells[place])) for place in places))
-    Console(width=max(Console().width, 80)).print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = table.__rich_measure__(console, console.options.update(max_width=500)).maximum
+    console.print(table)
     for row, reason in zip(decision.rows, decision.reasons, strict=True):
         echo(f"  {printable(row.label)}: {reason}")
     for note in notes:
