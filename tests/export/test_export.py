@@ -22,7 +22,7 @@ from trt_cls.errors import ArtefactError, ExportError, MissingDependency, Reques
 from trt_cls.export import export as room
 from trt_cls.export import parity, tensorrt
 from trt_cls.export.export import export
-from trt_cls.export.images import images_for
+from trt_cls.export.sample_images import images_for
 from trt_cls.gpu import Gpu
 from trt_cls.spec.experiment import (
     EvalConfig,

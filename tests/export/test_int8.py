@@ -18,8 +18,8 @@ from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import DataError, ExportError, RequestError
 from trt_cls.export import export as room
 from trt_cls.export.export import export
-from trt_cls.export.images import BATCH, images_for
 from trt_cls.export.int8 import Int8, calibration_dataset, shortcomings
+from trt_cls.export.sample_images import BATCH, images_for
 from trt_cls.spec.experiment import (
     Experiment,
     Extensions,

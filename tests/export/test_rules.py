@@ -21,7 +21,7 @@ from trt_cls.errors import MissingDependency, RequestError
 from trt_cls.evaluation.evaluate import predict
 from trt_cls.export import parity
 from trt_cls.export.export import export
-from trt_cls.export.images import Rules, validation_halves
+from trt_cls.export.sample_images import Rules, validation_halves
 
 pytest.importorskip("onnxruntime")
 

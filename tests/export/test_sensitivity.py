@@ -13,10 +13,10 @@ from trt_cls.contract import Contract
 from trt_cls.data.folder import image_folder
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.images import images_for
 from trt_cls.export.int8.layers import quantizable
 from trt_cls.export.int8.qdq import measure_magnitudes, with_qdq
 from trt_cls.export.int8.sensitivity import LabeledImages, Layer, choose, costliest_first, rank, signal_to_noise, table
+from trt_cls.export.sample_images import images_for
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from support import tiny_models
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.contract_json import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
 from trt_cls.contract import INPUT, OUTPUT, Contract
@@ -21,8 +21,8 @@ from trt_cls.errors import ExportError, RequestError
 from trt_cls.evaluation.temperature import softened
 from trt_cls.export import temperature as room
 from trt_cls.export.export import export
-from trt_cls.export.images import images_for, validation_halves
 from trt_cls.export.int8 import Int8, quantize
+from trt_cls.export.sample_images import images_for, validation_halves
 from trt_cls.export.temperature import calibrated, fit_temperature
 
 pytest.importorskip("torch")

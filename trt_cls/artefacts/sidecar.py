@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from trt_cls.artefacts.contracts import Fault, require_sound_contract
+from trt_cls.artefacts.contract_json import Fault, require_sound_contract
 from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Format, Source, decoded, read_bytes
 from trt_cls.contract import Contract
 from trt_cls.errors import ArtefactError

@@ -93,7 +93,7 @@ def command(
 
 def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path | Dataset:
     from trt_cls.data.split import evaluation_dataset
-    from trt_cls.evaluation.answers import checked_contract
+    from trt_cls.evaluation.inference import checked_contract
     from trt_cls.spec import load
 
     if spec is None:
@@ -165,7 +165,7 @@ def _truth(change: Change) -> str:
 def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.data.stream import stream
-    from trt_cls.evaluation.layers import bound, compare_layers, first_beyond, noisiest
+    from trt_cls.evaluation.layer_differences import bound, compare_layers, first_beyond, noisiest
 
     contract = read_contract(a)
     batches = stream(samples, contract.preprocessing, batch_size=LAYER_IMAGES, workers=0)

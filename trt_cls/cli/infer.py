@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from trt_cls.cli.labels import label_shards, merge_labels
 from trt_cls.cli.options import (
     PATH,
     RunOptions,
@@ -26,6 +25,7 @@ from trt_cls.cli.options import (
     spec_options,
 )
 from trt_cls.cli.processes import fastest_engine, progress, run_on_each_gpu, take_gpu_for, with_progress
+from trt_cls.cli.shard_jobs import label_shards, merge_labels
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
@@ -141,7 +141,7 @@ def command(
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], run: RunOptions) -> Contract:
-    from trt_cls.evaluation.answers import checked_contract
+    from trt_cls.evaluation.inference import checked_contract
     from trt_cls.spec import load
 
     experiment = load(spec, overrides=overrides, paths=False) if spec else None
@@ -183,7 +183,7 @@ def _label(
 
 def _fastest(model: Path, provider: Provider, images: Samples, contract: Contract, processes: Processes) -> Engine:
     def first() -> NDArray[Any] | None:
-        from trt_cls.export.fastest import first_images
+        from trt_cls.export.int8_on_cpu import first_images
 
         return first_images(images, contract.preprocessing)
 

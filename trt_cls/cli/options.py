@@ -22,7 +22,7 @@ from trt_cls.urls import location
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
     from trt_cls.engines.backends import Provider
-    from trt_cls.evaluation.answers import Executor
+    from trt_cls.evaluation.inference import Executor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

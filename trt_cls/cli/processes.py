@@ -71,7 +71,7 @@ def fastest_engine(
     from trt_cls.engines import open_engine
 
     if provider == "auto" and model.suffix == ".onnx" and read_contract(model).precision == "int8":
-        from trt_cls.export.fastest import open_fastest
+        from trt_cls.export.int8_on_cpu import open_fastest
 
         return open_fastest(model, threads, images, say)
     return open_engine(model, provider, threads)

@@ -21,7 +21,7 @@ from trt_cls.data.order import WINDOW
 from trt_cls.data.samples import Sample, Samples
 from trt_cls.errors import TrtClsError
 from trt_cls.files import regular_file
-from trt_cls.preprocessing.gate import Part, Shard
+from trt_cls.preprocessing.image_file import Part, Shard
 from trt_cls.urls import StorePath
 
 SHARE = 2

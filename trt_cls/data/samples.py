@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.preprocessing.gate import Part
+from trt_cls.preprocessing.image_file import Part
 
 Labels = NDArray[np.int32]
 

@@ -24,7 +24,7 @@ from trt_cls.data.samples import ImageFolder, Samples
 from trt_cls.data.shard_index import ROW, Index, Rows, Shard, write_index
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import atomic, read_at_most, regular_file
-from trt_cls.preprocessing.gate import MOST_BYTES
+from trt_cls.preprocessing.image_file import MOST_BYTES
 from trt_cls.stores import names_in, remove, written
 
 Member = tuple[str, bytes]

@@ -19,7 +19,7 @@ from trt_cls.data.shard_index import Rows, Texts, index_path, is_indexed, read_i
 from trt_cls.data.tars import scanned
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import shard_paths
-from trt_cls.preprocessing.gate import EXTENSIONS, Part
+from trt_cls.preprocessing.image_file import EXTENSIONS, Part
 from trt_cls.store_cache import local
 from trt_cls.stores import ObjectInfo, require_there
 from trt_cls.text import listed

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Task
 from trt_cls.data.folder import LABELS, ImageFolder, Sample, image_folder, list_images
-from trt_cls.data.labels import SEPARATOR, labeled_folder
+from trt_cls.data.labels_csv import SEPARATOR, labeled_folder
 from trt_cls.data.shards import Epochs, shard_folder
 from trt_cls.errors import DataError
 from trt_cls.files import is_shards

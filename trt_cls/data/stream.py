@@ -22,7 +22,7 @@ from trt_cls.data.samples import Sample, Samples
 from trt_cls.data.samples import Skipped as Skipped
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
-from trt_cls.preprocessing.gate import holding
+from trt_cls.preprocessing.image_file import holding
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats, Pixels, axes, filter_table
 

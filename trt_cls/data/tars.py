@@ -25,7 +25,7 @@ from trt_cls.artefacts.decoding import LONGEST_TEXT
 from trt_cls.data.shard_index import ROW, Rows, Texts, require_sound
 from trt_cls.errors import DataError, one_line
 from trt_cls.files import atomic, cache_folder, regular_file
-from trt_cls.preprocessing.gate import EXTENSIONS, MOST_BYTES
+from trt_cls.preprocessing.image_file import EXTENSIONS, MOST_BYTES
 from trt_cls.store_cache import held
 
 MOST_HEADER = 2**20

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Sidecar, file_sha256, read_sidecar
 from trt_cls.contract import Contract
-from trt_cls.engines.graph import Graph, Layer, Tensor, read_graph
+from trt_cls.engines.onnx_graph import Graph, Layer, Tensor, read_graph
 from trt_cls.engines.sidecar import read_plan
 from trt_cls.engines.tensorrt.api import import_runtime, make_logger
 from trt_cls.errors import DeviceError, EngineError, MissingDependency

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.stream import Skipped
-from trt_cls.evaluation.decisions import Decision, decides, decision
 from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
+from trt_cls.evaluation.prediction_sets import Decision, decides, decision
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
 
@@ -94,7 +94,7 @@ def _results(evaluation: Evaluation | LabelEvaluation, model: Path, figures: dic
 
 def write_label_evaluation(evaluation: LabelEvaluation, model: Path, folder: Path) -> tuple[Path, ...]:
     """Writes results.json, predictions.csv (path,truth,predicted) and .npz, and report.html; returns their paths."""
-    from trt_cls.data.labels import SEPARATOR
+    from trt_cls.data.labels_csv import SEPARATOR
     from trt_cls.evaluation.report.evaluation_page import label_page
 
     results, table, arrays, report = (

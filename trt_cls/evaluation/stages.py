@@ -22,8 +22,8 @@ from trt_cls.data.stream import decoded, stream
 from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import LANES, Lane
-from trt_cls.evaluation.answers import Executor, nothing_decoded
 from trt_cls.evaluation.evaluate import predict
+from trt_cls.evaluation.inference import Executor, nothing_decoded
 from trt_cls.preprocessing import cpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.packing import bytes_needed

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from trt_cls.artefacts.onnx_file import DYNAMIC_BATCH, OnnxModel
 from trt_cls.contract import INPUT, Preprocessing
-from trt_cls.export.onnx_file import check
+from trt_cls.export.torch_to_onnx import check
 
 NORMALIZED = f"{INPUT}_normalized"
 PLANES = f"{INPUT}_planes"

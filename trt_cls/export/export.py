@@ -15,13 +15,12 @@ from trt_cls.artefacts.sidecar import Parity, Profile
 from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError, require
-from trt_cls.evaluation.decisions import calibration_rows
+from trt_cls.evaluation.prediction_sets import calibration_rows
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.images import Halves, Rules, images_for, validation_halves
 from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
-from trt_cls.export.onnx_file import onnx_from_module
 from trt_cls.export.parity import Check, Checked, figures
+from trt_cls.export.sample_images import Halves, Rules, images_for, validation_halves
 from trt_cls.export.temperature import calibrated, fit_temperature, fit_temperature_of_labels, with_temperature
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
@@ -31,6 +30,7 @@ from trt_cls.export.tensorrt import (
     choose_builder,
     for_generations,
 )
+from trt_cls.export.torch_to_onnx import onnx_from_module
 from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment

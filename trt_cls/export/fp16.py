@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import INPUT, OUTPUT
 from trt_cls.errors import ExportError
-from trt_cls.export.onnx_file import LOGITS, check
+from trt_cls.export.torch_to_onnx import LOGITS, check
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 FLUSHED_SHARE = 0.01

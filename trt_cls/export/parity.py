@@ -26,7 +26,7 @@ from trt_cls.errors import DataError, ExportError
 from trt_cls.evaluation.metrics import class_counts, one_answer
 from trt_cls.evaluation.multi_label import Flags, given_labels, label_agreement
 from trt_cls.evaluation.temperature import softened
-from trt_cls.export.images import ImageSet
+from trt_cls.export.sample_images import ImageSet
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Images [n,C,H,W] → probabilities [n,classes]."""

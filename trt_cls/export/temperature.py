@@ -30,8 +30,8 @@ from trt_cls.evaluation.temperature import (
     softened,
     softened_thresholds,
 )
-from trt_cls.export.images import Halves, ImageSet, answered
-from trt_cls.export.onnx_file import check
+from trt_cls.export.sample_images import Halves, ImageSet, answered
+from trt_cls.export.torch_to_onnx import check
 
 MULTIPLIER, CALIBRATED = "inverse_temperature", "calibrated_logits"
 UNSURE = 1e-6

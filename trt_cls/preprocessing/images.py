@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import tiff
 from trt_cls.preprocessing.cpu import SWITCH
-from trt_cls.preprocessing.gate import ALONE_PIXELS, Source, opened
+from trt_cls.preprocessing.image_file import ALONE_PIXELS, Source, opened
 from trt_cls.preprocessing.pillow import Pixels, hwc
 
 SAME_BY_SIMPLEJPEG = {("RGB", 3), ("L", 3), ("L", 1)}
@@ -53,7 +53,7 @@ def read(source: Source, channels: int) -> Pixels:
 
 
 def loaded(image: Image.Image) -> Image.Image:
-    """An image from `gate.opened`, decoded, with its pixels as they are stored in the file."""
+    """An image from `image_file.opened`, decoded, with its pixels as they are stored in the file."""
     if isinstance(image, TiffImageFile):
         return tiff.loaded_tiff(image)
     image.load()

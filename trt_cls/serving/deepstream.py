@@ -24,8 +24,8 @@ from trt_cls.contract import INPUT, OUTPUT, Contract, Precision, Preprocessing
 from trt_cls.engines import open_engine
 from trt_cls.errors import MissingDependency, RequestError
 from trt_cls.export.embedding import embed_normalization
-from trt_cls.export.images import images_for
 from trt_cls.export.parity import checked
+from trt_cls.export.sample_images import images_for
 from trt_cls.files import write_csv, write_text
 from trt_cls.preprocessing.pillow import MARGIN
 from trt_cls.serving.common import ServedPlan, check_servable, copy_plan, filled, render, safe_name

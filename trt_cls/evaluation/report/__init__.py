@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from trt_cls.contract import Contract
 from trt_cls.engines.backends import BACKENDS
 from trt_cls.evaluation.compare import Change, Comparison
-from trt_cls.evaluation.decisions import calibration_rows
+from trt_cls.evaluation.prediction_sets import calibration_rows
 from trt_cls.evaluation.report.selection import thumbnails
 from trt_cls.gpu import visible_gpu
 from trt_cls.spec.architectures import ARCHITECTURES

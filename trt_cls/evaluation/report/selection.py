@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trt_cls.errors import TrtClsError
 from trt_cls.evaluation.evaluate import Predictions
-from trt_cls.preprocessing.gate import Source, opened
+from trt_cls.preprocessing.image_file import Source, opened
 from trt_cls.preprocessing.images import eight_bit, loaded
 
 GALLERY = 24

@@ -21,11 +21,11 @@ from trt_cls.contract import Contract
 from trt_cls.data.folder import evenly_spread
 from trt_cls.data.split import Dataset, training_datasets
 from trt_cls.errors import DataError, ExportError, RequestError
-from trt_cls.export.images import BATCH, ImageSet, images_for
 from trt_cls.export.int8.layers import LEAST_SHARE, Keep, first_and_last, float_layers_text, quantizable, share_of
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, measure_magnitudes, trained_layers
 from trt_cls.export.int8.sensitivity import EightBits, LabeledImages, choose, rank, signal_to_noise, table
-from trt_cls.export.onnx_file import onnx_from_module
+from trt_cls.export.sample_images import BATCH, ImageSet, images_for
+from trt_cls.export.torch_to_onnx import onnx_from_module
 from trt_cls.files import is_shards
 from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold
 from trt_cls.spec.experiment import Experiment

@@ -14,7 +14,7 @@ from typing import Literal
 
 import onnx
 
-from trt_cls.engines.graph import graph_of
+from trt_cls.engines.onnx_graph import graph_of
 from trt_cls.models.int8_ranges import NARROW
 
 Keep = Literal["first", "last"]

@@ -22,9 +22,9 @@ from trt_cls.data.stream import stream
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError
 from trt_cls.evaluation.multi_label import mean_average_precision, truth_of
-from trt_cls.export.images import BATCH, WORKERS
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, with_qdq
-from trt_cls.export.onnx_file import LOGITS
+from trt_cls.export.sample_images import BATCH, WORKERS
+from trt_cls.export.torch_to_onnx import LOGITS
 from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE, TIE, Method, decibels
 
 EightBits = Literal["int8", "fp8"]

@@ -24,8 +24,8 @@ from trt_cls.data.stream import stream
 from trt_cls.engines.backends import open_engine
 from trt_cls.errors import RequestError
 from trt_cls.evaluation.compare import samples_of
-from trt_cls.evaluation.decisions import UNKNOWN, calibration_rows, conformal_of, reject_of
 from trt_cls.evaluation.evaluate import Predictions, predict
+from trt_cls.evaluation.prediction_sets import UNKNOWN, calibration_rows, conformal_of, reject_of
 from trt_cls.preprocessing.pillow import normalize
 from trt_cls.spec.experiment import Experiment
 

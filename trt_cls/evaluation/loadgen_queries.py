@@ -18,7 +18,7 @@ from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import Lane, answers_on_device
 from trt_cls.errors import DataError
-from trt_cls.evaluation.answers import Executor, answers, nothing_decoded, open_kernel
+from trt_cls.evaluation.inference import Executor, answers, nothing_decoded, open_kernel
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 
 MOST_IMAGES = 256

@@ -26,8 +26,8 @@ from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import own_rank
 from trt_cls.engines.tensorrt.pipeline import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError
-from trt_cls.evaluation.labeling import Labeling, merge
 from trt_cls.evaluation.results import labeled, lines
+from trt_cls.evaluation.shard_labels import Labeling, merge
 from trt_cls.preprocessing.images import read
 
 CLASSES = ("dark", "light")

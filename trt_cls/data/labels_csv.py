@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
-from trt_cls.artefacts.contracts import faults_of_classes
+from trt_cls.artefacts.contract_json import faults_of_classes
 from trt_cls.artefacts.decoding import read_bytes
 from trt_cls.data.samples import ImageFolder, Skipped, files
 from trt_cls.data.walk import Walk
 from trt_cls.errors import DataError, did_you_mean
-from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.preprocessing.image_file import EXTENSIONS
 from trt_cls.text import FOREIGN, listed, printable
 
 HEADER = ["path", "labels"]

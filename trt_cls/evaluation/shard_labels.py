@@ -29,7 +29,7 @@ from trt_cls.data.samples import Samples
 from trt_cls.data.shards import checksums
 from trt_cls.engines.tensorrt.pipeline import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError, one_line, require
-from trt_cls.evaluation.decisions import decision
+from trt_cls.evaluation.prediction_sets import decision
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.store_cache import held
 from trt_cls.stores import names_in, written

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trt_cls.data.folder import ImageFolder, image_folder
-from trt_cls.data.labels import labeled_folder
+from trt_cls.data.labels_csv import labeled_folder
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.split import Dataset, halves, split_rows
 from trt_cls.errors import DataError, RequestError

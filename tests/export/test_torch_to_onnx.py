@@ -16,7 +16,7 @@ from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.engines.inspection import inspect
 from trt_cls.errors import ArtefactError, ExportError
-from trt_cls.export.onnx_file import check, onnx_from_module
+from trt_cls.export.torch_to_onnx import check, onnx_from_module
 
 if TYPE_CHECKING:
     from trt_cls.models.network import Network
@@ -87,7 +87,7 @@ def test_another_process_writes_the_same_bytes(
 ) -> None:
     write_onnx(OnnxModel(fp32, contract), tmp_path / "here")
     program = (
-        "import sys; from pathlib import Path; from trt_cls.export.onnx_file import *;"
+        "import sys; from pathlib import Path; from trt_cls.export.torch_to_onnx import *;"
         "from trt_cls.artefacts.onnx_file import *;"
         "from trt_cls.models.checkpoint import load_checkpoint; c = load_checkpoint(Path(sys.argv[1]));"
         "write_onnx(onnx_from_module(c.module, c.contract), Path('there'))"
