@@ -31,9 +31,9 @@ from trt_cls.engines import open_engine
 from trt_cls.evaluation.evaluate import Predictions, predict
 from trt_cls.evaluation.metrics import calibration_error
 from trt_cls.evaluation.prediction_sets import auroc, in_sets, named
+from trt_cls.export.confidence import Rules, validation_halves
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8
-from trt_cls.export.sample_images import Rules, validation_halves
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 ROUNDS = 2000

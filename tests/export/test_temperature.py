@@ -19,11 +19,12 @@ from trt_cls.contract import INPUT, OUTPUT, Contract
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, RequestError
 from trt_cls.evaluation.temperature import softened
-from trt_cls.export import temperature as room
+from trt_cls.export import confidence as room
+from trt_cls.export.confidence import calibrated, fit_temperature, validation_halves
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8, quantize
-from trt_cls.export.sample_images import images_for, validation_halves
-from trt_cls.export.temperature import calibrated, fit_temperature
+from trt_cls.export.original import Original
+from trt_cls.export.sample_images import images_for
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -70,7 +71,9 @@ def test_an_export_is_calibrated_and_held_against_the_calibrated_network(
         asked["int8"] = Int8(images=labeled, batches=1, method="minmax")
     result = export(checkpoint, tmp_path / "model.onnx", calibrate=True, **asked)
     temperature = read_contract(tmp_path / "model.onnx").temperature
-    assert temperature == fit_temperature(checkpoint, validation_halves(labeled, None, contract.classes), said.append)
+    assert temperature == fit_temperature(
+        Original(checkpoint), validation_halves(labeled, None, contract.classes), said.append
+    )
     assert temperature is not None
     assert 0.1 < temperature < 0.6, "1/4, by 40 images"
     assert said[0] == said[-1]

@@ -124,8 +124,8 @@ def command(
     """
     precision = _precision(fp16, int8, fp8, data_type, quantization)
     _require_consistent(precision, quantization, embed=embed, deepstream=deepstream)
+    from trt_cls.export.confidence import Rules
     from trt_cls.export.export import export
-    from trt_cls.export.sample_images import Rules
     from trt_cls.export.tensorrt import profile_from_batches
     from trt_cls.serving.common import plan_for_servers
     from trt_cls.spec import load
