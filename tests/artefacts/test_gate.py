@@ -15,7 +15,7 @@ import pytest
 
 from support.tiny_models import CONTRACT, write_onnx
 from trt_cls.artefacts.classmap import read_classmap
-from trt_cls.artefacts.contract_json import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import PARITY_KEY, read_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, read_sidecar, sidecar_path, write_sidecar

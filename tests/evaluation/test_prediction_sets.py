@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from support.tiny_models import CONTRACT
-from trt_cls.artefacts.contract_json import contract_from_json
-from trt_cls.artefacts.decoding import Format, Source, decoded
+from trt_cls.artefacts.decoding import Format, Source, contract_from_json, decoded
 from trt_cls.contract import Conformal, Contract, Reject
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.evaluation.prediction_sets import (

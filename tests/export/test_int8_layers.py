@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 from torch import nn  # noqa: E402
 
-from trt_cls.artefacts.contract_json import contract_from_json  # noqa: E402
+from trt_cls.artefacts.decoding import contract_from_json  # noqa: E402
 from trt_cls.artefacts.onnx_file import OnnxModel, onnx_contract, write_onnx  # noqa: E402
 from trt_cls.contract import Contract  # noqa: E402
 from trt_cls.engines import open_engine  # noqa: E402

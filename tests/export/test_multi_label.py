@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from support.composites import CLASSES, write_composites
-from trt_cls.artefacts.contract_json import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import read_onnx
 from trt_cls.contract import Contract

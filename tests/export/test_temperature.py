@@ -12,14 +12,14 @@ import onnx
 import pytest
 
 from support import tiny_models
-from trt_cls.artefacts.contract_json import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
 from trt_cls.contract import INPUT, OUTPUT, Contract
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, RequestError
 from trt_cls.evaluation.temperature import softened
-from trt_cls.export import confidence as room
+from trt_cls.export import confidence
 from trt_cls.export.confidence import calibrated, fit_temperature, validation_halves
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8, quantize
@@ -105,7 +105,7 @@ def test_weights_whose_rounding_changes_a_label_are_left_alone(tmp_path: Path, m
     plain = read_onnx(tiny_models.write_onnx(tmp_path / "model.onnx"))
     images = images_for(plain.contract.preprocessing, None)
     outcomes = [(1, 0, 64), (0, 2, 64)]
-    monkeypatch.setattr(room, "_compared", lambda *_: outcomes.pop(0))
+    monkeypatch.setattr(confidence, "_compared", lambda *_: outcomes.pop(0))
     said: list[str] = []
     made = calibrated(plain, 2.0, images, said.append)
     assert made.proto.graph.node[-2].op_type == "Mul"

@@ -24,7 +24,7 @@ from trt_cls.models.checkpoint import Checkpoint, load_checkpoint
 from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers, trained_ranges
 from trt_cls.models.int8_ranges import METHODS, threshold
 from trt_cls.spec.experiment import Experiment, Extensions, Quantization
-from trt_cls.training import quantization as room
+from trt_cls.training import quantization
 from trt_cls.training.loop import TrainingResult
 from trt_cls.training.run import train
 from trt_cls.training.state import Interrupted
@@ -166,7 +166,7 @@ def test_a_network_without_a_layer_for_int8_is_refused(
     asked: Make, monkeypatch: pytest.MonkeyPatch, quiet: Any, tmp_path: Path
 ) -> None:
     # as of a transformer whose patches and classes are kept: its other layers see several vectors an image
-    monkeypatch.setattr(room, "measured", lambda *_: dict.fromkeys(["conv1", "predictions"], ()))
+    monkeypatch.setattr(quantization, "measured", lambda *_: dict.fromkeys(["conv1", "predictions"], ()))
     request = asked(Quantization(keep=("first", "last")))
     with pytest.raises(RequestError, match="none of the 2 layers that INT8 can compute is left"):
         train(request, tmp_path, device="cpu", reporter=quiet())

@@ -1,6 +1,6 @@
 """Text and values of a file → dataclasses: types, words, unknown fields, size and nesting are checked by msgspec.
 
-Does not know: what the values mean. Ranges stand beside each kind of file.
+Does not know: what the values mean. Ranges stand beside each kind of content, those of a contract in `contract.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from trt_cls.contract import Contract, faults_of
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.files import read_at_most, regular_file
 from trt_cls.spec.problems import join
@@ -22,8 +23,6 @@ T = TypeVar("T")
 
 MOST_BYTES = 1 << 26
 """Of a text: the contract of 100,000 classes with long names is a tenth of it."""
-LONGEST_TEXT = 4096
-"""Of one text inside, in characters."""
 _PLACE = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<path>.*)`", re.DOTALL)
 
 
@@ -74,6 +73,28 @@ def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[msgs
     if unknown is not None:
         raise source.refusal(_short(unknown), "unknown field")
     return value
+
+
+def contract_from_json(text: str | bytes, source: str) -> Contract:
+    """The contract in `text`.
+
+    Raises:
+        ArtefactError: `text` is no sound contract of a format known here; `source` names the file in the message.
+    """
+    origin = Source(source, " its contract", "write the file again with this version")
+    contract = decoded(Contract, text, origin, ContractFormat)
+    require_sound_contract(contract, origin, "")
+    return contract
+
+
+def require_sound_contract(contract: Contract, source: Source, prefix: str) -> None:
+    """Refuses values beyond their ranges; `prefix` stands before the fields' paths in the message.
+
+    Raises:
+        ArtefactError: names the first.
+    """
+    for path, fault in faults_of(contract):
+        raise source.refusal(prefix + path, fault)
 
 
 def converted(kind: type[T], value: Any, source: Source) -> T:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from trt_cls.artefacts.contract_json import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.onnx_file import onnx_contract
 from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import METADATA_KEY, Contract

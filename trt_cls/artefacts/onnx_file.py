@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from trt_cls.artefacts.contract_json import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.sidecar import Parity, parity_from_json
 from trt_cls.contract import INPUT, METADATA_KEY, OUTPUT, Contract
 from trt_cls.errors import ArtefactError, one_line

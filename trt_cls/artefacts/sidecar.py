@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from trt_cls.artefacts.contract_json import Fault, require_sound_contract
-from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Format, Source, decoded, read_bytes
-from trt_cls.contract import Contract
+from trt_cls.artefacts.decoding import ContractFormat, Format, Source, decoded, read_bytes, require_sound_contract
+from trt_cls.contract import LONGEST_TEXT, Contract, Fault
 from trt_cls.errors import ArtefactError
 from trt_cls.files import file_sha256 as file_sha256
 from trt_cls.files import write_text

@@ -1,4 +1,8 @@
-"""The command line: parse, call, print. One module per command, imported when it is run."""
+"""The command line: parse, call, print. One module per command, imported when it is run.
+
+Knows flags, the order of commands in --help and exit statuses. Does not know: how anything is done. Begin with `main`
+and `SECTIONS` here; flags that several commands share are in `options.py`.
+"""
 
 from __future__ import annotations
 

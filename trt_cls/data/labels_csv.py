@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
-from trt_cls.artefacts.contract_json import faults_of_classes
 from trt_cls.artefacts.decoding import read_bytes
+from trt_cls.contract import faults_of_classes
 from trt_cls.data.samples import ImageFolder, Skipped, files
 from trt_cls.data.walk import Walk
 from trt_cls.errors import DataError, did_you_mean

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.artefacts.contract_json import faults_of_classes
-from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded, read_bytes
+from trt_cls.artefacts.decoding import Source, decoded, read_bytes
+from trt_cls.contract import LONGEST_TEXT, faults_of_classes
 from trt_cls.errors import ArtefactError, DataError, one_line
 from trt_cls.files import atomic, regular_file, write_text
 from trt_cls.store_cache import held

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trt_cls.artefacts.decoding import LONGEST_TEXT
+from trt_cls.contract import LONGEST_TEXT, MOST_CLASSES
 from trt_cls.data.shard_index import ROW, Rows, Texts, require_sound
 from trt_cls.errors import DataError, one_line
 from trt_cls.files import atomic, cache_folder, regular_file
@@ -30,7 +30,6 @@ from trt_cls.store_cache import held
 
 MOST_HEADER = 2**20
 """Bytes of a header with its extensions, and of a `.json`: the longest path has 4 kB."""
-MOST_CLASSES = 100_000
 _CHUNK = 2**22
 _EXPECTED = "expected a plain tar in WebDataset's layout: KEY.jpg, KEY.cls"
 

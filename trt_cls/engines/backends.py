@@ -30,7 +30,7 @@ class Backend:
     name: str
     """For people."""
     engine: str
-    """Module in this room and class, which takes a path, a provider and a number of threads."""
+    """Module beside this one and class, which takes a path, a provider and a number of threads."""
     suffixes: tuple[str, ...]
     devices: Mapping[Provider, Device]
     """The providers that it serves, and where it then runs; "either": the GPU where there is one."""

@@ -1,6 +1,7 @@
 """HTML reports: one self-contained file each, without network access. Templates, tables of contract and versions.
 
-Also the report of a comparison; those of evaluations are in `evaluation_page`. Does not know: how figures are measured.
+Also the report of a comparison. Does not know: how figures are measured. Begin with `evaluation_page`, the report of an
+evaluation.
 """
 
 from __future__ import annotations

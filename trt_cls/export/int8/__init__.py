@@ -1,7 +1,8 @@
 """INT8 and FP8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
 
-The parts: `layers` (what 8 bits can compute), `qdq` (the graph), `sensitivity` (what stays in float16 for its
-accuracy). How the calibration clips a range is in `models/int8_ranges.py`, which training uses too.
+Knows what 8 bits can compute (`layers`), the graph (`qdq`), and what stays in float16 for its accuracy (`sensitivity`).
+Does not know: how calibration clips a range, which is in `models/int8_ranges.py` for training too. Begin with
+`quantize`.
 """
 
 from __future__ import annotations

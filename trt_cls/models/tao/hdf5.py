@@ -86,7 +86,7 @@ def require_readable(path: Path) -> None:
     """
     trial = python(
         f"from trt_cls.distributed.failure import end_with_parent; end_with_parent({os.getpid()}); "
-        f"import pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))",
+        f"import pathlib, {__name__} as module; module.read_keras_model(pathlib.Path(sys.argv[1]))",
         str(path),
     )
     try:
