@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from support.tiny_models import CONTRACT, write_images, write_onnx
 from trt_cls.choice import measure as measuring
-from trt_cls.choice.table import read_rows
+from trt_cls.choice.records import read_rows
 from trt_cls.cli import main
 from trt_cls.contract import METADATA_KEY
 from trt_cls.errors import ExportError, MissingDependency

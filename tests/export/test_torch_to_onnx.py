@@ -16,7 +16,7 @@ from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.engines.inspection import inspect
 from trt_cls.errors import ArtefactError, ExportError
-from trt_cls.export.torch_to_onnx import check, onnx_from_module
+from trt_cls.export.torch_to_onnx import onnx_from_module, require_valid
 
 if TYPE_CHECKING:
     from trt_cls.models.network import Network
@@ -140,7 +140,7 @@ def test_a_graph_with_a_dangling_input_is_refused(fp32: onnx.ModelProto, contrac
     broken.CopyFrom(fp32)
     broken.graph.node[3].input[0] = "nowhere"
     with pytest.raises(ExportError, match="nowhere"):
-        check(OnnxModel(broken, contract))
+        require_valid(OnnxModel(broken, contract))
 
 
 def test_parity_travels_in_the_file(fp32: onnx.ModelProto, contract: Contract, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_want_of_memory_is_no_broken_image(tmp_path: Path, monkeypatch: pytest.M
 def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "ALONE_PIXELS", 100)
     content = encoded(Image.new("RGB", (20, 20)), "PNG")
-    with image_file.opened(content):
+    with image_file.opened_image(content):
         second = threading.Thread(target=read, args=(content, 3), daemon=True)
         second.start()
         second.join(0.2)

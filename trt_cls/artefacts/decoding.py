@@ -39,7 +39,7 @@ class ContractFormat(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """What is being read, for messages."""
 
     file: str
@@ -55,7 +55,7 @@ class Source:
         return ArtefactError(printable(f"{self.file}:{self.part} can't be read: {where}{fault}; {self.remedy}"))
 
 
-def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[msgspec.Struct] | None = Format) -> T:
+def decoded(kind: type[T], text: str | bytes, source: Origin, formats: type[msgspec.Struct] | None = Format) -> T:
     """The dataclass `kind` in the JSON object `text`; `formats` says where it must have a version.
 
     Raises:
@@ -81,13 +81,13 @@ def contract_from_json(text: str | bytes, source: str) -> Contract:
     Raises:
         ArtefactError: `text` is no sound contract of a format known here; `source` names the file in the message.
     """
-    origin = Source(source, " its contract", "write the file again with this version")
+    origin = Origin(source, " its contract", "write the file again with this version")
     contract = decoded(Contract, text, origin, ContractFormat)
     require_sound_contract(contract, origin, "")
     return contract
 
 
-def require_sound_contract(contract: Contract, source: Source, prefix: str) -> None:
+def require_sound_contract(contract: Contract, source: Origin, prefix: str) -> None:
     """Refuses values beyond their ranges; `prefix` stands before the fields' paths in the message.
 
     Raises:
@@ -97,7 +97,7 @@ def require_sound_contract(contract: Contract, source: Source, prefix: str) -> N
         raise source.refusal(prefix + path, fault)
 
 
-def converted(kind: type[T], value: Any, source: Source) -> T:
+def converted(kind: type[T], value: Any, source: Origin) -> T:
     """`value`, made of dictionaries, lists, numbers and texts, as the type `kind`.
 
     Raises:
@@ -123,7 +123,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     return data
 
 
-def _refusal(error: Exception, source: Source) -> ArtefactError:
+def _refusal(error: Exception, source: Origin) -> ArtefactError:
     if isinstance(error, RecursionError):
         return source.refusal("", "brackets nested too deep")
     found = _PLACE.fullmatch(str(error))

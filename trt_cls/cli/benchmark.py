@@ -194,8 +194,7 @@ def _measure_load(
     **how: Any,
 ) -> None:
     """Raises an EngineError where LoadGen's verdict is that the run is not valid."""
-    from trt_cls.evaluation.loadgen import drive
-    from trt_cls.evaluation.loadgen_queries import opened_queries
+    from trt_cls.evaluation.loadgen import drive, opened_queries
 
     logs.mkdir(parents=True, exist_ok=True)
     with opened_queries(engine, samples, **how) as queries, _shown() as progress:

@@ -27,7 +27,7 @@ MOST_BYTES = 2**28
 """Two million rows of a hundred bytes."""
 ROW = "expected rows path,label|label"
 
-Rows = Mapping[str, tuple[str, ...]]
+LabelRows = Mapping[str, tuple[str, ...]]
 """Labels by paths in the folder."""
 
 
@@ -70,7 +70,7 @@ def labeled_folder(
     return folder
 
 
-def _rows(table: Path) -> Rows:
+def _rows(table: Path) -> LabelRows:
     found: dict[str, tuple[str, ...]] = {}
     for line, cells in _cells(table):
         where = f"{table}, line {line}"

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from trt_cls.doctor.facts import Facts
 from trt_cls.engines.backends import BACKENDS, Backend
 
-State = Literal["ok", "absent", "broken"]
+Status = Literal["ok", "absent", "broken"]
 OLDEST_PYTHON = (3, 10)
 OLDEST_JETPACK = 6
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -35,7 +35,7 @@ class Finding:
     """One part of the machine."""
 
     name: str
-    state: State
+    state: Status
     """"absent" is not an error: nothing that is installed needs it."""
     found: str
     fix: str = ""

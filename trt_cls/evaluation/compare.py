@@ -20,7 +20,7 @@ from trt_cls.data.labels_csv import SEPARATOR
 from trt_cls.data.samples import Samples
 from trt_cls.data.shards import shard_samples
 from trt_cls.data.split import Dataset
-from trt_cls.data.stream import Batch, Skipped, stream
+from trt_cls.data.stream import WORKERS, Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError
 from trt_cls.evaluation.inference import nothing_decoded
@@ -32,7 +32,6 @@ from trt_cls.preprocessing.pillow import Floats
 from trt_cls.text import lookalikes
 
 BATCH_SIZE = 32
-WORKERS = 4
 TOP_K = 5
 
 

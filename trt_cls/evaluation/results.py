@@ -130,7 +130,7 @@ def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> 
     return table, report
 
 
-Format = Literal["csv", "jsonl"]
+Form = Literal["csv", "jsonl"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def labeled(source: str | int, probabilities: NDArray[np.float32], contract: Con
     return Labeled(source, ranking, found, decides(contract))
 
 
-def lines(found: Labeled, form: Format) -> str:
+def lines(found: Labeled, form: Form) -> str:
     """Without the last newline: rows path,label,confidence for the classes named, or a JSON object with the ranking.
 
     Where none is named, the row is path,, and the object's label null.

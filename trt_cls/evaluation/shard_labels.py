@@ -22,7 +22,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from trt_cls.artefacts.decoding import Source, decoded, read_bytes
+from trt_cls.artefacts.decoding import Origin, decoded, read_bytes
 from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
 from trt_cls.data.samples import Samples
@@ -344,7 +344,7 @@ def _key(member: str) -> str:
 def _decoded(kind: type[T], path: Path) -> T:
     try:
         with held(path) as file:
-            return decoded(kind, read_bytes(file), Source(str(path), " what -o wrote", REMEDY), formats=None)
+            return decoded(kind, read_bytes(file), Origin(str(path), " what -o wrote", REMEDY), formats=None)
     except OSError as error:
         raise RequestError(
             f"{path}: can't be read ({error.strerror}), expected a folder of labels; infer -i SHARDS -o OUT writes one"

@@ -25,6 +25,7 @@ from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import INPUT, OUTPUT, Conformal, Contract, Reject, Task
 from trt_cls.data.folder import Sample, evenly_spread
 from trt_cls.data.split import Dataset, evaluation_dataset, halves, training_datasets
+from trt_cls.data.stream import WORKERS
 from trt_cls.engines.backends import open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.engines.onnxruntime import session_of
@@ -41,8 +42,8 @@ from trt_cls.evaluation.temperature import (
     softened_thresholds,
 )
 from trt_cls.export.original import Original
-from trt_cls.export.sample_images import BATCH, WORKERS, ImageSet
-from trt_cls.export.torch_to_onnx import check
+from trt_cls.export.sample_images import BATCH, ImageSet
+from trt_cls.export.torch_to_onnx import require_valid
 from trt_cls.spec.experiment import Experiment
 
 MOST_LABELED = 5000
@@ -221,7 +222,7 @@ def _divided(network: OnnxModel, temperature: float, *, fold: bool) -> OnnxModel
     if not weights:
         _multiply(proto.graph, 1 / temperature)
     made = replace(network, proto=proto, contract=with_temperature(network.contract, temperature))
-    check(made)
+    require_valid(made)
     return made
 
 

@@ -26,7 +26,7 @@ from trt_cls.export.confidence import (
 )
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.int8 import Int8, calibration_dataset, quantize
+from trt_cls.export.int8 import EIGHT_BITS, Int8, calibration_dataset, quantize
 from trt_cls.export.original import Original
 from trt_cls.export.parity import Check, Checked, figures
 from trt_cls.export.sample_images import images_for
@@ -42,7 +42,6 @@ from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
 
-EIGHT_BITS = ("int8", "fp8")
 AGAIN = "export it again from its .safetensors checkpoint"
 NO_RUNTIME = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
 
@@ -94,24 +93,19 @@ def export(
     """
     original = Original(model)
     contract = original.contract
-    if experiment:
-        require_spec_fits(experiment, "the spec", contract, model, "train")
     precision = precision or contract.precision
     target = _target(contract, precision, embed=embed, calibrate=calibrate, rules=rules)
-    _check_files(output, engine, builder)
-    _check_conversion(original, target, output, int8)
+    _check_request(original, target, output, engine, builder, int8, experiment)
     labeled = _images_to_check(contract, images, experiment)
     calibration = calibration_dataset(int8, experiment) if contract.precision != precision in EIGHT_BITS else None
     choice, no_engine = _builder(builder, engine is not None, precision, capabilities)
-    seen = images_for(target.preprocessing, labeled or calibration, classes=contract.classes)
-    check = Check(original, precision, seen, thresholds=contract.thresholds)
+    check = _check(original, target, labeled or calibration)
     halves = validation_halves(images, experiment, contract.classes, contract.task) if calibrate or rules else None
     target, check = _fitted(target, check, halves, say) if calibrate and halves else (target, check)
     measure = partial(rules.measured, images=halves, say=say) if rules and halves else None
     results_folder(output.parent)
     if copied := original.is_onnx and contract == target:
-        parity = original.copy_to(output)
-        found = Checked(parity) if parity else None
+        found = Checked(parity) if (parity := original.copy_to(output)) else None
     else:
         plain = network = original.graph(say)
         if calibration:
@@ -129,6 +123,11 @@ def export(
         say(_written(engine, target, Checked(parity) if parity else None))
         result = replace(result, engine=engine, engine_parity=parity)
     return result
+
+
+def _check(original: Original, target: Contract, source: Dataset | None) -> Check:
+    images = images_for(target.preprocessing, source, classes=target.classes)
+    return Check(original, target.precision, images, thresholds=original.contract.thresholds)
 
 
 def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
@@ -184,12 +183,23 @@ def _copied(original: Original, output: Path, contract: Contract, found: Checked
     """Says that nothing was computed, and when the file was checked."""
     same = original.is_at(output)
     written = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-    line = f"{output}: unchanged, left as it is" if same else f"copied {original} to {output}, unchanged"
+    line = f"{output}: unchanged, left as it is" if same else f"copied {original.path} to {output}, unchanged"
     checked = f"checked when it was written, {written}: {figures(found.parity, contract.task)}" if found else None
     return f"{line}; not checked again\n  {checked or 'not checked'}"
 
 
-def _check_files(output: Path, engine: Path | None, builder: BuilderRequest) -> None:
+def _check_request(
+    original: Original,
+    target: Contract,
+    output: Path,
+    engine: Path | None,
+    builder: BuilderRequest,
+    int8: Int8,
+    experiment: Experiment | None,
+) -> None:
+    model, contract = original.path, original.contract
+    if experiment:
+        require_spec_fits(experiment, "the spec", contract, model, "train")
     if output.suffix != ".onnx":
         raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")
     if engine is not None and engine.suffix not in PLANS:
@@ -200,19 +210,15 @@ def _check_files(output: Path, engine: Path | None, builder: BuilderRequest) -> 
         raise RequestError(
             f"--engine {engine} asks for an engine and --builder none for no engine; leave one of them out"
         )
-
-
-def _check_conversion(original: Original, target: Contract, output: Path, int8: Int8) -> None:
-    contract = original.contract
     if contract.precision in EIGHT_BITS and int8 not in (Int8(), Int8(formats=("fp8",))):
         raise RequestError(
-            f"{original} computes in {contract.precision} with ranges of its own; expected no flag that says how to "
+            f"{model} computes in {contract.precision} with ranges of its own; expected no flag that says how to "
             "measure or choose them; leave --calibration-… and --int8-… out, or export a model in fp32"
         )
     same_answers = (contract.temperature, contract.precision) == (target.temperature, target.precision)
     if not same_answers and (held := calibration_rows(contract)):
         raise RequestError(
-            f"{original} is calibrated in {contract.precision} already, with "
+            f"{model} is calibrated in {contract.precision} already, with "
             f"{', '.join(f'{name.lower()} {value}' for name, value in held)}; expected a model that is not; "
             "export its checkpoint with --calibrate, --coverage or --reject-rate"
         )
@@ -220,12 +226,12 @@ def _check_conversion(original: Original, target: Contract, output: Path, int8: 
         return
     if contract.precision not in ("fp32", target.precision):
         raise RequestError(
-            f"{original} computes in {contract.precision}, and {target.precision} was asked for; expected a model "
+            f"{model} computes in {contract.precision}, and {target.precision} was asked for; expected a model "
             "in fp32; export from the checkpoint of one"
         )
     if contract.preprocessing.embedded:
         raise RequestError(
-            f"{original}: its preprocessing is inside the graph, which would change with it; "
+            f"{model}: its preprocessing is inside the graph, which would change with it; "
             "expected a model without; export from the checkpoint with --embed-preprocessing"
         )
     if original.is_at(output):

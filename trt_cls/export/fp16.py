@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import INPUT, OUTPUT
 from trt_cls.errors import ExportError
-from trt_cls.export.torch_to_onnx import LOGITS, check
+from trt_cls.export.torch_to_onnx import LOGITS, require_valid
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 FLUSHED_SHARE = 0.01
@@ -45,7 +45,7 @@ def fp16_from_fp32(model: OnnxModel) -> OnnxModel:
             info.type.tensor_type.elem_type = TensorProto.FLOAT16
     _insert_casts(graph)
     half = replace(model, proto=proto, contract=replace(model.contract, precision="fp16"))
-    check(half)
+    require_valid(half)
     return half
 
 

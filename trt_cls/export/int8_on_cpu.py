@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import WORKERS, stream
 from trt_cls.engines.backends import open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import ArtefactError, EngineError, MissingDependency
 from trt_cls.export.parity import BOUNDS, Answers, figures
-from trt_cls.export.sample_images import WORKERS
 
 PROOF = 32
 """Images that both engines run. Where there are no more, ONNX Runtime runs them: a second engine takes time to open."""

@@ -44,9 +44,6 @@ class Original:
         self.path = path
         self.contract = read_contract(path)
 
-    def __str__(self) -> str:
-        return str(self.path)
-
     @property
     def is_onnx(self) -> bool:
         """Whether it is an ONNX file."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample, evenly_spread
 from trt_cls.data.split import Dataset
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import WORKERS, stream
 from trt_cls.evaluation.compare import samples_of
 from trt_cls.preprocessing.pillow import normalize
 
@@ -24,7 +24,6 @@ MOST_IMAGES = 512
 """Enough that a disagreement of 1 in 100 shows; a resnet50 takes about 30 s for both sides on two cores."""
 RANDOM = 64
 BATCH = 16
-WORKERS = 4
 
 log = logging.getLogger(__name__)
 

@@ -79,7 +79,7 @@ def holding() -> Iterator[None]:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
+def opened_image(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
     """An image file, or its content, as Pillow opens it, with its content; not decoded yet.
 
     More pixels than Pillow's limit for decompression bombs (178,956,970) are refused. A huge image keeps other huge
@@ -131,7 +131,7 @@ def _admit(size: int, locks: ExitStack) -> None:
         locks.enter_context(_alone)
 
 
-class Shard:
+class OpenShard:
     """An open shard; closed when the thread that reads it ends or has opened OPEN_SHARDS others."""
 
     def __init__(self, part: Part) -> None:
@@ -147,9 +147,9 @@ class Shard:
             os.close(self.descriptor)
 
 
-def _shard(part: Part) -> Shard:
+def _shard(part: Part) -> OpenShard:
     """The shard of an image; opened again only where another file has taken its place."""
-    kept: OrderedDict[Path, Shard] | None = getattr(_thread, "shards", None)
+    kept: OrderedDict[Path, OpenShard] | None = getattr(_thread, "shards", None)
     if kept is None:
         kept = _thread.shards = OrderedDict()
     found = kept.get(part.file)
@@ -160,7 +160,7 @@ def _shard(part: Part) -> Shard:
             found.status = status
     if found is None:
         kept.pop(part.file, None)
-        found = kept[part.file] = Shard(part)
+        found = kept[part.file] = OpenShard(part)
         if len(kept) > OPEN_SHARDS:
             kept.popitem(last=False)
     return found

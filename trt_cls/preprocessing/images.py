@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from trt_cls.errors import DataError
 from trt_cls.preprocessing import tiff
 from trt_cls.preprocessing.cpu import SWITCH
-from trt_cls.preprocessing.image_file import ALONE_PIXELS, Source, opened
+from trt_cls.preprocessing.image_file import ALONE_PIXELS, Source, opened_image
 from trt_cls.preprocessing.pillow import Pixels, hwc
 
 SAME_BY_SIMPLEJPEG = {("RGB", 3), ("L", 3), ("L", 1)}
@@ -34,7 +34,7 @@ def decode(source: Source, channels: int) -> Image.Image:
         DataError: no image, a broken one or one that is refused; the message starts with its path.
         TrtClsError: there is not enough memory for it.
     """
-    with opened(source) as (image, _):
+    with opened_image(source) as (image, _):
         return eight_bit(loaded(image), channels)
 
 
@@ -44,7 +44,7 @@ def read(source: Source, channels: int) -> Pixels:
     Raises:
         DataError, TrtClsError: as `decode`.
     """
-    with opened(source) as (image, content):
+    with opened_image(source) as (image, content):
         pixels = _pixels_of_jpeg(image, content, channels)
         if pixels is None:
             pixels = _array(eight_bit(loaded(image), channels))
@@ -53,7 +53,7 @@ def read(source: Source, channels: int) -> Pixels:
 
 
 def loaded(image: Image.Image) -> Image.Image:
-    """An image from `image_file.opened`, decoded, with its pixels as they are stored in the file."""
+    """An image from `image_file.opened_image`, decoded, with its pixels as they are stored in the file."""
     if isinstance(image, TiffImageFile):
         return tiff.loaded_tiff(image)
     image.load()

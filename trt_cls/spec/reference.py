@@ -27,7 +27,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class FieldRow:
     """One field."""
 
     path: str
@@ -45,7 +45,7 @@ class Row:
 
 
 @cache
-def reference() -> dict[str, Row]:
+def reference() -> dict[str, FieldRow]:
     """All fields by path, in the order of the dataclasses, each block before its fields."""
     return {row.path: row for row in _rows(Experiment, message_class("Experiment").DESCRIPTOR, "")}
 
@@ -75,14 +75,14 @@ def markdown() -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
-def _rows(cls: Any, descriptor: Any, path: str) -> list[Row]:
+def _rows(cls: Any, descriptor: Any, path: str) -> list[FieldRow]:
     hints = get_type_hints(cls)
     rows = []
     for option in fields(cls):
         field = descriptor.fields_by_name[option.name]
         allowed = option.metadata["allowed"]
         rows.append(
-            Row(
+            FieldRow(
                 path=join(path, option.name),
                 type=_type(field, hints[option.name]),
                 default=_default(option, field),

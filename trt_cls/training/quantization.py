@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_cls.data.folder import evenly_spread
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import WORKERS, stream
 from trt_cls.errors import DataError, RequestError
 from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers
 from trt_cls.models.int8_ranges import CALIBRATION_BATCH, METHODS, Histogram, Method, best_of, decibels, threshold
@@ -22,7 +22,6 @@ from trt_cls.spec.experiment import Quantization
 from trt_cls.training.setup import Setup
 from trt_cls.training.validation import evaluating
 
-WORKERS = 4
 COMPARED_ON = 64
 """Images on which "auto" compares the methods."""
 

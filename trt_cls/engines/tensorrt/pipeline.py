@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import DecodedBatch, Skipped, decoded
+from trt_cls.data.stream import DecodedBatch, Skipped, decoded_batches
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.pillow import Pixels
@@ -78,7 +78,7 @@ def answers_on_device(
     size = min(batch_size, engine.largest)
     with ExitStack() as stack:
         batches = stack.enter_context(
-            closing(decoded(samples, engine.contract.preprocessing, batch_size=size, workers=workers))
+            closing(decoded_batches(samples, engine.contract.preprocessing, batch_size=size, workers=workers))
         )
         lanes: list[Lane] = []
         stack.callback(_close, engine, lanes)

@@ -64,10 +64,10 @@ def path_text(path: Path, folder: Path | None = None) -> str:
 PACKAGES = ("numpy", "pillow", "onnx", *(package for backend in BACKENDS for package in backend.packages))
 """Packages that can change predictions or their speed."""
 
-Rows = list[tuple[str, str]]
+TableRows = list[tuple[str, str]]
 
 
-def contract_rows(contract: Contract) -> Rows:
+def contract_rows(contract: Contract) -> TableRows:
     """The network and its preprocessing, as a table."""
     model, pixels = contract.model, contract.preprocessing
     has_depths = model.arch in ARCHITECTURES and bool(ARCHITECTURES[model.arch].depths)
@@ -88,7 +88,7 @@ def contract_rows(contract: Contract) -> Rows:
     ]
 
 
-def version_rows() -> Rows:
+def version_rows() -> TableRows:
     """Software, machine and time, as a table."""
     gpu = visible_gpu()
     return [

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -34,6 +34,7 @@ from trt_cls.spec.experiment import Experiment
 if TYPE_CHECKING:
     from torch import nn
 
+EIGHT_BITS: tuple[EightBits, ...] = get_args(EightBits)
 BATCHES = 32
 """Of 16 images: 512."""
 RANKED_ON = 64
