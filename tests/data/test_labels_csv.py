@@ -123,7 +123,7 @@ def test_a_list_of_images_with_several_labels_is_selected_counted_and_sent_as_an
     folder = labeled_folder(written(tmp_path, "0.png,a|c\n1.png,\n2.png,b|c\n3.png,c\n", *names), "labels.csv")
     expected = [(0, 2), (), (1, 2), (2,)]
     assert [sample.indices for sample in folder.samples] == list(folder.samples.indices()) == expected
-    assert all(sample.is_labeled and sample.label == -1 for sample in folder.samples)
+    assert all(sample.labels is not None and sample.label == -1 for sample in folder.samples)
     assert folder.counts.tolist() == [1, 1, 3]
     for chosen, rows in ((folder.samples[1:], [1, 2, 3]), (folder.samples.at(np.array([3, 0, 1])), [3, 0, 1])):
         assert list(pickle.loads(pickle.dumps(chosen)).indices()) == [expected[row] for row in rows]

@@ -97,18 +97,6 @@ def require_sound_contract(contract: Contract, source: Origin, prefix: str) -> N
         raise source.refusal(prefix + path, fault)
 
 
-def converted(kind: type[T], value: Any, source: Origin) -> T:
-    """`value`, made of dictionaries, lists, numbers and texts, as the type `kind`.
-
-    Raises:
-        ArtefactError: it does not fit.
-    """
-    try:
-        return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise _refusal(error, source) from error
-
-
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The content of a small regular file; others, which may have no end, are not read.
 

@@ -46,11 +46,6 @@ class Sample:
         return _indices(self.label, self.labels)
 
     @property
-    def is_labeled(self) -> bool:
-        """Whether its classes are known, none of them included."""
-        return self.label >= 0 or self.labels is not None
-
-    @property
     def source(self) -> Path | Part:
         """What `preprocessing.images.read` reads."""
         return self.part or self.path

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,34 +147,25 @@ class Rules:
 def fit_temperature(model: Original, images: Halves, say: Callable[[str], None]) -> float:
     """The temperature of `model` on the first half of `images`; `say` gets its effect on the second.
 
+    That of a multi-label model is fitted by binary cross-entropy, on the half that chose no thresholds.
+
     Raises:
         DataError: the images can't be decoded, or allow no temperature.
     """
-    first, second = _answers_of_halves(model, images)
-    temperature = fitted_temperature(logits_of(first.probabilities), first.labels)
-    others, labels = second.probabilities, second.labels
-    errors = [calibration_error(given, labels) for given in (others, softened(others, temperature))]
+    with closing(model.engine()) as engine:
+        first, second = _answers(engine, images.first), _answers(engine, images.second)
+    task, source = model.contract.task, f"fitted on {len(first.samples)} images of {images.source}"
+    if task == "multi":
+        truth, of_others = (truth_of(found.samples, found.probabilities.shape[1]) for found in (first, second))
+        temperature = fitted_temperature_of_labels(logits_of(first.probabilities, task), truth)
+        name, figure = "loss", partial(binary_cross_entropy, truth=of_others)
+    else:
+        temperature = fitted_temperature(logits_of(first.probabilities), first.labels)
+        name, figure = "calibration error", partial(calibration_error, labels=second.labels)
+    before, after = map(figure, (second.probabilities, softened(second.probabilities, temperature, task)))
     say(
-        f"temperature {temperature:.4g}, fitted on {len(first.samples)} images of {images.source}; calibration error "
-        f"on {len(labels)} others {errors[0]:.4f} before, {errors[1]:.4f} after"
-    )
-    return temperature
-
-
-def fit_temperature_of_labels(model: Original, images: Halves, say: Callable[[str], None]) -> float:
-    """As `fit_temperature`, for a multi-label `model`: by binary cross-entropy, on the half that chose no thresholds.
-
-    Raises:
-        DataError: as `fit_temperature`.
-    """
-    fitted_on, others = _answers_of_halves(model, images)
-    truth, of_others = (truth_of(found.samples, found.probabilities.shape[1]) for found in (fitted_on, others))
-    temperature = fitted_temperature_of_labels(logits_of(fitted_on.probabilities, "multi"), truth)
-    given = others.probabilities, softened(others.probabilities, temperature, "multi")
-    before, after = (binary_cross_entropy(each, of_others) for each in given)
-    say(
-        f"temperature {temperature:.4g}, fitted on {len(truth)} images of {images.source}; loss on {len(of_others)} "
-        f"others {before:.4f} before, {after:.4f} after"
+        f"temperature {temperature:.4g}, {source}; {name} on {len(second.samples)} others {before:.4f} before, "
+        f"{after:.4f} after"
     )
     return temperature
 
@@ -202,11 +194,6 @@ def calibrated(network: OnnxModel, temperature: float, images: ImageSet, say: Ca
             say(f"temperature {temperature:.4g}: {what} unchanged on {seen - ties} images, {ties} ties left out")
             return made
     raise ExportError(f"temperature {temperature:.4g} changes the {what} of {changed} of {seen} images; expected none")
-
-
-def _answers_of_halves(model: Original, images: Halves) -> tuple[Predictions, Predictions]:
-    with closing(model.engine()) as engine:
-        return _answers(engine, images.first), _answers(engine, images.second)
 
 
 def _answers(engine: Engine, samples: list[Sample]) -> Predictions:

@@ -15,15 +15,7 @@ from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import DeviceError, ExportError, MissingDependency, RequestError
 from trt_cls.evaluation.prediction_sets import calibration_rows
-from trt_cls.export.confidence import (
-    Halves,
-    Rules,
-    calibrated,
-    fit_temperature,
-    fit_temperature_of_labels,
-    validation_halves,
-    with_temperature,
-)
+from trt_cls.export.confidence import Halves, Rules, calibrated, fit_temperature, validation_halves, with_temperature
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
 from trt_cls.export.int8 import EIGHT_BITS, Int8, calibration_dataset, quantize
@@ -145,7 +137,7 @@ def _target(contract: Contract, precision: Precision, *, embed: bool, calibrate:
 
 def _fitted(target: Contract, check: Check, images: Halves, say: Callable[[str], None]) -> tuple[Contract, Check]:
     """Both with the temperature of the model on `images`."""
-    temperature = (fit_temperature_of_labels if target.task == "multi" else fit_temperature)(check.model, images, say)
+    temperature = fit_temperature(check.model, images, say)
     target = with_temperature(target, temperature)
     return target, replace(check, temperature=temperature, thresholds=target.thresholds)
 
