@@ -24,7 +24,7 @@ LATER_FORMAT = 2
 """Of a contract with one of LATER_FIELDS: versions that do not know them refuse the file."""
 LATER_FIELDS = {"temperature", "task", "thresholds", "conformal", "reject"}
 COLDEST, HOTTEST = 0.05, 20.0
-"""Of temperatures."""
+"""Range of temperatures."""
 INPUT, OUTPUT = "input_1", "predictions"
 """Names of the input and the output in every ONNX file and engine."""
 
@@ -110,7 +110,7 @@ class Contract:
     temperature: float | None = None
     """What the logits of the file were divided by, inside it, so that its probabilities are calibrated."""
     task: Task = "single"
-    """"single": one class an image, by a softmax; "multi": any number, each by a sigmoid and its threshold."""
+    """"single": one class per image, by a softmax; "multi": any number, each by a sigmoid and its threshold."""
     thresholds: tuple[float, ...] | None = None
     """With task "multi": an image has the labels whose probability is at least theirs."""
     conformal: Conformal | None = None

@@ -145,7 +145,7 @@ UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**1
 
 
 def bytes_in(size: str) -> int | None:
-    """The number of bytes in a text such as 500MB or 1GB; None where it is none."""
+    """The number of bytes in a text such as 500MB or 1GB; None where the text is not a size."""
     match = re.fullmatch(r"(\d{1,15})\s*([a-z]*)", size.strip().lower(), re.ASCII)
     return int(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
 

@@ -139,7 +139,7 @@ def test_shards_which_have_one_class_an_image_are_refused(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"x\.tar: shards found .*extensions\.labels.*a folder with labels\.csv"):
         Dataset(tmp_path / "x.tar", labels="labels.csv").labeled()
     folder = labeled_folder(written(tmp_path, "1.png,a|b", "1.png"), "labels.csv")
-    with pytest.raises(RequestError, match=r"several labels an image \(extensions\.labels\), expected one class"):
+    with pytest.raises(RequestError, match=r"several labels per image \(extensions\.labels\), expected one class"):
         write_shards(folder, tmp_path, "x", 10**6)
 
 

@@ -128,7 +128,7 @@ FAULTS = [
         "export/test_deepstream.py -k nvinfers_arithmetic",
     ),
     Fault(
-        "several labels an image",
+        "several labels per image",
         "trt_cls/export/torch_to_onnx.py",
         'if task == "multi":',
         'if task == "none":',

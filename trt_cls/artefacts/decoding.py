@@ -27,7 +27,7 @@ _PLACE = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<path>.*)`", re.DOTALL)
 
 
 class Format(msgspec.Struct):
-    """The version of what a file says, in the file."""
+    """The version of a file's content."""
 
     format: Literal[1]
 
@@ -56,7 +56,7 @@ class Origin:
 
 
 def decoded(kind: type[T], text: str | bytes, source: Origin, formats: type[msgspec.Struct] | None = Format) -> T:
-    """The dataclass `kind` in the JSON object `text`; `formats` says where it must have a version.
+    """The dataclass `kind` in the JSON object `text`; `formats`: the versions it may have; None: it has none.
 
     Raises:
         ArtefactError: the text is no JSON, or a field is missing, unknown, of another type or not one of its values.

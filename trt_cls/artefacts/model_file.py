@@ -19,7 +19,7 @@ MODEL_SUFFIXES = (".onnx", ".safetensors", *PLANS)
 
 
 def read_contract(path: Path) -> Contract:
-    """What the model file `path` says of itself.
+    """The contract that the model file `path` carries.
 
     Raises:
         ArtefactError: the file is missing, empty, truncated, of another kind, or carries no contract.
@@ -98,7 +98,7 @@ def contract_of(path: Path, metadata: Mapping[str, str]) -> Contract:
 
 
 def unreadable(path: Path, error: Exception) -> ArtefactError:
-    """The error for a file in which the library of safetensors met `error`."""
+    """The error for a file that the safetensors library could not read, with its `error`."""
     return ArtefactError(
         f"{path} can't be read as a safetensors file ({one_line(error)}); it is truncated or of another "
         "format; copy it again, or train or export it again"

@@ -46,7 +46,7 @@ class Parity:
     max_abs_difference: float
     """Largest difference of two probabilities."""
     source: str
-    """What the images were, for people."""
+    """Description of the images, for display."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _row(path: Path, number: int, cells: dict[str, str]) -> Measured:
 
 
 def shown_cells(row: Measured, rows: Sequence[Measured]) -> tuple[str, ...]:
-    """A row for people, by HEADINGS."""
+    """A row for display, by HEADINGS."""
     return (
         row.name,
         row.provider,
@@ -153,7 +153,7 @@ def choice_page(decision: Outcome, rows: Sequence[Measured], limits: Limits, not
 
 
 def limit_rows(limits: Limits) -> list[tuple[str, str]]:
-    """The limits for people."""
+    """The limits for display."""
     found = [("Loss", f"at most {limits.max_loss:g} points of top-1")]
     if limits.max_latency is not None:
         found.append(("Latency", f"at most {limits.max_latency:g} ms, 99th percentile, one image"))

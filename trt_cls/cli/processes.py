@@ -66,7 +66,7 @@ def fastest_engine(
     images: Callable[[], NDArray[Any] | None],
     say: Callable[[str], None],
 ) -> Engine:
-    """`open_engine`; an INT8 file with "auto" is opened as `export.fastest` says, which nothing else need load."""
+    """`open_engine`; an INT8 file with "auto" is opened by `export.int8_on_cpu`, which nothing else loads."""
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.engines import open_engine
 

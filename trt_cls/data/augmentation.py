@@ -79,7 +79,7 @@ def plan(
     rng: Random,
     extensions: Extensions = NO_EXTENSIONS,
 ) -> ImagePlan:
-    """Draws how an image of `size`, (width, height), is augmented, but for what is erased.
+    """Draws how an image of `size`, (width, height), is augmented; erased boxes are drawn elsewhere.
 
     Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colors.
     With random_resized_crop it is the crop already, and is resized to the network's size.

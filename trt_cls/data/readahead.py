@@ -67,7 +67,7 @@ class ReadAhead:
                     Thread(target=self._copy, args=(self._coming.popleft(),), daemon=True).start()
 
     def close(self) -> None:
-        """Gives up what is not read yet."""
+        """Drops what is not read yet."""
         self._closed = True
         self._coming.clear()
         self._held.clear()

@@ -45,7 +45,7 @@ def write_shards(
     """
     if folder.samples.table.sets is not None:
         raise RequestError(
-            f"{folder.root}: several labels an image (extensions.labels), expected one class; keep files"
+            f"{folder.root}: several labels per image (extensions.labels), expected one class; keep files"
         )
     path = out / f"{name}.json"
     mine = re.compile(rf"{name}\.json|{name}-\d{{6}}\.tar")
@@ -97,7 +97,7 @@ def _write_tars(
 
 
 class _Tar:
-    """A tar file that is written, and the digest of what was."""
+    """A tar file being written, and the digest of its bytes so far."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -143,4 +143,4 @@ def _content(path: Path) -> bytes:
                 raise DataError(f"{path}: {size:,} bytes found, expected an image of at most {MOST_BYTES:,}; remove it")
             return read_at_most(descriptor, size)
     except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror}), expected an image; mend or remove it") from error
+        raise DataError(f"{path}: can't be read ({error.strerror}), expected an image; repair or remove it") from error

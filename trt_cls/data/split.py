@@ -59,7 +59,7 @@ class Dataset:
         """
         if self.labels and is_shards(self.root):
             raise DataError(
-                f"{self.root}: shards found with several labels an image (extensions.labels, or a multi-label model), "
+                f"{self.root}: shards found with several labels per image (extensions.labels, or a multi-label model), "
                 f"expected a folder with {self.labels}; an image in a shard has one class; name the folder"
             )
         if self.labels:

@@ -28,7 +28,7 @@ class Backend:
     """One library that runs model files."""
 
     name: str
-    """For people."""
+    """For display."""
     engine: str
     """Module beside this one and class, which takes a path, a provider and a number of threads."""
     suffixes: tuple[str, ...]

@@ -82,7 +82,7 @@ class TorchEngine:
 
 @contextmanager
 def tf32(torch: ModuleType, allowed: bool) -> Iterator[None]:
-    """Lets a GPU use TF32, which has 10 bits of mantissa, for what is computed in float32, or keeps it from that.
+    """Allows or forbids TF32, which has 10 bits of mantissa, for float32 computations on a GPU.
 
     torch has two sets of names for it, and what the older set is read by both. Its versions 2.9 and 2.10, and their
     compiler, raise where the older are read after the newer were set; so does 2.14 where convolutions are set alone.

@@ -90,7 +90,7 @@ class Comparison:
     verdict: Verdict | None
     """None: the images have no labels, or each label has a verdict of its own."""
     verdicts: Mapping[str, Verdict] | None = None
-    """Of multi-label models, for each label; empty: the images have no labels. None: one class an image."""
+    """Of multi-label models, for each label; empty: the images have no labels. None: one class per image."""
 
 
 class _Answers(NamedTuple):

@@ -139,7 +139,7 @@ def evaluate(
     """
     if engine.contract.task == "multi":
         raise RequestError(
-            f"{engine.backend}: a multi-label model, which has no top-k; expected one class an image; "
+            f"{engine.backend}: a multi-label model, which has no top-k; expected one class per image; "
             "measure it with trt_cls.evaluation.evaluate.evaluate_labels"
         )
     predictions = of_folder(engine, folder, **how)

@@ -135,7 +135,7 @@ Form = Literal["csv", "jsonl"]
 
 @dataclass(frozen=True)
 class Labeled:
-    """One image or frame: its top-k classes, and what is said about it."""
+    """One image or frame: its top-k classes, and the answer."""
 
     source: str | int
     """Path of the image or number of the frame."""

@@ -1,4 +1,4 @@
-"""Labels for shards, each exactly once: a table per shard that appears whole or not at all, then one of all.
+"""Labels for shards, each exactly once: a table per shard that appears completely or not at all, then a merged one.
 
 OUT/STEM.csv (or .parquet) has the rows of each image that `infer -r` writes: one for each class that is named, else one
 without a label. OUT/STEM.json says what it was made with and is written last: a shard that has one is done, so a job
@@ -207,7 +207,7 @@ class Labeling:
         return len(rows), skipped
 
     def made(self, shard: Path) -> ShardRecord:
-        """What OUT/STEM.json says.
+        """The content of OUT/STEM.json.
 
         Raises:
             ArtefactError, RequestError: it is missing, or nothing that was written here.

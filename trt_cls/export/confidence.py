@@ -67,7 +67,7 @@ class Halves(NamedTuple):
 def validation_halves(
     images: Path | None, experiment: Experiment | None, classes: tuple[str, ...], task: Task = "single"
 ) -> Halves:
-    """Of the labeled folder `images`, else of what the spec validates on, else of what it evaluates on.
+    """Images of the folder `images`, else of the spec's validation dataset, else of its evaluation dataset.
 
     Raises:
         RequestError: there are none.
@@ -108,7 +108,7 @@ class Rules:
         if self and contract.task == "multi":
             raise RequestError(
                 "--coverage and --reject-rate: the model gives any number of labels, each by a threshold of its own; "
-                "expected one of one class an image; leave them out"
+                "expected one of one class per image; leave them out"
             )
         if self and UNKNOWN in contract.classes:
             raise RequestError(

@@ -156,7 +156,7 @@ def _builder(
 
 
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
-    """`network`, already in 8 bits where `target` is, as `target` says."""
+    """`network` converted to `target`; where that has 8 bits, `network` has them already."""
     own = network.contract
     if target.precision == "fp16" != own.precision:
         network = fp16_from_fp32(network)

@@ -68,7 +68,7 @@ def _halve_tensors(graph: onnx.GraphProto) -> None:
 
 
 def _halve_operators(graph: onnx.GraphProto) -> None:
-    """Operators that name float32 as the type of what they make, or make it where they name none."""
+    """Operators whose output type is an attribute, float32 by default."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:

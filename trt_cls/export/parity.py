@@ -32,7 +32,7 @@ from trt_cls.export.sample_images import ImageSet
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Images [n,C,H,W] → probabilities [n,classes]."""
 Thresholds = tuple[float, ...] | None
-"""Of a multi-label model; None: it has one class an image."""
+"""Of a multi-label model; None: it has one class per image."""
 
 ROUNDING = 8
 """How many times as far from float64 as the float32 network an FP32 file may be, beyond its plain bound.
@@ -104,7 +104,7 @@ class Checked(NamedTuple):
 
     parity: Parity
     remarks: tuple[str, ...] = ()
-    """What the check did not show, or showed beside, a sentence for each, for people."""
+    """What the check could not show, or showed in addition, one sentence each."""
 
 
 class Answers(NamedTuple):

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that are decoded each time they are gone through."""
+    """Images, decoded again on each pass."""
 
     preprocessing: Preprocessing
     folder: Path | None

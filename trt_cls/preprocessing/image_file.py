@@ -205,7 +205,7 @@ def _is_short_of_memory(size: tuple[int, int]) -> bool:
     if pixels < 2**22 or (Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS):
         return False
     try:
-        np.empty(10 * pixels, np.uint8)  # Pillow's 4 bytes a pixel, 3 of ours, 3 on the way from one to the other
+        np.empty(10 * pixels, np.uint8)  # Pillow's 4 bytes per pixel, 3 of ours, 3 on the way from one to the other
     except MemoryError:
         return True
     return False
@@ -214,7 +214,7 @@ def _is_short_of_memory(size: tuple[int, int]) -> bool:
 def _too_little_memory(name: str, size: tuple[int, int]) -> TrtClsError:
     found = f"{size[0]}×{size[1]} pixels" if size[0] else "its content"
     return TrtClsError(
-        f"{name}not enough memory to decode the image ({found}); expected some 10 bytes a pixel; "
+        f"{name}not enough memory to decode the image ({found}); expected some 10 bytes per pixel; "
         "free memory, lower the number of workers, or make the image smaller"
     )
 

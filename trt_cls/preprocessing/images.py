@@ -81,11 +81,13 @@ def eight_bit(image: Image.Image, channels: int) -> Image.Image:
         DataError: the pixels are floating-point, or wider than 16 bits: their range is not known.
     """
     if image.mode == "F":
-        raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits a channel")
+        raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits per channel")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
-            raise DataError("pixels wider than 16 bits have no known range; save the image with 8 or 16 bits a channel")
+            raise DataError(
+                "pixels wider than 16 bits have no known range; save the image with 8 or 16 bits per channel"
+            )
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in image.info:  # Pillow would convert the transparent color too, and warn where there are several
         image = image.copy()

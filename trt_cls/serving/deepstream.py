@@ -1,4 +1,4 @@
-"""A folder for DeepStream: configuration of Gst-nvinfer, labels, model, and a README that says what differs.
+"""A folder for DeepStream: configuration of Gst-nvinfer, labels, model, and a README on how the answers differ.
 
 nvinfer feeds a network with `net-scale-factor · (pixel − offset)`, float32, planes in the network's own order
 (documentation of Gst-nvinfer; kernels in nvdsinfer_conversion.cu). Where one factor can't express the contract, the

@@ -22,7 +22,7 @@ def class_weights(asked: ClassWeights, folder: ImageFolder) -> Tensor:
 
 
 def described(weights: Tensor, folder: ImageFolder) -> str:
-    """The smallest and the largest weight, for people."""
+    """The smallest and the largest weight, for display."""
     counted = folder.counts
     ends = (
         f"{weights[label]:.3g} for {folder.classes[label]} ({counted[label]:,} images)"

@@ -62,7 +62,7 @@ class Lane:
         return self._slot.answers(self._count)
 
     def close(self) -> None:
-        """Waits for what is at work, and frees all."""
+        """Waits for running work, then frees everything."""
         self._slot.close()
         del self._slot, self._staging
 

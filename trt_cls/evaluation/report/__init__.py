@@ -82,7 +82,7 @@ def contract_rows(contract: Contract) -> TableRows:
         ("Mean", ", ".join(f"{value:g}" for value in pixels.mean)),
         ("Std", ", ".join(f"{value:g}" for value in pixels.std)),
         ("Classes", f"{len(contract.classes):,}"),
-        *([("Task", "several labels an image, each by its threshold")] if contract.task == "multi" else []),
+        *([("Task", "several labels per image, each by its threshold")] if contract.task == "multi" else []),
         *calibration_rows(contract),
         ("Written by", contract.producer),
     ]

@@ -149,7 +149,7 @@ def _require_most(graph: onnx.ModelProto, layers: Collection[str], form: EightBi
 
 
 def _shares(graph: onnx.ModelProto, layers: Collection[str]) -> str:
-    """How much of a float32 `graph` 8 bits compute with `layers`, for people."""
+    """How much of a float32 `graph` 8 bits compute with `layers`, for display."""
     rest = float_layers_text(graph, layers)
     share = f"8 bits compute {share_of(graph, layers):.1%} of the multiply-adds"
     return f"{share}, float16 {rest}" if rest else share
@@ -172,7 +172,7 @@ def _thresholds(
 
 
 def shortcomings(images: ImageSet, asked: int, *, class_folders: bool = True) -> list[str]:
-    """What calibration on `images` may miss, a sentence for each, for people."""
+    """What calibration on `images` may miss, one sentence each."""
     found = []
     if len(images.samples) < asked:
         found.append(

@@ -70,7 +70,7 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Labeled images that are decoded each time they are gone through."""
+    """Labeled images, decoded again on each pass."""
 
     preprocessing: Preprocessing
     samples: Sequence[Sample]
@@ -217,7 +217,7 @@ def choose(
 
 
 def table(choice: LayerChoice) -> list[str]:
-    """The ranking for people, a line for each layer."""
+    """The ranking for display, one line per layer."""
     width = max(len(layer.weights) for layer in choice.ranking)
     lines = [f"  {'layer':{width}}  operator  signal/noise  computes in"]
     chosen = forms(choice.ranking, choice.kept)
