@@ -27,7 +27,7 @@ from trt_cls.export.int8 import Int8, quantize, trained_for_int8  # noqa: E402
 from trt_cls.export.int8.layers import float_layers_text, quantizable  # noqa: E402
 from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes  # noqa: E402
 from trt_cls.export.torch_to_onnx import onnx_from_module  # noqa: E402
-from trt_cls.models.int8_layers import measured, quantize_layers, trained_ranges  # noqa: E402
+from trt_cls.models.int8_layers import measured_ranges, quantize_layers, trained_ranges  # noqa: E402
 from trt_cls.models.int8_ranges import decibels  # noqa: E402
 from trt_cls.models.network import multiply_adds  # noqa: E402
 
@@ -190,7 +190,7 @@ def test_training_quantizes_the_same_layers_and_export_writes_its_ranges(
 ) -> None:
     torch.manual_seed(0)
     network = Transformer().eval()
-    found = measured(network, [torch.from_numpy(images)])
+    found = measured_ranges(network, [torch.from_numpy(images)])
     assert list(found) == ["patches", *DENSE, "head"]
     quantize_layers(network, {name: [part.largest for part in parts] for name, parts in found.items()})
     ranges = trained_ranges(network)

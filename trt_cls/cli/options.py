@@ -223,7 +223,7 @@ classmap_option = click.option(
 
 KEEP = ("first", "last")
 """Layers that `--int8-keep` can name."""
-QUANTIZED = ("int8", "fp8")
+LOW_PRECISIONS = ("int8", "fp8")
 """Formats of 8 bits, the cheaper first: INT8 runs on every GPU."""
 PREFIX = "int8_"
 """Of parameters: a field of `Int8` follows."""
@@ -250,11 +250,11 @@ def _with_formats(named: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
     formats = named.pop("formats", None)
     if formats and "max_loss" not in named:
         raise click.UsageError("--formats names what --auto chooses from; add --auto LOSS, or leave it out")
-    asked = [form for form in QUANTIZED if given[form]]
+    asked = [form for form in LOW_PRECISIONS if given[form]]
     if formats and any(form not in formats for form in asked):
         raise click.UsageError(f"--{asked[0]} and --formats {','.join(formats)} contradict each other; leave one out")
     if formats or asked:
-        named["formats"] = tuple(form for form in QUANTIZED if form in (formats or asked))
+        named["formats"] = tuple(form for form in LOW_PRECISIONS if form in (formats or asked))
     return named
 
 
@@ -269,9 +269,9 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 def _formats(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     names = tuple(name.strip() for name in value.split(",")) if value else ()
     for name in names:
-        if name not in (*QUANTIZED, "fp16"):
+        if name not in (*LOW_PRECISIONS, "fp16"):
             raise click.BadParameter(f'"{name}" is unknown; expected some of int8, fp8 and fp16, with commas')
-    if names and not set(names) & set(QUANTIZED):
+    if names and not set(names) & set(LOW_PRECISIONS):
         raise click.BadParameter("fp16 alone leaves nothing to choose; expected int8, fp8 or both with it")
     return names or None
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.data.samples import ImageFolder, Labels, LabelSets, Sample, Samples
+from trt_cls.data.samples import ImageFolder, LabelSets, Sample, Samples, StoredLabels
 from trt_cls.data.shard_index import Rows, Texts, index_path, is_indexed, read_index, text_at
 from trt_cls.data.tars import scanned
 from trt_cls.errors import DataError, did_you_mean
@@ -50,7 +50,7 @@ class ShardTable:
         """
         self.root, self.files, self.rows, self._texts, self._index = root, files, rows, texts, index
         self._wholes = wholes
-        self.labels: Labels = rows["label"]
+        self.labels: StoredLabels = rows["label"]
         self.groups: NDArray[np.uint32] | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ EIGHT_BIT = ("Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", 
 """Operations that runtimes do with 8-bit numbers where all that goes in is dequantized."""
 NO_PARAMETERS = ("QuantizeLinear", "DequantizeLinear", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Clip", "ReduceMean")
 """Operations whose further inputs are settings."""
-SETTINGS = 64
+MOST_SETTINGS = 64
 """The largest number of values of a constant that shapes may depend on."""
 
 
@@ -112,7 +112,7 @@ def _with_shapes(model: onnx.ModelProto, batch: int | None = None) -> onnx.Graph
         if batch and info.type.tensor_type.shape.dim:
             info.type.tensor_type.shape.dim[0].dim_value = batch
     for weight in old.initializer:
-        if prod(weight.dims) <= SETTINGS:
+        if prod(weight.dims) <= MOST_SETTINGS:
             graph.initializer.append(weight)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))

@@ -38,7 +38,7 @@ from trt_cls.urls import StorePath
 
 T = TypeVar("T")
 TableFormat = Literal["csv", "parquet"]
-Form = TableFormat | Literal["safetensors"]
+OutputFormat = TableFormat | Literal["safetensors"]
 """Endings of the outputs of shards; the last one is that of `shard_answers`."""
 FORM_ENDINGS = (".csv", ".parquet", ".safetensors")
 COLUMNS = ("shard", "index", "key", "path", "label", "confidence", "error")
@@ -78,7 +78,7 @@ class Labeling:
 
     out: Path
     model_sha256: str
-    form: Form
+    form: OutputFormat
     provider: str
     batch_size: int
     backend: str = ""

@@ -36,7 +36,7 @@ EXTENSIONS = (
     ".avif",
 )  # fmt: skip
 """Suffixes of such files, in upper or lower case."""
-MOST_BYTES = 2**29 + 2**20
+LARGEST_FILE = 2**29 + 2**20
 """The size of the largest image as plain 8-bit RGB, and 1 MiB for what surrounds it."""
 ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
 """Larger images are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
@@ -126,8 +126,8 @@ def _content(source: Source, locks: ExitStack) -> bytes:
 
 
 def _admit(size: int, locks: ExitStack) -> None:
-    if size > MOST_BYTES:
-        raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
+    if size > LARGEST_FILE:
+        raise DataError(f"{size:,} bytes found, expected at most {LARGEST_FILE:,}")
     if size > ALONE_BYTES:
         locks.enter_context(_alone)
 

@@ -21,7 +21,7 @@ def class_weights(asked: ClassWeights, folder: ImageFolder) -> Tensor:
     return (weights * images.sum() / (weights * images).sum()).float()
 
 
-def described(weights: Tensor, folder: ImageFolder) -> str:
+def weights_text(weights: Tensor, folder: ImageFolder) -> str:
     """The smallest and the largest weight, for display."""
     counted = folder.counts
     ends = (
