@@ -43,11 +43,7 @@ class Original:
             )
         self.path = path
         self.contract = read_contract(path)
-
-    @property
-    def is_onnx(self) -> bool:
-        """Whether it is an ONNX file."""
-        return self.path.suffix == ".onnx"
+        self.is_onnx = path.suffix == ".onnx"
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
