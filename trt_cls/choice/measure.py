@@ -33,7 +33,7 @@ from trt_cls.files import write_text
 from trt_cls.spec.experiment import Experiment
 
 Variant = Literal["fp32", "fp16", "int8", "auto", "fp8"]
-MEASURED_PROVIDERS: tuple[Provider, ...] = ("cpu", "openvino", "cuda", "tensorrt")
+PROVIDERS: tuple[Provider, ...] = ("cpu", "openvino", "cuda", "tensorrt")
 """Those that are measured where they are there; "tensorrt" runs the engine, the others the ONNX file."""
 TIMED = 64
 """Images that speed is measured with."""
@@ -94,7 +94,7 @@ class Recipe:
 
 
 @dataclass
-class SavedState:
+class State:
     """What earlier runs left in the folder."""
 
     settings: dict[str, Any]
@@ -142,13 +142,13 @@ def _measure(
     path: Path,
     request: Request,
     folder: ImageFolder,
-    state: SavedState,
+    state: State,
     rows: list[Measured],
     absent: dict[str, str],
     say: Callable[[str], None],
 ) -> None:
     """Adds to `rows` those of a variant on all providers, and to `absent` the providers that are not here."""
-    for provider in MEASURED_PROVIDERS:
+    for provider in PROVIDERS:
         label = f"{name} on {provider}"
         file = path.with_suffix(".engine") if provider == "tensorrt" else path
         known = any((row.name, row.provider) == (name, provider) for row in rows)
@@ -200,7 +200,7 @@ def recipes_of(request: Request) -> Iterator[Recipe]:
                 yield Recipe(prefix + variant, checkpoint, precision, quantization)
 
 
-def _make(recipe: Recipe, path: Path, request: Request, state: SavedState, say: Callable[[str], None]) -> None:
+def _make(recipe: Recipe, path: Path, request: Request, state: State, say: Callable[[str], None]) -> None:
     for old in (path, path.with_suffix(".engine"), path.with_suffix(".engine.json")):
         old.unlink(missing_ok=True)
     say(f"making {recipe.name} of {recipe.checkpoint}")
@@ -232,7 +232,7 @@ def _measured(
     name: str,
     request: Request,
     folder: ImageFolder,
-    state: SavedState,
+    state: State,
 ) -> Measured:
     workers = os.cpu_count() or 1
     found = evaluate(engine, folder, top_k=1, batch_size=request.batch_size, workers=workers)
@@ -277,12 +277,12 @@ def _settings(request: Request, folder: ImageFolder) -> dict[str, Any]:
     }
 
 
-def _resumed(request: Request, folder: ImageFolder) -> tuple[SavedState, list[Measured]]:
+def _resumed(request: Request, folder: ImageFolder) -> tuple[State, list[Measured]]:
     settings, path = _settings(request, folder), _state_path(request)
     if not path.exists():
-        return SavedState(settings), []
+        return State(settings), []
     try:
-        state = SavedState(**json.loads(path.read_text(encoding="utf-8")))
+        state = State(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise RequestError(f"{path}: can't be read ({error}); expected what choose wrote; remove the folder") from error
     for name, value in settings.items():
@@ -295,7 +295,7 @@ def _resumed(request: Request, folder: ImageFolder) -> tuple[SavedState, list[Me
     return state, read_rows(table) if table.exists() else []
 
 
-def _save(request: Request, state: SavedState, rows: Sequence[Measured]) -> None:
+def _save(request: Request, state: State, rows: Sequence[Measured]) -> None:
     if rows:
         write_rows(request.folder / "choose.csv", rows)
     write_text(_state_path(request), json.dumps(asdict(state), indent=1) + "\n")
