@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from trt_cls.choice.decision import Limits, Measured, decide
-from trt_cls.choice.records import COLUMNS, choice_page, markdown, read_rows, write_rows
+from trt_cls.choice.page import choice_page
+from trt_cls.choice.table import COLUMNS, markdown, read_rows, write_rows
 from trt_cls.errors import DataError
 
 

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from support.tiny_models import CONTRACT, write_images, write_onnx
-from trt_cls.choice import measure as measuring
-from trt_cls.choice.records import read_rows
+from trt_cls.choice import measure as room
+from trt_cls.choice.table import read_rows
 from trt_cls.cli import main
 from trt_cls.contract import METADATA_KEY
 from trt_cls.errors import ExportError, MissingDependency
@@ -38,9 +38,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise MissingDependency(provider, "this test", provider)
         return real(path, provider)
 
-    real = measuring.open_engine
-    monkeypatch.setattr(measuring, "export", export)
-    monkeypatch.setattr(measuring, "open_engine", opened)
+    real = room.open_engine
+    monkeypatch.setattr(room, "export", export)
+    monkeypatch.setattr(room, "open_engine", opened)
     return names
 
 
@@ -76,18 +76,18 @@ def test_a_bad_int8_is_measured_and_rejected_and_a_refused_fp8_is_named(
 def test_a_stopped_run_goes_on_where_it_was_stopped(
     made: list[str], request_of: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = measuring.evaluate
+    whole = room.evaluate
 
     def stopped(engine: Any, *arguments: Any, **how: Any) -> Any:
         if engine.contract.precision == "int8":
             raise KeyboardInterrupt
         return whole(engine, *arguments, **how)
 
-    monkeypatch.setattr(measuring, "evaluate", stopped)
+    monkeypatch.setattr(room, "evaluate", stopped)
     assert main([*request_of, "--variants", "fp16,int8"]) == 130
     before = read_rows(tmp_path / "run" / "choose.csv")
     assert [row.name for row in before] == ["fp32", "fp16"]
-    monkeypatch.setattr(measuring, "evaluate", whole)
+    monkeypatch.setattr(room, "evaluate", whole)
     assert main([*request_of, "--variants", "fp16,int8"]) == 0
     assert made == ["fp32", "fp16", "int8"]  # each once
     assert read_rows(tmp_path / "run" / "choose.csv")[:2] == before

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.choice.decision import REFERENCE, Measured
-from trt_cls.choice.records import read_rows, write_rows
+from trt_cls.choice.table import read_rows, write_rows
 from trt_cls.contract import Precision
 from trt_cls.data.folder import ImageFolder
 from trt_cls.data.split import Dataset, evaluation_dataset

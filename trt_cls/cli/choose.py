@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trt_cls.cli.options import (
-    AT_LEAST_ONE,
+    COUNT,
     PATH,
     Finite,
     common_options,
@@ -76,9 +76,7 @@ def _variants(context: click.Context, parameter: click.Parameter, value: str) ->
 @click.option("--max-loss", type=Finite(min=0), default=0.5, help="Largest loss of top-1, in points.")
 @click.option("--max-latency", type=LATENCY, metavar="5ms", help="Largest latency of one image, 99th percentile.")
 @click.option("--max-size", type=SIZE, metavar="20MB", help="Largest file that runs: ONNX or engine.")
-@click.option(
-    "-b", "--batch-size", "--batch_size", type=AT_LEAST_ONE, default=32, help="Batch size for the throughput."
-)
+@click.option("-b", "--batch-size", "--batch_size", type=COUNT, default=32, help="Batch size for the throughput.")
 @click.option("--seconds", type=Finite(min=0), default=2.0, help="Longest time of a measurement of speed.")
 @provider_option
 @common_options
@@ -108,7 +106,7 @@ def command(
     """
     from trt_cls.choice.decision import Limits
     from trt_cls.choice.measure import Request, measure
-    from trt_cls.choice.records import read_rows
+    from trt_cls.choice.table import read_rows
     from trt_cls.files import results_folder
     from trt_cls.spec import load
 
@@ -139,7 +137,8 @@ def _decided(
 ) -> Outcome:
     """Prints the table and the choice, and writes the reports; refuses where nothing fits."""
     from trt_cls.choice.decision import decide
-    from trt_cls.choice.records import choice_page, markdown, write_rows
+    from trt_cls.choice.page import choice_page
+    from trt_cls.choice.table import markdown, write_rows
     from trt_cls.files import write_text
 
     there = list(dict.fromkeys(row.provider for row in rows))
@@ -164,7 +163,7 @@ def _print(decision: Outcome, rows: list[Measured], notes: list[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from trt_cls.choice.records import HEADINGS, shown_cells
+    from trt_cls.choice.table import HEADINGS, shown_cells
     from trt_cls.text import printable
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)

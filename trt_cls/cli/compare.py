@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trt_cls.data.folder import Sample
     from trt_cls.data.split import Dataset
     from trt_cls.engines.backends import Provider
-    from trt_cls.evaluation.compare import Change, Comparison, Verdict
+    from trt_cls.evaluation.compare import Comparison, Verdict
 
 MOST_CHANGES = 20
 """Images with different labels that are printed."""
@@ -124,7 +124,8 @@ def _print(comparison: Comparison) -> None:
     if comparison.verdicts:
         echo(_verdicts(comparison.verdicts))
     for change in comparison.changed[:MOST_CHANGES]:
-        echo(f"  {printable(change.path)}: A {_named(change.label_a)}, B {_named(change.label_b)}{_truth(change)}")
+        truth = "" if change.truth is None else f", is {_named(change.truth)}"
+        echo(f"  {printable(change.path)}: A {_named(change.label_a)}, B {_named(change.label_b)}{truth}")
     if len(comparison.changed) > MOST_CHANGES:
         echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
     echo(skipped_lines(comparison.skipped), err=True, nl=False)
@@ -156,10 +157,6 @@ def _verdicts(verdicts: Mapping[str, Verdict]) -> str:
 
 def _named(label: str) -> str:
     return printable(label) or "no label"
-
-
-def _truth(change: Change) -> str:
-    return "" if change.truth is None else f", is {_named(change.truth)}"
 
 
 def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:

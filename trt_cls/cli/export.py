@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import AT_LEAST_ONE, PATH, Finite, common_options, int8_options, model_option, spec_options
+from trt_cls.cli.options import COUNT, PATH, Finite, common_options, int8_options, model_option, spec_options
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -82,13 +82,13 @@ SHARE = Finite(0, 1, min_open=True, max_open=True)
     help="GPU generation that TensorRT-RTX builds for. Repeatable.  [default: all that can run the precision]",
 )
 @click.option(
-    "--min-batch", "--min_batch_size", "minimum", type=AT_LEAST_ONE, help="Smallest batch of the engine.  [default: 1]"
+    "--min-batch", "--min_batch_size", "minimum", type=COUNT, help="Smallest batch of the engine.  [default: 1]"
 )
 @click.option(
-    "--opt-batch", "--opt_batch_size", "optimum", type=AT_LEAST_ONE, help="Batch that it is tuned for.  [default: 8]"
+    "--opt-batch", "--opt_batch_size", "optimum", type=COUNT, help="Batch that it is tuned for.  [default: 8]"
 )
 @click.option(
-    "--max-batch", "--max_batch_size", "maximum", type=AT_LEAST_ONE, help="Largest batch of the engine.  [default: 32]"
+    "--max-batch", "--max_batch_size", "maximum", type=COUNT, help="Largest batch of the engine.  [default: 32]"
 )
 @click.option("--deepstream", type=PATH, metavar="DIR", help="Folder to fill for DeepStream (Gst-nvinfer).")
 @click.option("--triton", type=PATH, metavar="DIR", help="Triton model repository to add the model to.")

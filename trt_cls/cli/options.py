@@ -43,7 +43,7 @@ class _Location(click.Path):
 
 
 PATH = _Location()
-AT_LEAST_ONE = click.IntRange(min=1)
+COUNT = click.IntRange(min=1)
 
 
 class Finite(click.FloatRange):
@@ -154,7 +154,7 @@ def run_options(gpus: str) -> Decorator:
 
 def gpus_option(description: str) -> Decorator:
     """`--gpus N` as `gpus`."""
-    return click.option("--gpus", type=AT_LEAST_ONE, default=1, help=f"GPUs of this machine to {description}")
+    return click.option("--gpus", type=COUNT, default=1, help=f"GPUs of this machine to {description}")
 
 
 def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -188,12 +188,12 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-batch_option = click.option("-b", "--batch-size", "--batch_size", type=AT_LEAST_ONE, help="Batch size.")
+batch_option = click.option("-b", "--batch-size", "--batch_size", type=COUNT, help="Batch size.")
 """`-b N` as `batch_size`, or None."""
 top_k_option = click.option(
     "--top-k",
     "--top_k",
-    type=AT_LEAST_ONE,
+    type=COUNT,
     help="Number of labels that count (evaluate) or are listed (infer).  [default: 5; evaluate: the spec's]",
 )
 """`--top-k K` as `top_k`, or None."""
@@ -300,7 +300,7 @@ _OPTIONS = (
         "--calibration-batches",
         "--batches",
         "int8_batches",
-        type=AT_LEAST_ONE,
+        type=COUNT,
         help="Number of calibration batches of 16 images, spread over the folder.  [default: 32]",
     ),
     click.option(

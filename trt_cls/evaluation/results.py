@@ -201,6 +201,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
     """The metrics, the confusion matrix if it is small, and the per-class report."""
     metrics, predictions = evaluation.metrics, evaluation.predictions
     classes = [printable(name) for name in evaluation.contract.classes]
+    fitted = evaluation.calibration
+    before = f" ({fitted['ece_before']:.4f} without temperature {fitted['temperature']:.4g})" if fitted else ""
     figures = [
         ("images", f"{len(predictions.samples)}, {len(evaluation.skipped)} skipped"),
         ("top-1 accuracy", f"{metrics.top_1_accuracy:.4f}"),
@@ -208,7 +210,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("balanced accuracy", f"{balanced_accuracy(metrics.counts):.4f}"),
         ("macro F1", f"{macro_f1(metrics.counts):.4f}"),
         ("loss", f"{metrics.loss:.4f}"),
-        ("calibration error", f"{metrics.ece:.4f}" + _without_temperature(evaluation)),
+        ("calibration error", f"{metrics.ece:.4f}{before}"),
         *_decision_figures(evaluation),
         _speed(evaluation),
     ]
@@ -253,11 +255,6 @@ def label_table(evaluation: LabelEvaluation) -> str:
             f"{scores.support:9} {scores.threshold:9.4f}"
         )
     return "\n".join(f"{name:18} {value}" for name, value in figures) + "\n\nLabels\n" + "\n".join(lines)
-
-
-def _without_temperature(evaluation: Evaluation) -> str:
-    found = evaluation.calibration
-    return f" ({found['ece_before']:.4f} without temperature {found['temperature']:.4g})" if found else ""
 
 
 def _decision_figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,6 @@ from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
 
-AGAIN = "export it again from its .safetensors checkpoint"
 NO_RUNTIME = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
 
 
@@ -106,7 +105,7 @@ def export(
             check = replace(check, precision=target.precision)
             choice, no_engine = _builder(builder, engine is not None, target.precision, capabilities)
         found, target = _write_onnx(plain, _converted(network, target, check, say), output, check, measure)
-    no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
+    no_parity = f"{model} records none: export it again from its .safetensors checkpoint" if copied else NO_RUNTIME
     say(_copied(original, output, target, found) if copied else _written(output, target, found))
     result = ExportResult(output, target.precision, found.parity if found else None, None, None, no_engine, no_parity)
     if choice:
