@@ -37,7 +37,7 @@ class AnyPython(bdist_wheel):
 
 DOCUMENTATION = """## Documentation
 
-The pages are Markdown files in the source distribution, from `docs/index.md` on. The paths in this text are paths there.
+The pages are Markdown files in the source distribution: begin with `docs/index.md`. Paths in this text are paths there.
 """
 
 
