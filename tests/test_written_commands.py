@@ -63,16 +63,16 @@ def words_of(line: str) -> list[str]:
 
 
 def parse(words: list[str], *, complete: bool) -> None:
-    """Raises click's error for what `trt-cls` does not know; with `complete`, for what is missing or superfluous too."""
+    """Raises click's error for what `trt-cls` does not know; `complete`: for what is missing or superfluous too."""
     command: click.Command = program
     context = click.Context(program, obj=Invocation(words))
-    while isinstance(command, click.Group) and words and re.search("[a-z]", words[0]):
+    while isinstance(command, click.Group) and words and re.match("[a-z]", words[0]):
         name, *words = words
         found = command.get_command(context, name)
         if found is None:
             raise click.UsageError(f"no command {name}")
         command, context = found, click.Context(found, context, name)
-    if command is program:  # COMMAND stands for any
+    if command is program and not words[0].startswith("-"):  # COMMAND stands for any
         words = words[1:]
     if complete:
         command.make_context(command.name, list(words), context.parent)
