@@ -5,6 +5,7 @@ The commands of ```console blocks run too, in test_readme.py; those of clusters,
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -116,6 +117,33 @@ def test_the_command_line_knows_each_command_and_flag(path: Path) -> None:
             check(line, complete=line in complete)
         except (click.ClickException, TrtClsError, AssertionError, KeyError, ValueError) as error:
             pytest.fail(f"{path.name}: {line}: {error}")
+
+
+def test_messages_of_the_code_name_commands_that_exist() -> None:
+    lines = [
+        line
+        for path in (ROOT / "trt_cls").rglob("*.py")
+        if START.search(source := path.read_text(encoding="utf-8"))
+        for text in literals(ast.parse(source))
+        if START.search(text)
+        for found in text.splitlines()
+        for line in cut(found)
+        if line.split()[1:] and line.split()[1] in COMMANDS
+    ]
+    assert len(lines) > 20
+    for line in lines:
+        check(line, complete=False)
+
+
+def literals(tree: ast.Module) -> Iterator[str]:
+    """The texts of a module, with an X for each value that is put into one."""
+    parts = set[int]()
+    for node in ast.walk(tree):  # a text with values comes before its parts
+        if isinstance(node, ast.JoinedStr):
+            parts.update(map(id, node.values))
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
 
 
 def test_what_was_found_is_most_of_what_is_written() -> None:
