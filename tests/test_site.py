@@ -34,6 +34,12 @@ def test_the_site_has_all_pages_and_asks_no_other_host(site: Path) -> None:
     assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?:https?:)?//[^>]*>", pages) == []
 
 
+def test_every_page_has_one_title() -> None:
+    for page in DOCS.glob("*.md"):
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1, page.name
+
+
 @pytest.mark.slow
 def test_no_page_complains_or_is_wider_than_the_window(site: Path) -> None:
     with Browser() as browser:
