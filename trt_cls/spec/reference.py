@@ -56,14 +56,14 @@ def is_required(option: Field[Any]) -> bool:
 
 
 def markdown() -> str:
-    """The reference as one Markdown table for each section."""
-    lines: list[str] = []
+    """The reference as a Markdown page: one table for each section."""
+    lines = ["# Fields of a spec"]
     for row in reference().values():
         section, _, name = row.path.partition(".")
         if not name:
             lines += [
                 "",
-                f"### {section}",
+                f"## {section}",
                 "",
                 "| field | type | default | allowed | meaning |",
                 "|---|---|---|---|---|",
@@ -72,7 +72,7 @@ def markdown() -> str:
             default = row.default if row.default in ("", "required") else f"`{row.default}`"
             cells = (f"`{name}`", row.type, default, row.allowed, row.help)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines[1:]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _rows(cls: Any, descriptor: Any, path: str) -> list[FieldRow]:
