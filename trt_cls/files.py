@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import errno
+import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -12,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trt_cls.errors import DataError, RequestError, TrtClsError, causes
@@ -168,16 +170,32 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     with room_for(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
         beside = Path(name)
         try:
+            _mark(handle)
             yield beside
-            with beside.open("rb+") as file:
+            with beside.open("rb+") as file:  # another one than at first where a library renames what it wrote
+                _mark(file.fileno())
                 os.fsync(file.fileno())
-            beside.chmod(0o666 & ~_UMASK)
-            beside.replace(path)
+                beside.chmod(0o666 & ~_UMASK)
+                beside.replace(path)
         finally:
+            os.close(handle)
             beside.unlink(missing_ok=True)
+
+
+def _mark(descriptor: int) -> None:
+    """Keeps a file from `remove_left_over` until it is closed."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def remove_left_over(path: Path) -> None:
+    """Removes what `atomic` left of `path` in processes that were killed, not what another one is writing."""
+    for name in glob.glob(f".{glob.escape(path.name)}.*", root_dir=path.parent):
+        with suppress(OSError), (path.parent / name).open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (path.parent / name).unlink()
 
 
 def write_text(path: Path, text: str) -> None:
