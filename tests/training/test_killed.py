@@ -15,6 +15,7 @@ from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -153,7 +154,7 @@ def place(request: pytest.FixtureRequest, images: Path, shards: Path) -> Iterato
     elif request.param == "s3":
         if "AWS_ENDPOINT_URL" not in os.environ:
             pytest.skip("needs s3fs and an S3 server, see docs/scale.md; AWS_ENDPOINT_URL is not set")
-        store, bucket = pytest.importorskip("s3fs").S3FileSystem(), f"trt-cls-{os.getpid()}"
+        store, bucket = pytest.importorskip("s3fs").S3FileSystem(), f"trt-cls-{uuid4()}"
         store.mkdir(bucket)
         store.put(f"{shards}/", f"{bucket}/", recursive=True)
         yield f"s3://{bucket}"
