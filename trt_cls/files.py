@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 import errno
 import fcntl
-import glob
-import hashlib
 import os
 import re
 import select
@@ -68,6 +66,8 @@ def read_at_most(descriptor: int, size: int, *, waits: bool = False) -> bytes:
 
 def file_sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
+    import hashlib  # loads OpenSSL, which most commands do without
+
     digest = hashlib.sha256()
     with regular_file(path) as (descriptor, _):
         while chunk := os.read(descriptor, _CHUNK):
@@ -192,10 +192,11 @@ def _mark(descriptor: int) -> None:
 
 def remove_left_over(path: Path) -> None:
     """Removes what `atomic` left of `path` in processes that were killed, not what another one is writing."""
-    for name in glob.glob(f".{glob.escape(path.name)}.*", root_dir=path.parent):
-        with suppress(OSError), (path.parent / name).open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (path.parent / name).unlink()
+    for name in () if isinstance(path, StorePath) else os.listdir(path.parent):
+        if name.startswith(f".{path.name}."):
+            with suppress(OSError), (path.parent / name).open("rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (path.parent / name).unlink()
 
 
 def write_text(path: Path, text: str) -> None:
