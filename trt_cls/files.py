@@ -25,6 +25,8 @@ MOST_SHARDS = 1_000_000
 EXAMPLE = "DIR/train-{000000..000127}.tar"
 _CHUNK = 1 << 20
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}", re.ASCII)
+_BESIDE = re.compile(r"\..+(\.[a-z]+)\.[a-z0-9_]{8}\1")
+"""The names that `atomic` writes to."""
 PATIENCE = 10
 """Seconds to wait for the other end of a pipe."""
 _KINDS = {
@@ -190,13 +192,13 @@ def _mark(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
-def remove_left_over(path: Path) -> None:
-    """Removes what `atomic` left of `path` in processes that were killed, not what another one is writing."""
-    for name in () if isinstance(path, StorePath) else os.listdir(path.parent):
-        if name.startswith(f".{path.name}."):
-            with suppress(OSError), (path.parent / name).open("rb+") as file:
+def remove_left_over(folder: Path) -> None:
+    """Removes what processes that were killed left of `atomic` files, not what another one is writing."""
+    for name in () if isinstance(folder, StorePath) else os.listdir(folder):
+        if _BESIDE.fullmatch(name):
+            with suppress(OSError), (folder / name).open("rb+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                (path.parent / name).unlink()
+                (folder / name).unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -109,6 +109,7 @@ class Labeling:
             )
         if self.form == "parquet":
             _parquet()
+        remove_left_over(self.out)
         vars(self).pop("_there", None)
         there = self._there
         for name in sorted(there):
@@ -177,8 +178,6 @@ class Labeling:
             DataError: two of its images have one name.
             TrtClsError: as `answer`.
         """
-        for ending in ("json", self.form):
-            remove_left_over(self.out / f"{shard.stem}.{ending}")
         with written(self.out / f"{shard.stem}.{self.form}") as output:
             rows, skipped = self.write(output, answer, contract, shard, samples, progress)
             made = ShardRecord(
