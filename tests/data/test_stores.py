@@ -266,7 +266,8 @@ def test_what_passes_is_tried_again(server: Server, fault: Fault) -> None:
 def test_what_stays_is_named_and_no_image_is_skipped(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, named: str, times: int
 ) -> None:
-    monkeypatch.setattr(stores, "PATIENCE", 0.2)
+    if fault is slow:  # on a busy machine any answer may take that long
+        monkeypatch.setattr(stores, "PATIENCE", 0.2)
     server.faults["s-000001.tar"] = [fault] * 5
     samples = shard_folder(server.pattern).samples
     with pytest.raises(StoreError, match=f"/set/s-000001.tar: can't be read.*{named}") as caught:
