@@ -190,6 +190,34 @@ def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
     assert files_in(str(tmp_path / "two")) == files_in(str(tmp_path / "one"))
 
 
+@pytest.mark.parametrize("command", ["infer", "evaluate"])
+def test_the_same_job_twice_at_once_ends_well(
+    command: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = {"infer": "-i", "evaluate": "--dataset"}[command]
+    shards = f"{sources}/s-{{000000..{SHARDS - 1:06}}}.tar"
+    typed = [command, "-m", str(sources / "model.onnx"), images, shards, "--provider", "cpu", "-b", "2", "-o"]
+    assert main([*typed, str(tmp_path / "one")]) == 0
+    again = [*typed, str(tmp_path / "two")]
+    flushed, others = os.fsync, 0
+
+    def slowly(descriptor: int) -> None:
+        """While this job writes the table of its second shard, the other one does all that is left."""
+        nonlocal others
+        if "/.s-000001." in os.readlink(f"/proc/self/fd/{descriptor}") and not others:
+            others += 1
+            assert main(again) == 0
+        flushed(descriptor)
+
+    monkeypatch.setattr("trt_cls.files.os.fsync", slowly)
+    capsys.readouterr()
+    assert main(again) == 0
+    said = capsys.readouterr().out
+    assert "4 shards, 4 of this process, 3 to label" in said
+    assert "s-000003.tar: labeled by another process meanwhile" in said
+    assert files_in(str(tmp_path / "two")) == files_in(str(tmp_path / "one"))
+
+
 def test_images_of_damaged_shards_are_listed_and_a_missing_shard_is_an_error(
     run: Run, sources: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,6 +247,7 @@ def test_shards_and_answers_may_be_in_a_store(
 ) -> None:
     store = pytest.importorskip("fsspec").filesystem("memory")
     monkeypatch.setenv("TRT_CLS_CACHE", str(Path("cache").absolute()))
+    monkeypatch.setattr("trt_cls.stores.UNSHARED", ())  # this process goes on after the command
     for path in sources.glob("s*.*"):
         store.pipe_file(f"/shards/{path.name}", path.read_bytes())
     shards = ["--dataset", f"memory://shards/s-{{000000..{SHARDS - 1:06}}}.tar"]

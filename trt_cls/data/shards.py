@@ -5,6 +5,7 @@ Nothing is unpacked: an image is read from its place in the tar. Does not know: 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import shard_paths
 from trt_cls.preprocessing.image_file import EXTENSIONS, Part
 from trt_cls.store_cache import local
-from trt_cls.stores import ObjectInfo, require_there
+from trt_cls.stores import STARTED, ObjectInfo, described, require_there
 from trt_cls.text import listed
 from trt_cls.urls import StorePath
 
@@ -42,11 +43,11 @@ class ShardTable:
         rows: Rows,
         texts: Texts,
         index: Path | None,
-        wholes: Sequence[ObjectInfo] | None = None,
+        wholes: Sequence[ObjectInfo | None] | None = None,
     ) -> None:
         """`files`: of each shard the path below `root`; `index`: the NAME.json that `rows` are mapped from, or None.
 
-        `wholes`: what the index says of each shard, where they are in a store.
+        `wholes`: what the index, or without one the store, says of each shard, where they are in a store.
         """
         self.root, self.files, self.rows, self._texts, self._index = root, files, rows, texts, index
         self._wholes = wholes
@@ -155,6 +156,18 @@ def checksums(samples: Samples) -> NDArray[np.uint32]:
     return np.asarray(_table(samples).rows["crc32"][samples.rows], np.uint32)
 
 
+def images_sha256(samples: Samples) -> str:
+    """Identifies the images."""
+    return hashlib.sha256(checksums(samples).astype("<u4").tobytes()).hexdigest()
+
+
+def object_version(samples: Samples) -> str:
+    """The version of the object that images of one shard are in, where its store has versions and it has no index."""
+    part = samples[0].part if len(samples) else None
+    found = part.whole.version if part and part.whole else ""
+    return "" if found == STARTED else found
+
+
 def copied(samples: Samples) -> Samples:
     """The images of one shard, which is copied from its store now."""
     if len(samples) and (part := samples[0].part):
@@ -217,8 +230,11 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[ShardTable, tuple[str,
 def _scanned(paths: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], None]:
     """The table of tars without an index; their classes are the numbers from 0 to the largest."""
     root = type(paths[0])(os.path.commonpath([path.parent for path in paths]))
+    wholes: list[ObjectInfo | None] = [None] * len(paths)
     with ThreadPoolExecutor(SCANS) as pool:
-        found = list(pool.map(scanned, paths))
+        if isinstance(root, StorePath):
+            wholes = list(pool.map(described, paths))
+        found = list(pool.map(scanned, paths, wholes))
     start = 0
     for number, (rows, texts) in enumerate(found):
         rows["shard"] = number
@@ -226,4 +242,5 @@ def _scanned(paths: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], None]:
         start += len(texts)
     rows, texts = (np.concatenate(columns) for columns in zip(*found, strict=True))
     classes = tuple(str(label) for label in range(int(rows["label"].max()) + 1))
-    return ShardTable(root, [os.path.relpath(path, root) for path in paths], rows, texts, None), classes, None
+    files = [os.path.relpath(path, root) for path in paths]
+    return ShardTable(root, files, rows, texts, None, wholes), classes, None

@@ -27,6 +27,7 @@ from trt_cls.errors import DataError, one_line
 from trt_cls.files import atomic, cache_folder, regular_file
 from trt_cls.preprocessing.image_file import EXTENSIONS, LARGEST_FILE
 from trt_cls.store_cache import held
+from trt_cls.stores import ObjectInfo
 
 MOST_HEADER = 2**20
 """Bytes of a header with its extensions, and of a `.json`: the longest path has 4 kB."""
@@ -52,14 +53,16 @@ class _Found:
     texts: bytearray = field(default_factory=bytearray)
 
 
-def scanned(path: Path) -> tuple[Rows, Texts]:
+def scanned(path: Path, whole: ObjectInfo | None = None) -> tuple[Rows, Texts]:
     """The images of a tar, as rows of shard 0, and for each its member's name and its path, one behind the other.
+
+    `whole`: what its store says of it.
 
     Raises:
         DataError: it can't be read, is no plain tar, or is truncated.
     """
     try:
-        with held(path) as here, regular_file(here) as (descriptor, size):
+        with held(path, whole) as here, regular_file(here) as (descriptor, size):
             known = os.fstat(descriptor)
             identity = f"{os.path.realpath(here)}\0{size}"
             if here is path:  # the name of a copy says of which version it is

@@ -55,7 +55,7 @@ class Part:
     length: int
     crc32: int
     whole: stores.ObjectInfo | None = None
-    """What the index says of an object in a store."""
+    """What the index, or the store, says of an object."""
 
     def __str__(self) -> str:
         return f"{self.file}/{self.name}"
