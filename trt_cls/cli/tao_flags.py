@@ -272,9 +272,9 @@ def _instead(word: str, flag: Flag, verb: str, known: Collection[str], *, own: b
 def markdown() -> str:
     """The table as sections of Markdown, for docs/coming-from-tao.md."""
     lines = ["### Launchers and older programs", "", "| TAO | here |", "|---|---|"]
-    lines += [f"| `{name}` | dropped before a command |" for name in LAUNCHERS]
+    lines += [f"| {' '.join(f'`{name}`' for name in LAUNCHERS)} | dropped before a command |"]
     lines += [f"| `{name} classification` | `{PROGRAM} {verb}` |" for name, verb in OLDER.items()]
-    lines += [f"| `{name}` | answered: type {what} |" for name, what in ANSWERS.items()]
+    lines += [f"| `{name}` | answered: {what} |" for name, what in ANSWERS.items()]
     lines += ["", *_section("Flags of every command", "", COMMON)]
     for name, verb in VERBS.items():
         lines += _section(f"`{name}`", f"`trt-cls {verb.command}`: " if verb.command else "", verb.flags, verb.summary)
