@@ -171,12 +171,11 @@ class TensorRtEngine(GpuOwner):
         data = read_plan(path, sidecar)
         self.contract = sidecar.contract
         self.backend: str = sidecar.builder
-        trt = import_runtime(sidecar.builder)
+        otherwise = f"name the ONNX file that it was built from, -m {path.with_name(sidecar.onnx)}"
+        trt = import_runtime(sidecar.builder, otherwise=otherwise)
         version = str(trt.__version__)
         require_version(path, sidecar, version, visible_gpu())
-        self._cuda = cuda_driver(
-            "running a TensorRT engine", "run the ONNX file that it was built from with --provider cpu"
-        )
+        self._cuda = cuda_driver("running a TensorRT engine", otherwise)
         device = self._cuda.Device(0)
         gpu = Gpu(device.name(), "{}.{}".format(*device.compute_capability()))
         require_architecture(path, sidecar, version, gpu)
