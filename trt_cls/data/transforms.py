@@ -1,4 +1,4 @@
-"""Crops, RandAugment, TrivialAugment, erasing and cutmix as torchvision draws them, and planned images for the kernel.
+"""Augmentation by torchvision, with its draws, and planned images for the kernel.
 
 torchvision draws from torch's generator, which is seeded here by the place in the training and restored afterwards.
 Does not know: devices.
