@@ -17,14 +17,16 @@ from trt_cls.engines.classifier import load_classifier
 from trt_cls.errors import ArtefactError, EngineError, MissingDependency
 from trt_cls.export.embedding import embed_preprocessing
 
-RUNS = {
-    provider: backend.name
-    for backend in BACKENDS
-    if ".onnx" in backend.suffixes
-    for provider, device in backend.devices.items()
-    if device == "cpu"
-}
-EACH = pytest.mark.parametrize("provider", RUNS)
+EACH = pytest.mark.parametrize(
+    "provider",
+    [
+        provider
+        for backend in BACKENDS
+        if ".onnx" in backend.suffixes
+        for provider, device in backend.devices.items()
+        if device == "cpu"
+    ],
+)
 
 
 def opened(path: Path, provider: Provider, threads: int | None = None) -> Any:
@@ -112,7 +114,7 @@ def test_a_graph_that_belies_its_contract_is_refused(tmp_path: Path, provider: P
 def test_a_graph_that_can_not_be_loaded_is_an_error_of_the_file(tmp_path: Path, provider: Provider) -> None:
     path = write_onnx(tmp_path / "model.onnx")
     path.write_bytes(path.read_bytes().replace(b"GlobalAveragePool", b"GlobalAveragePoul"))
-    with pytest.raises(ArtefactError, match=rf"model.onnx: {RUNS[provider]} .* can't load it") as caught:
+    with pytest.raises(ArtefactError, match=r"model.onnx: .*; expected .* export it again") as caught:
         opened(path, provider)
     assert "\n" not in str(caught.value)
 
