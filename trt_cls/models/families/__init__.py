@@ -1,6 +1,6 @@
 """The table of families and how one is built from the spec's model_config; one module per family and its variants.
 
-To add a family: a module here, its row in `FAMILIES`, its row in `trt_cls/spec/architectures.py`.
+To add a family, see docs/architecture.md, "How to add".
 """
 
 from __future__ import annotations
