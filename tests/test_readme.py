@@ -9,15 +9,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support import tiny_models
+from support.shared_data import tao_json
 from trt_cls.cli import main
 from trt_cls.demo import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("quick-start", "precision", "pruning", "servers", "several-gpus", "troubleshooting", "scale", "multi-label")
+PAGES = (
+    "quick-start", "precision", "confidence", "pruning", "servers", "several-gpus", "troubleshooting", "scale",
+    "multi-label", "coming-from-tao",
+)  # fmt: skip
 """In the order in which a reader types their commands, as one builds on another's files."""
 
 
@@ -59,15 +64,27 @@ def photos(checkout: Path) -> None:
         (images / "labels.csv").write_text("\n".join(rows))
 
 
+@pytest.fixture
+def tao(checkout: Path) -> None:
+    """The spec and the trained model of TAO that docs/coming-from-tao.md names, and the class map that TAO writes."""
+    from support.keras_file import calibrate, keras_layers, narrow, write
+
+    text = (ROOT / "specs/digits_resnet10.txt").read_text(encoding="utf-8")
+    Path("my_spec.txt").write_text(text.replace("runs/demo/training/weights/best.safetensors", "resnet_080.hdf5"))
+    layers, weights = keras_layers(tao_json("layer_tables/resnet10.json"), (1, 32, 32), narrow)
+    calibrate(layers, weights, np.random.default_rng(0).random((4, 1, 32, 32), np.float32))
+    write(Path("resnet_080.hdf5"), layers, weights)
+
+
 @pytest.mark.slow
-def test_every_command_and_the_python_run(checkout: Path, photos: None) -> None:
+def test_every_command_and_the_python_run(checkout: Path, photos: None, tao: None) -> None:
     typed = commands()
     assert {words[0] for words in typed} >= {
         "spec", "train", "export", "evaluate", "infer", "compare", "benchmark", "inspect", "doctor", "prune",
         "shards", "preprocess",
     }  # fmt: skip
     for words in typed:
-        fewer = ["--set", "train_config.n_epochs=1"] if words[0] == "train" else []
+        fewer = ["--set", "train_config.n_epochs=6"] if words[0] == "train" else []
         assert main(words + fewer) == 0, words
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import hashlib
 import os
 import re
 import select
@@ -66,6 +65,8 @@ def read_at_most(descriptor: int, size: int, *, waits: bool = False) -> bytes:
 
 def file_sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
+    import hashlib  # loads OpenSSL, which most commands do without
+
     digest = hashlib.sha256()
     with regular_file(path) as (descriptor, _):
         while chunk := os.read(descriptor, _CHUNK):

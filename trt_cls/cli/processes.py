@@ -51,10 +51,10 @@ def take_gpu_for(processes: Processes, model: Path, provider: Provider) -> None:
     Raises:
         DeviceError: there are more processes on this machine than GPUs.
     """
-    from trt_cls.distributed.launch import take_gpu
-
     device = device_of(model, provider)
     if device != "cpu":
+        from trt_cls.distributed.launch import take_gpu
+
         otherwise = "use --provider cpu, which runs ONNX files and checkpoints"
         take_gpu(processes, required=device == "gpu", otherwise=otherwise)
 

@@ -27,7 +27,7 @@ from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
 from trt_cls.data.samples import Samples
 from trt_cls.data.shards import checksums
-from trt_cls.engines.tensorrt.pipeline import Answered
+from trt_cls.engines.engine import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError, one_line, require
 from trt_cls.evaluation.decisions import decision
 from trt_cls.files import atomic, write_csv, write_text

@@ -26,10 +26,11 @@ from trt_cls.errors import DataError, StoreError, TrtClsError, one_line
 from trt_cls.files import read_at_most, regular_file
 from trt_cls.urls import StorePath
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF")
-PLUGINS = ("Jpeg", "Mpo", "Png", "Bmp", "Tiff", "WebP", "Ppm", "Gif", "Avif")
-"""Accepted formats, the most common first, and Pillow's modules for them. Never a format that starts a program (EPS) or
-refers to another file. Of several images in a file the first one is read."""
+COMMON = {"JPEG": "Jpeg", "PNG": "Png", "BMP": "Bmp", "PPM": "Ppm", "GIF": "Gif"}
+FORMATS = {**COMMON, "TIFF": "Tiff", "WEBP": "WebP", "AVIF": "Avif"}
+"""Accepted formats and Pillow's modules for them; those that are not common are imported for the first file of another
+format. Never a format that starts a program (EPS) or refers to another file. Of several images in a file the first one
+is read."""
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif",
     ".avif",
@@ -95,7 +96,7 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
         with ExitStack() as stack:
             locks: ExitStack = getattr(_thread, "held", None) or stack
             content = _content(source, locks)
-            image = stack.enter_context(Image.open(BytesIO(content), formats=_formats()))
+            image = stack.enter_context(_open(content))
             size = image.size
             if size[0] * size[1] > ALONE_PIXELS:
                 locks.enter_context(_alone)
@@ -185,18 +186,34 @@ def _give_memory_back() -> None:
         trim(0)
 
 
+def _open(content: bytes) -> Image.Image:
+    with suppress(UnidentifiedImageError):
+        return Image.open(BytesIO(content), formats=_common())
+    return Image.open(BytesIO(content), formats=_all())
+
+
 @cache
-def _formats() -> list[str]:
-    """The names of the formats that this Pillow supports, once their modules are imported and libtiff is silent."""
+def _common() -> list[str]:
+    return _imported(COMMON)
+
+
+@cache
+def _all() -> list[str]:
+    """The names of all formats, once libtiff is silent."""
     # The handle of Pillow's own library finds the functions of the libtiff that it is linked with, if it is.
     pillow = ctypes.CDLL(str(import_module("PIL._imaging").__file__))
     for silenced in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
         if hasattr(pillow, silenced):
             getattr(pillow, silenced)(None)
-    for plugin in PLUGINS:
+    return _imported(FORMATS)
+
+
+def _imported(formats: dict[str, str]) -> list[str]:
+    """The names of those that this Pillow supports, once their modules are imported."""
+    for plugin in formats.values():
         with suppress(ImportError):  # an older Pillow without AVIF
             import_module(f"PIL.{plugin}ImagePlugin")
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [name for name in formats if name in Image.OPEN]
 
 
 def _is_short_of_memory(size: tuple[int, int]) -> bool:

@@ -10,16 +10,18 @@ import os
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from trt_cls.errors import DataError
-from trt_cls.preprocessing import tiff
 from trt_cls.preprocessing.cpu import SWITCH
 from trt_cls.preprocessing.gate import ALONE_PIXELS, Source, opened
 from trt_cls.preprocessing.pillow import Pixels, hwc
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import TiffImageFile
 
 SAME_BY_SIMPLEJPEG = {("RGB", 3), ("L", 3), ("L", 1)}
 """Modes of JPEG files and numbers of channels for which simplejpeg gives the pixels that Pillow gives."""
@@ -54,8 +56,10 @@ def read(source: Source, channels: int) -> Pixels:
 
 def loaded(image: Image.Image) -> Image.Image:
     """An image from `gate.opened`, decoded, with its pixels as they are stored in the file."""
-    if isinstance(image, TiffImageFile):
-        return tiff.loaded_tiff(image)
+    if image.format == "TIFF":
+        from trt_cls.preprocessing.tiff import loaded_tiff
+
+        return loaded_tiff(cast("TiffImageFile", image))
     image.load()
     return image
 

@@ -10,30 +10,19 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import DecodedBatch, Skipped, decoded
+from trt_cls.data.stream import DecodedBatch, decoded
+from trt_cls.engines.engine import Answered
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.pillow import Pixels
 
 LANES = 2
 """One batch is copied to the GPU and preprocessed while the network runs on the other."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A batch of images with their probabilities [n,classes], n samples, and what was skipped among them."""
-
-    samples: tuple[Sample, ...]
-    probabilities: NDArray[np.float32]
-    skipped: tuple[Skipped, ...]
-    waited: float
-    """Seconds in which nothing could be started because no images were ready."""
 
 
 class Lane:
