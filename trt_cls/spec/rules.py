@@ -178,17 +178,13 @@ def _check_options(model: ModelConfig, architecture: Architecture, report: Repor
             refuse("freeze_blocks", block, f"integers from {blocks[0]} to {blocks[-1]} for {name}")
     if model.all_projections and not architecture.has_shortcuts:
         with_shortcuts = [other.name for other in ARCHITECTURES.values() if other.has_shortcuts]
-        refuse("all_projections", True, f"false: {name} has no shortcuts, only {_and(with_shortcuts)} do")
+        refuse("all_projections", True, f"false: {name} has no shortcuts, only {' and '.join(with_shortcuts)} do")
     if model.dropout and not architecture.has_dropout:
         with_dropout = [other.name for other in ARCHITECTURES.values() if other.has_dropout]
-        refuse("dropout", model.dropout, f"0: {name} does not use it, only {_and(with_dropout)} do")
+        refuse("dropout", model.dropout, f"0: {name} does not use it, only {' and '.join(with_dropout)} do")
     if model.activation and model.activation.activation_type not in architecture.activations:
         allowed = ", ".join(architecture.activations)
         refuse("activation.activation_type", model.activation.activation_type, f"one of {allowed} for {name}")
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(", ".join(names).rsplit(", ", 1))
 
 
 def _check_size(size: str, report: Report) -> None:
