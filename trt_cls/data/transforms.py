@@ -61,9 +61,8 @@ class Transforms:
         import torch
 
         ranges = (asked.min_scale, asked.max_scale), (asked.min_ratio, asked.max_ratio)
-        crop = _torchvision("random_resized_crop").RandomResizedCrop(
-            (1, 1), *ranges
-        )  # the size has no part in the draws
+        size = 1, 1  # has no part in the draws
+        crop = _torchvision("random_resized_crop").RandomResizedCrop(size, *ranges)
         with _seeded(self._seed, epoch, "random_resized_crop", index):
             drawn = crop.make_params([torch.empty((1, *pixels.shape[:2]), device="meta")])
         top, left = drawn["top"], drawn["left"]
@@ -88,7 +87,7 @@ class Transforms:
         """How a batch of images [C,H,W] is mixed."""
         import torch
 
-        mix = _torchvision("cutmix").CutMix(alpha=self._extensions.cutmix_alpha)
+        mix = _torchvision("cutmix_alpha").CutMix(alpha=self._extensions.cutmix_alpha)
         with _seeded(self._seed, epoch, "cutmix", step):
             drawn = mix.make_params([torch.empty((1, *shape), device="meta")])
         return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
