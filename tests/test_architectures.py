@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
+from support.operators import wanted_operators
 from support.shared_data import cifar10
 from trt_cls.contract import Contract
 from trt_cls.data.folder import ImageFolder, image_folder
@@ -246,29 +247,3 @@ def flattens(model: ModelConfig) -> bool:
 
 def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-OPERATORS = {
-    "Conv2d": ("Conv",),
-    "Linear": ("Gemm",),
-    "ReLU": ("Relu",),
-    "LeakyReLU": ("LeakyRelu",),
-    "Sigmoid": ("Sigmoid",),
-    "SiLU": ("Sigmoid", "Mul"),
-    "Multiply": ("Mul",),
-    "Add": ("Add",),
-    "Concatenate": ("Concat",),
-    "SecondHalf": ("Slice",),
-    "MaxPool2d": ("MaxPool",),
-    "GlobalAverage": ("ReduceMean",),
-}
-"""What each kind of layer becomes."""
-FOLDED = {"BatchNorm2d", "ZeroPad2d", "SampleDropout"}
-"""Normalization and padding are folded into a convolution, and dropout is left out."""
-
-
-def wanted_operators(network: Any) -> Counter[str]:
-    """The operators of the exported graph, with softmax: a node more is one that the exporter left over."""
-    layers = [type(layer).__name__ for layer in network.children()]
-    assert set(layers) <= OPERATORS.keys() | FOLDED
-    return Counter(operator for layer in layers for operator in OPERATORS.get(layer, ())) + Counter({"Softmax": 1})
