@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,7 +152,7 @@ def command(
     plan = plan_for_servers(result.engine, result.no_engine, profile)
     for write, folder in servers:
         write(result.onnx, plan, folder, echo)
-    _print_next(result, builder)
+    _print_next(result, builder, spec)
 
 
 def _precision(fp16: bool, int8: bool, fp8: bool, data_type: Precision | None, quantization: Int8) -> Precision | None:
@@ -210,10 +211,11 @@ def _servers(
     return [(write, folder) for _, write, folder in asked]
 
 
-def _print_next(result: ExportResult, builder: BuilderRequest) -> None:
+def _print_next(result: ExportResult, builder: BuilderRequest, spec: Path | None) -> None:
     from trt_cls.export.tensorrt import HOW_TO_GET_ONE
 
-    echo(f"next: trt-cls evaluate -e SPEC -m {result.onnx}")
+    evaluate = shlex.join(["trt-cls", "evaluate", "-m", str(result.onnx), *(["-e", str(spec)] if spec else [])])
+    echo(f"next: {evaluate}{'' if spec else ' --dataset FOLDER'}")
     if not result.parity:
         echo(f"parity not checked, {result.no_parity}")
     if not result.engine and builder != "none":

@@ -72,6 +72,17 @@ def hub_weights(config: ModelConfig) -> Mapping[str, Tensor]:
         ) from error
 
 
+def offers_weights(arch: str) -> bool:
+    """Whether the library of a network has pretrained weights for it."""
+    library, _, name = arch.partition("/")
+    try:
+        if library == "torchvision":
+            return len(import_module("torchvision.models").get_model_weights(name)) > 0
+        return bool(import_module("timm").is_model_pretrained(name))
+    except Exception:  # the library or the network is not there
+        return False
+
+
 def has_cached_weights(arch: str) -> bool:
     """Whether the pretrained weights of a network are on this machine; nothing is downloaded."""
     library, _, name = arch.partition("/")
