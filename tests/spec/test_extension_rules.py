@@ -56,7 +56,7 @@ def test_allowed(extensions: str, train: str) -> None:
         ("crop_padding", "less than the network's shorter side, 32", "crop_padding: 32", NO_CROP),
         ("crop_padding", "an integer ≥ 0", "crop_padding: -1", NO_CROP),
         ("rand_augment.num_ops", "an integer ≥ 1", "rand_augment { num_ops: 0 }", ""),
-        ("optimizer", "an empty block found, expected exactly one of adamw, lamb, lion, muon", "optimizer { }", ""),
+        ("optimizer", "an empty block found, expected exactly one of adamw, ", "optimizer { }", ""),
         ("optimizer.lion", "found beside adamw", "optimizer { adamw { } lion { } }", ""),
         ("optimizer.muon.momentum", "a number in [0, 1)", "optimizer { muon { momentum: 1 } }", ""),
         ("random_resized_crop", "found with train_config.enable_random_crop true", "random_resized_crop { }", ""),

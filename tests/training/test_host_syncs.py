@@ -14,6 +14,7 @@ import torch
 from torch.autograd.profiler import profile
 
 from support.host_syncs import GPU, HostSyncs, meta_gpu
+from support.spec_texts import each_of
 from support.tiny_models import CONTRACT
 from trt_cls.data.augmentation import Box, Mixing, mixup_shares
 from trt_cls.data.loader import PackedBatch, TrainingBatch
@@ -21,17 +22,7 @@ from trt_cls.models import build
 from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.models.int8_layers import rounded_by_output
 from trt_cls.spec import extensions as modern
-from trt_cls.spec.experiment import (
-    Adam,
-    CosineLr,
-    LrConfig,
-    ModelConfig,
-    Optimizer,
-    RegConfig,
-    Rmsprop,
-    Sgd,
-    TrainConfig,
-)
+from trt_cls.spec.experiment import CosineLr, LrConfig, ModelConfig, Optimizer, RegConfig, Sgd, TrainConfig
 from trt_cls.spec.extensions import Distillation, Extensions, ModernOptimizer
 from trt_cls.training.learner import EpochMeans, Learner, Teacher
 from trt_cls.training.logs.console import Reporter
@@ -77,15 +68,8 @@ def waits(
     return found.names
 
 
-OPTIMIZERS = {
-    "sgd": {"optimizer": Optimizer(sgd=Sgd(momentum=0.9))},
-    "adam": {"optimizer": Optimizer(adam=Adam())},
-    "rmsprop": {"optimizer": Optimizer(rmsprop=Rmsprop())},
-}
-MODERN = {
-    name: Extensions(optimizer=ModernOptimizer(**{name: kind()}), layer_decay=0.9)
-    for name, kind in (("adamw", modern.AdamW), ("lamb", modern.Lamb), ("lion", modern.Lion), ("muon", modern.Muon))
-}
+OPTIMIZERS = {name: {"optimizer": chosen} for name, chosen in each_of(Optimizer).items()}
+MODERN = {name: Extensions(optimizer=chosen, layer_decay=0.9) for name, chosen in each_of(ModernOptimizer).items()}
 
 
 @pytest.mark.parametrize(

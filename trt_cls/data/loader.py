@@ -92,8 +92,8 @@ class TrainingLoader:
 
     With extensions.repeated_augment each image comes that often in a row, and an epoch ends after as many images.
 
-    `pack` leaves the images to the GPU's kernel, which has no rand_augment, trivial_augment and crop_padding. With
-    a `gpu` batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
+    `pack` leaves the images to the GPU's kernel, which does not have what `transforms.NOT_ON_GPU` names. With a `gpu`
+    batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
     """
 
     def __init__(

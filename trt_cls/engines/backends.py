@@ -18,7 +18,7 @@ from trt_cls.errors import RequestError
 if TYPE_CHECKING:
     from trt_cls.engines.engine import Engine
 
-Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+Provider = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 Device = Literal["cpu", "gpu", "either"]
 

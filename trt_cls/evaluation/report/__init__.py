@@ -61,7 +61,7 @@ def path_text(path: Path, folder: Path | None = None) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-PACKAGES = ("numpy", "pillow", "onnx", *(package for backend in BACKENDS for package in backend.packages))
+PACKAGES = tuple(dict.fromkeys(("numpy", "pillow", "onnx", *(name for row in BACKENDS for name in row.packages))))
 """Packages that can change predictions or their speed."""
 
 TableRows = list[tuple[str, str]]
