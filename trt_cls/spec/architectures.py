@@ -42,6 +42,8 @@ class Architecture:
     has_shortcuts: bool = False
     """Whether `all_projections` changes the network."""
     has_dropout: bool = False
+    has_drop_path: bool = False
+    """Whether residual branches are left out of training steps."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -75,7 +77,14 @@ ARCHITECTURES = {
         Architecture("cspdarknet", (19, 53), range(6), activations=("leaky_relu", "relu", "mish")),
         Architecture("cspdarknet_tiny", (), range(6), activations=("leaky_relu", "relu", "mish")),
         *(
-            Architecture(f"efficientnet_b{size}", (), range(9), ("swish", "relu"), ("use_bias", "retain_head"))
+            Architecture(
+                f"efficientnet_b{size}",
+                (),
+                range(9),
+                ("swish", "relu"),
+                ("use_bias", "retain_head"),
+                has_drop_path=True,
+            )
             for size in range(8)
         ),
     )
