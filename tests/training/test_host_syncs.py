@@ -98,6 +98,7 @@ def test_no_optimizer_waits(name: str, precision: str) -> None:
     "given",
     [
         {"bce_loss": True},
+        {"labels": "labels.csv"},
         {"focal_gamma": 2.0, "class_weights": modern.ClassWeights()},
         {"ema_decay": 0.9, "clip_grad_norm": 1.0, "accumulate_steps": 2},
         {"microbatches": 2},

@@ -304,16 +304,14 @@ def _check_padding(experiment: Experiment, report: Report) -> None:
 
 def _check_libraries(experiment: Experiment, report: Report) -> None:
     """What few of our own networks have, or none."""
-    model = experiment.model_config
-    if model is None or model.arch not in ARCHITECTURES:
-        return
+    own = ARCHITECTURES.get(experiment.model_config.arch) if experiment.model_config else None
     for name, has, who in (
-        ("drop_path", ARCHITECTURES[model.arch].has_drop_path, "an EfficientNet, or a network of timm or torchvision"),
+        ("drop_path", own and own.has_drop_path, "an EfficientNet, or a network of timm or torchvision"),
         ("gradient_checkpointing", False, "a network of timm"),
     ):
         path, value = f"extensions.{name}", getattr(experiment.extensions, name)
-        if value and not has and report.sound(path, "model_config.arch"):
-            found = f'{shown(value)} found with arch "{model.arch}"'
+        if value and own and not has and report.sound(path, "model_config.arch"):
+            found = f'{shown(value)} found with arch "{own.name}"'
             report.add(path, f"{found}, expected {who} there, or the field left out")
 
 
