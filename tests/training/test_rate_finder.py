@@ -101,7 +101,7 @@ def test_it_suggests_a_rate_that_learns_fastest_and_stops_where_larger_ones_lear
     assert curve.rates[:2] == (1e-5, 3e-5)
     assert best < curve.rates[-1] <= 10 * best * 1.01
     assert len(learner.trainings) == len(curve.rates)
-    assert curve.first == pytest.approx(3, abs=0.1)
+    assert curve.first == pytest.approx(3, abs=0.2)
 
 
 def test_each_training_goes_through_the_schedule_at_its_own_rate() -> None:
@@ -128,8 +128,13 @@ def test_where_nothing_is_learned_in_few_steps_it_takes_more() -> None:
 
 
 @pytest.mark.parametrize("slope", [0.0, -1.0, math.nan])
-def test_a_loss_that_never_falls_gives_no_suggestion(slope: float) -> None:
-    assert played(Played(slope)).suggested is None
+@pytest.mark.parametrize("noise", [0.0, 0.3, -0.3])
+def test_a_loss_that_never_falls_but_by_chance_gives_no_suggestion(slope: float, noise: float) -> None:
+    assert played(Played(slope, noise=noise)).suggested is None
+
+
+def test_weights_that_are_trained_already_may_take_the_lowest_rate() -> None:
+    assert played(Played(1e5)).suggested == 1e-5
 
 
 @pytest.fixture(scope="module")

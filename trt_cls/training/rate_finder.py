@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.evaluation.report import contract_rows, page, path_text, version_rows
@@ -29,11 +30,13 @@ from trt_cls.training.setup import Setup
 RATES = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in (1, 3))
 """Values of learning_rate, from 1e-5 to 30, half a power of ten apart."""
 STEPS = (25, 100)
-"""Of a training; more where none of these learns, as without batch normalization."""
+"""Of a training; more where none of these learns."""
 WORSE = 2
 """Trainings in a row that end above the lowest loss, after which no larger rate is tried."""
-LEARNED = 0.98
-"""Below this share of its first value the loss has fallen by more than chance."""
+LEARNED = 0.99
+"""Below this share of the loss on the same images without learning, a training has learned."""
+EARLY, CHANCE = 3, 0.9
+"""Where batches are small, the loss falls by chance to this share of its mean over so many first steps."""
 NEAR = 0.05
 """A loss above the lowest by less than this share of what it fell is as good; the lower rate is the safer one."""
 
@@ -46,7 +49,7 @@ class RateCurve:
     losses: tuple[float, ...]
     """The mean of the last third of the steps; infinite where it was not finite in one of them."""
     first: float
-    """The loss before the network has learned."""
+    """The loss of a network that has not learned."""
     steps: int
     """Of each training."""
     field: str
@@ -79,11 +82,11 @@ def sweep(learner: Learner, setup: Setup) -> RateCurve:
             learner.restore(first)
             chosen = replace(getattr(config, kind), learning_rate=rate)
             losses = _losses(learner, setup, replace(config, **{kind: chosen}), steps)
-            third = max(1, len(losses) // 3)
-            start = sum(losses[:third]) / third if losses else math.nan
-            end = sum(losses[-third:]) / third if losses and math.isfinite(losses[-1]) else math.inf
-            known = curve.first if curve.rates else start  # that of the lowest rate
-            curve = replace(curve, rates=(*curve.rates, rate), losses=(*curve.losses, end), first=known)
+            end = fmean(losses[-(steps // 3) :]) if losses and math.isfinite(losses[-1]) else math.inf
+            if not curve.rates:  # the lowest rate learns nothing, but with weights that are trained already
+                start = fmean(losses[:EARLY] or [math.nan])
+                curve = replace(curve, first=end if end > CHANCE * start else start)
+            curve = replace(curve, rates=(*curve.rates, rate), losses=(*curve.losses, end))
             if curve.ends:
                 break
         if curve.suggested is not None:
