@@ -30,7 +30,7 @@ from trt_cls.data.samples import ImageFolder, Sample, Samples
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import shard_folder
 from trt_cls.data.stream import stream
-from trt_cls.preprocessing.gate import _content
+from trt_cls.preprocessing.image_file import _content
 from trt_cls.spec.experiment import NO_EXTENSIONS
 
 ROUNDS, CLASSES, SIDE, DECODED = 5, 10, 128, 600

@@ -171,9 +171,9 @@ def test_learns_and_is_exported(
     from support.optimized import integer_kernels, optimized
     from support.trained_layers import assert_layers_find_their_nodes
     from trt_cls.export.export import export
-    from trt_cls.export.images import images_for
     from trt_cls.export.int8 import Int8
     from trt_cls.export.parity import BOUNDS
+    from trt_cls.export.sample_images import images_for
     from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint
 
     if model.arch not in SMALL:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import hashlib
 import os
 import re
 import select
@@ -66,6 +65,8 @@ def read_at_most(descriptor: int, size: int, *, waits: bool = False) -> bytes:
 
 def file_sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
+    import hashlib  # loads OpenSSL, which most commands do without
+
     digest = hashlib.sha256()
     with regular_file(path) as (descriptor, _):
         while chunk := os.read(descriptor, _CHUNK):
@@ -145,7 +146,7 @@ UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**1
 
 
 def bytes_in(size: str) -> int | None:
-    """The number of bytes in a text such as 500MB or 1GB; None where it is none."""
+    """The number of bytes in a text such as 500MB or 1GB; None where the text is not a size."""
     match = re.fullmatch(r"(\d{1,15})\s*([a-z]*)", size.strip().lower(), re.ASCII)
     return int(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
 

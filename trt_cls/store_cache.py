@@ -7,7 +7,6 @@ copies are dropped, never one that is open. Does not know: how an object is fetc
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import time
@@ -34,6 +33,8 @@ def local(path: Path, whole: ObjectInfo | None = None) -> Path:
     """
     if not isinstance(path, StorePath):
         return path
+    import hashlib  # loads OpenSSL, which files of this machine do without
+
     wanted = whole or described(path)
     name = hashlib.sha256("\0".join(map(str, (path, *wanted))).encode("utf-8", "surrogateescape")).hexdigest()[:40]
     folder = cache_folder() / "stores"

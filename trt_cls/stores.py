@@ -1,4 +1,4 @@
-"""Object stores: what is asked of them, and asked again where they fail; what is written to them appears complete.
+"""Object stores: requests, which are repeated when they fail, and writing; an object appears complete or not at all.
 
 The only module that imports fsspec, and only where a URL is opened. Begin with `written` and `fetched`; what is read
 comes through `store_cache`. Does not know: what is in the files.
@@ -92,7 +92,7 @@ def names_in(folder: Path) -> frozenset[str]:
 
 
 def require_there(paths: Sequence[Path]) -> None:
-    """Refuses objects that are not in their store, where the store says.
+    """Refuses objects that are missing from their store, where the store can report that.
 
     Raises:
         DataError: names the first of them.
@@ -234,7 +234,7 @@ def _cause(error: Exception) -> BaseException:
 
 
 def described(path: StorePath) -> ObjectInfo:
-    """What a store says of an object.
+    """What a store reports about an object.
 
     Raises:
         DataError: there is no such object.

@@ -50,7 +50,7 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     seen = []
 
-    def parse(state: cli.State) -> None:
+    def parse(state: cli.Invocation) -> None:
         root = program.make_context("trt-cls", list(state.arguments), obj=state)
         command = program.get_command(root, state.arguments[0])
         assert command is not None

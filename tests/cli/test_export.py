@@ -51,7 +51,7 @@ def test_says_what_was_written_and_how_far_it_is_off(
     assert lines[0].startswith(f"wrote {output} (fp16, ")
     assert "agreement 100.00%" in lines[1]
     assert "64 random images" in lines[1]
-    assert lines[-1] == f"next: trt-cls evaluate -e SPEC -m {output}"
+    assert lines[-1] == f"next: trt-cls evaluate -m {output} --dataset FOLDER"
 
 
 def test_a_file_without_parity_is_not_blamed_on_onnx_runtime(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -37,6 +38,17 @@ def test_an_image_gets_its_likeliest_labels(model: Path, tmp_path: Path, capsys:
     assert main(["infer", "-m", str(model), "-i", str(tmp_path / "image.png"), "--top-k", "1"]) == 0
     assert capsys.readouterr().out == f"red  {red:.4f}\n"
     assert not (tmp_path / "result.csv").exists()
+
+
+def test_one_image_loads_nothing_that_it_does_without(model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    arguments = ["infer", "-m", str(model), "-i", str(tmp_path / "a.png"), "--provider", "cpu"]
+    code = f"import sys; from trt_cls.cli import main; assert main({arguments!r}) == 0; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert {"onnxruntime", "PIL.PngImagePlugin"} <= loaded
+    tensorrt = {"trt_cls.engines.tensorrt.engine", "trt_cls.preprocessing.cuda", "trt_cls.gpu"}
+    assert not loaded & {*tensorrt, "torch", "onnx", "safetensors", "hashlib", "PIL.TiffImagePlugin", "rich", "scipy"}
 
 
 @pytest.mark.parametrize("flag", ["-i", "-d", "--image_dir"])

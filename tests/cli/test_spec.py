@@ -83,11 +83,23 @@ def test_a_spec_of_a_fresh_checkout_runs_or_says_how(
 def test_check_names_encrypted_files_and_the_differences_from_tao(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["spec", "check", "--no-paths", str(TAO_SPEC)]) == 0
     said = capsys.readouterr().out
-    assert 'encrypted: eval_config.model_path: "/workspace/results/weights/resnet_080.tlt": TAO encrypted it' in said
+    assert 'encrypted: model_path: "/workspace/results/weights/resnet_080.tlt": TAO encrypted it' in said
     assert "take the .hdf5" in said
     assert "  resnet with use_pooling: averages the map; TAO's code its upper left 4×4\n" in said
     assert "lr_config.step" not in said, "it has another schedule"
     assert "  running variance of batch normalization: comes from the unbiased variance" in said
+
+
+def test_check_names_encrypted_files_of_a_spec_with_mistakes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "spec.txt"
+    spec.write_text('# "old.tlt"\ntrain_config { pretrained_model_path: "a.tlt" epochs: 3 }\n')
+    assert main(["spec", "check", str(spec)]) == 2
+    said, errors = capsys.readouterr()
+    assert said.startswith('encrypted: pretrained_model_path: "a.tlt": TAO encrypted it')
+    assert said.count("encrypted:") == 1
+    assert "epochs" in errors
 
 
 def test_each_difference_that_check_lists_is_documented() -> None:

@@ -96,7 +96,7 @@ def test_three_commands_lead_from_a_folder_to_a_report(narrow: None, capsys: pyt
 def test_size_color_and_crops_are_those_of_the_pictures(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], mode: str, expected: str, crops: bool
 ) -> None:
-    monkeypatch.setattr("trt_cls.cli.spec._has_weights", lambda arch: False)
+    monkeypatch.setattr("trt_cls.cli.spec._weights", lambda arch: None)
     write(Path("photos"), 2, size, mode)
     assert init("photos", "-o", "new/spec.txt") == 0
     spec = load("new/spec.txt", needs=("train_config", "eval_config"))
@@ -147,7 +147,7 @@ def test_a_class_named_train_is_a_class() -> None:
     ],
 )
 def test_the_architecture_may_be_named(monkeypatch: pytest.MonkeyPatch, arch: str, lines: list[str]) -> None:
-    monkeypatch.setattr("trt_cls.cli.spec._has_weights", lambda arch: "/" in arch)
+    monkeypatch.setattr("trt_cls.cli.spec._weights", lambda arch: "here" if "/" in arch else None)
     write(Path("photos"), 2)
     assert init("photos", "--arch", arch) == 0
     found = [line.strip() for line in Path("spec.txt").read_text().splitlines()]
@@ -155,12 +155,23 @@ def test_the_architecture_may_be_named(monkeypatch: pytest.MonkeyPatch, arch: st
 
 
 def test_pretrained_weights_are_taken_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_cls.cli.spec._has_weights", lambda arch: "/" in arch)
+    monkeypatch.setattr("trt_cls.cli.spec._weights", lambda arch: "here" if "/" in arch else None)
     write(Path("photos"), 2, (120, 120))
     assert init("photos") == 0
     spec = load("spec.txt", needs=("train_config",), paths=False)
     assert spec.train_config is not None
     assert (spec.model_config.arch, spec.train_config.pretrained_model_path) == ("torchvision/resnet18", "hub")
+
+
+def test_pretrained_weights_of_a_named_network_are_taken_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchvision")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    write(Path("photos"), 2)
+    assert init("photos", "--arch", "torchvision/resnet18") == 0
+    assert 'pretrained_model_path: "hub"' in Path("spec.txt").read_text()
+    assert "train downloads pretrained weights of torchvision/resnet18 once" in capsys.readouterr().out
 
 
 def test_nothing_is_fetched_and_weights_are_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +198,8 @@ def test_nothing_is_fetched_and_weights_are_found_in_the_cache(tmp_path: Path, m
             "(red), 3 images",
         ),
         (lambda: Path("x/only").mkdir(parents=True), ("x",), "only one class folder (only)"),
+        (lambda: write(Path("x/photos")), ("x",), "are they in it? name x/photos"),
+        (lambda: Path("x.tar").write_bytes(b"x"), ("x.tar",), "of images per class; unpack it"),
         (lambda: Path("x").mkdir(), ("x",), "no class folders in it"),
         (lambda: None, ("x",), "no such folder"),
         (lambda: Path("spec.txt").write_text("mine"), (".",), "-o spec.txt: exists already"),

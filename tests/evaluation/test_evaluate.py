@@ -16,8 +16,8 @@ from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.engines import open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, EngineError, RequestError
-from trt_cls.evaluation.answers import WithFlips
 from trt_cls.evaluation.evaluate import evaluate
+from trt_cls.evaluation.inference import WithFlips
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.results import evaluation_table, results_dict, write_evaluation
 

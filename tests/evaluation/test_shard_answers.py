@@ -21,7 +21,7 @@ from trt_cls.cli import main
 from trt_cls.data.folder import image_folder
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import by_shard, shard_folder
-from trt_cls.evaluation.answers import answers
+from trt_cls.evaluation.inference import answers
 
 Run = Callable[..., int]
 SHARDS = 4
@@ -170,7 +170,7 @@ def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
             yield batch
 
     with monkeypatch.context() as patched:
-        patched.setattr("trt_cls.evaluation.answers.answers", stopped)
+        patched.setattr("trt_cls.evaluation.inference.answers", stopped)
         assert main(again) == 130
     assert capsys.readouterr().err.endswith("error: interrupted\n")
     found = files_in(str(tmp_path / "two"))

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.onnx_file import onnx_contract
-from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError, did_you_mean, one_line
 from trt_cls.spec.differences import encrypted
@@ -19,7 +16,7 @@ MODEL_SUFFIXES = (".onnx", ".safetensors", *PLANS)
 
 
 def read_contract(path: Path) -> Contract:
-    """What the model file `path` says of itself.
+    """The contract that the model file `path` carries.
 
     Raises:
         ArtefactError: the file is missing, empty, truncated, of another kind, or carries no contract.
@@ -29,6 +26,8 @@ def read_contract(path: Path) -> Contract:
         return onnx_contract(path)
     if path.suffix == ".safetensors":
         return checkpoint_contract(path)
+    from trt_cls.artefacts.sidecar import read_sidecar
+
     return read_sidecar(path).contract
 
 
@@ -76,6 +75,8 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist" if not path.exists() else "is no regular file"
         raise ArtefactError(f"{path} {what}; expected a .safetensors checkpoint, as train writes to RESULTS/weights/")
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
@@ -98,7 +99,7 @@ def contract_of(path: Path, metadata: Mapping[str, str]) -> Contract:
 
 
 def unreadable(path: Path, error: Exception) -> ArtefactError:
-    """The error for a file in which the library of safetensors met `error`."""
+    """The error for a file that the safetensors library could not read, with its `error`."""
     return ArtefactError(
         f"{path} can't be read as a safetensors file ({one_line(error)}); it is truncated or of another "
         "format; copy it again, or train or export it again"

@@ -1,6 +1,6 @@
-"""Makes the variants of a network and measures each on every provider of this machine; a stopped run goes on later.
+"""Makes the variants of a network and measures each on every provider of this machine; a stopped run can be resumed.
 
-Each row is written as soon as it is known. `choose.json` beside them says of what they are the measurements.
+Each row is written as soon as it is known. `choose.json` beside them records what was measured, and how.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
-"""The command line: parse, call, print. One module per command, imported when it is run."""
+"""The command line: parse, call, print. One module per command, imported when it is run.
+
+Knows flags, the order of commands in --help and exit statuses. Does not know: how anything is done. Begin with `main`
+and `SECTIONS` here; flags that several commands share are in `options.py`.
+"""
 
 from __future__ import annotations
 
 import errno
+import gc
+import os
 import resource
 import sys
 import traceback
@@ -102,9 +108,18 @@ def program() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
-    state = Invocation(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(state), state)
+    """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong.
+
+    Without `arguments` it is the program itself, with those of its command line, and the process ends after it.
+    """
+    if arguments is not None:
+        state = Invocation(arguments)
+        return exit_status(lambda: run(state), state)
+    # NumPy starts threads for products of matrices as it is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    status = main(sys.argv[1:])
+    gc.freeze()  # Python would look for garbage in all modules before the process ends
+    return status
 
 
 def run(state: Invocation) -> None:

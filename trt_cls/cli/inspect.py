@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trt_cls.artefacts.sidecar import Sidecar
-    from trt_cls.engines.graph import Layer, Tensor
     from trt_cls.engines.inspection import Inspection, PlanLayer
+    from trt_cls.engines.onnx_graph import Layer, Tensor
 
 
 @click.command("inspect")
@@ -51,7 +51,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     rows = [("File", f"{found.path}, {found.bytes:,} bytes"), ("SHA-256", found.sha256)]
     rows += contract_rows(found.contract)
     if found.parameters is not None:
-        rows.append(("Parameters", f"{found.parameters:,}"))
+        folded = ", batch normalization folded into the layers before it" if found.path.suffix == ".onnx" else ""
+        rows.append(("Parameters", f"{found.parameters:,}{folded}"))
     if found.weights:
         rows.append(("Values", ", ".join(f"{count:,} {kind}" for kind, count in found.weights.items())))
     if found.multiply_adds is not None:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -37,6 +37,8 @@ def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
     from trt_cls.spec.loader import experiment_from_text, read_text
 
     text = read_text(spec)
+    for line in encrypted_files(text):
+        echo(f"encrypted: {line}")
     experiment = experiment_from_text(
         text,
         str(spec),
@@ -45,8 +47,6 @@ def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
         files_of=() if no_paths else ("train_config", "eval_config"),
     )
     echo(f"{spec}: ok ({_summary(experiment)})")
-    for line in encrypted_files(experiment):
-        echo(f"encrypted: {line}")
     model, train = experiment.model_config, experiment.train_config
     met = differences(model, train, " ".join((text, *overrides))) if train else []
     echo(f"differences from TAO: {len(met)}{', see docs/differences-from-tao.md' if met else ''}")
@@ -81,28 +81,31 @@ def init(folder: Path, output: Path, arch: str | None) -> None:
     if output.exists() and (output.is_dir() or output.stat().st_size):
         raise RequestError(f"-o {output}: exists already; expected a new file; name another, or remove this one")
     pictures = survey(folder)
-    cached = arch is None and pictures.side > ENLARGED and _has_weights(HUB_DEFAULT)
+    cached = arch is None and pictures.side > ENLARGED and _weights(HUB_DEFAULT) == "here"
     chosen, depth = architecture(arch, pictures, hub=cached)
-    pretrained = (cached and chosen == HUB_DEFAULT) or _has_weights(chosen)
+    weights = _weights(chosen)
     results = f"runs/{folder.resolve().name}"
-    text = starter_text(pictures, chosen, depth, results, hub=pretrained, gpu=visible_gpu() is not None)
+    text = starter_text(pictures, chosen, depth, results, hub=weights is not None, gpu=visible_gpu() is not None)
     experiment = loads(text, needs=("train_config",), paths=True, name=str(output))
     results_folder(output.parent)
     write_text(output, text)
     echo("\n".join(pictures.remarks))
     echo(f"wrote {output} ({_summary(experiment)})")
+    if weights == "to download":
+        echo(f"train downloads pretrained weights of {chosen} once; without a network, remove pretrained_model_path")
     echo(f"next: {shlex.join(['trt-cls', 'train', '-e', str(output), '-r', results])}")
     echo(f"then: {shlex.join(['trt-cls', 'evaluate', '-e', str(output), '-r', f'{results}/evaluation'])}")
 
 
-def _has_weights(arch: str) -> bool:
+def _weights(arch: str) -> Literal["here", "to download"] | None:
+    """Where pretrained weights of `arch` are, if there are any."""
     from trt_cls.spec.architectures import is_external
 
     if not is_external(arch) or not find_spec("torch"):
-        return False
-    from trt_cls.models.external import has_cached_weights
+        return None
+    from trt_cls.models.external import has_cached_weights, offers_weights
 
-    return has_cached_weights(arch)
+    return "here" if has_cached_weights(arch) else "to download" if offers_weights(arch) else None
 
 
 @command.command("fields")

@@ -165,7 +165,7 @@ def _summary(result: TrainingResult) -> list[str]:
     averaged = []
     if result.averaged:
         averaged = [f"averaged:   {result.averaged.path} ({result.averaged})"]
-    export = ["trt-cls", "export", "-m", str(result.offered), "-o", str(files.root / "model.onnx")]
+    export = ["trt-cls", "export", "-m", result.offered, "-e", files.spec, "-o", files.root / "model.onnx"]
     return [
         *lines,
         done,
@@ -174,5 +174,5 @@ def _summary(result: TrainingResult) -> list[str]:
         f"last model: {result.last}",
         *averaged,
         f"curves:     {files.page}, {files.curve}, tensorboard --logdir {files.events}",
-        f"next:       {shlex.join(export)}",
+        f"next:       {shlex.join(map(str, export))}",
     ]

@@ -13,7 +13,7 @@ from trt_cls.data.samples import ImageFolder, Sample, Samples, Skipped, files
 from trt_cls.data.walk import Walk, is_ignored
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import is_shards
-from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.preprocessing.image_file import EXTENSIONS
 from trt_cls.text import has_foreign_bytes, listed
 from trt_cls.urls import StorePath
 
@@ -23,6 +23,7 @@ T = TypeVar("T")
 LABELS = "labels.csv"
 """The usual name of the file with the labels of multi-label data."""
 LAYOUT = "expected one sub-folder of images per class"
+ARCHIVES = (".tar", ".zip", ".gz", ".tgz", ".bz2", ".xz")
 
 
 def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_missing: bool = False) -> ImageFolder:
@@ -38,7 +39,9 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
     if classes is None:
         classes = folders
         if len(classes) == 1:
-            raise DataError(f"{root}: only one class folder ({classes[0]}); a classifier needs at least two")
+            inner = root / classes[0]
+            deeper = f"; are they in it? name {inner}" if any(entry.is_dir() for entry in inner.iterdir()) else ""
+            raise DataError(f"{root}: only one class folder ({classes[0]}); a classifier needs at least two{deeper}")
     _check_classes(root, folders, classes, allow_missing)
     present = frozenset(folders)
     walk = Walk(root, [root / name for name in folders])
@@ -110,7 +113,8 @@ def _class_folders(root: Path) -> list[str]:
     _refuse_store(root)
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
-        raise DataError(f"{root}: {found}; expected a folder with one sub-folder of images per class")
+        packed = "; unpack it" if root.suffix in ARCHIVES and root.exists() else ""
+        raise DataError(f"{root}: {found}; expected a folder with one sub-folder of images per class{packed}")
     try:
         folders = sorted(entry.name for entry in root.iterdir() if not is_ignored(entry.name) and entry.is_dir())
     except OSError as error:

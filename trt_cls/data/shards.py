@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.data.samples import ImageFolder, Labels, LabelSets, Sample, Samples
+from trt_cls.data.samples import ImageFolder, LabelSets, Sample, Samples, StoredLabels
 from trt_cls.data.shard_index import Rows, Texts, index_path, is_indexed, read_index, text_at
 from trt_cls.data.tars import scanned
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import shard_paths
-from trt_cls.preprocessing.gate import EXTENSIONS, Part
+from trt_cls.preprocessing.image_file import EXTENSIONS, Part
 from trt_cls.store_cache import local
 from trt_cls.stores import ObjectInfo, require_there
 from trt_cls.text import listed
@@ -30,7 +30,7 @@ Epochs = Literal["shards", "folder"]
 SCANS = 4
 
 
-class Table:
+class ShardTable:
     """The images of several shards, as a `samples.Table`; each has one class, or none."""
 
     sets: LabelSets | None = None
@@ -50,7 +50,7 @@ class Table:
         """
         self.root, self.files, self.rows, self._texts, self._index = root, files, rows, texts, index
         self._wholes = wholes
-        self.labels: Labels = rows["label"]
+        self.labels: StoredLabels = rows["label"]
         self.groups: NDArray[np.uint32] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,8 +181,8 @@ def by_shard(samples: Samples) -> dict[Path, Samples]:
     return {file: samples[start:end] for file, start, end in zip(files, starts.tolist(), ends, strict=True)}
 
 
-def _table(samples: Samples) -> Table:
-    assert isinstance(samples.table, Table)
+def _table(samples: Samples) -> ShardTable:
+    assert isinstance(samples.table, ShardTable)
     return samples.table
 
 
@@ -197,7 +197,7 @@ def _opened(paths: Sequence[Path], order: Epochs) -> tuple[Samples, tuple[str, .
     return Samples(table, None if chosen is None else np.flatnonzero(chosen)), classes
 
 
-def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[Table, tuple[str, ...], NDArray[np.bool_] | None]:
+def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], NDArray[np.bool_] | None]:
     """The table of an index, its classes, and which of its rows are in the `wanted` shards; None: all."""
     index, rows, texts = read_index(path)
     names = [shard.name for shard in index.shards]
@@ -208,13 +208,13 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[Table, tuple[str, ...]
             f"{wanted[0].with_name(unknown[0])}: not among the {len(names)} shards that {path} lists; name those"
         )
     wholes = [ObjectInfo(shard.bytes, shard.sha256) for shard in index.shards] if isinstance(path, StorePath) else None
-    table = Table(path.parent, names, rows, texts, path, wholes)
+    table = ShardTable(path.parent, names, rows, texts, path, wholes)
     if len(wanted) == len(names):
         return table, index.classes, None
     return table, index.classes, np.isin(rows["shard"], [number[shard.name] for shard in wanted])
 
 
-def _scanned(paths: Sequence[Path]) -> tuple[Table, tuple[str, ...], None]:
+def _scanned(paths: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], None]:
     """The table of tars without an index; their classes are the numbers from 0 to the largest."""
     root = type(paths[0])(os.path.commonpath([path.parent for path in paths]))
     with ThreadPoolExecutor(SCANS) as pool:
@@ -226,4 +226,4 @@ def _scanned(paths: Sequence[Path]) -> tuple[Table, tuple[str, ...], None]:
         start += len(texts)
     rows, texts = (np.concatenate(columns) for columns in zip(*found, strict=True))
     classes = tuple(str(label) for label in range(int(rows["label"].max()) + 1))
-    return Table(root, [os.path.relpath(path, root) for path in paths], rows, texts, None), classes, None
+    return ShardTable(root, [os.path.relpath(path, root) for path in paths], rows, texts, None), classes, None

@@ -85,28 +85,28 @@ class Transforms:
         return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
 
 
-class Part(NamedTuple):
+class KernelImage(NamedTuple):
     """One image of a batch for the kernel: only the pixels that it reads."""
 
     cut: Cut
     plan: ImagePlan
 
 
-def part(pixels: Pixels, plan: ImagePlan, preprocessing: Preprocessing) -> Part:
+def kernel_image(pixels: Pixels, plan: ImagePlan, preprocessing: Preprocessing) -> KernelImage:
     """A decoded image for the kernel; a large one is resized here, and the rest of its plan is left to the kernel."""
     wanted = cut(pixels, plan.both, preprocessing.filter)
     if wanted.pixels[..., 0].size > MOST_SOURCE_PIXELS * preprocessing.height * preprocessing.width:
         across, down = (Axis(axis.outputs, axis.outputs, 0, axis.outputs) for axis in plan.both)
-        return Part(Cut(window(pixels, plan.both, preprocessing.filter), 0, 0, (across, down)), plan)
+        return KernelImage(Cut(window(pixels, plan.both, preprocessing.filter), 0, 0, (across, down)), plan)
     if wanted.pixels.size < pixels.size:  # frees the rest of the image
         wanted = wanted._replace(pixels=wanted.pixels.copy())
-    return Part(wanted, plan)
+    return KernelImage(wanted, plan)
 
 
-def bundle(parts: Sequence[Part], preprocessing: Preprocessing) -> Bundle:
-    """The batch of one or more parts."""
-    changes = np.array([_change(part.plan) for part in parts], CHANGE)
-    return Bundle(pack_cuts([part.cut for part in parts], preprocessing.filter), preprocessing, changes)
+def bundle(images: Sequence[KernelImage], preprocessing: Preprocessing) -> Bundle:
+    """The batch of one or more images."""
+    changes = np.array([_change(image.plan) for image in images], CHANGE)
+    return Bundle(pack_cuts([image.cut for image in images], preprocessing.filter), preprocessing, changes)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ def run_in_processes(count: int, arguments: Sequence[str]) -> int:
         max_nodes=1,
         nproc_per_node=count,
         logs_specs=DefaultLogsSpecs(),
-        run_id=uuid.uuid4().hex,
+        run_id=os.urandom(16).hex(),
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from uuid import uuid4
 
 from trt_cls.distributed.failure import end_with_launcher, ended_together
 from trt_cls.errors import RequestError, require
@@ -132,7 +131,7 @@ def _start(store: Any, rank: int, size: int) -> str:
     torchrun keeps its store when it starts all of them again, with the addresses of those before. Each process writes
     a name that is new, and the first one answers under it until all have answered.
     """
-    own = uuid4().hex
+    own = os.urandom(16).hex()
     if rank:
         store.set(f"trt_cls/{rank}", own)
         start = str(store.get(f"trt_cls/{own}").decode())

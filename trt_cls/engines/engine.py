@@ -6,8 +6,9 @@ Does not know: which engine opens a file, see `backends`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,21 @@ from numpy.typing import NDArray
 from trt_cls.contract import INPUT, OUTPUT, Contract, Preprocessing
 from trt_cls.errors import ArtefactError, EngineError
 from trt_cls.preprocessing.pillow import normalize
+
+if TYPE_CHECKING:
+    from trt_cls.data.folder import Sample
+    from trt_cls.data.stream import Skipped
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A batch of images with their probabilities [n,classes], n samples, and what was skipped among them."""
+
+    samples: tuple[Sample, ...]
+    probabilities: NDArray[np.float32]
+    skipped: tuple[Skipped, ...]
+    waited: float
+    """Seconds in which nothing could be started because no images were ready."""
 
 
 class Engine(Protocol):
@@ -37,7 +53,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Frees memory and device; a second time does nothing."""
+        """Frees memory and device; a second call does nothing."""
 
 
 def closed(backend: str) -> EngineError:

@@ -5,13 +5,14 @@ Does not know: differences that depend on the images, see docs/differences-from-
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trt_cls.spec.experiment import Experiment, ModelConfig, TrainConfig
+    from trt_cls.spec.experiment import ModelConfig, TrainConfig
 
 ENCRYPTED = (".tlt", ".etlt")
 """Suffixes of models that TAO encrypts."""
@@ -70,11 +71,8 @@ def encrypted(path: str) -> str:
     )
 
 
-def encrypted_files(experiment: Experiment) -> Iterator[str]:
-    """A line for each file of the spec that TAO encrypted."""
-    train, evaluation = experiment.train_config, experiment.eval_config
-    named = {
-        "train_config.pretrained_model_path": train.pretrained_model_path if train else "",
-        "eval_config.model_path": evaluation.model_path if evaluation else "",
-    }
-    return (f'{field}: "{path}": {hint}' for field, path in named.items() if (hint := encrypted(path)))
+def encrypted_files(text: str) -> Iterator[str]:
+    """A line for each file that TAO encrypted, of those that the spec `text` names, which may have mistakes."""
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    named = re.findall(r"""(\w+)\s*:\s*["']([^"'\n]+)["']""", "\n".join(lines))
+    return (f'{field}: "{path}": {hint}' for field, path in dict.fromkeys(named) if (hint := encrypted(path)))

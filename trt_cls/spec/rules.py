@@ -229,7 +229,7 @@ def _check_annealing(schedule: SoftAnnealLr, report: Report) -> None:
     if not report.sound(path, f"{block}.soft_start"):
         return
     if any(later < earlier for earlier, later in pairwise(points)):
-        report.add(path, f"{_listed(points)} found, expected them in rising order")
+        report.add(path, f"{', '.join(map(str, points))} found, expected them in rising order")
     elif points and points[0] <= schedule.soft_start:
         report.add(path, f"{points[0]} found, expected points after soft_start, {schedule.soft_start}")
 
@@ -244,10 +244,6 @@ def _check_means(model: ModelConfig, train: TrainConfig, report: Report) -> None
         found = ", ".join(shown(key) for key in sorted(train.image_mean))
         wanted = "all of b, g, r" if channels == 3 else "l"
         report.add(path, f"keys {found} found, expected {wanted} for {channels} channel{'s' * (channels > 1)}")
-
-
-def _listed(numbers: Sequence[float]) -> str:
-    return ", ".join(str(number) for number in numbers)
 
 
 def _check_extensions(experiment: Experiment, report: Report) -> None:

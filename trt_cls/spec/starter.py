@@ -43,7 +43,7 @@ class Pictures:
     """In the middle of all images, each."""
     color: bool
     remarks: tuple[str, ...]
-    """Lines for people."""
+    """Lines for display."""
 
     @property
     def side(self) -> int:

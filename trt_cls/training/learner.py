@@ -127,7 +127,7 @@ class Learner:
         self._sums.zero_()
 
     def metrics(self) -> EpochMeans:
-        """Of the epoch so far, from this process's images; waits for the device."""
+        """Means of the epoch so far over this process's images; waits for the device."""
         return _means(self._sums.tolist())
 
     def metrics_of_all(self) -> EpochMeans:

@@ -91,7 +91,7 @@ def _augmented(batch: PackedBatch, compute: Compute, kernel: CudaAugmentation | 
 
 @contextmanager
 def _in_turn(compute: Compute, kernel: CudaAugmentation) -> Iterator[None]:
-    """Lets the kernel's stream wait for the current one, and that for what the block queues on the kernel's.
+    """Makes the kernel's stream wait for the current stream, and afterwards the current stream for the kernel's.
 
     So no memory of torch's ever belongs to the kernel's stream, which is gone when the kernel is closed.
     """

@@ -71,7 +71,7 @@ class Plan:
         return Run(self.check(context, "creating an execution context"), self.check)
 
     def check(self, result: Any, action: str) -> Any:
-        """`result`, unless it is one of the values by which TensorRT says that it failed."""
+        """`result`, unless it is one of the values that TensorRT returns for a failure."""
         if result is None or result is False:
             raise EngineError(f"{self.backend}: {action} failed: {self._said()}")
         return result

@@ -67,8 +67,8 @@ class Slot:
     def run(self, count: int) -> None:
         """Queues the network on the first `count` images of the input, and the copy of their answers to the host.
 
-        All probabilities come back, which loss and calibration need: 4 bytes a class and image, 1 MB for 256 images of
-        1,000 classes, which is 0.7 % of what 256 decoded photographs of 500×375 bring the other way.
+        All probabilities come back, which loss and calibration need: 4 bytes per class and image, 1 MB for 256 images
+        of 1,000 classes, 0.7 % of the bytes of 256 decoded photographs of 500×375.
         """
         batch = max(count, self._plan.smallest)
         if self._graph is not None and batch == self._batch:
@@ -83,7 +83,7 @@ class Slot:
         return self._answers[:count].copy()
 
     def close(self) -> None:
-        """Waits for what is queued, and frees all."""
+        """Waits for queued work, then frees everything."""
         self.stream.synchronize()
         self._drop_graph()
         del self._run, self.input, self._output, self._answers, self.stream

@@ -10,30 +10,19 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import DecodedBatch, Skipped, decoded
+from trt_cls.data.stream import DecodedBatch, decoded_batches
+from trt_cls.engines.engine import Answered
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.pillow import Pixels
 
 LANES = 2
 """One batch is copied to the GPU and preprocessed while the network runs on the other."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A batch of images with their probabilities [n,classes], n samples, and what was skipped among them."""
-
-    samples: tuple[Sample, ...]
-    probabilities: NDArray[np.float32]
-    skipped: tuple[Skipped, ...]
-    waited: float
-    """Seconds in which nothing could be started because no images were ready."""
 
 
 class Lane:
@@ -62,7 +51,7 @@ class Lane:
         return self._slot.answers(self._count)
 
     def close(self) -> None:
-        """Waits for what is at work, and frees all."""
+        """Waits for running work, then frees everything."""
         self._slot.close()
         del self._slot, self._staging
 
@@ -78,7 +67,7 @@ def answers_on_device(
     size = min(batch_size, engine.largest)
     with ExitStack() as stack:
         batches = stack.enter_context(
-            closing(decoded(samples, engine.contract.preprocessing, batch_size=size, workers=workers))
+            closing(decoded_batches(samples, engine.contract.preprocessing, batch_size=size, workers=workers))
         )
         lanes: list[Lane] = []
         stack.callback(_close, engine, lanes)

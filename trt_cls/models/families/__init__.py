@@ -1,5 +1,7 @@
 """The table of families and how one is built from the spec's model_config; one module per family and its variants.
 
+Does not know: checkpoints, and networks of other libraries. Begin with `FAMILIES`, the table.
+
 To add a family: a module here, its row in `FAMILIES`, its row in `trt_cls/spec/architectures.py`.
 """
 

@@ -24,10 +24,10 @@ from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import shard_by_shard
 from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import own_rank
-from trt_cls.engines.tensorrt.pipeline import Answered
+from trt_cls.engines.engine import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError
-from trt_cls.evaluation.labeling import Labeling, merge
 from trt_cls.evaluation.results import labeled, lines
+from trt_cls.evaluation.shard_labels import Labeling, merge
 from trt_cls.preprocessing.images import read
 
 CLASSES = ("dark", "light")

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,14 @@ from trt_cls.artefacts.classmap import read_classmap
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample
 from trt_cls.data.stream import Skipped, stream
-from trt_cls.engines.engine import Engine
-from trt_cls.engines.tensorrt.engine import TensorRtEngine
-from trt_cls.engines.tensorrt.pipeline import Answered, answers_on_device
+from trt_cls.engines.engine import Answered, Engine
 from trt_cls.errors import ArtefactError, DataError, DeviceError, EngineError, MissingDependency, RequestError
-from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.text import lookalikes
 
 if TYPE_CHECKING:
+    from trt_cls.engines.tensorrt.engine import TensorRtEngine
+    from trt_cls.preprocessing.cuda import CudaPreprocessing
     from trt_cls.spec.experiment import Experiment
 
 Executor = Literal["auto", "cpu", "cuda"]
@@ -47,9 +47,11 @@ def answers(
         RequestError: `executor` is "cuda" and `engine` is not a TensorRT engine.
     """
     kernel = open_kernel(engine, executor)
-    if kernel is None or not isinstance(engine, TensorRtEngine):
+    if kernel is None or not _is_tensorrt(engine):
         yield from (_finite(engine, answered) for answered in _on_host(engine, samples, batch_size, workers))
         return
+    from trt_cls.engines.tensorrt.pipeline import answers_on_device
+
     with (
         closing(kernel),
         closing(answers_on_device(engine, kernel, samples, batch_size=batch_size, workers=workers)) as found,
@@ -63,7 +65,7 @@ def open_kernel(engine: Engine, executor: Executor) -> CudaPreprocessing | None:
     Raises:
         DeviceError, MissingDependency, RequestError: as `answers`.
     """
-    if not isinstance(engine, TensorRtEngine):
+    if not _is_tensorrt(engine):
         if executor == "cuda":
             raise RequestError(
                 f"--executor cuda: the model runs on {engine.backend}, which takes its input from the CPU; expected a "
@@ -72,6 +74,8 @@ def open_kernel(engine: Engine, executor: Executor) -> CudaPreprocessing | None:
         return None
     if executor == "cpu":
         return None
+    from trt_cls.preprocessing.cuda import CudaPreprocessing
+
     try:
         return CudaPreprocessing(engine.contract.preprocessing)
     except (DeviceError, MissingDependency) as error:
@@ -79,6 +83,12 @@ def open_kernel(engine: Engine, executor: Executor) -> CudaPreprocessing | None:
             raise
         _log.warning("images are prepared on the CPU, with the same result: %s", error)
         return None
+
+
+def _is_tensorrt(engine: Engine) -> TypeGuard[TensorRtEngine]:
+    """Whether it is a TensorRT engine; modules for the GPU, which other engines do without, are not imported."""
+    module = sys.modules.get("trt_cls.engines.tensorrt.engine")
+    return module is not None and isinstance(engine, module.TensorRtEngine)
 
 
 def _on_host(engine: Engine, samples: Sequence[Sample], batch_size: int, workers: int) -> Iterator[Answered]:

@@ -26,16 +26,17 @@ from trt_cls.errors import DataError, StoreError, TrtClsError, one_line
 from trt_cls.files import read_at_most, regular_file
 from trt_cls.urls import StorePath
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF")
-PLUGINS = ("Jpeg", "Mpo", "Png", "Bmp", "Tiff", "WebP", "Ppm", "Gif", "Avif")
-"""Accepted formats, the most common first, and Pillow's modules for them. Never a format that starts a program (EPS) or
-refers to another file. Of several images in a file the first one is read."""
+COMMON = {"JPEG": "Jpeg", "PNG": "Png", "BMP": "Bmp", "PPM": "Ppm", "GIF": "Gif"}
+FORMATS = {**COMMON, "TIFF": "Tiff", "WEBP": "WebP", "AVIF": "Avif"}
+"""Accepted formats and Pillow's modules for them; those that are not common are imported for the first file of another
+format. Never a format that starts a program (EPS) or refers to another file. Of several images in a file the first one
+is read."""
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif",
     ".avif",
 )  # fmt: skip
 """Suffixes of such files, in upper or lower case."""
-MOST_BYTES = 2**29 + 2**20
+LARGEST_FILE = 2**29 + 2**20
 """The size of the largest image as plain 8-bit RGB, and 1 MiB for what surrounds it."""
 ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
 """Larger images are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
@@ -79,7 +80,7 @@ def holding() -> Iterator[None]:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
+def opened_image(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
     """An image file, or its content, as Pillow opens it, with its content; not decoded yet.
 
     More pixels than Pillow's limit for decompression bombs (178,956,970) are refused. A huge image keeps other huge
@@ -95,7 +96,7 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
         with ExitStack() as stack:
             locks: ExitStack = getattr(_thread, "held", None) or stack
             content = _content(source, locks)
-            image = stack.enter_context(Image.open(BytesIO(content), formats=_formats()))
+            image = stack.enter_context(_open(content))
             size = image.size
             if size[0] * size[1] > ALONE_PIXELS:
                 locks.enter_context(_alone)
@@ -125,13 +126,13 @@ def _content(source: Source, locks: ExitStack) -> bytes:
 
 
 def _admit(size: int, locks: ExitStack) -> None:
-    if size > MOST_BYTES:
-        raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
+    if size > LARGEST_FILE:
+        raise DataError(f"{size:,} bytes found, expected at most {LARGEST_FILE:,}")
     if size > ALONE_BYTES:
         locks.enter_context(_alone)
 
 
-class Shard:
+class OpenShard:
     """An open shard; closed when the thread that reads it ends or has opened OPEN_SHARDS others."""
 
     def __init__(self, part: Part) -> None:
@@ -147,9 +148,9 @@ class Shard:
             os.close(self.descriptor)
 
 
-def _shard(part: Part) -> Shard:
+def _shard(part: Part) -> OpenShard:
     """The shard of an image; opened again only where another file has taken its place."""
-    kept: OrderedDict[Path, Shard] | None = getattr(_thread, "shards", None)
+    kept: OrderedDict[Path, OpenShard] | None = getattr(_thread, "shards", None)
     if kept is None:
         kept = _thread.shards = OrderedDict()
     found = kept.get(part.file)
@@ -160,7 +161,7 @@ def _shard(part: Part) -> Shard:
             found.status = status
     if found is None:
         kept.pop(part.file, None)
-        found = kept[part.file] = Shard(part)
+        found = kept[part.file] = OpenShard(part)
         if len(kept) > OPEN_SHARDS:
             kept.popitem(last=False)
     return found
@@ -185,18 +186,34 @@ def _give_memory_back() -> None:
         trim(0)
 
 
+def _open(content: bytes) -> Image.Image:
+    with suppress(UnidentifiedImageError):
+        return Image.open(BytesIO(content), formats=_common())
+    return Image.open(BytesIO(content), formats=_all())
+
+
 @cache
-def _formats() -> list[str]:
-    """The names of the formats that this Pillow supports, once their modules are imported and libtiff is silent."""
+def _common() -> list[str]:
+    return _imported(COMMON)
+
+
+@cache
+def _all() -> list[str]:
+    """The names of all formats, once libtiff is silent."""
     # The handle of Pillow's own library finds the functions of the libtiff that it is linked with, if it is.
     pillow = ctypes.CDLL(str(import_module("PIL._imaging").__file__))
     for silenced in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
         if hasattr(pillow, silenced):
             getattr(pillow, silenced)(None)
-    for plugin in PLUGINS:
+    return _imported(FORMATS)
+
+
+def _imported(formats: dict[str, str]) -> list[str]:
+    """The names of those that this Pillow supports, once their modules are imported."""
+    for plugin in formats.values():
         with suppress(ImportError):  # an older Pillow without AVIF
             import_module(f"PIL.{plugin}ImagePlugin")
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [name for name in formats if name in Image.OPEN]
 
 
 def _is_short_of_memory(size: tuple[int, int]) -> bool:
@@ -205,7 +222,7 @@ def _is_short_of_memory(size: tuple[int, int]) -> bool:
     if pixels < 2**22 or (Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS):
         return False
     try:
-        np.empty(10 * pixels, np.uint8)  # Pillow's 4 bytes a pixel, 3 of ours, 3 on the way from one to the other
+        np.empty(10 * pixels, np.uint8)  # Pillow's 4 bytes per pixel, 3 of ours, 3 on the way from one to the other
     except MemoryError:
         return True
     return False
@@ -214,7 +231,7 @@ def _is_short_of_memory(size: tuple[int, int]) -> bool:
 def _too_little_memory(name: str, size: tuple[int, int]) -> TrtClsError:
     found = f"{size[0]}×{size[1]} pixels" if size[0] else "its content"
     return TrtClsError(
-        f"{name}not enough memory to decode the image ({found}); expected some 10 bytes a pixel; "
+        f"{name}not enough memory to decode the image ({found}); expected some 10 bytes per pixel; "
         "free memory, lower the number of workers, or make the image smaller"
     )
 

@@ -21,7 +21,7 @@ from trt_cls.urls import StorePath
 if TYPE_CHECKING:
     from trt_cls.data.samples import Samples
     from trt_cls.distributed.processes import Rank
-    from trt_cls.evaluation.labeling import Labeling, TableFormat
+    from trt_cls.evaluation.shard_labels import Labeling, TableFormat
 
 
 def label_shards(
@@ -35,7 +35,7 @@ def label_shards(
     """
     from trt_cls.artefacts.sidecar import file_sha256
     from trt_cls.data.shards import shard_by_shard
-    from trt_cls.evaluation.labeling import Labeling
+    from trt_cls.evaluation.shard_labels import Labeling
 
     paths = _shards(sources)
     labeling = Labeling(output_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
@@ -63,7 +63,7 @@ def answer_shards(
     from trt_cls.distributed.failure import end_with_launcher
     from trt_cls.distributed.processes import own_rank
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.answers import WithFlips, answers
+    from trt_cls.evaluation.inference import WithFlips, answers
 
     end_with_launcher()
     own = own_rank(shard)
@@ -100,7 +100,7 @@ def answer_shards(
 
 def merge_labels(out: Path) -> None:
     """Writes the labels of all shards as one table."""
-    from trt_cls.evaluation.labeling import merge
+    from trt_cls.evaluation.shard_labels import merge
 
     path, count = merge(out)
     echo(f"{counted(count, 'image')}, each once; written: {path}")

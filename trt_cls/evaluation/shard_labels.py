@@ -1,4 +1,4 @@
-"""Labels for shards, each exactly once: a table per shard that appears whole or not at all, then one of all.
+"""Labels for shards, each exactly once: a table per shard that appears completely or not at all, then a merged one.
 
 OUT/STEM.csv (or .parquet) has the rows of each image that `infer -r` writes: one for each class that is named, else one
 without a label. OUT/STEM.json says what it was made with and is written last: a shard that has one is done, so a job
@@ -22,14 +22,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from trt_cls.artefacts.decoding import Source, decoded, read_bytes
+from trt_cls.artefacts.decoding import Origin, decoded, read_bytes
 from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
 from trt_cls.data.samples import Samples
 from trt_cls.data.shards import checksums
-from trt_cls.engines.tensorrt.pipeline import Answered
+from trt_cls.engines.engine import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError, one_line, require
-from trt_cls.evaluation.decisions import decision
+from trt_cls.evaluation.prediction_sets import decision
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.store_cache import held
 from trt_cls.stores import names_in, written
@@ -38,7 +38,7 @@ from trt_cls.urls import StorePath
 
 T = TypeVar("T")
 TableFormat = Literal["csv", "parquet"]
-Form = TableFormat | Literal["safetensors"]
+OutputFormat = TableFormat | Literal["safetensors"]
 """Endings of the outputs of shards; the last one is that of `shard_answers`."""
 FORM_ENDINGS = (".csv", ".parquet", ".safetensors")
 COLUMNS = ("shard", "index", "key", "path", "label", "confidence", "error")
@@ -78,7 +78,7 @@ class Labeling:
 
     out: Path
     model_sha256: str
-    form: Form
+    form: OutputFormat
     provider: str
     batch_size: int
     backend: str = ""
@@ -207,7 +207,7 @@ class Labeling:
         return len(rows), skipped
 
     def made(self, shard: Path) -> ShardRecord:
-        """What OUT/STEM.json says.
+        """The content of OUT/STEM.json.
 
         Raises:
             ArtefactError, RequestError: it is missing, or nothing that was written here.
@@ -344,7 +344,7 @@ def _key(member: str) -> str:
 def _decoded(kind: type[T], path: Path) -> T:
     try:
         with held(path) as file:
-            return decoded(kind, read_bytes(file), Source(str(path), " what -o wrote", REMEDY), formats=None)
+            return decoded(kind, read_bytes(file), Origin(str(path), " what -o wrote", REMEDY), formats=None)
     except OSError as error:
         raise RequestError(
             f"{path}: can't be read ({error.strerror}), expected a folder of labels; infer -i SHARDS -o OUT writes one"
