@@ -37,7 +37,7 @@ LEARNED = 0.99
 """Below this share of the loss on the same images without learning, a training has learned."""
 EARLY, CHANCE = 3, 0.9
 """Where batches are small, the loss falls by chance to this share of its mean over so many first steps."""
-NEAR = 0.05
+NEAR = 0.03
 """A loss above the lowest by less than this share of what it fell is as good; the lower rate is the safer one."""
 
 
