@@ -72,20 +72,17 @@ OPTIMIZERS = {name: {"optimizer": chosen} for name, chosen in each_of(Optimizer)
 MODERN = {name: Extensions(optimizer=chosen, layer_decay=0.9) for name, chosen in each_of(ModernOptimizer).items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"),
-    [*((name, "bf16") for name in (*OPTIMIZERS, *MODERN)), ("sgd", "fp16"), ("adamw", "fp16"), ("lamb", "fp16")],
-)
-def test_no_optimizer_waits_but_torchs_scaler_for_those_that_are_not_fused(name: str, precision: str) -> None:
-    found = waits(MODERN.get(name, Extensions()), precision, **OPTIMIZERS.get(name, {}))
-    asks = precision == "fp16" and name not in ("sgd", "adam", "adamw")
-    assert found == (["_local_scalar_dense"] * 2 if asks else [])  # whether the gradients are finite, in each step
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *MODERN])
+def test_no_optimizer_waits(name: str, precision: str) -> None:
+    assert waits(MODERN.get(name, Extensions()), precision, **OPTIMIZERS.get(name, {})) == []
 
 
 @pytest.mark.parametrize(
     "given",
     [
         {"bce_loss": True},
+        {"labels": "labels.csv"},
         {"focal_gamma": 2.0, "class_weights": modern.ClassWeights()},
         {"ema_decay": 0.9, "clip_grad_norm": 1.0, "accumulate_steps": 2},
         {"microbatches": 2},

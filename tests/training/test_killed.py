@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +24,17 @@ import pytest
 from trt_cls import spec
 from trt_cls.data.folder import image_folder
 from trt_cls.data.shard_writer import write_shards
-from trt_cls.spec.experiment import Experiment, ModelConfig, Visualizer
+from trt_cls.spec.experiment import (
+    CosineLr,
+    Experiment,
+    Extensions,
+    LrConfig,
+    ModelConfig,
+    RandAugment,
+    RegConfig,
+    Visualizer,
+)
+from trt_cls.spec.extensions import Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -213,6 +225,53 @@ def test_from_any_source_killed_and_resumed_gives_the_same_bytes(
     """Those of the folder in its order, else those of local shards."""
     expected = trained(str(images) if order == "folder" else str(shards), order)
     assert trained(place, order, workers, KILLS_OF_A_SOURCE) == expected
+
+
+AUGMENTED = Extensions(
+    random_resized_crop=RandomResizedCrop(min_scale=0.5), trivial_augment=True, repeated_augment=2, random_erasing=0.5,
+    cutmix_alpha=1.0, bce_loss=True, layer_decay=0.8, warm_up_steps=7, ema_decay=0.9,
+)  # fmt: skip
+OPTIONS = {
+    "lamb": (
+        ModelConfig(arch="timm/test_vit", input_image_size="3,32,32"),
+        replace(
+            AUGMENTED, optimizer=ModernOptimizer(lamb=Lamb()), drop_path=0.3, gradient_checkpointing=True,
+        ),
+    ),
+    "muon": (replace(MODEL, dropout=0.0), replace(AUGMENTED, optimizer=ModernOptimizer(muon=Muon()))),
+    "lion": (
+        replace(MODEL, dropout=0.5),
+        Extensions(optimizer=ModernOptimizer(lion=Lion()), rand_augment=RandAugment(), accumulate_steps=2),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_all_newer_options_killed_and_resumed_with_any_number_of_workers_give_the_same_bytes(
+    name: str, experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    model, extensions = OPTIONS[name]
+    pytest.importorskip("timm")
+    common: dict[str, Any] = {"model": model, "extensions": extensions, "batch_size_per_gpu": 4, "n_epochs": 2}
+    common |= {"reg_config": RegConfig(type="None"), "enable_random_crop": False, "mixup_alpha": 0.2}
+    common |= {"lr_config": LrConfig(cosine=CosineLr(learning_rate=0.002))}
+    asked = [spec.show(experiment(**common, n_workers=workers)) for workers in (0, 1, 4)]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    draw, deaths = random.Random(5), 0
+    with closing(Trainer(asked[0])) as running:
+        running.start(whole)
+        assert running.end() == 0
+        for text in asked:
+            kill_in_a_write(running.start(killed, spec=text), killed, draw.randint(2, 5))
+            deaths += running.end() == -signal.SIGKILL
+        running.start(killed, spec=asked[-1])
+        assert running.end() == 0
+    assert deaths >= 2
+    for path in (whole / "training.csv", *(whole / "weights").iterdir()):
+        assert (killed / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
 
 
 def check_logs(folder: Path) -> None:

@@ -142,6 +142,7 @@ def test_on_a_cpu_nothing_is_packed_and_nothing_is_said(caplog: pytest.LogCaptur
     [
         (NO_EXTENSIONS, "on the CPU, with the same result: preprocessing on the GPU needs the package pycuda"),
         (Extensions(rand_augment=RandAugment()), "on the CPU: the GPU's kernel has no rand_augment"),
+        (Extensions(trivial_augment=True), "on the CPU: the GPU's kernel has no trivial_augment"),
         (Extensions(crop_padding=4), "on the CPU: the GPU's kernel has no crop_padding"),
     ],
 )

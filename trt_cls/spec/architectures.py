@@ -43,6 +43,8 @@ class Architecture:
     has_shortcuts: bool = False
     """Whether `all_projections` changes the network."""
     has_dropout: bool = False
+    has_drop_path: bool = False
+    """Whether residual branches are left out of training steps."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Flags of model_config that the family sets, whatever the spec says."""
 
@@ -80,7 +82,13 @@ ARCHITECTURES = {
         Architecture("cspdarknet_tiny", (), range(6), activations=("leaky_relu", "relu", "mish")),
         *(
             Architecture(
-                f"efficientnet_b{size}", (), range(9), ("swish", "relu"), ("use_bias", "retain_head"), fixed=WITH_NORMS
+                f"efficientnet_b{size}",
+                (),
+                range(9),
+                ("swish", "relu"),
+                ("use_bias", "retain_head"),
+                has_drop_path=True,
+                fixed=WITH_NORMS,
             )
             for size in range(8)
         ),

@@ -299,12 +299,16 @@ def _check_padding(experiment: Experiment, report: Report) -> None:
 
 
 def _check_libraries(experiment: Experiment, report: Report) -> None:
-    """What only networks of other libraries have."""
-    for name in ("drop_path", "gradient_checkpointing"):
-        path, value, model = f"extensions.{name}", getattr(experiment.extensions, name), experiment.model_config
-        if value and model is not None and not is_external(model.arch) and report.sound(path, "model_config.arch"):
-            found = f'{shown(value)} found with arch "{model.arch}"'
-            report.add(path, f"{found}, expected a network of timm or torchvision there, or the field left out")
+    """What few of our own networks have, or none."""
+    own = ARCHITECTURES.get(experiment.model_config.arch) if experiment.model_config else None
+    for name, has, who in (
+        ("drop_path", own and own.has_drop_path, "an EfficientNet, or a network of timm or torchvision"),
+        ("gradient_checkpointing", False, "a network of timm"),
+    ):
+        path, value = f"extensions.{name}", getattr(experiment.extensions, name)
+        if value and own and not has and report.sound(path, "model_config.arch"):
+            found = f'{shown(value)} found with arch "{own.name}"'
+            report.add(path, f"{found}, expected {who} there, or the field left out")
 
 
 def _check_crops(experiment: Experiment, report: Report) -> None:
