@@ -1,14 +1,16 @@
 """Accuracy and speed of INT8 and FP16 on this CPU, with ONNX Runtime and with OpenVINO.
 
 Each checkpoint is exported in float32, FP16 and INT8, calibrated on --calibration, and measured on --images; beside it
-the checkpoint of its further training with extensions.quantization, where --trained has one of the same network. The
-files take turns on the same batch, so that a machine whose speed drifts does so for all of them; medians of the rounds
-go to results/int8.csv. Usage: python benchmarks/int8.py --images TEST --calibration TRAIN CHECKPOINT... --trained ...
+the checkpoint of its further training with extensions.quantization, where --trained has one of the same network, and
+the file of `export --auto LOSS` with --auto. The files take turns on the same batch, so that a machine whose speed
+drifts does so for all of them; medians of the rounds go to results/int8.csv, which keeps its rows of other networks.
+Usage: python benchmarks/int8.py --images TEST --calibration TRAIN [--auto 1] CHECKPOINT... --trained ...
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import platform
 import statistics
@@ -16,13 +18,14 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _results import network_name, write
+from _results import RESULTS, network_name, write
 
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Precision
@@ -33,21 +36,29 @@ from trt_cls.engines.backends import Provider
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import ExportError
 from trt_cls.evaluation.evaluate import evaluate
+from trt_cls.evaluation.metrics import mcnemar
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 TRAINED = "int8, trained"
-FIGURES = ("model", "precision", "engine", "top1", "points_lost", "images_per_second", "times_fp32_onnxruntime")
+FIGURES = (
+    "model", "precision", "engine", "top1", "points_lost", "mcnemar_p", "share_of_8_bits", "images_per_second",
+    "times_fp32_onnxruntime",
+)  # fmt: skip
 BATCH, ROUNDS, WARM_UP = 32, 41, 3
 
 
-def measure(checkpoint: Path, trained: Path | None, folder: ImageFolder, int8: Int8) -> list[dict[str, Any]]:
+def measure(
+    checkpoint: Path, trained: Path | None, folder: ImageFolder, int8: Int8, loss: float | None
+) -> list[dict[str, Any]]:
     """A row for each precision and engine; an INT8 file that the export refuses has no figures."""
     providers: list[Provider] = ["cpu", *(["openvino"] if find_spec("openvino") else [])]  # type: ignore[list-item]
     sources: dict[str, tuple[Path, Precision, Int8]] = {name: (checkpoint, name, int8) for name in PRECISIONS}
     if trained:
         sources[TRAINED] = trained, "int8", Int8()
+    if loss is not None:
+        sources[f"auto {loss:g}"] = checkpoint, "int8", replace(int8, max_loss=loss)
     model = read_contract(checkpoint).model
     name = f"{network_name(model)} {'×'.join(str(size) for size in model.input_shape)}"
     rows = []
@@ -63,28 +74,33 @@ def measure(checkpoint: Path, trained: Path | None, folder: ImageFolder, int8: I
                 continue
             for provider in providers:
                 engines[label, provider] = stack.enter_context(closing(open_engine(path, provider)))
-        accuracies = {key: top1(engine, folder) for key, engine in engines.items()}
+        right = {key: hits(engine, folder) for key, engine in engines.items()}
         speeds = images_per_second(engines, folder)
-    reference = accuracies["fp32", "cpu"], speeds["fp32", "cpu"]
+    exact = right["fp32", "cpu"]
     return rows + [
         {
             "model": name,
             "precision": label,
             "engine": engine.backend,
-            "top1": f"{100 * accuracies[label, provider]:.2f}",
-            "points_lost": f"{100 * (reference[0] - accuracies[label, provider]):.2f}",
+            "top1": f"{100 * right[label, provider].mean():.2f}",
+            "points_lost": f"{100 * (exact.mean() - right[label, provider].mean()):.2f}",
+            "mcnemar_p": f"{p_value(exact, right[label, provider]):.3g}",
+            "share_of_8_bits": f"{100 * (engine.contract.eight_bits or 0):.1f}",
             "images_per_second": f"{speeds[label, provider]:.4g}",
-            "times_fp32_onnxruntime": f"{speeds[label, provider] / reference[1]:.3g}",
+            "times_fp32_onnxruntime": f"{speeds[label, provider] / speeds['fp32', 'cpu']:.3g}",
         }
         for (label, provider), engine in engines.items()
     ]
 
 
-def top1(engine: Engine, folder: ImageFolder) -> float:
-    """The share of all images of the folder."""
+def hits(engine: Engine, folder: ImageFolder) -> Any:
+    """Of each image of the folder, whether its likeliest class is the right one."""
     predictions = evaluate(engine, folder, batch_size=BATCH, workers=2, top_k=1).predictions
-    labels = [sample.label for sample in predictions.samples]
-    return float(np.mean(predictions.probabilities.argmax(1) == labels))
+    return predictions.probabilities.argmax(1) == np.array([sample.label for sample in predictions.samples])
+
+
+def p_value(exact: Any, other: Any) -> float:
+    return mcnemar(int((exact & ~other).sum()), int((other & ~exact).sum()))
 
 
 def images_per_second(engines: dict[tuple[str, Provider], Engine], folder: ImageFolder) -> dict[Any, float]:
@@ -106,6 +122,7 @@ def main() -> int:
     parser.add_argument("--trained", type=Path, nargs="*", default=[], metavar="CHECKPOINT", help="trained for INT8")
     parser.add_argument("--images", type=Path, required=True, help="labeled folder to measure on")
     parser.add_argument("--calibration", type=Path, help="folder to calibrate on, other images")
+    parser.add_argument("--auto", type=float, metavar="LOSS", help="a file of export --auto LOSS, too")
     given = parser.parse_args()
     if not given.checkpoints or not given.calibration:
         print("int8: not run, it needs trained networks and --calibration: accuracies of others say nothing")
@@ -116,15 +133,18 @@ def main() -> int:
         "versions": ", ".join(f"{name} {version(name)}" for name in packages),
         "batch": BATCH,
         "rounds": ROUNDS,
+        "load_average": f"{os.getloadavg()[0]:.1f}",
     }
     trained = {read_contract(path).model: path for path in given.trained}
-    rows = []
+    path, rows = RESULTS / "int8.csv", []
     for checkpoint in given.checkpoints:
         contract = read_contract(checkpoint)
         folder = image_folder(given.images, contract.classes)
-        found = measure(checkpoint, trained.get(contract.model), folder, Int8(given.calibration))
+        found = measure(checkpoint, trained.get(contract.model), folder, Int8(given.calibration), given.auto)
         rows += [{**dict.fromkeys(FIGURES, ""), **row, "images": len(folder.samples), **about} for row in found]
-    write("int8", rows)
+    known = {row["model"] for row in rows}
+    kept = [row for row in csv.DictReader(path.open()) if row["model"] not in known] if path.exists() else []
+    write("int8", [{**dict.fromkeys(rows[0], ""), **row} for row in (*kept, *rows)])
     return 0
 
 

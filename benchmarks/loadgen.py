@@ -2,7 +2,8 @@
 
 Beside LoadGen's percentiles stand p50 and p99 of `trt-cls benchmark`, for batches of the scenario's queries: 1 image of
 single-stream and server, 8 of multi-stream, a full batch of offline; and its speed, batch after batch. Not MLPerf
-results. Rows go to results/loadgen.csv; those that a call does not run stay as they were, or say so.
+results. The load average is the system's, of the minute before the row was written, this script included. Rows go to
+results/loadgen.csv; those that a call does not run stay as they were, or say so.
 Usage: python benchmarks/loadgen.py MODEL --images DIR [--seconds 10] [--target-qps 20] [--target-latency 100]
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 import tempfile
 from contextlib import closing
@@ -30,7 +32,7 @@ OWN: dict[Scenario, int] = {"single-stream": 1, "multi-stream": SAMPLES_PER_QUER
 SOURCES = ("tensors", "files")
 FIGURES = (
     "engine", "verdict", "images_per_second", "queries", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99.9_ms",
-    "own_batch", "own_images_per_second", "own_p50_ms", "own_p99_ms", "settings",
+    "own_batch", "own_images_per_second", "own_p50_ms", "own_p99_ms", "settings", "load_average",
 )  # fmt: skip
 
 
@@ -54,6 +56,7 @@ def measure(engine: Any, samples: list[Sample], source: str, load: Load) -> dict
         "own_p50_ms": f"{own.p50_ms:.2f}",
         "own_p99_ms": f"{own.p99_ms:.2f}",
         "settings": "; ".join(judged.in_words),
+        "load_average": f"{os.getloadavg()[0]:.1f}",
     }
 
 

@@ -42,9 +42,8 @@ NAME = "transformers_int8"
 NETWORKS: dict[str, tuple[int, int, int]] = {
     "timm/vit_tiny_patch16_224": (64, 2, 200),
     "timm/deit_tiny_patch16_224": (64, 2, 200),
-    "timm/swin_tiny_patch4_window7_224": (32, 1, 40),
+    "timm/swin_tiny_patch4_window7_224": (32, 2, 200),
     "timm/convnext_atto": (64, 2, 200),
-    "timm/convnext_tiny": (32, 1, 40),
     "torchvision/swin_t": (32, 1, 40),
     "torchvision/vit_b_16": (32, 2, 40),
 }

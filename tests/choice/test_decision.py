@@ -124,6 +124,17 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, old: str, new: str, mes
         read_rows(path)
 
 
+def test_numbers_of_points_that_nearly_coincide_stay_apart() -> None:
+    crowd = [row("fp32", 0.8, 20, 100), *(row(f"v{n}", 0.1, 20 + 3 * n, 100) for n in range(12))]
+    text = choice_page(decide(crowd, Limits()), crowd, Limits(), [], "model")
+    found = re.findall(r'<circle cx="(.*?)" cy="(.*?)" r="4"/><text x="(.*?)" y="(.*?)" ', text)
+    assert len(found) == len(crowd)
+    numbers = [(float(x), float(y)) for _, _, x, y in found]
+    for place, (x, y) in enumerate(numbers):
+        assert all(abs(x - left) >= 12 or abs(y - top) >= 9 for left, top in numbers[:place])
+        assert y < 187, "the axis has its numbers there"
+
+
 def test_the_reports_say_the_choice_and_each_reason() -> None:
     limits = Limits(0.5, 5.0, 30_000_000)
     decision = decide(RECORDED, limits)

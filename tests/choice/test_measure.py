@@ -77,6 +77,9 @@ def test_a_stopped_run_goes_on_where_it_was_stopped(
     made: list[str], request_of: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = room.evaluate
+    begun = tmp_path / "run" / ".int8.onnx.killed.onnx"
+    begun.parent.mkdir()
+    begun.write_bytes(b"half")
 
     def stopped(engine: Any, *arguments: Any, **how: Any) -> Any:
         if engine.contract.precision == "int8":
@@ -91,6 +94,7 @@ def test_a_stopped_run_goes_on_where_it_was_stopped(
     assert main([*request_of, "--variants", "fp16,int8"]) == 0
     assert made == ["fp32", "fp16", "int8"]  # each once
     assert read_rows(tmp_path / "run" / "choose.csv")[:2] == before
+    assert not begun.exists()
 
 
 def test_a_folder_of_another_request_is_refused(
@@ -105,9 +109,12 @@ def test_a_table_decides_without_measuring_and_says_what_fails(
     made: list[str], request_of: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*request_of, "--variants", "fp32"]) == 0
-    table = str(tmp_path / "run" / "choose.csv")
+    table, name = str(tmp_path / "run" / "choose.csv"), "of_a_network_with_a_long_name-fp16"
+    with Path(table).open("a") as file:
+        file.write(Path(table).read_text().splitlines()[1].replace("fp32", name, 1) + "\n")
     capsys.readouterr()
     assert main(["choose", "--from", table, "--max-latency", "1s", "--max-size", "10kB"]) == 0
+    assert f"{name}  cpu " in capsys.readouterr().out  # not folded where it is not a terminal
     assert main(["choose", "--from", table, "--max-size", "0.1kB"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

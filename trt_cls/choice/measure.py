@@ -5,6 +5,7 @@ Each row is written as soon as it is known. `choose.json` beside them records wh
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -199,7 +200,8 @@ def recipes_of(request: Request) -> Iterator[Recipe]:
 
 
 def _make(recipe: Recipe, path: Path, request: Request, state: State, say: Callable[[str], None]) -> None:
-    for old in (path, path.with_suffix(".engine"), path.with_suffix(".engine.json")):
+    begun = request.folder.glob(f".{glob.escape(recipe.name)}.*")  # by a run that was killed
+    for old in (path, path.with_suffix(".engine"), path.with_suffix(".engine.json"), *begun):
         old.unlink(missing_ok=True)
     say(f"making {recipe.name} of {recipe.checkpoint}")
     try:

@@ -18,8 +18,12 @@ TICKS = 4
 SLOWER, LOSSES, POINTS = 5.0, 3.0, 2.0
 """What is this many times slower than the fastest, or loses as many times --max-loss, and these points, more than it
 allows, is drawn at the edge: it would leave no room between the others."""
-NUMBERS = ((0.0, -7.0), (0.0, 14.0), (10.0, 3.5), (-10.0, 3.5))
-"""Places of the numbers of points that nearly coincide, from each point."""
+DOT = 4.0
+"""Radius of a point."""
+NUMBER = (6.0, 4.5)
+"""Half of the width and height of a point's number."""
+NUMBERS = ((0.0, -10.5), (0.0, 10.5), (11.0, 0.0), (-11.0, 0.0), (9.0, -9.0), (-9.0, -9.0), (0.0, -20.0), (0.0, -29.5))
+"""Where the middle of a point's number may be, from the point; the first that is free."""
 
 
 def choice_page(decision: Outcome, rows: Sequence[Measured], limits: Limits, notes: Sequence[str], title: str) -> str:
@@ -47,7 +51,7 @@ def choice_page(decision: Outcome, rows: Sequence[Measured], limits: Limits, not
 
 def limit_rows(limits: Limits) -> list[tuple[str, str]]:
     """The limits for people."""
-    found = [("Loss", f"at most {limits.max_loss:g} points of top-1")]
+    found = [("Loss", f"at most {limits.max_loss:g} point{'s' if limits.max_loss != 1 else ''} of top-1")]
     if limits.max_latency is not None:
         found.append(("Latency", f"at most {limits.max_latency:g} ms, 99th percentile, one image"))
     if limits.max_bytes is not None:
@@ -64,12 +68,13 @@ def _chart(decision: Outcome, rows: Sequence[Measured], limits: Limits) -> dict[
     x, across = _axis([0.0, *(min(row.p99_ms, right) for row in able)], WIDTH)
     y, up = _axis([least, *(max(100 * row.top1, bottom) for row in able)], HEIGHT)
     places = [(x(row.p99_ms), HEIGHT - y(100 * row.top1)) for row in able]
+    numbers = _numbers(places)
     dots = [
         {
             "number": number,
             "x": place[0],
             "y": place[1],
-            "label": _beside(place, places[: number - 1]),
+            "label": numbers[number - 1],
             "text": f"{row.label}: {row.top1:.2%}, {row.p99_ms:.2f} ms, {row.bytes / 1e6:.2f} MB",
             "kind": "chosen" if row is decision.chosen else "best" if best else "behind",
         }
@@ -96,11 +101,19 @@ def _front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [*corners, (WIDTH, corners[-1][1])]
 
 
-def _beside(place: tuple[float, float], others: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where the number of a point stands: above it, or where no number of those near it does."""
-    near = sum(abs(place[0] - left) < 12 and abs(place[1] - top) < 10 for left, top in others)
-    right, down = NUMBERS[near % len(NUMBERS)]
-    return place[0] + right, place[1] + down
+def _numbers(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The middle of each point's number, where it meets as few points and other numbers as it can."""
+    found: list[tuple[float, float]] = []
+
+    def met(left: float, top: float) -> int:
+        width, height = NUMBER
+        points = sum(abs(left - x) < width + DOT and abs(top - y) < height + DOT for x, y in places)
+        others = sum(abs(left - x) < 2 * width and abs(top - y) < 2 * height for x, y in found)
+        return points + others + (top + height > HEIGHT + DOT + 1)  # below it the axis has its numbers
+
+    for left, top in places:
+        found.append(min(((left + right, top + down) for right, down in NUMBERS), key=lambda place: met(*place)))
+    return found
 
 
 def _axis(values: Sequence[float], length: float) -> tuple[Callable[[float], float], list[tuple[float, str]]]:

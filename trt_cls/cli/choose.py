@@ -161,6 +161,7 @@ def _print(decision: Outcome, rows: list[Measured], notes: list[str]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
+    from rich.measure import Measurement
     from rich.table import Table
 
     from trt_cls.choice.table import HEADINGS, shown_cells
@@ -173,7 +174,10 @@ def _print(decision: Outcome, rows: list[Measured], notes: list[str]) -> None:
     for row in decision.rows:
         cells = shown_cells(row, rows)
         table.add_row(*(escape(printable(cells[place])) for place in places))
-    Console(width=max(Console().width, 80)).print(table)
+    console = Console()
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, 80) if console.is_terminal else needed
+    console.print(table)
     for row, reason in zip(decision.rows, decision.reasons, strict=True):
         echo(f"  {printable(row.label)}: {reason}")
     for note in notes:
