@@ -18,8 +18,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml setup.py constraints.txt kernels/preprocess_host.cpp
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[train,timm,cpu,rtx,openvino,mlperf,parquet,video,demo,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 demo: $(READY)

@@ -35,11 +35,19 @@ class AnyPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+DOCUMENTATION = """## Documentation
+
+The pages are Markdown files in the source distribution: begin with `docs/index.md`. Paths in this text are paths there.
+"""
+
+
 def long_description() -> str:
-    """README without its picture and the links into the repository, which lead nowhere on an index's page."""
+    """README for an index's page, where a link into the repository leads nowhere: files are named by their paths."""
     text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"^## Documentation\n.*?(?=^\S[^|]*$)", DOCUMENTATION + "\n", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"!\[[^\]]*\]\((?!https?://)[^)]+\)\n+", "", text)
-    return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", text)
+    text = re.sub(r"\[(`[^\]]+/`)\]\((?!https?://)[^)]+\)", r"\1", text)
+    return re.sub(r"\[([^\]]+)\]\((?!https?://)([^)#]+)[^)]*\)", r"\1 (`\2`)", text)
 
 
 setup(

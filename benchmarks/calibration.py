@@ -28,11 +28,11 @@ from trt_cls.artefacts.model_file import read_contract
 from trt_cls.contract import Precision
 from trt_cls.data.folder import Sample, image_folder, list_images
 from trt_cls.engines import open_engine
-from trt_cls.evaluation.decisions import auroc, in_sets, named
 from trt_cls.evaluation.evaluate import Predictions, predict
 from trt_cls.evaluation.metrics import calibration_error
+from trt_cls.evaluation.prediction_sets import auroc, in_sets, named
+from trt_cls.export.confidence import Rules, validation_halves
 from trt_cls.export.export import export
-from trt_cls.export.images import Rules, validation_halves
 from trt_cls.export.int8 import Int8
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")

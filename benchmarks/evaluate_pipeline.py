@@ -26,7 +26,7 @@ from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.stream import stream
 from trt_cls.engines import open_engine
 from trt_cls.evaluation.evaluate import evaluate
-from trt_cls.export.onnx_file import onnx_from_module
+from trt_cls.export.torch_to_onnx import onnx_from_module
 from trt_cls.preprocessing.cpu import executor
 from trt_cls.preprocessing.description import preprocessing_from_spec
 from trt_cls.preprocessing.images import simplejpeg

@@ -24,8 +24,7 @@ from trt_cls.data.folder import Sample, evenly_spread, list_images
 from trt_cls.engines import open_engine
 from trt_cls.errors import TrtClsError
 from trt_cls.evaluation.benchmark import benchmark
-from trt_cls.evaluation.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Load, Scenario, drive
-from trt_cls.evaluation.queries import MOST_IMAGES, opened_queries
+from trt_cls.evaluation.loadgen import MOST_IMAGES, SAMPLES_PER_QUERY, SCENARIOS, Load, Scenario, drive, opened_queries
 
 BATCH, WORKERS = 32, 2
 OWN: dict[Scenario, int] = {"single-stream": 1, "multi-stream": SAMPLES_PER_QUERY, "offline": BATCH, "server": 1}

@@ -33,7 +33,7 @@ TESTS = (
     "tests/export/test_qdq.py",
     "tests/export/test_optimized.py",
     "tests/training/test_extensions.py",
-    "tests/pruning/test_graph.py",
+    "tests/pruning/test_channel_graph.py",
     "tests/evaluation/test_metrics.py",
 )
 EMULATED_TESTS = ("tests/models/test_int8_ranges.py", "tests/evaluation/test_metrics.py")
@@ -88,7 +88,7 @@ def prepare(folder: Path) -> None:
     import torch
 
     from trt_cls.contract import Contract
-    from trt_cls.export.onnx_file import onnx_from_module
+    from trt_cls.export.torch_to_onnx import onnx_from_module
     from trt_cls.models import build
     from trt_cls.preprocessing.description import default_preprocessing_of_tao
     from trt_cls.spec.experiment import ModelConfig

@@ -22,7 +22,7 @@ from trt_cls.artefacts.onnx_file import write_onnx
 from trt_cls.data.folder import image_folder
 from trt_cls.engines import open_engine
 from trt_cls.evaluation.evaluate import evaluate
-from trt_cls.export.onnx_file import onnx_from_module
+from trt_cls.export.torch_to_onnx import onnx_from_module
 from trt_cls.models.checkpoint import load_checkpoint
 from trt_cls.models.network import count_parameters
 from trt_cls.pruning.prune import latencies_of_files, prune

@@ -2,7 +2,8 @@
 
 Cold: the files' pages are dropped by posix_fadvise before each round, and time is that of a clock. Warm and decoded:
 time is that of the processor, which other programs change less. Each round measures both in turn, in the order that a
-training has; medians of the rounds, and of the ratios within a round, are written. Photographs are smoothed noise.
+training has; medians of the rounds, and of the ratios within a round, are written. Peak memory is that of a process of
+its own for each. Photographs are smoothed noise.
 Results: results/shards.csv. Usage: python benchmarks/shards.py [--images 4000]
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -30,10 +32,10 @@ from trt_cls.data.samples import ImageFolder, Sample, Samples
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import shard_folder
 from trt_cls.data.stream import stream
-from trt_cls.preprocessing.gate import _content
+from trt_cls.preprocessing.image_file import _content
 from trt_cls.spec.experiment import NO_EXTENSIONS
 
-ROUNDS, CLASSES, SIDE, DECODED = 5, 10, 128, 600
+ROUNDS, CLASSES, SIDE, DECODED = 9, 10, 128, 600
 SIZE = 4_000_000
 PIXELS = Preprocessing(3, 96, 96, "center", "bilinear", "rgb", 255.0, (0.5,) * 3, (0.5,) * 3)
 
@@ -88,6 +90,17 @@ def timed(
     return clock() - start
 
 
+def peak_mb(work: Callable[[list[Sample], Samples], int], samples: list[Sample], listed: Samples) -> int:
+    """The most memory of a process that does the work once, with that of this one at its beginning."""
+    output, own = os.pipe()
+    if os.fork() == 0:
+        work(samples, listed)
+        os.write(own, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss).encode())
+        os._exit(0)
+    os.wait()
+    return round(int(os.read(output, 20)) / 1000)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=4000)
@@ -123,9 +136,12 @@ def main() -> int:
             ratio = statistics.median(files / shards for files, shards in rounds)
             found = {"what": name, "images": used, "shards": len(index.shards), "rounds": ROUNDS}
             speeds = {"folder_images_per_s": round(of_files), "shards_images_per_s": round(of_shards)}
-            rows.append(
-                found | speeds | {"shards_over_folder": round(ratio, 2)} | about(["numpy", "pillow", "simplejpeg"])
-            )
+            peaks = {
+                f"{kind}_peak_mb": peak_mb(work, orders[place], sources[place].samples)
+                for kind, place in (("folder", root), ("shards", out))
+            }
+            figures = found | speeds | {"shards_over_folder": round(ratio, 2)} | peaks
+            rows.append(figures | about(["numpy", "pillow", "simplejpeg"]))
     write("shards", rows)
     return 0
 

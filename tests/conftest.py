@@ -25,7 +25,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup() -> None:
     """Exports of equal networks are made once; tests that load no ONNX are left alone."""
-    if "trt_cls.export.onnx_file" in sys.modules:
+    if "trt_cls.export.torch_to_onnx" in sys.modules:
         from support.export_memory import remember_exports
 
         remember_exports()
@@ -35,9 +35,9 @@ def pytest_runtest_setup() -> None:
 def fresh_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the exporter's own repeatability: torch exports each time."""
     from support.export_memory import EXPORT
-    from trt_cls.export import onnx_file
+    from trt_cls.export import torch_to_onnx
 
-    monkeypatch.setattr(onnx_file, "_exported", EXPORT)
+    monkeypatch.setattr(torch_to_onnx, "_exported", EXPORT)
 
 
 @pytest.fixture(scope="module")

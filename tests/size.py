@@ -1,4 +1,4 @@
-"""Prints how large the package is, room by room, and fails where it is larger or more tangled than agreed.
+"""Prints how large the package is, package by package, and fails where it is larger or more tangled than agreed.
 
 Lines that hold a token are counted: docstrings, comments and blank lines cost nothing. `size.py circles` checks nothing
 but the imports.
@@ -41,7 +41,7 @@ class Module(NamedTuple):
     tree: ast.Module
 
     @property
-    def room(self) -> str:
+    def package(self) -> str:
         """The sub-package; "" for a module of the package itself."""
         return self.name.split(".")[1] if self.name.count(".") > 1 else ""
 
@@ -132,13 +132,13 @@ def faults(found: list[Module], *, circles_alone: bool = False) -> list[str]:
 
 
 def print_sizes(found: list[Module]) -> None:
-    rooms: dict[str, list[Module]] = {}
+    packages: dict[str, list[Module]] = {}
     for module in found:
-        rooms.setdefault(module.room, []).append(module)
-    for room, members in [*sorted(rooms.items()), ("in all", found)]:
+        packages.setdefault(module.package, []).append(module)
+    for package, members in [*sorted(packages.items()), ("in all", found)]:
         longest = max(members, key=lambda module: module.lines)
         print(
-            f"{room or PACKAGE:14} {len(members):3} modules {sum(map(token_lines, members)):6} token lines, "
+            f"{package or PACKAGE:14} {len(members):3} modules {sum(map(token_lines, members)):6} token lines, "
             f"median module {statistics.median(module.lines for module in members):5g} lines, "
             f"longest {longest.lines:3} ({longest.name.rpartition('.')[2]})"
         )

@@ -1,4 +1,4 @@
-"""A disk without room is told in one line, whoever writes and however the library says it; what was there stays."""
+"""A full disk is reported in one line, whatever writes and whatever its library raises; existing files stay."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_a_recipe_names_the_files_that_change(heading: str) -> None:
     assert changed == named
 
 
-def test_every_room_is_in_the_table() -> None:
-    rooms = {path.parent.name for path in (ROOT / "trt_cls").glob("*/__init__.py")}
-    table = TEXT.partition("| room |")[2].partition("\n\n")[0]
-    assert rooms <= set(re.findall(r"`(\w+)/`", table))
+def test_every_package_is_in_the_table() -> None:
+    packages = {path.parent.name for path in (ROOT / "trt_cls").glob("*/__init__.py")}
+    table = TEXT.partition("| package |")[2].partition("\n\n")[0]
+    assert packages <= set(re.findall(r"`(\w+)/`", table))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import fcntl
 import os
 import re
 import select
@@ -11,7 +12,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trt_cls.errors import DataError, RequestError, TrtClsError, causes
@@ -24,6 +25,8 @@ MOST_SHARDS = 1_000_000
 EXAMPLE = "DIR/train-{000000..000127}.tar"
 _CHUNK = 1 << 20
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}", re.ASCII)
+_BESIDE = re.compile(r"\..+(\.[a-z]+)\.[a-z0-9_]{8}\1")
+"""The names that `atomic` writes to."""
 PATIENCE = 10
 """Seconds to wait for the other end of a pipe."""
 _KINDS = {
@@ -146,7 +149,7 @@ UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**1
 
 
 def bytes_in(size: str) -> int | None:
-    """The number of bytes in a text such as 500MB or 1GB; None where it is none."""
+    """The number of bytes in a text such as 500MB or 1GB; None where the text is not a size."""
     match = re.fullmatch(r"(\d{1,15})\s*([a-z]*)", size.strip().lower(), re.ASCII)
     return int(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
 
@@ -169,16 +172,33 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     with room_for(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
         beside = Path(name)
         try:
+            _mark(handle)
             yield beside
-            with beside.open("rb+") as file:
+            with beside.open("rb+") as file:  # another one than at first where a library renames what it wrote
+                _mark(file.fileno())
                 os.fsync(file.fileno())
-            beside.chmod(0o666 & ~_UMASK)
-            beside.replace(path)
+                beside.chmod(0o666 & ~_UMASK)
+                beside.replace(path)
         finally:
+            os.close(handle)
             beside.unlink(missing_ok=True)
+
+
+def _mark(descriptor: int) -> None:
+    """Keeps a file from `remove_left_over` until it is closed."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes what processes that were killed left of `atomic` files, not what another one is writing."""
+    for name in () if isinstance(folder, StorePath) else os.listdir(folder):
+        if _BESIDE.fullmatch(name):
+            with suppress(OSError), (folder / name).open("rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / name).unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -102,7 +102,7 @@ class GpuOwner(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Gives it back; a second time does nothing."""
+        """Releases it; a second call does nothing."""
 
     @abstractmethod
     def current(self) -> AbstractContextManager[None]:

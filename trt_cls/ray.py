@@ -19,8 +19,8 @@ from trt_cls.data.samples import Sample
 from trt_cls.engines import open_engine
 from trt_cls.engines.backends import Provider
 from trt_cls.errors import RequestError
-from trt_cls.evaluation.answers import Executor, answers
-from trt_cls.evaluation.decisions import decision
+from trt_cls.evaluation.inference import Executor, answers
+from trt_cls.evaluation.prediction_sets import decision
 from trt_cls.text import listed
 
 Column = NDArray[Any]

@@ -1,4 +1,4 @@
-"""Object stores: what is asked of them, and asked again where they fail; what is written to them appears complete.
+"""Object stores: requests, which are repeated when they fail, and writing; an object appears complete or not at all.
 
 The only module that imports fsspec, and only where a URL is opened. Begin with `written` and `fetched`; what is read
 comes through `store_cache`. Does not know: what is in the files.
@@ -31,6 +31,8 @@ PACKAGES = {
 }
 """Of each scheme the package that it needs beside fsspec, and the extra that installs both."""
 READ_ONLY = ("https", "http")
+UNSHARED = ("memory",)
+"""The memory of one process: nothing is left of it."""
 ATTEMPTS = 5
 """How often something is tried."""
 WAIT = 0.5
@@ -45,7 +47,8 @@ _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "mtime"
 _FINAL = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NonHttpUrlRedirectClientError")
 _BUSY = (408, 425, 429)
 """Statuses from 400 to 499 that another attempt may change."""
-_STARTED = f"{os.getpid()} {time.time_ns()}"
+STARTED = f"{os.getpid()} {time.time_ns()}"
+"""The version of an object whose store says none: a process knows no copy of others."""
 _jitter = random.SystemRandom()
 """Not the generator that trainings seed."""
 
@@ -92,7 +95,7 @@ def names_in(folder: Path) -> frozenset[str]:
 
 
 def require_there(paths: Sequence[Path]) -> None:
-    """Refuses objects that are not in their store, where the store says.
+    """Refuses objects that are missing from their store, where the store can report that.
 
     Raises:
         DataError: names the first of them.
@@ -119,7 +122,7 @@ def require_shared(path: Path) -> None:
     Raises:
         RequestError: `path` is in the memory of this process.
     """
-    if isinstance(path, StorePath) and path.scheme == "memory":
+    if isinstance(path, StorePath) and path.scheme in UNSHARED:
         raise RequestError(f"{path}: the memory of one process, which loader processes do not see; set n_workers: 0")
 
 
@@ -127,13 +130,18 @@ def output_folder(path: Path) -> Path:
     """`path` as a folder that can be written to.
 
     Raises:
-        RequestError: it can't be made, or is on a server that takes no files.
+        RequestError: it can't be made, is on a server that takes no files, or would be gone with this process.
     """
     if not isinstance(path, StorePath):
         return results_folder(path)
     _store(path)
     if path.scheme in READ_ONLY:
         raise RequestError(f"{path}: {path.scheme}:// can't be written, expected a folder, s3:// or gs://")
+    if path.scheme in UNSHARED:
+        raise RequestError(
+            f"{path}: the memory of this process, of which nothing is left when it ends; expected a folder, s3:// or "
+            "gs://"
+        )
     return path
 
 
@@ -234,7 +242,7 @@ def _cause(error: Exception) -> BaseException:
 
 
 def described(path: StorePath) -> ObjectInfo:
-    """What a store says of an object.
+    """What a store reports about an object.
 
     Raises:
         DataError: there is no such object.
@@ -243,7 +251,7 @@ def described(path: StorePath) -> ObjectInfo:
     found = _retried(path, partial(_done, path, "info", 0))
     versions = [f"{name} {found[name]}" for name in _VERSIONS if found.get(name)]
     size = found.get("size")
-    return ObjectInfo(size if isinstance(size, int) else -1, "", " ".join(versions) or _STARTED)
+    return ObjectInfo(size if isinstance(size, int) else -1, "", " ".join(versions) or STARTED)
 
 
 def fetched(path: StorePath, wanted: ObjectInfo, file: Path) -> None:

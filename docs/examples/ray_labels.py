@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ray
 
-from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.preprocessing.image_file import EXTENSIONS
 from trt_cls.ray import Labeler
 
 

@@ -15,13 +15,13 @@ import pytest
 
 from support.tiny_models import CONTRACT, write_onnx
 from trt_cls.artefacts.classmap import read_classmap
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import PARITY_KEY, read_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile, Sidecar, read_sidecar, sidecar_path, write_sidecar
 from trt_cls.contract import METADATA_KEY, Conformal, Reject
 from trt_cls.engines import open_engine
-from trt_cls.engines.graph import read_graph
+from trt_cls.engines.onnx_graph import read_graph
 from trt_cls.errors import ArtefactError, DataError
 
 SIDECAR = Sidecar(

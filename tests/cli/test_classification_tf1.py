@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from support.tiny_models import COLORS, write_images, write_onnx
 from trt_cls import cli
 from trt_cls.artefacts.model_file import read_contract
-from trt_cls.cli import classification_tf1, program
-from trt_cls.cli.tao_flags import COMMON, VERBS, markdown
+from trt_cls.cli import COMMANDS, classification_tf1, flags_of, program
+from trt_cls.cli.tao_flags import ANSWERS, COMMON, LAUNCHERS, OLDER, PASSED, VERBS, markdown
 
 DOC = Path(__file__).parents[2] / "docs/coming-from-tao.md"
 
@@ -36,7 +39,16 @@ TAO = {
     "--cal_data_file --cal_cache_file --engine_file --min_batch_size --opt_batch_size --max_batch_size --batch_size "
     "--batches -v# --max_workspace_size -s# --strict_type_constraints# --verbose#",
     "calibration_tensorfile": "-o --output -e --experiment_spec_file -m --max_batches -v# --use_validation_set#",
+    "info": "-v# --verbose#",
 }  # fmt: skip
+OLDER_FLAGS = {
+    "train": "-m --pretrained_model",
+    "evaluate": "-d --dataset -pm --pretrained_model --trt_precision",
+    "inference": "-pm --trt_precision",
+    "prune": "-pm --pm --pretrained_model",
+    "export": "-t --export_type --input_dims --outputs --trt_precision -d --output",
+}
+"""Of the Transfer Learning Toolkit."""
 VALUES = {"normalizer": "max", "equalization_criterion": "union", "data_type": "fp16", "model": "model.onnx"}
 """For flags that do not take a 1."""
 
@@ -50,7 +62,7 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     seen = []
 
-    def parse(state: cli.State) -> None:
+    def parse(state: cli.Invocation) -> None:
         root = program.make_context("trt-cls", list(state.arguments), obj=state)
         command = program.get_command(root, state.arguments[0])
         assert command is not None
@@ -65,14 +77,30 @@ def call(line: str) -> int:
     return classification_tf1.main(shlex.split(line))
 
 
+SMALLEST = {
+    "train": "-e spec.txt -r out",
+    "evaluate": "-e spec.txt",
+    "calibration_tensorfile": "-e spec.txt -o x",
+    "prune": "-m model.onnx -o x.hdf5",
+    "inference": "-m model.onnx -i x.png",
+    "info": "",
+}
+
+
+def flags_of_trt_cls(verb: str) -> set[str]:
+    command = program.get_command(click.Context(program), VERBS[verb].command)
+    return flags_of(command) if command else set()
+
+
 @pytest.mark.parametrize("verb", list(TAO))
 def test_every_flag_of_taos_is_in_the_table_and_ends_in_its_action_or_its_line(
     verb: str, lines: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    required = {"train": "-e spec.txt -r out", "evaluate": "-e spec.txt", "calibration_tensorfile": "-e spec.txt -o x"}
-    smallest = required.get(verb, "-m model.onnx") + {"prune": " -o x.hdf5", "inference": " -i x.png"}.get(verb, "")
+    smallest = SMALLEST.get(verb, "-m model.onnx")
     known = {name: flag for flag in (*VERBS[verb].flags, *COMMON) for name in flag.names}
-    switches = {typed.rstrip("#"): typed.endswith("#") for typed in f"{TAO[verb]} {WRAPPER}".split()}
+    switches = {
+        typed.rstrip("#"): typed.endswith("#") for typed in f"{TAO[verb]} {OLDER_FLAGS.get(verb, '')} {WRAPPER}".split()
+    }
     assert {name: known[name].takes == "switch" for name in switches} == switches
     for name, flag in known.items():
         value = "" if flag.takes == "switch" else VALUES.get(flag.name, "spec.txt" if "spec" in flag.name else "1")
@@ -86,22 +114,66 @@ def test_every_flag_of_taos_is_in_the_table_and_ends_in_its_action_or_its_line(
         else:
             assert status == 0, err
             assert (f"{'/'.join(flag.names)} is ignored: {flag.note}" in err) == (flag.action == "ignored")
-            assert not flag.to or flag.to in lines.pop()
+            assert flag.action not in PASSED or flag.to in lines.pop()
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if VERBS[verb].command])
+def test_trt_cls_answers_a_flag_of_taos_with_what_to_type(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = VERBS[verb].command
+    foreign = [flag for other in ("export", "train") if other != verb for flag in VERBS[other].flags]
+    for flag in (*VERBS[verb].flags, *COMMON, *foreign):
+        for name in {*flag.names} - flags_of_trt_cls(verb):
+            if flag in foreign and not name.startswith("--"):
+                continue
+            assert cli.main([command, name, "1"]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"error: {name} is "), error
+            assert error.count("\n") == 1
+            assert "classification_tf1" in error or flag.note in error
+
+
+@pytest.mark.parametrize("command", [*LAUNCHERS, *OLDER, *ANSWERS, *(verb for verb in VERBS if verb not in COMMANDS)])
+def test_trt_cls_answers_a_command_of_taos_with_what_to_type(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([command], [command, "classification_tf1", "train", "-e", "spec.txt"]):
+        assert cli.main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f'error: "{command}" is TAO\'s')
+        assert error.count("\n") == 1
+        expected = "trt-cls train …, or classification_tf1 train …"
+        assert (expected in error) == ((command in LAUNCHERS and len(words) > 1) or command == "tlt-train")
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if VERBS[verb].command])
+def test_a_flag_of_trt_cls_is_answered_with_the_line_that_takes_it(
+    verb: str, lines: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = [name for flag in (*VERBS[verb].flags, *COMMON) for name in flag.names]
+    for name in flags_of_trt_cls(verb):
+        if any(other.startswith(name) for other in known):  # argparse takes the short form
+            continue
+        assert call(f"{verb} {SMALLEST.get(verb, '-m model.onnx')} {name} 1 --gpu_index 0 2") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"expected CUDA_VISIBLE_DEVICES=0,2 trt-cls {VERBS[verb].command} " in error
+        assert error.endswith(f" {name} 1")
+    assert lines == []
 
 
 @pytest.mark.parametrize(
     ("typed", "becomes"),
     [
         ("train -e spec.txt -r out -k KEY --gpus 2 --use_amp", "train -e spec.txt -r out --gpus 2"),
-        ("train -e spec.txt -r out --gpus 2 -np -1 --init_epoch 3", "train -e spec.txt -r out --init-epoch 3 --gpus 2"),
+        ("train -e spec.txt -r out --gpus 2 -np -1 --init_epoch 3", "train -e spec.txt -r out --gpus 2 --init-epoch 3"),
         ("train -e spec.txt -r out -np 3", "train -e spec.txt -r out --gpus 3"),
         ("train --experiment_spec spec.txt --results out", "train -e spec.txt -r out"),  # argparse's short forms
         ("evaluate -e spec.txt -i images -b 64 -r out", "evaluate -e spec.txt -r out --dataset images -b 64"),
         ("evaluate -e spec.txt -m model.etlt", "evaluate -e spec.txt -m model.onnx"),
+        ("train -e spec.txt -r out --resume", "train -e spec.txt -r out --resume"),
+        ("evaluate -e spec.txt -d images -pm model", "evaluate -e spec.txt -m model.onnx --dataset images"),
         ("prune -m model.onnx -o a/p.hdf5 -el x y", "prune -m model.onnx -o a/p.safetensors -el x -el y"),
         ("prune -m model.onnx -o p -eq union", "prune -m model.onnx -o p.safetensors -eq union"),
         ("inference -m model.onnx -i a.png -cm c.json", "infer -m model.onnx -cm c.json -i a.png"),
         ("inference -m model.onnx -d images", "infer -m model.onnx -i images -r images"),
+        ("inference -m model.onnx -i a.png -d images", "infer -m model.onnx -i a.png -i images -r images"),
         ("inference -m model.onnx -d images -r out", "infer -m model.onnx -i images -r out"),
         ("export -m model.onnx", "export -m model.onnx -o model.onnx --builder none"),
         ("export -m model.onnx -o final", "export -m model.onnx -o final.onnx --builder none"),
@@ -119,6 +191,8 @@ def test_every_flag_of_taos_is_in_the_table_and_ends_in_its_action_or_its_line(
             "export -m model.onnx -e spec.txt --data_type int8 --max-batch 8 -o model_int8.onnx --engine model.engine "
             "--calibration-batches 15",
         ),
+        ("gen_trt_engine -m model --engine_file g.plan", "export -m model.onnx --engine g.plan -o model.onnx"),
+        ("info", "doctor"),
         (
             "gen_trt_engine -m model.onnx --data_type fp32 --batches 10 --batch_size 4 --engine_file x.trt",
             "export -m model.onnx --data_type fp32 --engine x.engine -o model.onnx",
@@ -169,16 +243,24 @@ def test_a_spec_that_names_a_missing_file_of_taos_takes_ours_beside_it(lines: li
     [
         ("exprot", 'no command "exprot"; did you mean "export"?'),
         ("train -e spec.txt", "required: -r/--results_dir"),
+        ("--gpus 2", 'no command "--gpus"'),
+        ("tao exprot", 'no command "exprot"; did you mean "export"?'),
         ("train -e spec.txt -r out --gpu 2", "ambiguous option: --gpu could match --gpus, --gpu_index"),
-        ("train -e spec.txt -r out --resume", 'train: "--resume" is no flag of TAO\'s; --help lists them'),
+        ("train -e spec.txt -r out --fd 3", 'train: "--fd" is no flag of TAO\'s; leave it out; --help lists'),
+        ("train -e spec.txt -r out --gpus 0", "argument --gpus: invalid positive int value: '0'"),
+        ("train -e spec.txt -r out --gpu_index one", "invalid int value: 'one'"),
+        ("export -m model.onnx --target_opset twelve", "invalid positive int value: 'twelve'"),
+        ("export -m model.onnx --dta_type int8", 'did you mean "--data_type"?'),
+        ("export -m model.onnx -t int8", "type --data_type fp32, fp16 or int8"),
         ("prune -m model.onnx -o x --excluded_layer a --pruning_treshold 1", 'did you mean "--pruning_threshold"?'),
         ("inference -m model.onnx", "name one with -i, or a folder with -d"),
         ("inference -m w.hdf5 -i a.png", "w.hdf5: no such file, nor w.safetensors; expected one of the two"),
         ("inference -m modle.etlt -i a.png", 'did you mean "model.onnx"?'),
         ("export -m .", '"." is a folder; expected the name of a file'),
         ("export -m model.onnx -o /", '"/" is a folder; expected the name of a file'),
+        ("prune -m model.onnx -o new/", '"new/" is a folder; expected the name of a file, as new/model'),
         ("export -m model.onnx --is_byom", 'train arch: "timm/NAME"'),
-        ("export -m model.onnx --batches few", "invalid int value: 'few'"),
+        ("export -m model.onnx --batches few", "invalid positive int value: 'few'"),
         ("export -m model.onnx --data_type int4", "'int4' is not one of 'fp32', 'fp16', 'int8'"),
     ],
 )
@@ -189,6 +271,47 @@ def test_a_wrong_call_is_one_line(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize("before", [
+    "tao model classification_tf1 train", "tao deploy classification_tf1 train", "tlt classification train",
+    "tlt-train classification", "--gpus 2 train", "tao -v model --gpus 2 classification_tf1 train",
+])  # fmt: skip
+def test_launchers_and_flags_before_the_command_are_taken(before: str, lines: list[list[str]]) -> None:
+    assert call(f"{before} -e spec.txt -r out") == 0
+    assert [word for word in lines[0] if word != "-v"] == shlex.split(
+        f"train -e spec.txt -r out {'--gpus 2' * ('--gpus' in before)}"
+    )
+
+
+@pytest.mark.parametrize("command", list(ANSWERS))
+def test_another_command_of_taos_is_answered(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(f"tao {command} -m x") == 2
+    assert capsys.readouterr().err == f'error: "{command}" is TAO\'s; expected {ANSWERS[command]}\n'
+
+
+def test_what_is_ignored_is_said(lines: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("export", "prune", "gen_trt_engine"):
+        for flag in ("--gpus", "-np"):
+            assert call(f"{verb} {SMALLEST.get(verb, '-m model.onnx')} {flag} 2") == 0
+            assert f"is ignored: {verb} is one process" in capsys.readouterr().err
+            assert "--gpus" not in lines.pop()
+    assert call("export -m model.onnx --foo 3 16") == 0
+    assert "--foo 3 16 is ignored: TAO's export ignores" in capsys.readouterr().err
+
+
+def test_init_epoch_resumes_a_training_that_has_come_there(lines: list[list[str]]) -> None:
+    Path("out").mkdir()
+    Path("out/train_state.pt").write_bytes(b"x")
+    Path("out/training.csv").write_text("epoch,acc\n1,0.5\n2,0.6\n")
+    for epoch in (1, 3, 4):
+        assert call(f"train -e spec.txt -r out --init_epoch {epoch}") == 0
+    assert [line[5:] for line in lines] == [["--init-epoch", "1"], ["--resume"], ["--init-epoch", "4"]]
+
+
+def test_as_a_module_it_is_the_program() -> None:
+    command = [sys.executable, "-m", "trt_cls.cli.classification_tf1", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("classification_tf1, ")
 
 
 def test_help_lists_commands_and_flags_with_what_becomes_of_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trt_cls.cli import main
-from trt_cls.export import export as room
+from trt_cls.export import export as exporting
 from trt_cls.export.int8 import Int8
 
 
@@ -15,11 +15,11 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What reaches the export, which then ends."""
     given: dict[str, Any] = {}
 
-    def record(model: Path, output: Path, **others: Any) -> room.ExportResult:
+    def record(model: Path, output: Path, **others: Any) -> exporting.ExportResult:
         given.update(others)
-        return room.ExportResult(output, "int8", None, None, None, "not asked for")
+        return exporting.ExportResult(output, "int8", None, None, None, "not asked for")
 
-    monkeypatch.setattr(room, "export", record)
+    monkeypatch.setattr(exporting, "export", record)
     return given
 
 

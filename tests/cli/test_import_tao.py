@@ -78,8 +78,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 def test_says_what_was_imported_and_what_was_taken_for_granted(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     contract = imported(model)
     output = capsys.readouterr()
-    for told in ("network:       alexnet, 3×32×32, use_bias", "pruned", "classes:       10: 0, 1, 2, 3, 4 …", "bgr"):
-        assert told in output.out
+    for reported in (
+        "network:       alexnet, 3×32×32, use_bias",
+        "pruned",
+        "classes:       10: 0, 1, 2, 3, 4 …",
+        "bgr",
+    ):
+        assert reported in output.out
     assert output.out.splitlines()[-1].startswith(f"next: trt-cls export -m {model.with_suffix('.safetensors')} -o ")
     preprocessing, names = output.err.splitlines()
     assert "-e" in preprocessing

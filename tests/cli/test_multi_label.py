@@ -166,7 +166,7 @@ def test_a_spec_with_class_folders_does_not_fit(
     spec.write_text(text)
     assert main(["evaluate", "-e", str(spec), "-m", str(model), "--dataset", str(images)]) == 2
     err = capsys.readouterr().err
-    assert "the spec has no extensions.labels, and the model was trained on several labels an image" in err
+    assert "the spec has no extensions.labels, and the model was trained on several labels per image" in err
 
 
 def test_deepstream_gets_no_arg_max_but_tensors_and_thresholds(model: Path, tmp_path: Path) -> None:

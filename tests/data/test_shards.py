@@ -34,7 +34,7 @@ from trt_cls.data.split import Dataset
 from trt_cls.data.stream import stream
 from trt_cls.errors import RequestError, TrtClsError
 from trt_cls.files import shard_paths
-from trt_cls.preprocessing import gate
+from trt_cls.preprocessing import image_file
 from trt_cls.preprocessing.images import read
 from trt_cls.spec.experiment import Extensions
 
@@ -316,7 +316,7 @@ def test_shards_are_written_completely_or_not_at_all(
 
 
 def test_a_thread_keeps_few_shards_open_and_sees_new_ones(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(image_file, "OPEN_SHARDS", 2)
     samples = shard_folder(copied).samples
 
     def still_open() -> set[str]:
@@ -336,7 +336,7 @@ def test_a_thread_keeps_few_shards_open_and_sees_new_ones(copied: Path, monkeypa
         with pytest.raises(RequestError, match="no such file"):
             thread.submit(read, samples[0].source, 3).result()
     shard.with_suffix(".moved").rename(shard)
-    gate._thread.shards.clear()
+    image_file._thread.shards.clear()
     gc.collect()
     assert not still_open()
 

@@ -99,6 +99,6 @@ def test_skipped_reasons_do_not_repeat_the_path(samples: list[Sample]) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    rooms = "trt_cls.data.stream, trt_cls.data.augmentation, trt_cls.preprocessing.description"
-    code = f"import sys, {rooms}; assert 'torch' not in sys.modules"
+    modules = "trt_cls.data.stream, trt_cls.data.augmentation, trt_cls.preprocessing.description"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -74,9 +74,10 @@ def test_workers_and_torchs_generator_change_nothing(folder: ImageFolder, monkey
     alone = batches(folder, ALL, mixup_alpha=0.3)
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    for found, expected in zip(batches(folder, ALL, workers=4, mixup_alpha=0.3), alone, strict=True):
-        assert torch.equal(found.images, expected.images)
-        assert torch.equal(found.targets, expected.targets)
+    for workers in (1, 4):
+        for found, expected in zip(batches(folder, ALL, workers=workers, mixup_alpha=0.3), alone, strict=True):
+            assert torch.equal(found.images, expected.images)
+            assert torch.equal(found.targets, expected.targets)
     assert not torch.equal(batches(folder, ALL, random_seed=1)[0].images, alone[0].images)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -91,17 +92,55 @@ def seeded_for(*place: object) -> None:
     torch.manual_seed(Random("/".join(map(str, place))).getrandbits(63))
 
 
-def test_trivial_augment_is_torchvisions_on_the_same_draws() -> None:
+@pytest.mark.parametrize(
+    ("name", "extensions", "theirs"),
+    [
+        ("trivial_augment", Extensions(trivial_augment=True), ("TrivialAugmentWide",)),
+        ("rand_augment", Extensions(rand_augment=RandAugment(num_ops=2, magnitude=7)), ("RandAugment", 2, 7)),
+    ],
+)
+def test_changed_images_are_torchvisions_on_the_same_draws(
+    name: str, extensions: Extensions, theirs: tuple[Any, ...]
+) -> None:
     from torchvision.transforms import v2
 
-    transforms, changed = Transforms(Extensions(trivial_augment=True), 7), 0
+    transforms, changed = Transforms(extensions, 7), 0
+    change = getattr(v2, theirs[0])(*theirs[1:])
     for index in range(40):
         found = transforms.changed(photo(), 2, index)
-        seeded_for(7, 2, "trivial_augment", index)
-        expected = v2.TrivialAugmentWide()(torch.from_numpy(photo().copy()).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+        seeded_for(7, 2, name, index)
+        expected = change(torch.from_numpy(photo().copy()).permute(2, 0, 1)).permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(found, expected)
         changed += not np.array_equal(found, photo())
     assert changed > 20
+
+
+def test_erased_rectangles_are_torchvisions_on_the_same_draws() -> None:
+    from torchvision.transforms import v2
+
+    transforms, erased = Transforms(Extensions(random_erasing=0.5), 7), 0
+    for index in range(40):
+        found = torch.ones(3, 16, 24)
+        left, top, right, bottom = transforms.erased((3, 16, 24), 2, index)
+        found[:, top:bottom, left:right] = 0
+        seeded_for(7, 2, "random_erasing", index)
+        assert torch.equal(found, v2.RandomErasing(0.5)(torch.ones(3, 16, 24)))
+        erased += not found.all()
+    assert 5 < erased < 35
+
+
+def test_cut_batches_are_torchvisions_on_the_same_draws() -> None:
+    from torchvision.transforms import v2
+
+    torch.manual_seed(1)
+    images, labels = torch.rand(4, 3, 16, 24), torch.tensor([0, 2, 1, 1])
+    targets = torch.nn.functional.one_hot(labels, 3).float()
+    for step in range(10):
+        mixing = Transforms(Extensions(cutmix_alpha=1.0), 7).cutmix((3, 16, 24), 2, step)
+        seeded_for(7, 2, "cutmix", step)
+        their_images, their_targets = v2.CutMix(num_classes=3)(images, labels)
+        assert torch.equal(mixing.images(images.clone()), their_images)
+        torch.testing.assert_close(mixing.targets(targets), their_targets, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("asked", [RandomResizedCrop(), RandomResizedCrop(min_scale=0.9, min_ratio=3, max_ratio=4)])

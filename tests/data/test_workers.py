@@ -1,4 +1,4 @@
-"""Processes that make batches: what they make comes back whole and in order; one that ends badly is told at once."""
+"""Processes that make batches: what they make arrives complete and in order; a crash is reported at once."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from trt_cls.doctor.checks import OPTIONAL, Finding, findings
+from trt_cls.doctor.checks import CHECKS, OPTIONAL, Finding, findings
 from trt_cls.doctor.facts import Facts, Jetson
+from trt_cls.engines.backends import BACKENDS
 from trt_cls.gpu import Gpu
 
 ROOT = Path(__file__).parents[2]
@@ -28,13 +29,15 @@ CPU = Facts(
     tools={"g++": "12.2.0"},
     has_native_library=False,
 )
+PLAIN = [backend for backend in BACKENDS if backend.name not in CHECKS]
+"""Backends of which only the presence is checked."""
 TENSORRT = {"tensorrt": "11.4.0", "tensorrt-cu13": "11.4.0", "tensorrt-cu13-libs": "11.4.0"}
 GPU = replace(
     CPU,
     packages={
         **CPU.packages, **TENSORRT, "onnxruntime-gpu": "1.31.1", "pycuda": "2026.1", "tensorrt-rtx-cu13": "1.7.1.116",
-        "simplejpeg": "1.9.0", "openvino": "2026.4.1", "timm": "1.0.22", "tensorboard": "2.20.0", "wandb": "0.22.0",
-        "mlflow": "3.5.0", "opencv-python-headless": "4.12.0",
+        **{backend.packages[0]: "1.0" for backend in PLAIN}, "simplejpeg": "1.9.0", "timm": "1.0.22",
+        "tensorboard": "2.20.0", "wandb": "0.22.0", "mlflow": "3.5.0", "opencv-python-headless": "4.12.0",
     },
     modules=frozenset({"onnxruntime", "tensorrt", "tensorrt_rtx"}),
     providers=("CUDA", "TENSORRT"),
@@ -69,7 +72,8 @@ def test_a_machine_without_gpu_lacks_things_but_is_not_broken() -> None:
     found = {finding.name: finding.state for finding in findings(CPU)}
     assert set(found.values()) == {"ok", "absent"}
     assert {name for name, state in found.items() if state == "absent"} == {
-        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "OpenVINO", "images", "NVRTC", *(row[0] for row in OPTIONAL),
+        "GPU", "TensorRT", "TensorRT-RTX", "pycuda", "images", "NVRTC", *(backend.name for backend in PLAIN),
+        *(row[0] for row in OPTIONAL),
     }  # fmt: skip
     assert all(finding.fix for finding in findings(CPU) if finding.state == "absent")
 

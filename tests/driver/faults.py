@@ -99,8 +99,8 @@ FAULTS = [
     Fault(
         "no wait before freeing",
         ENGINE,
-        '"""Waits for what is queued, and frees all."""\n        self.stream.synchronize()',
-        '"""Waits for what is queued, and frees all."""',
+        '"""Waits for queued work, then frees everything."""\n        self.stream.synchronize()',
+        '"""Waits for queued work, then frees everything."""',
         ENGINES,
     ),
     Fault(

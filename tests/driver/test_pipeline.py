@@ -20,8 +20,8 @@ from trt_cls.data.folder import Sample
 from trt_cls.engines import open_engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.errors import DeviceError, EngineError, TrtClsError
-from trt_cls.evaluation.answers import answers
 from trt_cls.evaluation.evaluate import Predictions, predict
+from trt_cls.evaluation.inference import answers
 from trt_cls.preprocessing.images import read
 
 stand_in.require()

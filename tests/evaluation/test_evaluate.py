@@ -16,8 +16,8 @@ from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.engines import open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, EngineError, RequestError
-from trt_cls.evaluation.answers import WithFlips
 from trt_cls.evaluation.evaluate import evaluate
+from trt_cls.evaluation.inference import WithFlips
 from trt_cls.evaluation.report.evaluation_page import evaluation_page
 from trt_cls.evaluation.results import evaluation_table, results_dict, write_evaluation
 
@@ -171,7 +171,8 @@ def test_results_hold_the_documented_keys(engine: Engine, root: Path, tmp_path: 
     assert (content["precision"], content["num_images"], content["top_k"]) == ("fp32", 16, 3)
     assert content["skipped"] == [{"path": str(root / "green" / "half.jpg"), "reason": content["skipped"][0]["reason"]}]
     assert content["classes"] == list(COLORS)
-    assert content["per_class"]["red"] == {"precision": 1, "recall": 5 / 6, "f1": 10 / 11, "support": 6}
+    scores = {"precision": 1, "recall": 5 / 6, "f1": 10 / 11, "support": 6}
+    assert content["per_class"]["red"].items() >= scores.items()
     assert set(content["seconds"]) == {"waiting_for_data", "inference", "total"}
     assert content["images_per_second"] == pytest.approx(16 / content["seconds"]["total"])
     assert content == json.loads(json.dumps(results_dict(result, Path("some/model.onnx"))))

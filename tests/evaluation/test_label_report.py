@@ -41,4 +41,4 @@ def test_names_are_escaped_and_wrong_and_missed_labels_are_shown(tmp_path: Path)
     assert "4.0" in missed
     assert "data:image/png" in missed
     assert "over 2 of 3 labels" in page
-    assert "several labels an image, each by its threshold" in page
+    assert "several labels per image, each by its threshold" in page

@@ -17,8 +17,7 @@ from trt_cls.cli import main
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.engines import open_engine
 from trt_cls.errors import DataError, EngineError
-from trt_cls.evaluation.loadgen import SCENARIOS, Load, drive
-from trt_cls.evaluation.queries import Queries, opened_queries
+from trt_cls.evaluation.loadgen import SCENARIOS, Load, Queries, drive, opened_queries
 
 
 class Recorded:

@@ -107,10 +107,12 @@ def test_figures_are_those_of_scikit_learn(small: Evaluation, html: str, page: B
     assert f"macro F1: {sklearn.f1_score(truth, guess, average='macro'):.4f}" in html
     assert cards[3] == f"{sklearn.log_loss(truth, probabilities):.4f}"
     scores = sklearn.precision_recall_fscore_support(truth, guess)
+    headings = page.run("[...document.querySelectorAll('#classes th')].map(c => c.textContent)")
     for index, row in enumerate(rows_of(page)):
+        cells = dict(zip(headings, row, strict=True))
         precision, recall, f1, support = (values[index] for values in scores)
         expected = [str(support), f"{100 * recall:.1f}", f"{100 * precision:.1f}", f"{100 * f1:.1f}"]
-        assert [row[1], row[2], row[4], row[5]] == expected
+        assert [cells[name] for name in ("Images", "Recall", "Precision", "F1")] == expected
     matrix = np.zeros((4, 4), int)
     for label, answer, count, _ in data(html)["cells"]:
         matrix[label, answer] = count

@@ -21,7 +21,7 @@ from trt_cls.cli import main
 from trt_cls.data.folder import image_folder
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.shards import by_shard, shard_folder
-from trt_cls.evaluation.answers import answers
+from trt_cls.evaluation.inference import answers
 
 Run = Callable[..., int]
 SHARDS = 4
@@ -170,7 +170,7 @@ def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
             yield batch
 
     with monkeypatch.context() as patched:
-        patched.setattr("trt_cls.evaluation.answers.answers", stopped)
+        patched.setattr("trt_cls.evaluation.inference.answers", stopped)
         assert main(again) == 130
     assert capsys.readouterr().err.endswith("error: interrupted\n")
     found = files_in(str(tmp_path / "two"))
@@ -187,6 +187,34 @@ def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
     assert "can't be written, the disk is full" in error
     assert files_in(str(tmp_path / "two")) == found
     assert main(again) == 0
+    assert files_in(str(tmp_path / "two")) == files_in(str(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("command", ["infer", "evaluate"])
+def test_the_same_job_twice_at_once_ends_well(
+    command: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = {"infer": "-i", "evaluate": "--dataset"}[command]
+    shards = f"{sources}/s-{{000000..{SHARDS - 1:06}}}.tar"
+    typed = [command, "-m", str(sources / "model.onnx"), images, shards, "--provider", "cpu", "-b", "2", "-o"]
+    assert main([*typed, str(tmp_path / "one")]) == 0
+    again = [*typed, str(tmp_path / "two")]
+    flushed, others = os.fsync, 0
+
+    def slowly(descriptor: int) -> None:
+        """While this job writes the table of its second shard, the other one does all that is left."""
+        nonlocal others
+        if "/.s-000001." in os.readlink(f"/proc/self/fd/{descriptor}") and not others:
+            others += 1
+            assert main(again) == 0
+        flushed(descriptor)
+
+    monkeypatch.setattr("trt_cls.files.os.fsync", slowly)
+    capsys.readouterr()
+    assert main(again) == 0
+    said = capsys.readouterr().out
+    assert "4 shards, 4 of this process, 3 to label" in said
+    assert "s-000003.tar: labeled by another process meanwhile" in said
     assert files_in(str(tmp_path / "two")) == files_in(str(tmp_path / "one"))
 
 
@@ -219,6 +247,7 @@ def test_shards_and_answers_may_be_in_a_store(
 ) -> None:
     store = pytest.importorskip("fsspec").filesystem("memory")
     monkeypatch.setenv("TRT_CLS_CACHE", str(Path("cache").absolute()))
+    monkeypatch.setattr("trt_cls.stores.UNSHARED", ())  # this process goes on after the command
     for path in sources.glob("s*.*"):
         store.pipe_file(f"/shards/{path.name}", path.read_bytes())
     shards = ["--dataset", f"memory://shards/s-{{000000..{SHARDS - 1:06}}}.tar"]

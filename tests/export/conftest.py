@@ -67,7 +67,7 @@ def checkpoint(network: Network, contract: Contract, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="session")
 def fp32(network: Network, contract: Contract) -> onnx.ModelProto:
-    from trt_cls.export.onnx_file import onnx_from_module
+    from trt_cls.export.torch_to_onnx import onnx_from_module
 
     return onnx_from_module(network, contract).proto
 
@@ -104,7 +104,7 @@ def labeled(checkpoint: Path, contract: Contract, tmp_path_factory: pytest.TempP
 
     from trt_cls.engines import open_engine
     from trt_cls.evaluation.temperature import softened
-    from trt_cls.export.images import images_for
+    from trt_cls.export.sample_images import images_for
 
     root, random = tmp_path_factory.mktemp("labeled"), np.random.default_rng(5)
     for number in range(80):

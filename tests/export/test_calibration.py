@@ -9,8 +9,8 @@ import pytest
 
 from trt_cls.contract import Contract
 from trt_cls.errors import ExportError
-from trt_cls.export.images import images_for
 from trt_cls.export.int8.qdq import measure_magnitudes
+from trt_cls.export.sample_images import images_for
 
 pytest.importorskip("onnxruntime")
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import Contract, Precision
 from trt_cls.errors import ExportError
-from trt_cls.export import export as room
+from trt_cls.export import original
 from trt_cls.export.export import export
 from trt_cls.export.int8 import Int8
 from trt_cls.export.parity import BOUNDS
@@ -41,7 +41,7 @@ def exporter(fp32: onnx.ModelProto, contract: Contract, monkeypatch: pytest.Monk
         values = numpy_helper.to_array(tensor).copy()
         values[0] *= factor
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        monkeypatch.setattr(room, "onnx_from_module", lambda *given: OnnxModel(model, contract))
+        monkeypatch.setattr(original, "onnx_from_module", lambda *given: OnnxModel(model, contract))
 
     return scaling
 

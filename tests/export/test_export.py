@@ -19,10 +19,9 @@ from trt_cls.contract import Contract, Precision
 from trt_cls.engines import open_engine
 from trt_cls.engines.sidecar import read_plan
 from trt_cls.errors import ArtefactError, ExportError, MissingDependency, RequestError, TrtClsError
-from trt_cls.export import export as room
-from trt_cls.export import parity, tensorrt
+from trt_cls.export import original, parity, tensorrt
 from trt_cls.export.export import export
-from trt_cls.export.images import images_for
+from trt_cls.export.sample_images import images_for
 from trt_cls.gpu import Gpu
 from trt_cls.spec.experiment import (
     EvalConfig,
@@ -85,8 +84,8 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, scale: float
 ) -> None:
     pytest.importorskip("onnxruntime")
-    real = room.onnx_from_module
-    monkeypatch.setattr(room, "onnx_from_module", lambda *given: slip(real(*given), scale))
+    real = original.onnx_from_module
+    monkeypatch.setattr(original, "onnx_from_module", lambda *given: slip(real(*given), scale))
     with pytest.raises(ExportError, match="not answer as the network does"):
         export(checkpoint, tmp_path / "model.onnx", precision=precision, builder="none")
     assert list(tmp_path.iterdir()) == []

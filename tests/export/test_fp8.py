@@ -17,15 +17,14 @@ pytest.importorskip("onnxruntime")
 
 from trt_cls.artefacts.onnx_file import OnnxModel, onnx_contract, write_onnx  # noqa: E402
 from trt_cls.contract import Contract, Preprocessing  # noqa: E402
-from trt_cls.engines.graph import graph_of  # noqa: E402
+from trt_cls.engines.onnx_graph import graph_of  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
 from trt_cls.errors import DeviceError, RequestError  # noqa: E402
-from trt_cls.export.images import images_for  # noqa: E402
 from trt_cls.export.int8 import Int8, quantize  # noqa: E402
 from trt_cls.export.int8.layers import quantizable  # noqa: E402
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, measure_magnitudes, with_qdq  # noqa: E402
-from trt_cls.export.int8.sensitivity import Layer, LayerChoice, forms, table  # noqa: E402
-from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
+from trt_cls.export.int8.sensitivity import LayerChoice, RankedLayer, forms, table  # noqa: E402
+from trt_cls.export.sample_images import images_for  # noqa: E402
 from trt_cls.export.tensorrt import (  # noqa: E402
     DEFAULT_PROFILE,
     BuilderChoice,
@@ -33,6 +32,7 @@ from trt_cls.export.tensorrt import (  # noqa: E402
     for_generations,
     plan_from_onnx,
 )
+from trt_cls.export.torch_to_onnx import onnx_from_module  # noqa: E402
 from trt_cls.gpu import Gpu  # noqa: E402
 from trt_cls.models.int8_ranges import decibels  # noqa: E402
 from trt_cls.spec.experiment import ModelConfig  # noqa: E402
@@ -129,7 +129,7 @@ def test_an_activation_that_layers_of_both_formats_read_has_a_pair_of_each(
 
 def test_a_layer_climbs_from_the_cheapest_format_to_float16() -> None:
     steps = (("a", 1.0, "int8"), ("b", 2.0, "int8"), ("a", 3.0, "fp8"), ("b", 4.0, "fp8"), ("c", 5.0, "int8"))
-    ranking = tuple(Layer(name, name, "Conv", ratio, form) for name, ratio, form in steps)  # type: ignore[arg-type]
+    ranking = tuple(RankedLayer(name, name, "Conv", ratio, form) for name, ratio, form in steps)  # type: ignore[arg-type]
     assert [forms(ranking, kept) for kept in (0, 1, 3)] == [
         {"a": "int8", "b": "int8", "c": "int8"},
         {"b": "int8", "a": "fp8", "c": "int8"},

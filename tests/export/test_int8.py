@@ -16,10 +16,10 @@ from trt_cls.artefacts.sidecar import read_sidecar
 from trt_cls.contract import Contract
 from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import DataError, ExportError, RequestError
-from trt_cls.export import export as room
+from trt_cls.export import export as exporting
 from trt_cls.export.export import export
-from trt_cls.export.images import BATCH, images_for
 from trt_cls.export.int8 import Int8, calibration_dataset, shortcomings
+from trt_cls.export.sample_images import BATCH, images_for
 from trt_cls.spec.experiment import (
     Experiment,
     Extensions,
@@ -166,7 +166,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dense layer whose weights for one class grew stands in for a quantizer gone wrong."""
-    real = room.quantize
+    real = exporting.quantize
 
     def gone_wrong(model: OnnxModel, *given: Any) -> OnnxModel:
         model = replace(model, proto=onnx.ModelProto.FromString(model.proto.SerializeToString()))
@@ -176,7 +176,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         return real(model, *given)
 
-    monkeypatch.setattr(room, "quantize", gone_wrong)
+    monkeypatch.setattr(exporting, "quantize", gone_wrong)
     with pytest.raises(ExportError, match="--auto 1"):
         int8(checkpoint, tmp_path / "model.onnx", pictures)
     assert list(tmp_path.iterdir()) == []

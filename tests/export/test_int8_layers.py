@@ -14,20 +14,20 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 from torch import nn  # noqa: E402
 
-from trt_cls.artefacts.contracts import contract_from_json  # noqa: E402
+from trt_cls.artefacts.decoding import contract_from_json  # noqa: E402
 from trt_cls.artefacts.onnx_file import OnnxModel, onnx_contract, write_onnx  # noqa: E402
 from trt_cls.contract import Contract  # noqa: E402
 from trt_cls.engines import open_engine  # noqa: E402
-from trt_cls.engines.graph import graph_of  # noqa: E402
 from trt_cls.engines.inspection import inspect  # noqa: E402
+from trt_cls.engines.onnx_graph import graph_of  # noqa: E402
 from trt_cls.engines.onnxruntime import session_of  # noqa: E402
 from trt_cls.errors import ArtefactError, ExportError  # noqa: E402
 from trt_cls.export.fp16 import fp16_from_fp32  # noqa: E402
 from trt_cls.export.int8 import Int8, quantize, trained_for_int8  # noqa: E402
 from trt_cls.export.int8.layers import float_layers_text, quantizable  # noqa: E402
 from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes  # noqa: E402
-from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
-from trt_cls.models.int8_layers import measured, quantize_layers, trained_ranges  # noqa: E402
+from trt_cls.export.torch_to_onnx import onnx_from_module  # noqa: E402
+from trt_cls.models.int8_layers import measured_ranges, quantize_layers, trained_ranges  # noqa: E402
 from trt_cls.models.int8_ranges import decibels  # noqa: E402
 from trt_cls.models.network import multiply_adds  # noqa: E402
 
@@ -190,7 +190,7 @@ def test_training_quantizes_the_same_layers_and_export_writes_its_ranges(
 ) -> None:
     torch.manual_seed(0)
     network = Transformer().eval()
-    found = measured(network, [torch.from_numpy(images)])
+    found = measured_ranges(network, [torch.from_numpy(images)])
     assert list(found) == ["patches", *DENSE, "head"]
     quantize_layers(network, {name: [part.largest for part in parts] for name, parts in found.items()})
     ranges = trained_ranges(network)

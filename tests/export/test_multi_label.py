@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 
 from support.composites import CLASSES, write_composites
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import read_onnx
 from trt_cls.contract import Contract
-from trt_cls.data.labels import labeled_folder
+from trt_cls.data.labels_csv import labeled_folder
 from trt_cls.engines import open_engine
 from trt_cls.engines.classifier import load_classifier
 from trt_cls.errors import ArtefactError, ExportError
 from trt_cls.evaluation.evaluate import evaluate_labels
 from trt_cls.evaluation.temperature import fitted_temperature_of_labels, logits_of, softened, softened_thresholds
 from trt_cls.export.export import export
-from trt_cls.export.images import images_for
 from trt_cls.export.int8 import Int8
 from trt_cls.export.parity import checked
+from trt_cls.export.sample_images import images_for
 
 if TYPE_CHECKING:
     from trt_cls.models.network import Network

@@ -25,7 +25,7 @@ from trt_cls.spec.experiment import ModelConfig  # noqa: E402
 def transformer() -> OnnxModel:
     """A vision transformer of six small blocks."""
     pytest.importorskip("timm")
-    from trt_cls.export.onnx_file import onnx_from_module
+    from trt_cls.export.torch_to_onnx import onnx_from_module
     from trt_cls.models import build
 
     config = ModelConfig(arch="timm/test_vit", input_image_size="3,160,160")
@@ -77,7 +77,7 @@ class Mobile(nn.Module):
 def test_every_session_of_onnx_runtime_computes_the_file(contract: Contract, tmp_path: Path) -> None:
     """A scale of float16 does not hold the product of an activation's and a weight's, nor float16 such biases."""
     from support.optimized import by_level
-    from trt_cls.export.onnx_file import onnx_from_module
+    from trt_cls.export.torch_to_onnx import onnx_from_module
 
     torch.manual_seed(0)
     model = onnx_from_module(Mobile().eval(), contract)

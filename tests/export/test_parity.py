@@ -9,8 +9,8 @@ from support.pixel_reference import preprocess
 from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.images import ImageSet, evenly_spread, images_for
 from trt_cls.export.parity import Infer, answers_of_both, checked
+from trt_cls.export.sample_images import ImageSet, evenly_spread, images_for
 from trt_cls.preprocessing.images import decode
 from trt_cls.spec.experiment import EvalConfig, Experiment, ModelConfig
 

@@ -12,9 +12,9 @@ from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.contract import Contract
 from trt_cls.engines import open_engine
 from trt_cls.errors import ExportError
-from trt_cls.export.images import images_for
 from trt_cls.export.int8.layers import first_and_last, quantizable
 from trt_cls.export.int8.qdq import int8_from_fp32, measure_magnitudes
+from trt_cls.export.sample_images import images_for
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -20,8 +20,8 @@ from trt_cls.engines import open_engine
 from trt_cls.errors import MissingDependency, RequestError
 from trt_cls.evaluation.evaluate import predict
 from trt_cls.export import parity
+from trt_cls.export.confidence import Rules, validation_halves
 from trt_cls.export.export import export
-from trt_cls.export.images import Rules, validation_halves
 
 pytest.importorskip("onnxruntime")
 

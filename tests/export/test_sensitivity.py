@@ -13,10 +13,18 @@ from trt_cls.contract import Contract
 from trt_cls.data.folder import image_folder
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError, ExportError
-from trt_cls.export.images import images_for
 from trt_cls.export.int8.layers import quantizable
 from trt_cls.export.int8.qdq import measure_magnitudes, with_qdq
-from trt_cls.export.int8.sensitivity import LabeledImages, Layer, choose, costliest_first, rank, signal_to_noise, table
+from trt_cls.export.int8.sensitivity import (
+    LabeledImages,
+    RankedLayer,
+    choose,
+    costliest_first,
+    rank,
+    signal_to_noise,
+    table,
+)
+from trt_cls.export.sample_images import images_for
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -64,7 +72,7 @@ def test_the_fewest_layers_stay_that_meet_the_loss(
     fp32: onnx.ModelProto, contract: Contract, measured: Any, loss: float, kept: int
 ) -> None:
     names = [name for name, tensors in quantizable(fp32).items() if "add" not in name][:8]
-    ranking = tuple(Layer(name, name, "Conv", float(index)) for index, name in enumerate(names))
+    ranking = tuple(RankedLayer(name, name, "Conv", float(index)) for index, name in enumerate(names))
     accuracies = {0: 0.71, 1: 0.8, 2: 0.86, 3: 0.87, 4: 0.88, 5: 0.9, 6: 0.9, 7: 0.9}
     said: list[str] = []
     labeled: Any = Scripted(len(names), accuracies)
@@ -97,7 +105,7 @@ def test_signal_to_noise_is_that_of_the_files_answers(fp32: onnx.ModelProto, mea
 def test_a_loss_that_no_layer_meets_is_an_error(fp32: onnx.ModelProto, contract: Contract, measured: Any) -> None:
     names = [name for name in quantizable(fp32) if "add" not in name][:3]
     labeled: Any = Scripted(3, dict.fromkeys(range(3), 0.5))
-    layers = tuple(Layer(n, n, "Conv", 0) for n in names)
+    layers = tuple(RankedLayer(n, n, "Conv", 0) for n in names)
     with pytest.raises(ExportError, match="no layer is left"):
         choose(OnnxModel(fp32, contract), measured[1], layers, labeled, 0.01, lambda line: None)
 
@@ -128,5 +136,5 @@ def test_labeled_images_of_which_none_can_be_decoded_are_an_error(
 def test_layers_that_cost_the_same_stand_in_the_order_of_the_graph(noise: float) -> None:
     """The noise is what another processor's order of sums moves."""
     costs = {"a": 30.0, "b": 12.0 + noise, "c": 12.0 - noise, "d": 5.0, "e": 12.05, "f": np.inf, "g": 30.5}
-    layers = [Layer(name, name, "Conv", cost) for name, cost in costs.items()]
+    layers = [RankedLayer(name, name, "Conv", cost) for name, cost in costs.items()]
     assert "".join(layer.name for layer in costliest_first(layers)) == "dbceagf"

@@ -12,18 +12,19 @@ import onnx
 import pytest
 
 from support import tiny_models
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx
 from trt_cls.contract import INPUT, OUTPUT, Contract
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import ExportError, RequestError
 from trt_cls.evaluation.temperature import softened
-from trt_cls.export import temperature as room
+from trt_cls.export import confidence
+from trt_cls.export.confidence import calibrated, fit_temperature, validation_halves
 from trt_cls.export.export import export
-from trt_cls.export.images import images_for, validation_halves
 from trt_cls.export.int8 import Int8, quantize
-from trt_cls.export.temperature import calibrated, fit_temperature
+from trt_cls.export.original import Original
+from trt_cls.export.sample_images import images_for
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -70,7 +71,9 @@ def test_an_export_is_calibrated_and_held_against_the_calibrated_network(
         asked["int8"] = Int8(images=labeled, batches=1, method="minmax")
     result = export(checkpoint, tmp_path / "model.onnx", calibrate=True, **asked)
     temperature = read_contract(tmp_path / "model.onnx").temperature
-    assert temperature == fit_temperature(checkpoint, validation_halves(labeled, None, contract.classes), said.append)
+    assert temperature == fit_temperature(
+        Original(checkpoint), validation_halves(labeled, None, contract.classes), said.append
+    )
     assert temperature is not None
     assert 0.1 < temperature < 0.6, "1/4, by 40 images"
     assert said[0] == said[-1]
@@ -102,7 +105,7 @@ def test_weights_whose_rounding_changes_a_label_are_left_alone(tmp_path: Path, m
     plain = read_onnx(tiny_models.write_onnx(tmp_path / "model.onnx"))
     images = images_for(plain.contract.preprocessing, None)
     outcomes = [(1, 0, 64), (0, 2, 64)]
-    monkeypatch.setattr(room, "_compared", lambda *_: outcomes.pop(0))
+    monkeypatch.setattr(confidence, "_compared", lambda *_: outcomes.pop(0))
     said: list[str] = []
     made = calibrated(plain, 2.0, images, said.append)
     assert made.proto.graph.node[-2].op_type == "Mul"

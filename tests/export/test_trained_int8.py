@@ -26,7 +26,7 @@ from trt_cls.errors import ExportError, RequestError  # noqa: E402
 from trt_cls.export.export import export  # noqa: E402
 from trt_cls.export.int8 import Int8, trained_for_int8  # noqa: E402
 from trt_cls.export.int8.qdq import trained_layers, with_qdq  # noqa: E402
-from trt_cls.export.onnx_file import onnx_from_module  # noqa: E402
+from trt_cls.export.torch_to_onnx import onnx_from_module  # noqa: E402
 from trt_cls.models import build  # noqa: E402
 from trt_cls.models.checkpoint import save_checkpoint  # noqa: E402
 from trt_cls.models.int8_layers import restore_layers, trained_ranges  # noqa: E402

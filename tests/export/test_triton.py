@@ -16,7 +16,7 @@ from PIL import Image
 
 from support import shared_data
 from trt_cls import load
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.artefacts.sidecar import Profile, Sidecar, file_sha256, read_sidecar, write_sidecar
 from trt_cls.cli import main

@@ -17,10 +17,10 @@ with atheris.instrument_imports(include=["trt_cls", "google.protobuf.text_format
     from PIL import Image
 
     from trt_cls.artefacts.classmap import read_classmap
-    from trt_cls.artefacts.contracts import contract_from_json
+    from trt_cls.artefacts.decoding import contract_from_json
     from trt_cls.artefacts.sidecar import Profile, Sidecar, read_sidecar, write_sidecar
     from trt_cls.contract import Contract, Preprocessing
-    from trt_cls.data.labels import labeled_folder
+    from trt_cls.data.labels_csv import labeled_folder
     from trt_cls.errors import TrtClsError
     from trt_cls.preprocessing.images import decode
     from trt_cls.spec import show

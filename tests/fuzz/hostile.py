@@ -26,7 +26,7 @@ from artefacts.test_gate import (
     weights_elsewhere,
     without_outputs,
 )
-from preprocessing.test_gate import encoded, fifo, kernel_log, nothing, process, sparse, zeros
+from preprocessing.test_image_file import encoded, fifo, kernel_log, nothing, process, sparse, zeros
 from trt_cls.contract import METADATA_KEY
 
 Draw = random.Random

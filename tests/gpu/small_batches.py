@@ -15,7 +15,7 @@ from PIL import Image
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import Box, apply, plan
-from trt_cls.data.transforms import bundle, part
+from trt_cls.data.transforms import bundle, kernel_image
 from trt_cls.errors import TrtClsError
 from trt_cls.preprocessing.cuda import CudaAugmentation, CudaPreprocessing, Staging
 from trt_cls.preprocessing.packing import Bundle
@@ -66,7 +66,7 @@ def different_augmented_values(preprocessing: Preprocessing) -> int:
     erased = Box(0, 0, preprocessing.width // 2, preprocessing.height // 2)
     images = [hwc(image) for image in noise(preprocessing)]
     plans = [plan(size, preprocessing, TRAIN, rng)._replace(erased=erased) for size in SIZES]
-    parts = [part(image, drawn, preprocessing) for image, drawn in zip(images, plans, strict=True)]
+    parts = [kernel_image(image, drawn, preprocessing) for image, drawn in zip(images, plans, strict=True)]
     with closing(CudaAugmentation(preprocessing)) as kernel:
         found = augmented(kernel, bundle(parts, preprocessing), len(images))
     tensors = [

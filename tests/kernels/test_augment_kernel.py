@@ -15,7 +15,7 @@ from support.pixel_reference import COLOR, GRAY, preprocessing_of
 from support.shared_data import all_photos
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, ImagePlan, apply, plan
-from trt_cls.data.transforms import MOST_SOURCE_PIXELS, part
+from trt_cls.data.transforms import MOST_SOURCE_PIXELS, kernel_image
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Axis, Pixels, hwc, normalize
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
@@ -31,7 +31,9 @@ TRAIN = TrainConfig(
 
 def different_bits(images: list[Pixels], plans: list[ImagePlan], preprocessing: Preprocessing) -> int:
     """How many values of the batch the kernel and the CPU disagree on."""
-    found = cuda_on_cpu.augment([part(*both, preprocessing) for both in zip(images, plans, strict=True)], preprocessing)
+    found = cuda_on_cpu.augment(
+        [kernel_image(*both, preprocessing) for both in zip(images, plans, strict=True)], preprocessing
+    )
     tensors = []
     for image, made in zip(images, plans, strict=True):
         tensors.append(normalize(apply(made, image, preprocessing.filter), preprocessing))
@@ -111,7 +113,7 @@ def test_a_large_image_crosses_the_bus_in_the_networks_size(sides: int) -> None:
     preprocessing = preprocessing_of("rgb", "bicubic", "none", "24x40")
     image = hwc(noise(np.random.default_rng(0), 40 * sides, 24 * sides, 3))
     made = ImagePlan((Axis(40 * sides, 40, 0, 40), Axis(24 * sides, 24, 0, 24)), Colors(9.0, 0.1, -0.1), (0, 0), True)
-    pixels = part(image, made, preprocessing).cut.pixels
+    pixels = kernel_image(image, made, preprocessing).cut.pixels
     assert pixels.size == image.size if sides**2 <= MOST_SOURCE_PIXELS else pixels.shape == (24, 40, 3)
     assert different_bits([image], [made], preprocessing) == 0
 
@@ -120,7 +122,7 @@ def test_pixels_that_no_window_looks_at_stay_behind() -> None:
     preprocessing = preprocessing_of("rgb", "bilinear", "none", "32x32")
     image = hwc(noise(np.random.default_rng(0), 400, 300, 3))
     made = ImagePlan((Axis(400, 400, 200, 32), Axis(300, 300, 100, 32)), None, (0, 0), False)
-    kept = part(image, made, preprocessing).cut
+    kept = kernel_image(image, made, preprocessing).cut
     assert kept.pixels.shape == (33, 33, 3), "bilinear also loads the next pixel, which counts nothing here"
     assert kept.pixels.base is None, "the rest of the image is given up"
     assert different_bits([image], [made], preprocessing) == 0

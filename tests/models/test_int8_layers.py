@@ -22,7 +22,7 @@ from trt_cls.errors import ArtefactError  # noqa: E402
 from trt_cls.models import build  # noqa: E402
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from trt_cls.models.int8_layers import (  # noqa: E402
-    measured,
+    measured_ranges,
     quantize_layers,
     restore_layers,
     rounded,
@@ -125,7 +125,7 @@ class Odd(nn.Module):
 def test_layers_are_found_in_the_order_they_run_with_all_that_they_read() -> None:
     network = Odd().eval()
     batches = [torch.rand(2, 3, 4, 4), -2 * torch.rand(1, 3, 4, 4)]
-    found = measured(network, batches)
+    found = measured_ranges(network, batches)
     assert list(found) == ["conv", "head"]
     (histogram,) = found["conv"]
     assert histogram.counts.sum() == 3 * 3 * 16
@@ -136,7 +136,7 @@ def test_layers_are_found_in_the_order_they_run_with_all_that_they_read() -> Non
 def test_a_network_of_ours_has_all_layers_with_weights_and_both_sides_of_additions() -> None:
     torch.manual_seed(0)
     network = build(MODEL, 3).eval()
-    found = measured(network, [torch.randn(2, 3, 16, 16)])
+    found = measured_ranges(network, [torch.randn(2, 3, 16, 16)])
     layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear | Add)]
     assert sorted(found) == sorted(layers)
     assert {len(histograms) for name, histograms in found.items() if name.startswith("add")} == {2}
@@ -146,7 +146,7 @@ def test_a_network_that_overflows_is_refused() -> None:
     network = build(MODEL, 3).eval()
     network.get_submodule("bn_conv1").running_mean.fill_(-float("inf"))  # type: ignore[union-attr]
     with pytest.raises(ArtefactError, match="reads NaN or infinity for a training image"):
-        measured(network, [torch.randn(2, 3, 16, 16)])
+        measured_ranges(network, [torch.randn(2, 3, 16, 16)])
     assert not any(layer._forward_pre_hooks for layer in network.modules())
 
 
@@ -154,7 +154,7 @@ def test_a_network_that_overflows_is_refused() -> None:
 def ranges() -> dict[str, tuple[float, ...]]:
     network = build(MODEL, 3).eval()
     torch.manual_seed(0)
-    found = measured(network, [torch.randn(2, 3, 16, 16)])
+    found = measured_ranges(network, [torch.randn(2, 3, 16, 16)])
     return {name: tuple(histogram.largest for histogram in histograms) for name, histograms in found.items()}
 
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_keeps_the_ranges(arch: str, tmp_path: Path) -> None:
     model = ModelConfig(arch=arch, n_layers=10, input_image_size="3,32,32", use_batch_norm=True)
     torch.manual_seed(1)
     network, images = build(model, 3).eval(), torch.randn(4, 3, 32, 32)
-    found = measured(network, [images])
+    found = measured_ranges(network, [images])
     quantize_layers(network, {name: [part.largest for part in parts] for name, parts in found.items()})
     preprocessing = Preprocessing(3, 32, 32, "none", "bilinear", "rgb", 255.0, (0.0,) * 3, (1.0,) * 3)
     contract = Contract(model, preprocessing, ("a", "b", "c"), "int8")

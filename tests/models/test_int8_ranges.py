@@ -96,5 +96,5 @@ def test_of_rules_within_a_tenth_of_a_decibel_the_one_that_cuts_least_is_taken(
     entropy: float, percentile: float, minmax: float, best: Method
 ) -> None:
     for noise in (-0.004, 0.0, 0.004):  # what another processor's order of sums moves
-        found, told = best_of({"entropy": entropy, "percentile": percentile + noise, "minmax": minmax - noise})
-        assert (found, told.split(";")[0]) == (best, best)
+        found, reported = best_of({"entropy": entropy, "percentile": percentile + noise, "minmax": minmax - noise})
+        assert (found, reported.split(";")[0]) == (best, best)

@@ -126,7 +126,7 @@ def test_a_file_of_taos_answers_as_it_did_there(answered: Answered, tmp_path: Pa
 @pytest.mark.slow
 def test_a_file_of_taos_answers_in_onnx_runtime_as_it_did_there(answered: Answered) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    from trt_cls.export.onnx_file import onnx_from_module
+    from trt_cls.export.torch_to_onnx import onnx_from_module
 
     imported = import_network(answered.path)
     graph = onnx_from_module(imported.module, contract(imported)).proto.SerializeToString()

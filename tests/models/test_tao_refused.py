@@ -301,15 +301,15 @@ def test_a_pretrained_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reading", "told"),
+    ("reading", "reported"),
     [("os.abort()", "ended by signal 6"), ("time.sleep(60)", "did not end within 1 s")],
 )
 def test_a_file_that_libhdf5_does_not_survive_ends_another_process(
-    reading: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reading: str, reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fatal.py").write_text(f"import os, time\ndef read_keras_model(path): {reading}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(hdf5, "__name__", "fatal")
     monkeypatch.setattr(hdf5, "TRIAL_SECONDS", 1)
-    with pytest.raises(ArtefactError, match=told):
+    with pytest.raises(ArtefactError, match=reported):
         hdf5.require_readable(tmp_path / "model.hdf5")

@@ -17,7 +17,7 @@ from support.reference_weights import fill, images
 from support.shared_data import tao_records
 from trt_cls.models import build
 from trt_cls.models.network import count_parameters
-from trt_cls.pruning.graph import ChannelGraph
+from trt_cls.pruning.channel_graph import ChannelGraph
 from trt_cls.pruning.selection import Criteria, Scored, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, pruned_network
 from trt_cls.pruning.trace import channel_graph

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trt_cls.errors import ArtefactError, RequestError
-from trt_cls.pruning.graph import ChannelGraph, Group, WeightedLayer
+from trt_cls.pruning.channel_graph import ChannelGraph, Group, WeightedLayer
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
 
 NORMS = {

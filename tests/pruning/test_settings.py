@@ -24,7 +24,7 @@ from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint, save_checkpoint, widths
 from trt_cls.models.network import Network
-from trt_cls.pruning.graph import ChannelGraph, Group, WeightedLayer
+from trt_cls.pruning.channel_graph import ChannelGraph, Group, WeightedLayer
 from trt_cls.pruning.prune import prune_network
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, multiply_adds_left, pruned_network

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from support.calibration import calibrate
 from support.zeroed import answer_with_zeroed
 from trt_cls.models import build
-from trt_cls.pruning.graph import ChannelGraph
+from trt_cls.pruning.channel_graph import ChannelGraph
 from trt_cls.pruning.selection import Criteria, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, multiply_adds_left, pruned_network, require_equal, zeroed_tensors
 from trt_cls.pruning.trace import channel_graph

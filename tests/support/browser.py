@@ -1,4 +1,4 @@
-"""A headless Chromium that is told what to do through its debugging pipe, so that no driver has to be installed."""
+"""A headless Chromium driven through its debugging pipe, so that no driver has to be installed."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from trt_cls.contract import Preprocessing
-from trt_cls.data.transforms import Part, bundle
+from trt_cls.data.transforms import KernelImage, bundle
 from trt_cls.preprocessing.packing import BLOCK, Bundle, grid, kernel_name, pack, scalars
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ def preprocess(images: Sequence[np.ndarray], preprocessing: Preprocessing) -> np
     return output
 
 
-def augment(parts: Sequence[Part], preprocessing: Preprocessing) -> np.ndarray:
+def augment(parts: Sequence[KernelImage], preprocessing: Preprocessing) -> np.ndarray:
     """The network's input [n,C,H,W] for planned images, made by the kernel."""
     output = np.full((len(parts), *preprocessing.input_shape), np.nan, np.float32)
     _launch(bundle(parts, preprocessing), kernel_name(preprocessing, "augment"), preprocessing, output)

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import onnx
 
-from trt_cls.export import onnx_file
+from trt_cls.export import torch_to_onnx
 
 
 class Names(NamedTuple):
@@ -31,7 +31,7 @@ class Names(NamedTuple):
 
 KEPT = 24
 """Graphs, without their weights."""
-EXPORT = onnx_file._exported
+EXPORT = torch_to_onnx._exported
 _made: OrderedDict[bytes, tuple[bytes, Names]] = OrderedDict()
 
 
@@ -53,8 +53,8 @@ class _Digest(pickle.Pickler):
 
 
 def remember_exports() -> None:
-    """Makes `onnx_file` take the graph that it exported before for a network of equal layers; once is enough."""
-    if onnx_file._exported is not EXPORT:
+    """Makes `torch_to_onnx` take the graph that it exported before for a network of equal layers; once is enough."""
+    if torch_to_onnx._exported is not EXPORT:
         return
 
     def exported(module: Any, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -71,7 +71,7 @@ def remember_exports() -> None:
         content, names = _made[key]
         return _optimized(_with_weights(onnx.load_from_string(content), weights), names)
 
-    onnx_file._exported = exported
+    torch_to_onnx._exported = exported
 
 
 def _key(module: Any, weights: dict[str, Any], input_shape: tuple[int, int, int]) -> bytes:

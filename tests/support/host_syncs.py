@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trt_cls.training.compute import Compute
+from trt_cls.training.scaling import Scaler
 
 READ_BY_THE_HOST = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2"}
 GPU = torch.device("meta")
@@ -54,8 +55,15 @@ class MetaCompute(Compute):
     def autocast(self) -> Any:
         return nullcontext()
 
-    def scaler(self) -> torch.amp.GradScaler:
-        return torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
+    def scaler(self) -> Scaler:
+        return Scaler("cuda", enabled=self.precision == "fp16")
+
+
+def counted_on(patch: pytest.MonkeyPatch, device: str) -> None:
+    """Lets torch's optimizers count their steps on a device, as on a GPU."""
+    for optimizer in ("adam", "rmsprop"):
+        module = import_module(f"torch.optim.{optimizer}")
+        patch.setattr(module, "_get_capturable_supported_devices", lambda *_, **__: [device])
 
 
 @contextmanager
@@ -64,5 +72,6 @@ def meta_gpu(precision: str = "bf16") -> Iterator[Compute]:
     with pytest.MonkeyPatch.context() as patch:
         for optimizer in ("sgd", "adam"):
             patch.setattr(import_module(f"torch.optim.{optimizer}"), "_device_dtype_check_for_fused", lambda *_: None)
+        counted_on(patch, GPU.type)
         patch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         yield MetaCompute((GPU,), precision, "")

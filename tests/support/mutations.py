@@ -128,8 +128,8 @@ FAULTS = [
         "export/test_deepstream.py -k nvinfers_arithmetic",
     ),
     Fault(
-        "several labels an image",
-        "trt_cls/export/onnx_file.py",
+        "several labels per image",
+        "trt_cls/export/torch_to_onnx.py",
         'if task == "multi":',
         'if task == "none":',
         "export/test_multi_label.py -k sigmoid",
@@ -143,10 +143,10 @@ FAULTS = [
     ),
     Fault(
         "coverage",
-        "trt_cls/evaluation/decisions.py",
+        "trt_cls/evaluation/prediction_sets.py",
         "math.ceil(exact * (len(scores) + 1))",
         "math.ceil(exact * len(scores))",
-        "evaluation/test_decisions.py -k beta_binomial",
+        "evaluation/test_prediction_sets.py -k beta_binomial",
     ),
     Fault(
         "a copy of a shard is the one of the index",

@@ -8,15 +8,15 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from trt_cls.engines import onnxruntime as room
+from trt_cls.engines import onnxruntime as engine
 
 
 def optimized(path: Path) -> onnx.ModelProto:
     """The file as a session of the product runs it on this processor."""
-    options = room._options(onnxruntime, None)
+    options = engine._options(onnxruntime, None)
     options.optimized_model_filepath = str(path.with_suffix(".optimized"))
     onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=room.UNSOUND
+        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=engine.UNSOUND
     )
     return onnx.load(path.with_suffix(".optimized"))
 
@@ -26,7 +26,7 @@ def by_level(path: Path, images: Any) -> dict[str, Any]:
     found = {}
     for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = room.ERRORS_ONLY
+        options.log_severity_level = engine.ERRORS_ONLY
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (found[level],) = session.run(None, {"input_1": images})

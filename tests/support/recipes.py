@@ -94,7 +94,7 @@ BACKEND: Edits = {
         ),
     ),
     "trt_cls/engines/backends.py": (
-        ('"tensorrt", "openvino"]\n', '"tensorrt", "openvino", "uniform"]\n'),
+        ('"cuda", "tensorrt"]\n', '"cuda", "tensorrt", "uniform"]\n'),
         (
             "BACKENDS = (\n",
             'BACKENDS = (\n    Backend(\n        "Uniform", "uniform.UniformEngine", (".onnx",),\n'

@@ -11,13 +11,13 @@ from trt_cls.contract import INPUT
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.export.int8.layers import quantizable
 from trt_cls.export.int8.qdq import trained_layers
-from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers, trained_ranges
+from trt_cls.models.int8_layers import measured_ranges, quantize_layers, restore_layers, trained_ranges
 from trt_cls.models.int8_ranges import SMALLEST_SCALE
 
 
 def in_int8(network: nn.Module, images: Tensor) -> nn.Module:
     """The network, computing in INT8 with the ranges of `images`."""
-    found = measured(network, [images])
+    found = measured_ranges(network, [images])
     quantize_layers(network, {name: [part.largest for part in parts] for name, parts in found.items()})
     return network
 

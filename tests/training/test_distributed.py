@@ -145,9 +145,9 @@ def test_ctrl_c_saves_once_and_the_same_processes_go_on(
     wait_for(started, tmp_path / "rec-parts", 4)
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: all of them get it
     _, errors = started.communicate(timeout=200)
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1
-    assert "is saved; go on with: torchrun --nproc-per-node 2 -m trt_cls train" in told[0]
+    reported = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(reported) == 1
+    assert "is saved; go on with: torchrun --nproc-per-node 2 -m trt_cls train" in reported[0]
 
     resume = [*arguments(file, parts), "--resume"]
     alone = forked.run(1, resume, TRAINER, environment=record)
@@ -172,9 +172,9 @@ def test_a_killed_process_ends_all_with_one_line(odd_images: Path, experiment: M
     os.kill(int(children[-1]), signal.SIGKILL)
     _, errors = started.communicate(timeout=200)
     assert started.returncode != 0
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1
-    assert "another one ended without an error" in told[0]
+    reported = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(reported) == 1
+    assert "another one ended without an error" in reported[0]
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +16,16 @@ from trt_cls.cli import main
 from trt_cls.spec.experiment import Experiment
 
 Make = Callable[..., Experiment]
+PROGRAM = Path(__file__).with_name("elastic_program.py")
 
 
-def children(process: subprocess.Popen[bytes]) -> list[int]:
+def children(process: int) -> list[int]:
     """The numbers of a process's children, in the order of their start."""
-    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def has_ended(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def rows(results: Path) -> int:
@@ -36,28 +39,24 @@ def test_killed_processes_are_started_again_and_the_weights_are_the_same(
 ) -> None:
     file, one, two = tmp_path / "spec.txt", tmp_path / "one", tmp_path / "two"
     file.write_text(spec.show(experiment(batch_size_per_gpu=4, n_epochs=6)))
-    alone = forked.run(2, ["train", "-e", file, "-r", one, "--device", "cpu"])
+    narrow = {"NARROW": "1"}
+    alone = forked.run(2, ["train", "-e", file, "-r", one, "--device", "cpu"], environment=narrow)
     assert alone.returncode == 0, alone.stderr
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    asked = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "0.02"]
     train = ["-m", "trt_cls", "train", "-e", file, "-r", two, "--device", "cpu", "--auto-resume", "--save-every", "1"]
     errors = tmp_path / "errors"
-    with errors.open("w") as file:
-        torchrun = subprocess.Popen(
-            [*start, "--max-restarts", "2", *train],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=file,
-        )
+    torchrun = forked.start([*asked, *train], PROGRAM, environment=narrow, errors=str(errors))
     killed: set[int] = set()
     for done, rank in ((1, 1), (3, 0)):
-        while rows(two) < done or set(children(torchrun)) & killed:
-            assert torchrun.poll() is None, errors.read_text()
+        while rows(two) < done or len(started := children(torchrun)) < 2 or killed & set(started):
+            assert not has_ended(torchrun), errors.read_text()
             time.sleep(0.01)
-        killed = set(children(torchrun))
-        os.kill(children(torchrun)[rank], signal.SIGKILL)
-    assert torchrun.wait(200) == 0, errors.read_text()
+        killed = set(started)
+        os.kill(started[rank], signal.SIGKILL)
+    assert forked.wait(torchrun) == 0, errors.read_text()
     compared = ["training.csv", *(f"weights/{path.name}" for path in (one / "weights").iterdir())]
     assert len(compared) > 6
+    assert (two / "status.json").read_text().count("training resumed at epoch") == 2
     assert [name for name in compared if (one / name).read_bytes() != (two / name).read_bytes()] == []
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from support.rounding import assert_rounds_like
+from support.spec_texts import each_of
 from trt_cls.data.loader import TrainingBatch
 from trt_cls.distributed.processes import ALONE
 from trt_cls.errors import RequestError
@@ -34,7 +35,7 @@ from trt_cls.spec.experiment import (
     RegConfig,
     StepLr,
 )
-from trt_cls.spec.extensions import AdamW, ClassWeights, Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
+from trt_cls.spec.extensions import ClassWeights, ModernOptimizer, Muon, RandomResizedCrop
 from trt_cls.training.averaging import mean_of, renew_statistics
 from trt_cls.training.compute import choose_compute
 from trt_cls.training.learner import Learner
@@ -206,16 +207,7 @@ def test_resumed_trainings_end_with_the_same_numbers(
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        ModernOptimizer(adamw=AdamW()),
-        ModernOptimizer(lamb=Lamb()),
-        ModernOptimizer(lion=Lion()),
-        ModernOptimizer(muon=Muon()),
-    ],
-    ids=["adamw", "lamb", "lion", "muon"],
-)
+@pytest.mark.parametrize("chosen", each_of(ModernOptimizer).values(), ids=each_of(ModernOptimizer))
 def test_a_saved_optimizer_goes_on_to_the_bit(chosen: ModernOptimizer, experiment: Make) -> None:
     asked = Extensions(optimizer=chosen, layer_decay=0.5)
     whole, parts = (learner(experiment, asked, NORM, reg_config=NO_PENALTY) for _ in range(2))

@@ -74,9 +74,9 @@ def test_processes_validate_the_network_that_is_saved(
     weights = trained_by(forked, 2, request, tmp_path / "run")
     assert request.train_config is not None
     val = image_folder(Path(request.train_config.val_dataset_path))
-    told = [json.loads(line) for line in (tmp_path / "run/status.json").read_text().splitlines()]
+    reported = [json.loads(line) for line in (tmp_path / "run/status.json").read_text().splitlines()]
     names = ["resnet_001", "resnet_002"] + ["averaged"] * bool(extensions.average_checkpoints)
-    for name, entry in zip(names, told[1:-1], strict=True):
+    for name, entry in zip(names, reported[1:-1], strict=True):
         checkpoint = load_checkpoint(weights / f"{name}.safetensors")
         batches = stream(val.samples, checkpoint.contract.preprocessing, batch_size=4, workers=0)
         found = validate(checkpoint.module, batches, CPU, BrokenImages(val), ALONE)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from trt_cls.errors import RequestError
 from trt_cls.models import build
 from trt_cls.models.checkpoint import load_checkpoint
+from trt_cls.models.network import SampleDropout
 from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, RegConfig
 from trt_cls.spec.extensions import AdamW, ModernOptimizer
 from trt_cls.training.run import train
@@ -56,6 +57,19 @@ def test_drop_path_is_the_library_s_own() -> None:
     )
     with pytest.raises(RequestError, match=r"extensions\.drop_path: 0\.2, but torchvision/resnet18 has no stochastic"):
         build(ModelConfig(arch="torchvision/resnet18", input_image_size="3,32,32"), 3, drop_path=0.2)
+
+
+def test_an_efficientnet_of_our_own_drops_its_last_branch_as_often_as_asked() -> None:
+    config = ModelConfig(arch="efficientnet_b0", input_image_size="3,32,32")
+
+    def rates(drop_path: float) -> list[float]:
+        with torch.device("meta"):
+            network = build(config, 3, drop_path=drop_path)
+        return [layer.rate for layer in network.children() if isinstance(layer, SampleDropout)]
+
+    ours, tao_s = rates(0.4), rates(0.0)
+    assert max(ours) == ours[-1] == pytest.approx(0.4)
+    assert ours == pytest.approx([rate * 0.4 / tao_s[-1] for rate in tao_s])
 
 
 def test_a_resumed_training_with_gradient_checkpointing_gives_the_numbers_of_one_without(

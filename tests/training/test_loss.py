@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.spec.extensions import ClassWeights
-from trt_cls.training.loss import class_weights, described, training_loss
+from trt_cls.training.loss import class_weights, training_loss, weights_text
 
 IMAGES = (400, 60, 8)
 WEIGHTS = torch.tensor([0.4, 1.0, 7.5], dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_inverse_weights_are_scikit_learns_balanced_ones(folder: ImageFolder) ->
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     found = class_weights(ClassWeights(), folder)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert described(found, folder) == "class weights: 0.39 for a (400 images) to 19.5 for c (8 images)"
+    assert weights_text(found, folder) == "class weights: 0.39 for a (400 images) to 19.5 for c (8 images)"
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5])

@@ -18,7 +18,7 @@ from support.composites import CLASSES, write_composites
 from trt_cls import spec
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.data.augmentation import smoothed_labels
-from trt_cls.data.labels import labeled_folder
+from trt_cls.data.labels_csv import labeled_folder
 from trt_cls.data.split import halves, training_datasets
 from trt_cls.data.stream import stream
 from trt_cls.distributed.processes import ALONE

@@ -50,7 +50,7 @@ def wait_for(path: Path, started: list[subprocess.Popen[str]]) -> None:
 
 @pytest.mark.slow
 def test_two_machines_train_as_two_processes_of_one(experiment: Make, forked: Forked, tmp_path: Path) -> None:
-    """Also where they are interrupted, and both go on with the command that is told."""
+    """Also where they are interrupted, and both go on with the command that is printed."""
     file = tmp_path / "spec.txt"
     file.write_text(spec.show(experiment(batch_size_per_gpu=4, n_epochs=8)))
     one, two = tmp_path / "one", tmp_path / "two"
@@ -62,8 +62,8 @@ def test_two_machines_train_as_two_processes_of_one(experiment: Make, forked: Fo
     wait_for(two / "training.csv", nodes)
     nodes[1].send_signal(signal.SIGINT)
     ends = finished(nodes)
-    (told,) = [line for end in ends for line in end[2].splitlines() if line.startswith("error: ")]
-    resume = shlex.split(told.split("go on with: ")[1])
+    (reported,) = [line for end in ends for line in end[2].splitlines() if line.startswith("error: ")]
+    resume = shlex.split(reported.split("go on with: ")[1])
     assert resume[:4] == ["torchrun", "--nnodes", "2", "--rdzv-backend"]
 
     command = resume.index("-m")

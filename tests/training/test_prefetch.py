@@ -138,22 +138,23 @@ def test_on_a_cpu_nothing_is_packed_and_nothing_is_said(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize(
-    ("extensions", "told"),
+    ("extensions", "reported"),
     [
         (NO_EXTENSIONS, "on the CPU, with the same result: preprocessing on the GPU needs the package pycuda"),
         (Extensions(rand_augment=RandAugment()), "on the CPU: the GPU's kernel has no rand_augment"),
+        (Extensions(trivial_augment=True), "on the CPU: the GPU's kernel has no trivial_augment"),
         (Extensions(crop_padding=4), "on the CPU: the GPU's kernel has no crop_padding"),
     ],
 )
 def test_one_line_says_why_a_gpu_does_not_augment(
-    extensions: Extensions, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    extensions: Extensions, reported: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     monkeypatch.setattr(gpu, "visible_gpu", lambda: gpu.Gpu("NVIDIA Test", "8.9"))
     with caplog.at_level(logging.WARNING):
         assert open_augmentation(ON_GPU, COLOR, extensions) is None
     (message,) = caplog.messages
-    assert told in message
+    assert reported in message
 
 
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])

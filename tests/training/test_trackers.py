@@ -18,33 +18,33 @@ Make = Callable[..., Experiment]
 
 
 class StandIn(ModuleType):
-    """A wandb that notes what it is told, and fails in the epoch `failing`."""
+    """A wandb that notes what it is called with, and fails in the epoch `failing`."""
 
     def __init__(self) -> None:
         super().__init__("wandb")
-        self.told: list[tuple[str, Any]] = []
+        self.reported: list[tuple[str, Any]] = []
         self.failing = 0
 
     def login(self, key: str) -> None:
-        self.told.append(("login", key))
+        self.reported.append(("login", key))
 
     def init(self, **options: Any) -> Any:
-        self.told.append(("init", options))
+        self.reported.append(("init", options))
         return SimpleNamespace(id="run7", log=self.log, save=self.save, finish=self.finish)
 
     def log(self, values: dict[str, float], step: int) -> None:
         if step == self.failing:
             raise ConnectionError("the server\nis gone")
-        self.told.append(("log", (step, values)))
+        self.reported.append(("log", (step, values)))
 
     def save(self, path: str, **_: Any) -> None:
-        self.told.append(("save", Path(path).name))
+        self.reported.append(("save", Path(path).name))
 
     def finish(self, exit_code: int) -> None:
-        self.told.append(("finish", exit_code))
+        self.reported.append(("finish", exit_code))
 
     def of(self, kind: str) -> list[Any]:
-        return [value for name, value in self.told if name == kind]
+        return [value for name, value in self.reported if name == kind]
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_cls.artefacts.contracts import faults_of_classes
 from trt_cls.artefacts.decoding import read_bytes
+from trt_cls.contract import faults_of_classes
 from trt_cls.errors import DataError
 from trt_cls.files import write_text
 from trt_cls.text import listed, printable

@@ -1,6 +1,6 @@
 """Text and values of a file → dataclasses: types, words, unknown fields, size and nesting are checked by msgspec.
 
-Does not know: what the values mean. Ranges stand beside each kind of file.
+Does not know: what the values mean. Ranges stand beside each kind of content, those of a contract in `contract.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from trt_cls.contract import Contract, faults_of
 from trt_cls.errors import ArtefactError, DataError
 from trt_cls.files import read_at_most, regular_file
 from trt_cls.spec.problems import join
@@ -22,13 +23,11 @@ T = TypeVar("T")
 
 MOST_BYTES = 1 << 26
 """Of a text: the contract of 100,000 classes with long names is a tenth of it."""
-LONGEST_TEXT = 4096
-"""Of one text inside, in characters."""
 _PLACE = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<path>.*)`", re.DOTALL)
 
 
 class Format(msgspec.Struct):
-    """The version of what a file says, in the file."""
+    """The version of a file's content."""
 
     format: Literal[1]
 
@@ -40,7 +39,7 @@ class ContractFormat(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """What is being read, for messages."""
 
     file: str
@@ -56,8 +55,8 @@ class Source:
         return ArtefactError(printable(f"{self.file}:{self.part} can't be read: {where}{fault}; {self.remedy}"))
 
 
-def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[msgspec.Struct] | None = Format) -> T:
-    """The dataclass `kind` in the JSON object `text`; `formats` says where it must have a version.
+def decoded(kind: type[T], text: str | bytes, source: Origin, formats: type[msgspec.Struct] | None = Format) -> T:
+    """The dataclass `kind` in the JSON object `text`; `formats`: the versions it may have; None: it has none.
 
     Raises:
         ArtefactError: the text is no JSON, or a field is missing, unknown, of another type or not one of its values.
@@ -76,16 +75,26 @@ def decoded(kind: type[T], text: str | bytes, source: Source, formats: type[msgs
     return value
 
 
-def converted(kind: type[T], value: Any, source: Source) -> T:
-    """`value`, made of dictionaries, lists, numbers and texts, as the type `kind`.
+def contract_from_json(text: str | bytes, source: str) -> Contract:
+    """The contract in `text`.
 
     Raises:
-        ArtefactError: it does not fit.
+        ArtefactError: `text` is no sound contract of a format known here; `source` names the file in the message.
     """
-    try:
-        return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise _refusal(error, source) from error
+    origin = Origin(source, " its contract", "write the file again with this version")
+    contract = decoded(Contract, text, origin, ContractFormat)
+    require_sound_contract(contract, origin, "")
+    return contract
+
+
+def require_sound_contract(contract: Contract, source: Origin, prefix: str) -> None:
+    """Refuses values beyond their ranges; `prefix` stands before the fields' paths in the message.
+
+    Raises:
+        ArtefactError: names the first.
+    """
+    for path, fault in faults_of(contract):
+        raise source.refusal(prefix + path, fault)
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -102,7 +111,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     return data
 
 
-def _refusal(error: Exception, source: Source) -> ArtefactError:
+def _refusal(error: Exception, source: Origin) -> ArtefactError:
     if isinstance(error, RecursionError):
         return source.refusal("", "brackets nested too deep")
     found = _PLACE.fullmatch(str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.onnx_file import onnx_contract
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.errors import ArtefactError, did_you_mean, one_line
@@ -16,7 +16,7 @@ MODEL_SUFFIXES = (".onnx", ".safetensors", *PLANS)
 
 
 def read_contract(path: Path) -> Contract:
-    """What the model file `path` says of itself.
+    """The contract that the model file `path` carries.
 
     Raises:
         ArtefactError: the file is missing, empty, truncated, of another kind, or carries no contract.
@@ -99,7 +99,7 @@ def contract_of(path: Path, metadata: Mapping[str, str]) -> Contract:
 
 
 def unreadable(path: Path, error: Exception) -> ArtefactError:
-    """The error for a file in which the library of safetensors met `error`."""
+    """The error for a file that the safetensors library could not read, with its `error`."""
     return ArtefactError(
         f"{path} can't be read as a safetensors file ({one_line(error)}); it is truncated or of another "
         "format; copy it again, or train or export it again"

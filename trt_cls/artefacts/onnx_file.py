@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.artefacts.sidecar import Parity, parity_from_json
 from trt_cls.contract import INPUT, METADATA_KEY, OUTPUT, Contract
 from trt_cls.errors import ArtefactError, one_line
@@ -40,7 +40,7 @@ REMEDY = "expected one written by trt-cls export; copy it, or export it again fr
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A network as an ONNX graph, and what its file says of it."""
+    """A network as an ONNX graph, with the metadata of its file."""
 
     proto: onnx.ModelProto
     contract: Contract
@@ -187,7 +187,7 @@ def _fields(content: mmap | bytes, most: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _varint(content: mmap | bytes, start: int) -> tuple[int, int]:
-    """A number in protobuf's encoding, 7 bits a byte, the lowest first; and where it ends."""
+    """A number in protobuf's encoding, 7 bits per byte, the lowest first; and where it ends."""
     value = 0
     for index, byte in enumerate(content[start : start + 10]):
         value |= (byte & 0x7F) << 7 * index

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from trt_cls.artefacts.contracts import Fault, require_sound_contract
-from trt_cls.artefacts.decoding import LONGEST_TEXT, ContractFormat, Format, Source, decoded, read_bytes
-from trt_cls.contract import Contract
+from trt_cls.artefacts.decoding import ContractFormat, Format, Origin, decoded, read_bytes, require_sound_contract
+from trt_cls.contract import LONGEST_TEXT, Contract, Fault
 from trt_cls.errors import ArtefactError
 from trt_cls.files import file_sha256 as file_sha256
 from trt_cls.files import write_text
@@ -47,7 +46,7 @@ class Parity:
     max_abs_difference: float
     """Largest difference of two probabilities."""
     source: str
-    """What the images were, for people."""
+    """Description of the images, for display."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def read_sidecar(plan: Path) -> Sidecar:
             f"{plan}: {path.name} is not beside it; expected the pair that trt-cls writes; "
             "copy both files, or build the engine again with trt-cls export --engine"
         )
-    source = Source(str(path), "", "build the engine again with trt-cls export --engine")
+    source = Origin(str(path), "", "build the engine again with trt-cls export --engine")
     sidecar = decoded(Sidecar, read_bytes(path), source, _Formats)
     require_sound_contract(sidecar.contract, source, "contract.")
     for field, fault in _faults(sidecar):
@@ -115,7 +114,7 @@ def parity_from_json(text: str, source: str) -> Parity:
     Raises:
         ArtefactError: it can't be read, or its numbers are none.
     """
-    origin = Source(source, " its parity", "export it again from its .safetensors checkpoint")
+    origin = Origin(source, " its parity", "export it again from its .safetensors checkpoint")
     parity = decoded(Parity, text, origin, None)
     for field, fault in _faults_of_parity(parity):
         raise origin.refusal(field, fault)

@@ -45,7 +45,7 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """For display."""
         return f"{self.name} on {self.provider}"
 
     @property
@@ -76,7 +76,7 @@ class Breach(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The chosen variant, and why each row was chosen or lost."""
+    """The chosen variant, and why each row was chosen or not."""
 
     chosen: Measured | None
     """None: no variant keeps the limits."""

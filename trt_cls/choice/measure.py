@@ -1,6 +1,6 @@
-"""Makes the variants of a network and measures each on every provider of this machine; a stopped run goes on later.
+"""Makes the variants of a network and measures each on every provider of this machine; a stopped run can be resumed.
 
-Each row is written as soon as it is known. `choose.json` beside them says of what they are the measurements.
+Each row is written as soon as it is known. `choose.json` beside them records what was measured, and how.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trt_cls.choice.table import read_rows, write_rows
 from trt_cls.contract import Precision
 from trt_cls.data.folder import ImageFolder
 from trt_cls.data.split import Dataset, evaluation_dataset
-from trt_cls.engines.backends import Provider, open_engine
+from trt_cls.engines.backends import PROVIDERS, Provider, open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import ArtefactError, DeviceError, EngineError, ExportError, MissingDependency, RequestError
 from trt_cls.evaluation.benchmark import benchmark
@@ -34,8 +34,6 @@ from trt_cls.files import write_text
 from trt_cls.spec.experiment import Experiment
 
 Variant = Literal["fp32", "fp16", "int8", "auto", "fp8"]
-PROVIDERS: tuple[Provider, ...] = ("cpu", "openvino", "cuda", "tensorrt")
-"""Those that are measured where they are there; "tensorrt" runs the engine, the others the ONNX file."""
 TIMED = 64
 """Images that speed is measured with."""
 
@@ -149,7 +147,7 @@ def _measure(
     say: Callable[[str], None],
 ) -> None:
     """Adds to `rows` those of a variant on all providers, and to `absent` the providers that are not here."""
-    for provider in PROVIDERS:
+    for provider in PROVIDERS[1:]:  # without "auto", which is one of them
         label = f"{name} on {provider}"
         file = path.with_suffix(".engine") if provider == "tensorrt" else path
         known = any((row.name, row.provider) == (name, provider) for row in rows)

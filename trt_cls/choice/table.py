@@ -76,24 +76,13 @@ def _row(path: Path, number: int, cells: dict[str, str]) -> Measured:
 
 
 HEADINGS = (
-    "variant",
-    "provider",
-    "top-1",
-    "95 %",
-    "loss",
-    "p",
-    "ECE",
-    "8 bits",
-    "MB",
-    "plan MB",
-    "p50 ms",
-    "p99 ms",
+    "variant", "provider", "top-1", "95 %", "loss", "p", "ECE", "8 bits", "MB", "plan MB", "p50 ms", "p99 ms",
     "images/s",
-)
+)  # fmt: skip
 
 
 def shown_cells(row: Measured, rows: Sequence[Measured]) -> tuple[str, ...]:
-    """A row for people, by HEADINGS."""
+    """A row for display, by HEADINGS."""
     return (
         row.name,
         row.provider,

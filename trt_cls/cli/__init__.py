@@ -1,4 +1,8 @@
-"""The command line: parse, call, print. One module per command, imported when it is run."""
+"""The command line: parse, call, print. One module per command, imported when it is run.
+
+Knows flags, the order of commands in --help and exit statuses. Does not know: how anything is done. Begin with `main`
+and `SECTIONS` here; flags that several commands share are in `options.py`.
+"""
 
 from __future__ import annotations
 
@@ -70,13 +74,22 @@ class CommandGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: D102
         names = self.list_commands(ctx)
         if args[0] not in names and not ctx.resilient_parsing:
-            hint = did_you_mean(args[0], names) or f"; {ctx.command_path} --help lists them"
-            ctx.fail(f'no command "{args[0]}"{hint}')
+            ctx.fail(self.unknown(ctx, args))
         return super().resolve_command(ctx, args)
+
+    def unknown(self, ctx: click.Context, args: list[str]) -> str:
+        """The message for arguments whose first is no command."""
+        hint = did_you_mean(args[0], self.list_commands(ctx)) or f"; {ctx.command_path} --help lists them"
+        return f'no command "{args[0]}"{hint}'
 
 
 class Commands(CommandGroup):
     """Imports a command's module only when the command is run."""
+
+    def unknown(self, ctx: click.Context, args: list[str]) -> str:  # noqa: D102
+        from trt_cls.cli.tao_flags import instead_of_command
+
+        return instead_of_command(args) or super().unknown(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
         return list(COMMANDS)
@@ -119,8 +132,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(state: Invocation) -> None:
-    """Runs the command line of `state`; errors are raised."""
-    program.main(state.arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
+    """Runs the command line of `state`; errors are raised, and name what replaces a flag of TAO's."""
+    try:
+        program.main(state.arguments, prog_name="trt-cls", standalone_mode=False, obj=state)
+    except click.UsageError as error:
+        if error.ctx is None or error.ctx.parent is None:
+            raise
+        from trt_cls.cli.tao_flags import instead_of_flag
+
+        command, unknown = error.ctx.command, getattr(error, "option_name", "")
+        if not (line := instead_of_flag(command.name or "", state.arguments, flags_of(command), unknown)):
+            raise
+        raise click.UsageError(line, error.ctx) from error
+
+
+def flags_of(command: click.Command) -> set[str]:
+    """The flags of `command` as they are typed."""
+    return {name for option in command.params for name in option.opts}
 
 
 def exit_status(call: Callable[[], None], state: Invocation) -> int:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from trt_cls.data.folder import Sample
     from trt_cls.engines.backends import Provider
     from trt_cls.engines.engine import Engine
-    from trt_cls.evaluation.answers import Executor
     from trt_cls.evaluation.benchmark import Benchmark, Wanted
+    from trt_cls.evaluation.inference import Executor
     from trt_cls.evaluation.loadgen import Judged, Load, Scenario
 
 BATCH_SIZE = 32
@@ -156,7 +156,7 @@ def _load(
 
 def _fastest(model: Path, provider: Provider, samples: Sequence[Sample]) -> Engine:
     def images() -> NDArray[Any] | None:
-        from trt_cls.export.fastest import first_images
+        from trt_cls.export.int8_on_cpu import first_images
 
         return first_images(samples, read_contract(model).preprocessing, more=False)
 
@@ -194,8 +194,7 @@ def _measure_load(
     **how: Any,
 ) -> None:
     """Raises an EngineError where LoadGen's verdict is that the run is not valid."""
-    from trt_cls.evaluation.loadgen import drive
-    from trt_cls.evaluation.queries import opened_queries
+    from trt_cls.evaluation.loadgen import drive, opened_queries
 
     logs.mkdir(parents=True, exist_ok=True)
     with opened_queries(engine, samples, **how) as queries, _shown() as progress:

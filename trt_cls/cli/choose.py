@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trt_cls.cli.options import (
+    COUNT,
     PATH,
     Finite,
     common_options,
@@ -29,7 +30,6 @@ VARIANTS = ("fp32", "fp16", "int8", "auto", "fp8")
 DEFAULT = "fp32,fp16,int8,auto"
 PRINTED = ("variant", "provider", "top-1", "loss", "p", "8 bits", "MB", "p99 ms", "images/s")
 """What fits a terminal of 80 characters; the files have all columns."""
-BATCH = click.IntRange(min=1)
 
 
 class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
@@ -76,7 +76,7 @@ def _variants(context: click.Context, parameter: click.Parameter, value: str) ->
 @click.option("--max-loss", type=Finite(min=0), default=0.5, help="Largest loss of top-1, in points.")
 @click.option("--max-latency", type=LATENCY, metavar="5ms", help="Largest latency of one image, 99th percentile.")
 @click.option("--max-size", type=SIZE, metavar="20MB", help="Largest file that runs: ONNX or engine.")
-@click.option("-b", "--batch-size", "--batch_size", type=BATCH, default=32, help="Batch size for the throughput.")
+@click.option("-b", "--batch-size", "--batch_size", type=COUNT, default=32, help="Batch size for the throughput.")
 @click.option("--seconds", type=Finite(min=0), default=2.0, help="Longest time of a measurement of speed.")
 @provider_option
 @common_options

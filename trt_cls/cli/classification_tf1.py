@@ -1,7 +1,7 @@
 """The program `classification_tf1`: TAO's commands and flags for TF1 classification, run by those of trt-cls.
 
 A cell of a TAO notebook runs here without the launcher before it: `tao model classification_tf1 train …` becomes
-`classification_tf1 train …`. tao_flags.py says what becomes of each flag.
+`classification_tf1 train …`; with the launcher it runs too. tao_flags.py says what becomes of each flag.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any, NoReturn
 import click
 
 from trt_cls import terminal
-from trt_cls.cli import Invocation, exit_status, run
-from trt_cls.cli.tao_flags import COMMON, OURS, PARALLEL, VERBS, Flag, markdown
+from trt_cls.artefacts.model_file import MODEL_SUFFIXES, PLANS
+from trt_cls.cli import Invocation, exit_status, flags_of, program, run
+from trt_cls.cli.tao_flags import ANSWERS, COMMON, OURS, PARALLEL, PASSED, PROGRAM, VERBS, Flag, markdown, split
 from trt_cls.errors import ArtefactError, did_you_mean
 from trt_cls.terminal import echo
+from trt_cls.version import __version__
 
-PROGRAM = "classification_tf1"
 HELP = ("-h", "--help")
 Given = dict[str, Any]
 """Name of a flag → its value, None where it was not typed."""
@@ -37,21 +38,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(state: Invocation) -> None:
     terminal.prepare()
-    verb, *words = state.arguments or HELP
-    if verb in HELP:
+    verb, words = split(state.arguments)
+    if not verb or verb in HELP:
         echo(f"Usage: {PROGRAM} COMMAND …\n\nTAO's commands, run by trt-cls. COMMAND --help lists the flags.\n")
         echo("\n".join(f"  {name:24}{VERBS[name].summary.partition(':')[0]}" for name in VERBS))
     elif verb == "--markdown":
         echo(markdown(), nl=False)
+    elif verb == "--version":
+        echo(f"{PROGRAM}, version {__version__}")
+    elif verb in ANSWERS:
+        raise click.UsageError(f'"{verb}" is TAO\'s; expected {ANSWERS[verb]}')
     elif verb not in VERBS:
         raise click.UsageError(f'no command "{verb}"{did_you_mean(verb, list(VERBS))}; expected {", ".join(VERBS)}')
     elif {*HELP} & {*words}:
         echo(_parser(verb).format_help(), nl=False)
     else:
-        given = _given(verb, words)
-        if given["gpu_index"] is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(given["gpu_index"])
+        given, unknown = _given(verb, words)
         line = command_line(verb, given)
+        _answer_unknown(verb, unknown, given, line)
+        if given["gpu_index"] is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = _indices(given)
         if not line:
             echo(f"{verb}: {VERBS[verb].summary}")
             return
@@ -74,10 +80,19 @@ def _parser(verb: str) -> _Parser:
     return parser
 
 
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+_count.__name__ = "positive int"  # in argparse's message
 _TAKES: dict[str, dict[str, Any]] = {
     "value": {},
     "number": {"type": int},
+    "count": {"type": _count},
     "list": {"nargs": "+"},
+    "numbers": {"nargs": "+", "type": int},
     "switch": {"action": "store_const", "const": True},
 }
 
@@ -86,17 +101,42 @@ def _flags(verb: str) -> tuple[Flag, ...]:
     return (*VERBS[verb].flags, *COMMON)
 
 
-def _given(verb: str, words: list[str]) -> Given:
+def _given(verb: str, words: list[str]) -> tuple[Given, list[str]]:
+    """The flags in `words`, and the words that are none of the table's."""
     found, unknown = _parser(verb).parse_known_args(words)
-    if unknown:
-        names = [name for flag in _flags(verb) for name in flag.names]
-        hint = did_you_mean(unknown[0], names) or "; --help lists them, and trt-cls takes its own"
-        raise click.UsageError(f'{PROGRAM} {verb}: "{unknown[0]}" is no flag of TAO\'s{hint}')
     given = vars(found)
     for flag in _flags(verb):
         if flag.action == "refused" and given[flag.name] is not None:
             raise click.UsageError(f"{'/'.join(flag.names)}: {flag.note}")
-    return given
+    return given, unknown
+
+
+def _answer_unknown(verb: str, unknown: list[str], given: Given, line: list[str]) -> None:
+    """Refuses the words `unknown` with what to type; `line` is the command without them. TAO's export ignores such."""
+    command = program.get_command(click.Context(program), VERBS[verb].command)
+    ours = flags_of(command) if command else set()
+    names = [name for flag in _flags(verb) for name in flag.names]
+    taken: list[str] = []  # by trt-cls, with their values
+    ignored = []
+    for word in unknown:
+        flag = word.partition("=")[0]
+        if flag in ours or (taken and not word.startswith("-")):
+            taken.append(word)
+        elif (hint := did_you_mean(flag, names)) or verb != "export":
+            hint = hint or "; leave it out; --help lists the flags"
+            raise click.UsageError(f'{PROGRAM} {verb}: "{word}" is no flag of TAO\'s{hint}')
+        else:
+            ignored.append(word)
+    if ignored:
+        _say_ignored(" ".join(ignored), "TAO's export ignores what it doesn't know, too")
+    if taken:
+        devices = f"CUDA_VISIBLE_DEVICES={_indices(given)} " if given["gpu_index"] else ""
+        whole = devices + shlex.join(["trt-cls", *line, *taken])
+        raise click.UsageError(f"{taken[0]} is a flag of trt-cls, not of TAO's {verb}; expected {whole}")
+
+
+def _indices(given: Given) -> str:
+    return ",".join(map(str, given["gpu_index"]))
 
 
 def command_line(verb: str, given: Given) -> list[str]:
@@ -118,6 +158,8 @@ def command_line(verb: str, given: Given) -> list[str]:
     processes = max(given["num_processes"] or 0, 0) or given["gpus"] or 1
     if processes > 1 and verb in PARALLEL:
         line += ["--gpus", str(processes)]
+    elif processes > 1:
+        _say_ignored("--gpus" if processes == given["gpus"] else "-np/--num_processes", f"{verb} is one process")
     return [*line, *_OF_VERB[verb](given)]
 
 
@@ -129,8 +171,9 @@ def _passed(flag: Flag, given: Given) -> list[str]:
     elif flag.action == "model":
         given[flag.name] = value = str(_readable(_file(value)))
     elif flag.action == "output":
-        given[flag.name] = value = str(_writable(_file(value), ".engine" if flag.to == "--engine" else ".safetensors"))
-    if not flag.to:
+        suffixes = PLANS if flag.to == "--engine" else (".safetensors",)
+        given[flag.name] = value = str(_writable(_file(value), *suffixes))
+    if flag.action not in PASSED:
         return []
     if flag.takes == "switch":
         return [flag.to]
@@ -142,17 +185,20 @@ def _say_ignored(name: str, why: str) -> None:
 
 
 def _file(value: str | Path) -> Path:
-    if not Path(value).name:
-        raise click.UsageError(f'"{value}" is a folder; expected the name of a file')
+    if Path(value).is_dir() or str(value).endswith(os.sep):
+        raise click.UsageError(f'"{value}" is a folder; expected the name of a file, as {Path(value) / "model"}')
     return Path(value)
 
 
 def _readable(path: Path) -> Path:
-    """`path`, or our file beside it in place of a missing one with TAO's suffix."""
-    suffix = OURS.get(path.suffix)
-    if suffix is None or path.exists():
+    """`path`, or our file beside it in place of a missing one with TAO's suffix or none."""
+    if path.exists() or path.suffix in MODEL_SUFFIXES:
         return path
-    sibling = path.with_suffix(suffix)
+    suffix = OURS.get(path.suffix)
+    siblings = [path.with_suffix(suffix)] if suffix else [path.with_name(path.name + ours) for ours in MODEL_SUFFIXES]
+    sibling = next((file for file in siblings if file.exists()), siblings[0])
+    if not suffix and not sibling.exists():
+        return path  # which trt-cls refuses
     if not sibling.exists():
         names = [entry.name for entry in path.parent.glob(f"*{suffix}")]
         hint = did_you_mean(sibling.name, names) or "; check the path, or write it with train or export"
@@ -161,9 +207,9 @@ def _readable(path: Path) -> Path:
     return sibling
 
 
-def _writable(path: Path, suffix: str) -> Path:
-    """`path` with our suffix."""
-    if path.suffix == suffix:
+def _writable(path: Path, suffix: str, *others: str) -> Path:
+    """`path` with our suffix: `suffix`, or one of `others` that it has already."""
+    if path.suffix in (suffix, *others):
         return path
     ours = path.with_suffix(suffix) if path.suffix in OURS else path.with_name(path.name + suffix)
     echo(f"{path}: writing {ours}", err=True)
@@ -176,20 +222,33 @@ def _from_spec(given: Given, section: str, field: str) -> list[str]:
     from trt_cls.spec.loader import read_text
 
     spec = given["experiment_spec"]
-    text = read_text(spec)
-    if not any(suffix in text for suffix in OURS):
+    if field not in read_text(spec):
         return []
     named = getattr(getattr(load(spec), section), field, "")
     path = _readable(Path(named))
-    return [] if str(path) == named or not named else ["--set", f"{section}.{field}={path}"]
+    return [] if path == Path(named) or not named else ["--set", f"{section}.{field}={path}"]
+
+
+def _train(given: Given) -> list[str]:
+    line, first = _from_spec(given, "train_config", "pretrained_model_path"), given["init_epoch"]
+    if first is None:
+        return line
+    from trt_cls.training.run_folder import RunFolder
+
+    folder = RunFolder(Path(given["results_dir"]))
+    done = folder.curve.read_text(encoding="utf-8").count("\n") - 1 if folder.curve.is_file() else 0
+    if first == 1 or first != done + 1 or not folder.state.exists():
+        return [*line, "--init-epoch", str(first)]
+    echo(f"--init_epoch {first}: resuming the training in {folder.root}, which has done {done}", err=True)
+    return line if given["resume"] else [*line, "--resume"]
 
 
 def _inference(given: Given) -> list[str]:
-    source = given["image_dir"] or given["image"]
-    if source is None:
+    sources = [source for source in (given["image"], given["image_dir"]) if source is not None]
+    if not sources:
         raise click.UsageError(f"{PROGRAM} inference: no image is named; name one with -i, or a folder with -d")
-    results = given["results_dir"] or (source if Path(source).is_dir() else None)
-    return ["-i", source, *(["-r", results] if results else [])]
+    results = given["results_dir"] or next((source for source in sources if Path(source).is_dir()), None)
+    return [*(word for source in sources for word in ("-i", source)), *(["-r", results] if results else [])]
 
 
 def _export(given: Given) -> list[str]:
@@ -233,11 +292,15 @@ def _calibration(given: Given, batch_size: int) -> list[str]:
 
 
 _OF_VERB: dict[str, Callable[[Given], list[str]]] = {
-    "train": lambda given: _from_spec(given, "train_config", "pretrained_model_path"),
+    "train": _train,
     "evaluate": lambda given: [] if given["model"] else _from_spec(given, "eval_config", "model_path"),
     "prune": lambda given: [],
     "inference": _inference,
     "export": _export,
     "gen_trt_engine": _gen_trt_engine,
+    "info": lambda given: [],
 }
 """What no single flag says."""
+
+if __name__ == "__main__":
+    sys.exit(main())

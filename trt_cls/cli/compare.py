@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trt_cls.data.folder import Sample
     from trt_cls.data.split import Dataset
     from trt_cls.engines.backends import Provider
-    from trt_cls.evaluation.compare import Change, Comparison, Verdict
+    from trt_cls.evaluation.compare import Comparison, Verdict
 
 MOST_CHANGES = 20
 """Images with different labels that are printed."""
@@ -93,7 +93,7 @@ def command(
 
 def _images(images: Path | None, spec: Path | None, overrides: tuple[str, ...], model: Path) -> Path | Dataset:
     from trt_cls.data.split import evaluation_dataset
-    from trt_cls.evaluation.answers import checked_contract
+    from trt_cls.evaluation.inference import checked_contract
     from trt_cls.spec import load
 
     if spec is None:
@@ -124,7 +124,8 @@ def _print(comparison: Comparison) -> None:
     if comparison.verdicts:
         echo(_verdicts(comparison.verdicts))
     for change in comparison.changed[:MOST_CHANGES]:
-        echo(f"  {printable(change.path)}: A {_named(change.label_a)}, B {_named(change.label_b)}{_truth(change)}")
+        truth = "" if change.truth is None else f", is {_named(change.truth)}"
+        echo(f"  {printable(change.path)}: A {_named(change.label_a)}, B {_named(change.label_b)}{truth}")
     if len(comparison.changed) > MOST_CHANGES:
         echo(f"  … and {len(comparison.changed) - MOST_CHANGES} more")
     echo(skipped_lines(comparison.skipped), err=True, nl=False)
@@ -158,14 +159,10 @@ def _named(label: str) -> str:
     return printable(label) or "no label"
 
 
-def _truth(change: Change) -> str:
-    return "" if change.truth is None else f", is {_named(change.truth)}"
-
-
 def _print_layers(a: Path, b: Path, samples: Sequence[Sample]) -> None:
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.data.stream import stream
-    from trt_cls.evaluation.layers import bound, compare_layers, first_beyond, noisiest
+    from trt_cls.evaluation.layer_differences import bound, compare_layers, first_beyond, noisiest
 
     contract = read_contract(a)
     batches = stream(samples, contract.preprocessing, batch_size=LAYER_IMAGES, workers=0)

@@ -114,7 +114,7 @@ def command(
 
 def _answer(request: Request, out: Path, shard: str | None, tta: str | None, run: RunOptions) -> None:
     """Writes the answers to this process's share of the shards."""
-    from trt_cls.cli.labels import answer_shards
+    from trt_cls.cli.shard_jobs import answer_shards
     from trt_cls.stores import require_there
 
     config, _, model, _ = asked = request()
@@ -167,8 +167,8 @@ def _evaluate(
     """Evaluates in this process, or in several that share the images."""
     from trt_cls.distributed.processes import joined
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.answers import WithFlips
     from trt_cls.evaluation.evaluate import evaluate, evaluate_labels, foreign_samples
+    from trt_cls.evaluation.inference import WithFlips
 
     with joined(advice="start it again") as processes:
         config, images, model, contract = request()
@@ -210,7 +210,7 @@ def _request(
 ) -> tuple[EvalConfig, Dataset, Path, Contract]:
     """The eval_config, images, model and contract, after the check that spec, class map and model agree."""
     from trt_cls.data.split import Dataset, evaluation_dataset
-    from trt_cls.evaluation.answers import checked_contract
+    from trt_cls.evaluation.inference import checked_contract
     from trt_cls.spec import load
     from trt_cls.spec.experiment import EvalConfig
 

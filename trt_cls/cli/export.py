@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_cls.cli.options import PATH, Finite, common_options, int8_options, model_option, spec_options
+from trt_cls.cli.options import COUNT, PATH, Finite, common_options, int8_options, model_option, spec_options
 from trt_cls.terminal import echo
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from trt_cls.export.int8 import Int8
     from trt_cls.export.tensorrt import BuilderRequest
 
-BATCH = click.IntRange(min=1)
 SHARE = Finite(0, 1, min_open=True, max_open=True)
 
 
@@ -84,13 +83,13 @@ SHARE = Finite(0, 1, min_open=True, max_open=True)
     help="GPU generation that TensorRT-RTX builds for. Repeatable.  [default: all that can run the precision]",
 )
 @click.option(
-    "--min-batch", "--min_batch_size", "minimum", type=BATCH, help="Smallest batch of the engine.  [default: 1]"
+    "--min-batch", "--min_batch_size", "minimum", type=COUNT, help="Smallest batch of the engine.  [default: 1]"
 )
 @click.option(
-    "--opt-batch", "--opt_batch_size", "optimum", type=BATCH, help="Batch that it is tuned for.  [default: 8]"
+    "--opt-batch", "--opt_batch_size", "optimum", type=COUNT, help="Batch that it is tuned for.  [default: 8]"
 )
 @click.option(
-    "--max-batch", "--max_batch_size", "maximum", type=BATCH, help="Largest batch of the engine.  [default: 32]"
+    "--max-batch", "--max_batch_size", "maximum", type=COUNT, help="Largest batch of the engine.  [default: 32]"
 )
 @click.option("--deepstream", type=PATH, metavar="DIR", help="Folder to fill for DeepStream (Gst-nvinfer).")
 @click.option("--triton", type=PATH, metavar="DIR", help="Triton model repository to add the model to.")
@@ -125,8 +124,8 @@ def command(
     """
     precision = _precision(fp16, int8, fp8, data_type, quantization)
     _require_consistent(precision, quantization, embed=embed, deepstream=deepstream)
+    from trt_cls.export.confidence import Rules
     from trt_cls.export.export import export
-    from trt_cls.export.images import Rules
     from trt_cls.export.tensorrt import profile_from_batches
     from trt_cls.serving.common import plan_for_servers
     from trt_cls.spec import load

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from trt_cls.cli.labels import label_shards, merge_labels
 from trt_cls.cli.options import (
     PATH,
     RunOptions,
@@ -26,6 +25,7 @@ from trt_cls.cli.options import (
     spec_options,
 )
 from trt_cls.cli.processes import fastest_engine, progress, run_on_each_gpu, take_gpu_for, with_progress
+from trt_cls.cli.shard_jobs import label_shards, merge_labels
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import is_shards, results_folder
 from trt_cls.terminal import echo
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from trt_cls.engines.backends import Provider
     from trt_cls.engines.engine import Engine
     from trt_cls.evaluation.evaluate import Predictions
-    from trt_cls.evaluation.results import Format, Labeled
+    from trt_cls.evaluation.results import Form, Labeled
 
-BATCH_SIZE, WORKERS, TOP_K = 32, 8, 5
+BATCH_SIZE, READERS, TOP_K = 32, 8, 5
 STDIN = "-"
 MOST_LIST = 2**30
 """Bytes of a list of paths on stdin: ten million paths of a hundred bytes."""
@@ -102,7 +102,7 @@ def command(
     model: Path | None,
     given: tuple[str, ...],
     more: tuple[str, ...],
-    form: Format | Literal["parquet"] | None,
+    form: Form | Literal["parquet"] | None,
     output: Path | None,
     shard: str | None,
     merge: Path | None,
@@ -131,7 +131,7 @@ def command(
         contract_of()
         if form == "jsonl":
             raise RequestError("--format jsonl with -o; expected csv or parquet; leave one of them out")
-        label_shards(model, sources, output, form or "csv", run, shard, WORKERS)
+        label_shards(model, sources, output, form or "csv", run, shard, READERS)
     elif form == "parquet" or shard:
         raise RequestError(
             f"{'--shard' if shard else '--format parquet'} without -o; expected a folder; name it with -o OUT"
@@ -141,7 +141,7 @@ def command(
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], run: RunOptions) -> Contract:
-    from trt_cls.evaluation.answers import checked_contract
+    from trt_cls.evaluation.inference import checked_contract
     from trt_cls.spec import load
 
     experiment = load(spec, overrides=overrides, paths=False) if spec else None
@@ -154,7 +154,7 @@ def _label(
     model: Path,
     sources: tuple[str, ...],
     contract_of: Callable[[], Contract],
-    form: Format | None,
+    form: Form | None,
     results: Path | None,
     run: RunOptions,
 ) -> None:
@@ -175,7 +175,7 @@ def _label(
             results_folder(results)
         fastest = _fastest(model, run.provider, images, contract, processes)
         with with_progress(fastest, images, run, run.batch_size or BATCH_SIZE, processes) as (engine, options):
-            predictions = predict(engine, images, workers=WORKERS, **options)
+            predictions = predict(engine, images, workers=READERS, **options)
         if processes.first:
             single = len(sources) == 1 and Path(sources[0]).is_file() and not is_shards(sources[0])
             _report(predictions, contract, run.top_k or TOP_K, form, results, single=single)
@@ -183,7 +183,7 @@ def _label(
 
 def _fastest(model: Path, provider: Provider, images: Samples, contract: Contract, processes: Processes) -> Engine:
     def first() -> NDArray[Any] | None:
-        from trt_cls.export.fastest import first_images
+        from trt_cls.export.int8_on_cpu import first_images
 
         return first_images(images, contract.preprocessing)
 
@@ -247,7 +247,7 @@ def _matches(source: str) -> list[Path]:
 
 
 def _report(
-    predictions: Predictions, contract: Contract, top_k: int, form: Format | None, folder: Path | None, *, single: bool
+    predictions: Predictions, contract: Contract, top_k: int, form: Form | None, folder: Path | None, *, single: bool
 ) -> None:
     """Prints or writes the labels; lists the images that can't be decoded on stderr."""
     from trt_cls.evaluation.results import labels_of, skipped_lines
@@ -304,7 +304,7 @@ def _print_ranking(found: Labeled) -> None:
         echo(f"{name:{width}}  {confidence:.4f}")
 
 
-def _write(labels: Iterable[Labeled], form: Format | None, folder: Path | None, skipped: str = "") -> None:
+def _write(labels: Iterable[Labeled], form: Form | None, folder: Path | None, skipped: str = "") -> None:
     """Writes result.csv or result.jsonl in `folder`, or prints each line at once."""
     from trt_cls.evaluation.results import lines, write_labels
 

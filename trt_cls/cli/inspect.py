@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trt_cls.artefacts.sidecar import Sidecar
-    from trt_cls.engines.graph import Layer, Tensor
     from trt_cls.engines.inspection import Inspection, PlanLayer
+    from trt_cls.engines.onnx_graph import Layer, Tensor
 
 
 @click.command("inspect")

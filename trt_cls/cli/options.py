@@ -22,7 +22,7 @@ from trt_cls.urls import location
 if TYPE_CHECKING:
     from trt_cls.contract import Contract
     from trt_cls.engines.backends import Provider
-    from trt_cls.evaluation.answers import Executor
+    from trt_cls.evaluation.inference import Executor
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -43,6 +43,7 @@ class _Location(click.Path):
 
 
 PATH = _Location()
+COUNT = click.IntRange(min=1)
 
 
 class Finite(click.FloatRange):
@@ -153,7 +154,7 @@ def run_options(gpus: str) -> Decorator:
 
 def gpus_option(description: str) -> Decorator:
     """`--gpus N` as `gpus`."""
-    return click.option("--gpus", type=click.IntRange(min=1), default=1, help=f"GPUs of this machine to {description}")
+    return click.option("--gpus", type=COUNT, default=1, help=f"GPUs of this machine to {description}")
 
 
 def provider_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,12 +188,12 @@ def executor_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-batch_option = click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=1), help="Batch size.")
+batch_option = click.option("-b", "--batch-size", "--batch_size", type=COUNT, help="Batch size.")
 """`-b N` as `batch_size`, or None."""
 top_k_option = click.option(
     "--top-k",
     "--top_k",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Number of labels that count (evaluate) or are listed (infer).  [default: 5; evaluate: the spec's]",
 )
 """`--top-k K` as `top_k`, or None."""
@@ -222,7 +223,7 @@ classmap_option = click.option(
 
 KEEP = ("first", "last")
 """Layers that `--int8-keep` can name."""
-EIGHT_BITS = ("int8", "fp8")
+LOW_PRECISIONS = ("int8", "fp8")
 """Formats of 8 bits, the cheaper first: INT8 runs on every GPU."""
 PREFIX = "int8_"
 """Of parameters: a field of `Int8` follows."""
@@ -249,11 +250,11 @@ def _with_formats(named: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
     formats = named.pop("formats", None)
     if formats and "max_loss" not in named:
         raise click.UsageError("--formats names what --auto chooses from; add --auto LOSS, or leave it out")
-    asked = [form for form in EIGHT_BITS if given[form]]
+    asked = [form for form in LOW_PRECISIONS if given[form]]
     if formats and any(form not in formats for form in asked):
         raise click.UsageError(f"--{asked[0]} and --formats {','.join(formats)} contradict each other; leave one out")
     if formats or asked:
-        named["formats"] = tuple(form for form in EIGHT_BITS if form in (formats or asked))
+        named["formats"] = tuple(form for form in LOW_PRECISIONS if form in (formats or asked))
     return named
 
 
@@ -268,9 +269,9 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 def _formats(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     names = tuple(name.strip() for name in value.split(",")) if value else ()
     for name in names:
-        if name not in (*EIGHT_BITS, "fp16"):
+        if name not in (*LOW_PRECISIONS, "fp16"):
             raise click.BadParameter(f'"{name}" is unknown; expected some of int8, fp8 and fp16, with commas')
-    if names and not set(names) & set(EIGHT_BITS):
+    if names and not set(names) & set(LOW_PRECISIONS):
         raise click.BadParameter("fp16 alone leaves nothing to choose; expected int8, fp8 or both with it")
     return names or None
 
@@ -299,7 +300,7 @@ _OPTIONS = (
         "--calibration-batches",
         "--batches",
         "int8_batches",
-        type=click.IntRange(min=1),
+        type=COUNT,
         help="Number of calibration batches of 16 images, spread over the folder.  [default: 32]",
     ),
     click.option(

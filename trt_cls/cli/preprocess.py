@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from trt_cls.contract import Preprocessing
-    from trt_cls.preprocessing.gate import Part
+    from trt_cls.preprocessing.image_file import Part
     from trt_cls.preprocessing.pillow import Floats
     from trt_cls.spec.experiment import Experiment
 

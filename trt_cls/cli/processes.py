@@ -66,12 +66,12 @@ def fastest_engine(
     images: Callable[[], NDArray[Any] | None],
     say: Callable[[str], None],
 ) -> Engine:
-    """`open_engine`; an INT8 file with "auto" is opened as `export.fastest` says, which nothing else need load."""
+    """`open_engine`; an INT8 file with "auto" is opened by `export.int8_on_cpu`, which nothing else loads."""
     from trt_cls.artefacts.model_file import read_contract
     from trt_cls.engines import open_engine
 
     if provider == "auto" and model.suffix == ".onnx" and read_contract(model).precision == "int8":
-        from trt_cls.export.fastest import open_fastest
+        from trt_cls.export.int8_on_cpu import open_fastest
 
         return open_fastest(model, threads, images, say)
     return open_engine(model, provider, threads)

@@ -80,8 +80,8 @@ TRAINING_ALONE = ("resume", "auto_resume", "save_every", "loggers", "init_epoch"
 @click.option(
     "--find-lr",
     is_flag=True,
-    help="Search a learning rate instead of training: up to 100 steps at rates from 1e-6 to 10. Prints a suggestion, "
-    "writes the curve to training.html, leaves no checkpoint.",
+    help="Search a learning rate instead of training: some ten trainings of 25 steps, at rates from 1e-5 on. Prints a "
+    "suggestion, writes the curve to training.html, leaves no checkpoint.",
 )
 @common_options
 @click.pass_context
@@ -140,15 +140,15 @@ def _suggestion(curve: RateCurve, spec: Path, overrides: Sequence[str], results:
     page = RunFolder(results).page
     if curve.suggested is None:
         raise TrtClsError(
-            "--find-lr: the loss falls at no learning rate; expected images and labels that a network can learn from; "
-            f"look at {page} and at the spec"
+            f"--find-lr: the loss falls at no learning rate in {curve.steps} steps; expected images and labels that a "
+            f"network can learn from, and batch normalization where it has that; look at {page} and at the spec"
         )
     overridden = [part for text in (*overrides, f"{curve.field}={curve.suggested:g}") for part in ("--set", text)]
     command = ["trt-cls", "train", "-e", str(spec), "-r", str(results), *overridden]
-    lowest = min(curve.means)
-    at = curve.rates[curve.means.index(lowest)]
+    lowest = min(curve.losses)
+    at = curve.rates[curve.losses.index(lowest)]
     return (
-        f"learning rate: {curve.suggested:g} (the loss is lowest, {lowest:.4g}, at {at:.2g}, and diverges above)\n"
+        f"learning rate: {curve.suggested:g} (after {curve.steps} steps the loss is lowest, {lowest:.4g}, at {at:g})\n"
         f"curve:         {page}\n"
         f"next:          {shlex.join(command)}"
     )

@@ -1,8 +1,8 @@
 """Augmentation of training images (random crop or shift, colors, flip) and of batches (label smoothing, mixup, cutmix).
 
 Everything random about an image is drawn first, as a plan. The plan is applied here, on the CPU, or by the GPU's kernel
-on what `transforms.part` makes of it. Every function that draws takes the generator, so a seed determines all results.
-Mixing takes torch's tensors, on any device, without importing torch. Does not know: files, processes.
+on what `transforms.kernel_image` makes of it. Every function that draws takes the generator, so a seed determines all
+results. Mixing takes torch's tensors, on any device, without importing torch. Does not know: files, processes.
 
 Differences from TAO, where it fails or contradicts its documentation: an image that has the network's size already is
 not cropped, as in TAO, but its colors still change; where rounding leaves the resized image one pixel short of the
@@ -79,7 +79,7 @@ def plan(
     rng: Random,
     extensions: Extensions = NO_EXTENSIONS,
 ) -> ImagePlan:
-    """Draws how an image of `size`, (width, height), is augmented, but for what is erased.
+    """Draws how an image of `size`, (width, height), is augmented; erased boxes are drawn elsewhere.
 
     Without enable_random_crop the image is fitted as for validation, shifted by crop_padding, and keeps its colors.
     With random_resized_crop it is the crop already, and is resized to the network's size.

@@ -13,7 +13,7 @@ from trt_cls.data.samples import ImageFolder, Sample, Samples, Skipped, files
 from trt_cls.data.walk import Walk, is_ignored
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import is_shards
-from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.preprocessing.image_file import EXTENSIONS
 from trt_cls.text import has_foreign_bytes, listed
 from trt_cls.urls import StorePath
 

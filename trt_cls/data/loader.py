@@ -31,7 +31,7 @@ from trt_cls.data.folder import ImageFolder, Sample
 from trt_cls.data.order import Order, Orders
 from trt_cls.data.readahead import ReadAhead
 from trt_cls.data.stream import Skipped, skipped
-from trt_cls.data.transforms import Part, Transforms, bundle, part
+from trt_cls.data.transforms import KernelImage, Transforms, bundle, kernel_image
 from trt_cls.data.workers import Workers
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.images import read
@@ -92,8 +92,8 @@ class TrainingLoader:
 
     With extensions.repeated_augment each image comes that often in a row, and an epoch ends after as many images.
 
-    `pack` leaves the images to the GPU's kernel, which has no rand_augment, trivial_augment and crop_padding. With
-    a `gpu` batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
+    `pack` leaves the images to the GPU's kernel, which does not have what `transforms.NOT_ON_GPU` names. With a `gpu`
+    batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class _Batches:
         losses: list[Skipped] = []
         planned = self._planned(order, readable, losses)
         if self._pack:
-            parts = [part(pixels, drawn, self._preprocessing) for _, pixels, drawn in planned]
+            parts = [kernel_image(pixels, drawn, self._preprocessing) for _, pixels, drawn in planned]
             mixing, targets = self._mixing(readable, order)
             return PackedBatch(*self._bundled(parts), len(parts), mixing, targets, tuple(losses))
         images = torch.from_numpy(self._images(planned, order))
@@ -203,7 +203,7 @@ class _Batches:
             count += 1
         return images[:count]
 
-    def _bundled(self, parts: Sequence[Part]) -> tuple[torch.Tensor, tuple[int, ...]]:
+    def _bundled(self, parts: Sequence[KernelImage]) -> tuple[torch.Tensor, tuple[int, ...]]:
         """The bundle of all parts, and the offsets of its arguments."""
         if not parts:
             return torch.empty(0, dtype=torch.uint8), ()

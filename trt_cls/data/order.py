@@ -54,7 +54,7 @@ class Orders:
         self.steps = full if rest == 1 and full else full + (rest > 0)
 
     def of_epoch(self, epoch: int, start_step: int, comes: Callable[[Samples], None] | None = None) -> Iterator[Order]:
-        """The batches of an epoch from `start_step` on; `comes` learns before of all images in their order."""
+        """The batches of an epoch from `start_step` on; `comes` gets all images first, in their order."""
         size, rng = len(self._samples), Random(f"{self._seed}/{epoch}")
         indices = self._shuffled(self._equally_many(rng) if self._balanced else array("q", range(size)), rng)
         if self._repeats > 1:
@@ -69,7 +69,7 @@ class Orders:
             yield Order(epoch, step * self._world_size + self._rank, share)
 
     def _equally_many(self, rng: Random) -> array[int]:
-        """As many images of each class, but for one; the k-th repetition of an image is its index plus k sizes."""
+        """Equally many images per class, to within one; the k-th repetition of an image is its index plus k sizes."""
         size, drawn, labels = len(self._samples), array("q"), self._samples.labels
         order = np.argsort(labels, kind="stable")
         classes, starts = np.unique(labels[order], return_index=True)

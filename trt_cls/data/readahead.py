@@ -21,7 +21,7 @@ from trt_cls.data.order import WINDOW
 from trt_cls.data.samples import Sample, Samples
 from trt_cls.errors import TrtClsError
 from trt_cls.files import regular_file
-from trt_cls.preprocessing.gate import Part, Shard
+from trt_cls.preprocessing.image_file import OpenShard, Part
 from trt_cls.urls import StorePath
 
 SHARE = 2
@@ -43,7 +43,7 @@ class ReadAhead:
         self._thread = ThreadPoolExecutor(1, "trt-cls-read-ahead")
         self._coming: deque[Part] = deque()
         self._asked = 0
-        self._held: deque[Shard] = deque(maxlen=3 * WINDOW)
+        self._held: deque[OpenShard] = deque(maxlen=3 * WINDOW)
         self._slots, self._closed = Semaphore(COPIES), False
 
     def comes(self, samples: Samples) -> None:
@@ -67,7 +67,7 @@ class ReadAhead:
                     Thread(target=self._copy, args=(self._coming.popleft(),), daemon=True).start()
 
     def close(self) -> None:
-        """Gives up what is not read yet."""
+        """Drops what is not read yet."""
         self._closed = True
         self._coming.clear()
         self._held.clear()
@@ -76,7 +76,7 @@ class ReadAhead:
     def _copy(self, part: Part) -> None:
         with self._slots, suppress(TrtClsError, OSError):  # whoever reads it reports it
             if not self._closed:
-                self._held.append(Shard(part))
+                self._held.append(OpenShard(part))
 
 
 def _read(path: Path) -> None:

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.preprocessing.gate import Part
+from trt_cls.preprocessing.image_file import Part
 
-Labels = NDArray[np.int32]
+StoredLabels = NDArray[np.int32]
 
 
 def _indices(label: int, labels: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -44,11 +44,6 @@ class Sample:
     def indices(self) -> tuple[int, ...]:
         """The classes of a labeled image."""
         return _indices(self.label, self.labels)
-
-    @property
-    def is_labeled(self) -> bool:
-        """Whether its classes are known, none of them included."""
-        return self.label >= 0 or self.labels is not None
 
     @property
     def source(self) -> Path | Part:
@@ -75,7 +70,7 @@ class Skipped:
 class LabelSets(NamedTuple):
     """The classes of each row in multi-label data, rising: indices[starts[row] : starts[row + 1]]."""
 
-    indices: Labels
+    indices: StoredLabels
     starts: NDArray[np.int64]
     """One more than rows."""
 
@@ -83,7 +78,7 @@ class LabelSets(NamedTuple):
         """The classes of a row."""
         return tuple(self.indices[self.starts[row] : self.starts[row + 1]].tolist())
 
-    def members(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Labels]:
+    def members(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredLabels]:
         """As `Samples.members`, of these rows."""
         begins = self.starts[rows]
         sizes = self.starts[rows + 1] - begins
@@ -97,7 +92,7 @@ class LabelSets(NamedTuple):
 class Table(Protocol):
     """The columns that samples are made from."""
 
-    labels: Labels
+    labels: StoredLabels
     """The class of each row; -1: unlabeled, or in `sets`."""
     sets: LabelSets | None
     """None: no multi-label data."""
@@ -120,7 +115,7 @@ class Files:
     groups: NDArray[np.uint32] | None = None
 
     def __init__(
-        self, root: Path, names: bytes, starts: NDArray[np.uint64], labels: Labels, sets: LabelSets | None
+        self, root: Path, names: bytes, starts: NDArray[np.uint64], labels: StoredLabels, sets: LabelSets | None
     ) -> None:
         self._root, self._names, self._starts, self.labels, self.sets = root, names, starts, labels, sets
 
@@ -166,7 +161,7 @@ class Samples(Sequence[Sample]):
         return self._table
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> StoredLabels:
         """The label of each; -1 in multi-label data."""
         return self._table.labels[self._selected]
 
@@ -177,7 +172,7 @@ class Samples(Sequence[Sample]):
             return ((label,) for label in self.labels.tolist())
         return (sets.of(int(row)) for row in self._rows)
 
-    def members(self) -> tuple[NDArray[np.int64], Labels]:
+    def members(self) -> tuple[NDArray[np.int64], StoredLabels]:
         """Each class of each image: the image's place in the list, and the class; -1 of an image without any."""
         sets = self._table.sets
         return (np.arange(len(self)), self.labels) if sets is None else sets.members(self.rows)
@@ -192,7 +187,7 @@ class Samples(Sequence[Sample]):
         """The row of each in the table."""
         return np.asarray(self._rows, np.int64)
 
-    def labeled(self, labels: Labels) -> Samples:
+    def labeled(self, labels: StoredLabels) -> Samples:
         """The same images with these labels."""
         table = copy(self._table)
         table.sets = None

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.artefacts.contracts import faults_of_classes
-from trt_cls.artefacts.decoding import LONGEST_TEXT, Source, decoded, read_bytes
+from trt_cls.artefacts.decoding import Origin, decoded, read_bytes
+from trt_cls.contract import LONGEST_TEXT, faults_of_classes
 from trt_cls.errors import ArtefactError, DataError, one_line
 from trt_cls.files import atomic, regular_file, write_text
 from trt_cls.store_cache import held
@@ -74,7 +74,7 @@ def read_index(path: Path) -> tuple[Index, Rows, Texts]:
     """
     try:
         with held(path) as file:
-            index = decoded(Index, read_bytes(file), Source(str(path), " the index of shards", REMEDY))
+            index = decoded(Index, read_bytes(file), Origin(str(path), " the index of shards", REMEDY))
         rows, paths = _mapped_rows(path.with_suffix(".index.npy")), _mapped(path.with_suffix(".paths"))
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror}), expected an index; {REMEDY}") from error
@@ -158,7 +158,7 @@ def is_indexed(path: Path) -> bool:
         return True
     try:
         with held(path) as file:
-            decoded(Index, read_bytes(file), Source(str(path), " the index of shards", REMEDY))
+            decoded(Index, read_bytes(file), Origin(str(path), " the index of shards", REMEDY))
     except (ArtefactError, OSError):
         return False
     raise DataError(f"{path.with_suffix('.index.npy')}: not there, expected beside {path.name}; {REMEDY}")

@@ -24,7 +24,7 @@ from trt_cls.data.samples import ImageFolder, Samples
 from trt_cls.data.shard_index import ROW, Index, Rows, Shard, write_index
 from trt_cls.errors import DataError, RequestError
 from trt_cls.files import atomic, read_at_most, regular_file
-from trt_cls.preprocessing.gate import MOST_BYTES
+from trt_cls.preprocessing.image_file import LARGEST_FILE
 from trt_cls.stores import names_in, remove, written
 
 Member = tuple[str, bytes]
@@ -45,7 +45,7 @@ def write_shards(
     """
     if folder.samples.table.sets is not None:
         raise RequestError(
-            f"{folder.root}: several labels an image (extensions.labels), expected one class; keep files"
+            f"{folder.root}: several labels per image (extensions.labels), expected one class; keep files"
         )
     path = out / f"{name}.json"
     mine = re.compile(rf"{name}\.json|{name}-\d{{6}}\.tar")
@@ -97,7 +97,7 @@ def _write_tars(
 
 
 class _Tar:
-    """A tar file that is written, and the digest of what was."""
+    """A tar file being written, and the digest of its bytes so far."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -139,8 +139,10 @@ def _members(row: int, samples: Samples) -> list[Member]:
 def _content(path: Path) -> bytes:
     try:
         with regular_file(path) as (descriptor, size):
-            if size > MOST_BYTES:
-                raise DataError(f"{path}: {size:,} bytes found, expected an image of at most {MOST_BYTES:,}; remove it")
+            if size > LARGEST_FILE:
+                raise DataError(
+                    f"{path}: {size:,} bytes found, expected an image of at most {LARGEST_FILE:,}; remove it"
+                )
             return read_at_most(descriptor, size)
     except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror}), expected an image; mend or remove it") from error
+        raise DataError(f"{path}: can't be read ({error.strerror}), expected an image; repair or remove it") from error

@@ -5,6 +5,7 @@ Nothing is unpacked: an image is read from its place in the tar. Does not know: 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_cls.data.samples import ImageFolder, Labels, LabelSets, Sample, Samples
+from trt_cls.data.samples import ImageFolder, LabelSets, Sample, Samples, StoredLabels
 from trt_cls.data.shard_index import Rows, Texts, index_path, is_indexed, read_index, text_at
 from trt_cls.data.tars import scanned
 from trt_cls.errors import DataError, did_you_mean
 from trt_cls.files import shard_paths
-from trt_cls.preprocessing.gate import EXTENSIONS, Part
+from trt_cls.preprocessing.image_file import EXTENSIONS, Part
 from trt_cls.store_cache import local
-from trt_cls.stores import ObjectInfo, require_there
+from trt_cls.stores import STARTED, ObjectInfo, described, require_there
 from trt_cls.text import listed
 from trt_cls.urls import StorePath
 
@@ -30,7 +31,7 @@ Epochs = Literal["shards", "folder"]
 SCANS = 4
 
 
-class Table:
+class ShardTable:
     """The images of several shards, as a `samples.Table`; each has one class, or none."""
 
     sets: LabelSets | None = None
@@ -42,15 +43,15 @@ class Table:
         rows: Rows,
         texts: Texts,
         index: Path | None,
-        wholes: Sequence[ObjectInfo] | None = None,
+        wholes: Sequence[ObjectInfo | None] | None = None,
     ) -> None:
         """`files`: of each shard the path below `root`; `index`: the NAME.json that `rows` are mapped from, or None.
 
-        `wholes`: what the index says of each shard, where they are in a store.
+        `wholes`: what the index, or without one the store, says of each shard, where they are in a store.
         """
         self.root, self.files, self.rows, self._texts, self._index = root, files, rows, texts, index
         self._wholes = wholes
-        self.labels: Labels = rows["label"]
+        self.labels: StoredLabels = rows["label"]
         self.groups: NDArray[np.uint32] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,6 +156,18 @@ def checksums(samples: Samples) -> NDArray[np.uint32]:
     return np.asarray(_table(samples).rows["crc32"][samples.rows], np.uint32)
 
 
+def images_sha256(samples: Samples) -> str:
+    """Identifies the images."""
+    return hashlib.sha256(checksums(samples).astype("<u4").tobytes()).hexdigest()
+
+
+def object_version(samples: Samples) -> str:
+    """The version of the object that images of one shard are in, where its store has versions and it has no index."""
+    part = samples[0].part if len(samples) else None
+    found = part.whole.version if part and part.whole else ""
+    return "" if found == STARTED else found
+
+
 def copied(samples: Samples) -> Samples:
     """The images of one shard, which is copied from its store now."""
     if len(samples) and (part := samples[0].part):
@@ -181,8 +194,8 @@ def by_shard(samples: Samples) -> dict[Path, Samples]:
     return {file: samples[start:end] for file, start, end in zip(files, starts.tolist(), ends, strict=True)}
 
 
-def _table(samples: Samples) -> Table:
-    assert isinstance(samples.table, Table)
+def _table(samples: Samples) -> ShardTable:
+    assert isinstance(samples.table, ShardTable)
     return samples.table
 
 
@@ -197,7 +210,7 @@ def _opened(paths: Sequence[Path], order: Epochs) -> tuple[Samples, tuple[str, .
     return Samples(table, None if chosen is None else np.flatnonzero(chosen)), classes
 
 
-def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[Table, tuple[str, ...], NDArray[np.bool_] | None]:
+def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], NDArray[np.bool_] | None]:
     """The table of an index, its classes, and which of its rows are in the `wanted` shards; None: all."""
     index, rows, texts = read_index(path)
     names = [shard.name for shard in index.shards]
@@ -208,17 +221,20 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[Table, tuple[str, ...]
             f"{wanted[0].with_name(unknown[0])}: not among the {len(names)} shards that {path} lists; name those"
         )
     wholes = [ObjectInfo(shard.bytes, shard.sha256) for shard in index.shards] if isinstance(path, StorePath) else None
-    table = Table(path.parent, names, rows, texts, path, wholes)
+    table = ShardTable(path.parent, names, rows, texts, path, wholes)
     if len(wanted) == len(names):
         return table, index.classes, None
     return table, index.classes, np.isin(rows["shard"], [number[shard.name] for shard in wanted])
 
 
-def _scanned(paths: Sequence[Path]) -> tuple[Table, tuple[str, ...], None]:
+def _scanned(paths: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], None]:
     """The table of tars without an index; their classes are the numbers from 0 to the largest."""
     root = type(paths[0])(os.path.commonpath([path.parent for path in paths]))
+    wholes: list[ObjectInfo | None] = [None] * len(paths)
     with ThreadPoolExecutor(SCANS) as pool:
-        found = list(pool.map(scanned, paths))
+        if isinstance(root, StorePath):
+            wholes = list(pool.map(described, paths))
+        found = list(pool.map(scanned, paths, wholes))
     start = 0
     for number, (rows, texts) in enumerate(found):
         rows["shard"] = number
@@ -226,4 +242,5 @@ def _scanned(paths: Sequence[Path]) -> tuple[Table, tuple[str, ...], None]:
         start += len(texts)
     rows, texts = (np.concatenate(columns) for columns in zip(*found, strict=True))
     classes = tuple(str(label) for label in range(int(rows["label"].max()) + 1))
-    return Table(root, [os.path.relpath(path, root) for path in paths], rows, texts, None), classes, None
+    files = [os.path.relpath(path, root) for path in paths]
+    return ShardTable(root, files, rows, texts, None, wholes), classes, None

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Task
 from trt_cls.data.folder import LABELS, ImageFolder, Sample, image_folder, list_images
-from trt_cls.data.labels import SEPARATOR, labeled_folder
+from trt_cls.data.labels_csv import SEPARATOR, labeled_folder
 from trt_cls.data.shards import Epochs, shard_folder
 from trt_cls.errors import DataError
 from trt_cls.files import is_shards
@@ -59,7 +59,7 @@ class Dataset:
         """
         if self.labels and is_shards(self.root):
             raise DataError(
-                f"{self.root}: shards found with several labels an image (extensions.labels, or a multi-label model), "
+                f"{self.root}: shards found with several labels per image (extensions.labels, or a multi-label model), "
                 f"expected a folder with {self.labels}; an image in a shard has one class; name the folder"
             )
         if self.labels:

@@ -22,10 +22,12 @@ from trt_cls.data.samples import Sample, Samples
 from trt_cls.data.samples import Skipped as Skipped
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import preprocess
-from trt_cls.preprocessing.gate import holding
+from trt_cls.preprocessing.image_file import holding
 from trt_cls.preprocessing.images import read
 from trt_cls.preprocessing.pillow import Floats, Pixels, axes, filter_table
 
+WORKERS = 4
+"""Threads that read images where no flag or spec says how many."""
 T = TypeVar("T")
 BATCHES_AHEAD = 2
 """Batches in work beside the one that was returned last."""
@@ -74,7 +76,7 @@ def stream(
             yield Batch(images if all(kept) else images[kept], chosen, lost)
 
 
-def decoded(
+def decoded_batches(
     samples: Sequence[Sample], preprocessing: Preprocessing, *, batch_size: int, workers: int
 ) -> Generator[DecodedBatch]:
     """The batches of `stream` before preprocessing, for an executor that resizes a batch at once."""

@@ -12,7 +12,7 @@ from trt_cls.data.folder import ImageFolder, Sample, evenly_spread, image_folder
 from trt_cls.data.stream import Skipped, skipped
 from trt_cls.data.walk import is_ignored
 from trt_cls.errors import DataError
-from trt_cls.preprocessing.gate import EXTENSIONS, opened
+from trt_cls.preprocessing.image_file import EXTENSIONS, opened_image
 from trt_cls.preprocessing.images import loaded
 from trt_cls.spec.starter import Pictures
 from trt_cls.text import listed, printable
@@ -83,7 +83,7 @@ def _parts(folder: Path) -> tuple[Path, Path | None, Path | None]:
 
 def _look(sample: Sample) -> _Seen | Skipped:
     try:
-        with opened(sample.source) as (image, _):
+        with opened_image(sample.source) as (image, _):
             loaded(image)
             return _Seen(image.size, image.mode.startswith(("1", "L", "I")))
     except DataError as error:

@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from trt_cls.artefacts.decoding import LONGEST_TEXT
+from trt_cls.contract import LONGEST_TEXT, MOST_CLASSES
 from trt_cls.data.shard_index import ROW, Rows, Texts, require_sound
 from trt_cls.errors import DataError, one_line
 from trt_cls.files import atomic, cache_folder, regular_file
-from trt_cls.preprocessing.gate import EXTENSIONS, MOST_BYTES
+from trt_cls.preprocessing.image_file import EXTENSIONS, LARGEST_FILE
 from trt_cls.store_cache import held
+from trt_cls.stores import ObjectInfo
 
 MOST_HEADER = 2**20
 """Bytes of a header with its extensions, and of a `.json`: the longest path has 4 kB."""
-MOST_CLASSES = 100_000
 _CHUNK = 2**22
 _EXPECTED = "expected a plain tar in WebDataset's layout: KEY.jpg, KEY.cls"
 
@@ -53,14 +53,16 @@ class _Found:
     texts: bytearray = field(default_factory=bytearray)
 
 
-def scanned(path: Path) -> tuple[Rows, Texts]:
+def scanned(path: Path, whole: ObjectInfo | None = None) -> tuple[Rows, Texts]:
     """The images of a tar, as rows of shard 0, and for each its member's name and its path, one behind the other.
+
+    `whole`: what its store says of it.
 
     Raises:
         DataError: it can't be read, is no plain tar, or is truncated.
     """
     try:
-        with held(path) as here, regular_file(here) as (descriptor, size):
+        with held(path, whole) as here, regular_file(here) as (descriptor, size):
             known = os.fstat(descriptor)
             identity = f"{os.path.realpath(here)}\0{size}"
             if here is path:  # the name of a copy says of which version it is
@@ -187,7 +189,7 @@ def _end(group: _Group, found: _Found, descriptor: int) -> None:
     if image is None:
         return
     length = min(image.size, 2**32 - 1)
-    crc32 = _crc32(descriptor, image.offset_data, length) if length <= MOST_BYTES else 0
+    crc32 = _crc32(descriptor, image.offset_data, length) if length <= LARGEST_FILE else 0
     found.rows.append((0, image.offset_data, length, group.label, crc32, len(found.texts)))
     for text in (image.name, group.path or image.name):
         found.texts += _encoded(text).replace(b"\0", b"")[: LONGEST_TEXT - 1] + b"\0"

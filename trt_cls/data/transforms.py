@@ -1,4 +1,4 @@
-"""Crops, RandAugment, TrivialAugment, erasing and cutmix as torchvision draws them, and planned images for the kernel.
+"""Augmentation by torchvision, with its draws, and planned images for the kernel.
 
 torchvision draws from torch's generator, which is seeded here by the place in the training and restored afterwards.
 Does not know: devices.
@@ -6,11 +6,11 @@ Does not know: devices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,13 @@ from trt_cls.spec.experiment import Extensions
 
 MOST_SOURCE_PIXELS = 4
 """For each pixel of the output: they then take no more bytes than the output in float32."""
+CHANGES: dict[str, Callable[[ModuleType, Any], Any]] = {
+    "rand_augment": lambda v2, asked: v2.RandAugment(asked.num_ops, asked.magnitude),
+    "trivial_augment": lambda v2, asked: v2.TrivialAugmentWide(),
+}
+"""By the field of `extensions`: torchvision's transform of an image in the network's size, from the field's value."""
+NOT_ON_GPU = (*CHANGES, "crop_padding")
+"""Fields of `extensions` that the GPU's kernel does not have."""
 
 
 class Transforms:
@@ -33,18 +40,18 @@ class Transforms:
         self._extensions, self._seed = extensions, seed
 
     def changed(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
-        """Image number `index` of the dataset, [H,W,C], changed by RandAugment or TrivialAugment."""
-        asked, trivial = self._extensions.rand_augment, self._extensions.trivial_augment
-        if asked is None and not trivial:
-            return pixels
-        import torch
+        """Image number `index` of the dataset, [H,W,C], changed as `CHANGES` say, in their order."""
+        for name, transform in CHANGES.items():
+            asked = getattr(self._extensions, name)
+            if not asked:
+                continue
+            import torch
 
-        v2, name = _torchvision(), "rand_augment" if asked else "trivial_augment"
-        change = v2.RandAugment(asked.num_ops, asked.magnitude) if asked else v2.TrivialAugmentWide()
-        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        with _seeded(self._seed, epoch, name, index):
-            changed: Pixels = change(image).numpy()
-        return changed.transpose(1, 2, 0)
+            change = transform(_torchvision(name), asked)
+            image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+            with _seeded(self._seed, epoch, name, index):
+                pixels = change(image).numpy().transpose(1, 2, 0)
+        return pixels
 
     def cropped(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
         """The part of image number `index`, [H,W,C], that RandomResizedCrop takes, not resized yet."""
@@ -54,7 +61,8 @@ class Transforms:
         import torch
 
         ranges = (asked.min_scale, asked.max_scale), (asked.min_ratio, asked.max_ratio)
-        crop = _torchvision().RandomResizedCrop((1, 1), *ranges)  # the size has no part in the draws
+        size = 1, 1  # has no part in the draws
+        crop = _torchvision("random_resized_crop").RandomResizedCrop(size, *ranges)
         with _seeded(self._seed, epoch, "random_resized_crop", index):
             drawn = crop.make_params([torch.empty((1, *pixels.shape[:2]), device="meta")])
         top, left = drawn["top"], drawn["left"]
@@ -66,7 +74,7 @@ class Transforms:
             return EMPTY
         import torch
 
-        erasing = _torchvision().RandomErasing(self._extensions.random_erasing)
+        erasing = _torchvision("random_erasing").RandomErasing(self._extensions.random_erasing)
         with _seeded(self._seed, epoch, "random_erasing", index):
             if torch.rand(1) >= erasing.p:
                 return EMPTY
@@ -79,34 +87,34 @@ class Transforms:
         """How a batch of images [C,H,W] is mixed."""
         import torch
 
-        mix = _torchvision().CutMix(alpha=self._extensions.cutmix_alpha)
+        mix = _torchvision("cutmix_alpha").CutMix(alpha=self._extensions.cutmix_alpha)
         with _seeded(self._seed, epoch, "cutmix", step):
             drawn = mix.make_params([torch.empty((1, *shape), device="meta")])
         return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
 
 
-class Part(NamedTuple):
+class KernelImage(NamedTuple):
     """One image of a batch for the kernel: only the pixels that it reads."""
 
     cut: Cut
     plan: ImagePlan
 
 
-def part(pixels: Pixels, plan: ImagePlan, preprocessing: Preprocessing) -> Part:
+def kernel_image(pixels: Pixels, plan: ImagePlan, preprocessing: Preprocessing) -> KernelImage:
     """A decoded image for the kernel; a large one is resized here, and the rest of its plan is left to the kernel."""
     wanted = cut(pixels, plan.both, preprocessing.filter)
     if wanted.pixels[..., 0].size > MOST_SOURCE_PIXELS * preprocessing.height * preprocessing.width:
         across, down = (Axis(axis.outputs, axis.outputs, 0, axis.outputs) for axis in plan.both)
-        return Part(Cut(window(pixels, plan.both, preprocessing.filter), 0, 0, (across, down)), plan)
+        return KernelImage(Cut(window(pixels, plan.both, preprocessing.filter), 0, 0, (across, down)), plan)
     if wanted.pixels.size < pixels.size:  # frees the rest of the image
         wanted = wanted._replace(pixels=wanted.pixels.copy())
-    return Part(wanted, plan)
+    return KernelImage(wanted, plan)
 
 
-def bundle(parts: Sequence[Part], preprocessing: Preprocessing) -> Bundle:
-    """The batch of one or more parts."""
-    changes = np.array([_change(part.plan) for part in parts], CHANGE)
-    return Bundle(pack_cuts([part.cut for part in parts], preprocessing.filter), preprocessing, changes)
+def bundle(images: Sequence[KernelImage], preprocessing: Preprocessing) -> Bundle:
+    """The batch of one or more images."""
+    changes = np.array([_change(image.plan) for image in images], CHANGE)
+    return Bundle(pack_cuts([image.cut for image in images], preprocessing.filter), preprocessing, changes)
 
 
 @contextmanager
@@ -121,9 +129,8 @@ def _seeded(*place: object) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
-def _torchvision() -> ModuleType:
-    purpose = "rand_augment, trivial_augment, random_resized_crop, random_erasing and cutmix"
-    return require("torchvision.transforms.v2", purpose, "train", package="torchvision")
+def _torchvision(name: str) -> ModuleType:
+    return require("torchvision.transforms.v2", f"extensions.{name}", "train", package="torchvision")
 
 
 def _change(plan: ImagePlan) -> tuple[float, float, float, bool, bool, tuple[int, ...]]:

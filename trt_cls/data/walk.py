@@ -16,7 +16,7 @@ from pathlib import Path
 from trt_cls.distributed.processes import is_first
 from trt_cls.errors import DataError
 from trt_cls.files import read_at_most, regular_file
-from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.preprocessing.image_file import EXTENSIONS
 
 SYSTEM_FOLDERS = frozenset((
     "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot", "lost+found",

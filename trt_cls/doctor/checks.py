@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from trt_cls.doctor.facts import Facts
 from trt_cls.engines.backends import BACKENDS, Backend
 
-State = Literal["ok", "absent", "broken"]
+Status = Literal["ok", "absent", "broken"]
 OLDEST_PYTHON = (3, 10)
 OLDEST_JETPACK = 6
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -35,7 +35,7 @@ class Finding:
     """One part of the machine."""
 
     name: str
-    state: State
+    state: Status
     """"absent" is not an error: nothing that is installed needs it."""
     found: str
     fix: str = ""
@@ -133,7 +133,8 @@ def _tensorrt(facts: Facts) -> Finding:
     parts = {name: v for name, v in facts.packages.items() if name.startswith("tensorrt") and "-rtx" not in name}
     found = ", ".join(f"{name} {version}" for name, version in sorted(parts.items()))
     cudas = sorted({int(piece[2:]) for name in parts for piece in name.split("-") if piece in ("cu11", "cu12", "cu13")})
-    again = f"pip uninstall -y {' '.join(sorted(parts))}; pip install tensorrt-cu{_cuda_major(facts, cudas)}"
+    major = facts.driver_cuda[0] if facts.driver_cuda else max(cudas, default=13)
+    again = f"pip uninstall -y {' '.join(sorted(parts))}; pip install tensorrt-cu{major}"
     if len(cudas) > 1 or len(set(parts.values())) > 1:
         return Finding("TensorRT", "broken", f"{found}: parts of different versions", again)
     if cudas and facts.driver_cuda and cudas[0] > facts.driver_cuda[0]:
@@ -263,11 +264,6 @@ def _requirements(facts: Facts) -> Iterator[Finding]:
                 )
             elif version is not None and not requirement.specifier.contains(version, prereleases=True):
                 yield Finding(package, "broken", f"requires {wanted}, found {version}", f'pip install "{wanted}"')
-
-
-def _cuda_major(facts: Facts, installed: list[int]) -> int:
-    """The CUDA version that a new TensorRT should be for."""
-    return facts.driver_cuda[0] if facts.driver_cuda else max(installed, default=13)
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -161,7 +161,7 @@ class Jetson:
 
 
 def jetson(root: Path = Path("/")) -> Jetson | None:
-    """The board by the files of NVIDIA's Linux for Tegra, whose file system begins at `root`; None where it is none."""
+    """The board by the files of NVIDIA's Linux for Tegra, at the file system `root`; None on other machines."""
     model = _text(root / "proc/device-tree/model").rstrip("\0").strip()
     tegra = _text(root / "etc/nv_tegra_release")
     if not tegra and not re.search(r"\bJetson\b", model):

@@ -1,4 +1,4 @@
-"""One small interface (open, infer, close) over ONNX Runtime, OpenVINO, TensorRT and torch.
+"""One small interface (open, infer, close) over all libraries that run model files.
 
 Does not know: where images come from, and what answers are for. Begin with `backends.py`, the table of engines, and
 `engine.py`, what each of them does; `classifier.py` takes images of any kind.

@@ -18,7 +18,7 @@ from trt_cls.errors import RequestError
 if TYPE_CHECKING:
     from trt_cls.engines.engine import Engine
 
-Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+Provider = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 Device = Literal["cpu", "gpu", "either"]
 
@@ -28,9 +28,9 @@ class Backend:
     """One library that runs model files."""
 
     name: str
-    """For people."""
+    """For display."""
     engine: str
-    """Module in this room and class, which takes a path, a provider and a number of threads."""
+    """Module beside this one and class, which takes a path, a provider and a number of threads."""
     suffixes: tuple[str, ...]
     devices: Mapping[Provider, Device]
     """The providers that it serves, and where it then runs; "either": the GPU where there is one."""

@@ -53,7 +53,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Frees memory and device; a second time does nothing."""
+        """Frees memory and device; a second call does nothing."""
 
 
 def closed(backend: str) -> EngineError:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from trt_cls.artefacts.model_file import read_contract
 from trt_cls.artefacts.sidecar import Sidecar, file_sha256, read_sidecar
 from trt_cls.contract import Contract
-from trt_cls.engines.graph import Graph, Layer, Tensor, read_graph
+from trt_cls.engines.onnx_graph import Graph, Layer, Tensor, read_graph
 from trt_cls.engines.sidecar import read_plan
 from trt_cls.engines.tensorrt.api import import_runtime, make_logger
 from trt_cls.errors import DeviceError, EngineError, MissingDependency
@@ -25,7 +25,7 @@ from trt_cls.gpu import visible_gpu
 from trt_cls.models.int8_ranges import SCALE
 
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
-NO_PARAMETERS = (".num_batches_tracked", SCALE)
+NO_PARAMETER_SUFFIXES = (".num_batches_tracked", SCALE)
 """Counts of batches, and INT8's scales."""
 
 
@@ -91,7 +91,7 @@ def _of_checkpoint(known: Inspection) -> Inspection:
             tensor = file.get_slice(name)
             kind, count = TYPES.get(tensor.get_dtype(), tensor.get_dtype()), prod(tensor.get_shape())
             weights[kind] = weights.get(kind, 0) + count
-            parameters += 0 if name.endswith(NO_PARAMETERS) else count
+            parameters += 0 if name.endswith(NO_PARAMETER_SUFFIXES) else count
     known = replace(known, parameters=parameters, weights=weights)
     if find_spec("torch") is None:
         return replace(known, missing='multiply-adds: counting them needs torch: pip install "trt-cls[train]"')

@@ -115,7 +115,7 @@ def saturates() -> bool:
 
 
 def _in_float32(model: Any) -> None:
-    """Makes float32 of what the file has in float16, which is computed in float32 anyway.
+    """Converts the file's float16 weights to float32, in which they are computed anyway.
 
     Without integer kernels OpenVINO can't load ConvNeXts otherwise: it moves a FakeQuantize whose ranges are of both
     types, and fails (OpenVINO 2026.4).

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from trt_cls.models.checkpoint import Checkpoint
+
 
 class TorchEngine:
     """A checkpoint's network in evaluation mode, in float32 unless `in_float64` made it."""
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
+    def __init__(self, model: Path | Checkpoint, provider: Provider = "cpu", threads: int | None = None) -> None:
         self._torch = require("torch", "running a checkpoint", "train")
         available = self._torch.cuda.is_available()
         device = resolved_provider(provider, gpu=available)
@@ -35,7 +37,7 @@ class TorchEngine:
             )
         from trt_cls.models.checkpoint import load_checkpoint
 
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(model) if isinstance(model, Path) else model
         if threads is not None:
             self._torch.set_num_threads(threads)
         self.contract = checkpoint.contract
@@ -80,7 +82,7 @@ class TorchEngine:
 
 @contextmanager
 def tf32(torch: ModuleType, allowed: bool) -> Iterator[None]:
-    """Lets a GPU use TF32, which has 10 bits of mantissa, for what is computed in float32, or keeps it from that.
+    """Allows or forbids TF32, which has 10 bits of mantissa, for float32 computations on a GPU.
 
     torch has two sets of names for it, and what the older set is read by both. Its versions 2.9 and 2.10, and their
     compiler, raise where the older are read after the newer were set; so does 2.14 where convolutions are set alone.

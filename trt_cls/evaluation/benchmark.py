@@ -16,7 +16,7 @@ import numpy as np
 from trt_cls.data.folder import Sample
 from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
-from trt_cls.evaluation.answers import Executor, open_kernel
+from trt_cls.evaluation.inference import Executor, open_kernel
 from trt_cls.evaluation.stages import Bandwidth, Job, Stage, bandwidth, device_stages, host_stages
 from trt_cls.preprocessing import cpu
 

@@ -1,6 +1,6 @@
 """Comparison of two models on the same images.
 
-Does not know: in which layer a difference begins, see `layers.py`.
+Does not know: in which layer a difference begins, see `layer_differences.py`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.folder import Sample, listed_images
-from trt_cls.data.labels import SEPARATOR
+from trt_cls.data.labels_csv import SEPARATOR
 from trt_cls.data.samples import Samples
 from trt_cls.data.shards import shard_samples
 from trt_cls.data.split import Dataset
-from trt_cls.data.stream import Batch, Skipped, stream
+from trt_cls.data.stream import WORKERS, Batch, Skipped, stream
 from trt_cls.engines.engine import Engine, infer_fed
 from trt_cls.errors import ArtefactError
-from trt_cls.evaluation.answers import nothing_decoded
+from trt_cls.evaluation.inference import nothing_decoded
 from trt_cls.evaluation.metrics import Probabilities, mcnemar, top_k_indices
 from trt_cls.evaluation.multi_label import Flags, given_labels, truth_of
 from trt_cls.files import is_shards
-from trt_cls.preprocessing.gate import Source
+from trt_cls.preprocessing.image_file import Source
 from trt_cls.preprocessing.pillow import Floats
 from trt_cls.text import lookalikes
 
 BATCH_SIZE = 32
-WORKERS = 4
 TOP_K = 5
 
 
@@ -91,7 +90,7 @@ class Comparison:
     verdict: Verdict | None
     """None: the images have no labels, or each label has a verdict of its own."""
     verdicts: Mapping[str, Verdict] | None = None
-    """Of multi-label models, for each label; empty: the images have no labels. None: one class an image."""
+    """Of multi-label models, for each label; empty: the images have no labels. None: one class per image."""
 
 
 class _Answers(NamedTuple):

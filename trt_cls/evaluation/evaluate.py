@@ -22,10 +22,10 @@ from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import ALONE, Processes
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import DataError, RequestError
-from trt_cls.evaluation.answers import Executor, answers, nothing_decoded
-from trt_cls.evaluation.decisions import Kind, auroc, counts_of_kinds, decides, in_sets
+from trt_cls.evaluation.inference import Executor, answers, nothing_decoded
 from trt_cls.evaluation.metrics import Metrics, Probabilities, calibration_error, measure
 from trt_cls.evaluation.multi_label import Flags, LabelMetrics, given_labels, measure_labels, same_labels, truth_of
+from trt_cls.evaluation.prediction_sets import Kind, auroc, counts_of_kinds, decides, in_sets
 from trt_cls.evaluation.temperature import softened
 
 Progress = Callable[[int], None]
@@ -139,7 +139,7 @@ def evaluate(
     """
     if engine.contract.task == "multi":
         raise RequestError(
-            f"{engine.backend}: a multi-label model, which has no top-k; expected one class an image; "
+            f"{engine.backend}: a multi-label model, which has no top-k; expected one class per image; "
             "measure it with trt_cls.evaluation.evaluate.evaluate_labels"
         )
     predictions = of_folder(engine, folder, **how)

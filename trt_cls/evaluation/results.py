@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from trt_cls.contract import Contract
 from trt_cls.data.stream import Skipped
-from trt_cls.evaluation.decisions import Decision, decides, decision
 from trt_cls.evaluation.evaluate import Evaluation, LabelEvaluation, Predictions
 from trt_cls.evaluation.metrics import ClassScores, balanced_accuracy, macro_f1, one_answer, top_k_indices
+from trt_cls.evaluation.prediction_sets import Decision, decides, decision
 from trt_cls.files import atomic, write_csv, write_text
 from trt_cls.text import FOREIGN, csv_row, printable
 
@@ -94,7 +94,7 @@ def _results(evaluation: Evaluation | LabelEvaluation, model: Path, figures: dic
 
 def write_label_evaluation(evaluation: LabelEvaluation, model: Path, folder: Path) -> tuple[Path, ...]:
     """Writes results.json, predictions.csv (path,truth,predicted) and .npz, and report.html; returns their paths."""
-    from trt_cls.data.labels import SEPARATOR
+    from trt_cls.data.labels_csv import SEPARATOR
     from trt_cls.evaluation.report.evaluation_page import label_page
 
     results, table, arrays, report = (
@@ -130,12 +130,12 @@ def write_comparison(comparison: Comparison, a: Path, b: Path, folder: Path) -> 
     return table, report
 
 
-Format = Literal["csv", "jsonl"]
+Form = Literal["csv", "jsonl"]
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """One image or frame: its top-k classes, and what is said about it."""
+    """One image or frame: its top-k classes, and the answer."""
 
     source: str | int
     """Path of the image or number of the frame."""
@@ -162,7 +162,7 @@ def labeled(source: str | int, probabilities: NDArray[np.float32], contract: Con
     return Labeled(source, ranking, found, decides(contract))
 
 
-def lines(found: Labeled, form: Format) -> str:
+def lines(found: Labeled, form: Form) -> str:
     """Without the last newline: rows path,label,confidence for the classes named, or a JSON object with the ranking.
 
     Where none is named, the row is path,, and the object's label null.
@@ -201,6 +201,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
     """The metrics, the confusion matrix if it is small, and the per-class report."""
     metrics, predictions = evaluation.metrics, evaluation.predictions
     classes = [printable(name) for name in evaluation.contract.classes]
+    fitted = evaluation.calibration
+    before = f" ({fitted['ece_before']:.4f} without temperature {fitted['temperature']:.4g})" if fitted else ""
     figures = [
         ("images", f"{len(predictions.samples)}, {len(evaluation.skipped)} skipped"),
         ("top-1 accuracy", f"{metrics.top_1_accuracy:.4f}"),
@@ -208,7 +210,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
         ("balanced accuracy", f"{balanced_accuracy(metrics.counts):.4f}"),
         ("macro F1", f"{macro_f1(metrics.counts):.4f}"),
         ("loss", f"{metrics.loss:.4f}"),
-        ("calibration error", f"{metrics.ece:.4f}" + _without_temperature(evaluation)),
+        ("calibration error", f"{metrics.ece:.4f}{before}"),
         *_decision_figures(evaluation),
         _speed(evaluation),
     ]
@@ -253,11 +255,6 @@ def label_table(evaluation: LabelEvaluation) -> str:
             f"{scores.support:9} {scores.threshold:9.4f}"
         )
     return "\n".join(f"{name:18} {value}" for name, value in figures) + "\n\nLabels\n" + "\n".join(lines)
-
-
-def _without_temperature(evaluation: Evaluation) -> str:
-    found = evaluation.calibration
-    return f" ({found['ece_before']:.4f} without temperature {found['temperature']:.4g})" if found else ""
 
 
 def _decision_figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:

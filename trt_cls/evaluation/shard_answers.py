@@ -24,7 +24,7 @@ from trt_cls.data.samples import Sample, Samples, Skipped
 from trt_cls.data.shards import checksums
 from trt_cls.errors import DataError, TrtClsError, one_line
 from trt_cls.evaluation.evaluate import UNTIMED, Predictions
-from trt_cls.evaluation.labeling import Answer, Labeling, places_in
+from trt_cls.evaluation.shard_labels import Answer, Labeling, places_in
 from trt_cls.files import atomic
 from trt_cls.store_cache import held
 from trt_cls.text import listed

@@ -18,12 +18,12 @@ from PIL import Image
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import decoded, stream
+from trt_cls.data.stream import decoded_batches, stream
 from trt_cls.engines.engine import Engine
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.engines.tensorrt.pipeline import LANES, Lane
-from trt_cls.evaluation.answers import Executor, nothing_decoded
 from trt_cls.evaluation.evaluate import predict
+from trt_cls.evaluation.inference import Executor, nothing_decoded
 from trt_cls.preprocessing import cpu
 from trt_cls.preprocessing.cuda import CudaPreprocessing
 from trt_cls.preprocessing.packing import bytes_needed
@@ -96,7 +96,7 @@ class Job:
 
     def _decoded(self, samples: Sequence[Sample]) -> Iterator[Any]:
         preprocessing = self.engine.contract.preprocessing
-        return decoded(samples, preprocessing, batch_size=self.batch_size, workers=self.workers)
+        return decoded_batches(samples, preprocessing, batch_size=self.batch_size, workers=self.workers)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from trt_cls.artefacts.onnx_file import DYNAMIC_BATCH, OnnxModel
 from trt_cls.contract import INPUT, Preprocessing
-from trt_cls.export.onnx_file import check
+from trt_cls.export.torch_to_onnx import require_valid
 
 NORMALIZED = f"{INPUT}_normalized"
 PLANES = f"{INPUT}_planes"
@@ -84,5 +84,5 @@ def prepend_normalization(graph: onnx.GraphProto, preprocessing: Preprocessing) 
 def _checked(model: OnnxModel, proto: onnx.ModelProto, fed: Preprocessing) -> OnnxModel:
     """`model` with the graph `proto`, whose input is what `fed` describes."""
     embedded = replace(model, proto=proto, contract=replace(model.contract, preprocessing=fed))
-    check(embedded)
+    require_valid(embedded)
     return embedded

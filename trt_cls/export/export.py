@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from trt_cls.artefacts.model_file import PLANS, read_contract
-from trt_cls.artefacts.onnx_file import OnnxModel, read_onnx, write_onnx
+from trt_cls.artefacts.model_file import PLANS
+from trt_cls.artefacts.onnx_file import OnnxModel, write_onnx
 from trt_cls.artefacts.sidecar import Parity, Profile
 from trt_cls.contract import Contract, Precision
 from trt_cls.data.split import Dataset, evaluation_dataset
-from trt_cls.errors import ArtefactError, DeviceError, ExportError, MissingDependency, RequestError, require
-from trt_cls.evaluation.decisions import calibration_rows
+from trt_cls.errors import DeviceError, ExportError, MissingDependency, RequestError
+from trt_cls.evaluation.prediction_sets import calibration_rows
+from trt_cls.export.confidence import Halves, Rules, calibrated, fit_temperature, validation_halves, with_temperature
 from trt_cls.export.embedding import embed_preprocessing
 from trt_cls.export.fp16 import fp16_from_fp32
-from trt_cls.export.images import Halves, Rules, images_for, validation_halves
-from trt_cls.export.int8 import Int8, calibration_dataset, quantize, trained_for_int8
-from trt_cls.export.onnx_file import onnx_from_module
+from trt_cls.export.int8 import EIGHT_BITS, Int8, calibration_dataset, quantize
+from trt_cls.export.original import Original
 from trt_cls.export.parity import Check, Checked, figures
-from trt_cls.export.temperature import calibrated, fit_temperature, fit_temperature_of_labels, with_temperature
+from trt_cls.export.sample_images import images_for
 from trt_cls.export.tensorrt import (
     DEFAULT_PROFILE,
     BuilderChoice,
@@ -35,8 +34,6 @@ from trt_cls.files import atomic, results_folder
 from trt_cls.preprocessing.description import require_spec_fits
 from trt_cls.spec.experiment import Experiment
 
-EIGHT_BITS = ("int8", "fp8")
-AGAIN = "export it again from its .safetensors checkpoint"
 NO_RUNTIME = 'onnxruntime is not installed: pip install "trt-cls[cpu]", then export again'
 
 
@@ -85,31 +82,31 @@ def export(
         ExportError: a file could not be made or does not answer as `model` does; it is then not there.
         MissingDependency, DeviceError: the engine that was asked for can't be built here.
     """
-    contract = _contract(model, experiment)
+    original = Original(model)
+    contract = original.contract
     precision = precision or contract.precision
     target = _target(contract, precision, embed=embed, calibrate=calibrate, rules=rules)
-    _check_request(model, output, contract, target, engine, builder, int8)
+    _check_request(original, target, output, engine, builder, int8, experiment)
     labeled = _images_to_check(contract, images, experiment)
     calibration = calibration_dataset(int8, experiment) if contract.precision != precision in EIGHT_BITS else None
     choice, no_engine = _builder(builder, engine is not None, precision, capabilities)
-    seen = images_for(target.preprocessing, labeled or calibration, classes=contract.classes)
-    check = Check(model, precision, seen, thresholds=contract.thresholds)
+    check = _check(original, target, labeled or calibration)
     halves = validation_halves(images, experiment, contract.classes, contract.task) if calibrate or rules else None
     target, check = _fitted(target, check, halves, say) if calibrate and halves else (target, check)
     measure = partial(rules.measured, images=halves, say=say) if rules and halves else None
     results_folder(output.parent)
-    if copied := model.suffix == ".onnx" and contract == target:
-        found = _copy_onnx(model, output)
+    if copied := original.is_onnx and contract == target:
+        found = Checked(parity) if (parity := original.copy_to(output)) else None
     else:
-        plain = network = _network(model, contract, say)
+        plain = network = original.graph(say)
         if calibration:
             network = quantize(network, int8, calibration, labeled, say)
             target = replace(target, precision=network.contract.precision)  # of formats to choose from, it may be int8
             check = replace(check, precision=target.precision)
             choice, no_engine = _builder(builder, engine is not None, target.precision, capabilities)
         found, target = _write_onnx(plain, _converted(network, target, check, say), output, check, measure)
-    no_parity = f"{model} records none: {AGAIN}" if copied else NO_RUNTIME
-    say(_copied(model, output, target, found) if copied else _written(output, target, found))
+    no_parity = f"{model} records none: export it again from its .safetensors checkpoint" if copied else NO_RUNTIME
+    say(_copied(original, output, target, found) if copied else _written(output, target, found))
     result = ExportResult(output, target.precision, found.parity if found else None, None, None, no_engine, no_parity)
     if choice:
         engine = engine or output.with_suffix(".engine")
@@ -117,6 +114,11 @@ def export(
         say(_written(engine, target, Checked(parity) if parity else None))
         result = replace(result, engine=engine, engine_parity=parity)
     return result
+
+
+def _check(original: Original, target: Contract, source: Dataset | None) -> Check:
+    images = images_for(target.preprocessing, source, classes=target.classes)
+    return Check(original, target.precision, images, thresholds=original.contract.thresholds)
 
 
 def _images_to_check(contract: Contract, images: Path | None, experiment: Experiment | None) -> Dataset | None:
@@ -134,7 +136,7 @@ def _target(contract: Contract, precision: Precision, *, embed: bool, calibrate:
 
 def _fitted(target: Contract, check: Check, images: Halves, say: Callable[[str], None]) -> tuple[Contract, Check]:
     """Both with the temperature of the model on `images`."""
-    temperature = (fit_temperature_of_labels if target.task == "multi" else fit_temperature)(check.model, images, say)
+    temperature = fit_temperature(check.model, images, say)
     target = with_temperature(target, temperature)
     return target, replace(check, temperature=temperature, thresholds=target.thresholds)
 
@@ -153,7 +155,7 @@ def _builder(
 
 
 def _converted(network: OnnxModel, target: Contract, check: Check, say: Callable[[str], None]) -> OnnxModel:
-    """`network`, already in 8 bits where `target` is, as `target` says."""
+    """`network` converted to `target`; where that has 8 bits, `network` has them already."""
     own = network.contract
     if target.precision == "fp16" != own.precision:
         network = fp16_from_fp32(network)
@@ -168,36 +170,27 @@ def _written(path: Path, contract: Contract, found: Checked | None) -> str:
     return "\n  ".join([line, figures(found.parity, contract.task), *found.remarks] if found else [line])
 
 
-def _copied(model: Path, output: Path, contract: Contract, found: Checked | None) -> str:
+def _copied(original: Original, output: Path, contract: Contract, found: Checked | None) -> str:
     """Says that nothing was computed, and when the file was checked."""
-    same = output.samefile(model)
+    same = original.is_at(output)
     written = datetime.fromtimestamp(output.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-    line = f"{output}: unchanged, left as it is" if same else f"copied {model} to {output}, unchanged"
+    line = f"{output}: unchanged, left as it is" if same else f"copied {original.path} to {output}, unchanged"
     checked = f"checked when it was written, {written}: {figures(found.parity, contract.task)}" if found else None
     return f"{line}; not checked again\n  {checked or 'not checked'}"
 
 
-def _contract(model: Path, experiment: Experiment | None) -> Contract:
-    if model.suffix in PLANS:
-        raise ArtefactError(
-            f"{model}: is an engine already; expected a .safetensors checkpoint or an .onnx file; "
-            "name the one that it was made from"
-        )
-    contract = read_contract(model)
-    if experiment:
-        require_spec_fits(experiment, "the spec", contract, model, "train")
-    return contract
-
-
 def _check_request(
-    model: Path,
-    output: Path,
-    contract: Contract,
+    original: Original,
     target: Contract,
+    output: Path,
     engine: Path | None,
     builder: BuilderRequest,
     int8: Int8,
+    experiment: Experiment | None,
 ) -> None:
+    model, contract = original.path, original.contract
+    if experiment:
+        require_spec_fits(experiment, "the spec", contract, model, "train")
     if output.suffix != ".onnx":
         raise RequestError(f"-o {output}: expected a name that ends in .onnx; use -o {output.with_suffix('.onnx')}")
     if engine is not None and engine.suffix not in PLANS:
@@ -232,23 +225,10 @@ def _check_request(
             f"{model}: its preprocessing is inside the graph, which would change with it; "
             "expected a model without; export from the checkpoint with --embed-preprocessing"
         )
-    if output.exists() and output.samefile(model):
+    if original.is_at(output):
         raise RequestError(
             f"-o {output}: would replace the {contract.precision} file that is read; name another output"
         )
-
-
-def _network(model: Path, contract: Contract, say: Callable[[str], None]) -> OnnxModel:
-    """The graph of the model file, in its own precision."""
-    if model.suffix == ".onnx":
-        return read_onnx(model)
-    require("torch", "Exporting a checkpoint", "train")
-    from trt_cls.models.checkpoint import load_checkpoint
-
-    module = load_checkpoint(model).module
-    if contract.precision == "int8":
-        return trained_for_int8(module, contract, say)
-    return onnx_from_module(module, contract)
 
 
 def _write_onnx(
@@ -275,13 +255,3 @@ def _write_onnx(
         contract = measure(beside, network.contract) if measure else network.contract
         write_onnx(replace(network, contract=contract, parity=found.parity), beside)
     return found, contract
-
-
-def _copy_onnx(model: Path, output: Path) -> Checked | None:
-    """The file as it is: compared with itself it would only trade its parity with the network for a perfect one."""
-    parity = read_onnx(model).parity
-    if not (output.exists() and output.samefile(model)):
-        with atomic(output) as beside:
-            beside.write_bytes(model.read_bytes())
-            os.utime(beside, (model.stat().st_atime, model.stat().st_mtime))  # the date of its check
-    return Checked(parity) if parity else None

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import INPUT, OUTPUT
 from trt_cls.errors import ExportError
-from trt_cls.export.onnx_file import LOGITS, check
+from trt_cls.export.torch_to_onnx import LOGITS, require_valid
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 FLUSHED_SHARE = 0.01
@@ -45,7 +45,7 @@ def fp16_from_fp32(model: OnnxModel) -> OnnxModel:
             info.type.tensor_type.elem_type = TensorProto.FLOAT16
     _insert_casts(graph)
     half = replace(model, proto=proto, contract=replace(model.contract, precision="fp16"))
-    check(half)
+    require_valid(half)
     return half
 
 
@@ -68,7 +68,7 @@ def _halve_tensors(graph: onnx.GraphProto) -> None:
 
 
 def _halve_operators(graph: onnx.GraphProto) -> None:
-    """Operators that name float32 as the type of what they make, or make it where they name none."""
+    """Operators whose output type is an attribute, float32 by default."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:

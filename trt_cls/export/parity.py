@@ -26,12 +26,13 @@ from trt_cls.errors import DataError, ExportError
 from trt_cls.evaluation.metrics import class_counts, one_answer
 from trt_cls.evaluation.multi_label import Flags, given_labels, label_agreement
 from trt_cls.evaluation.temperature import softened
-from trt_cls.export.images import ImageSet
+from trt_cls.export.original import Original
+from trt_cls.export.sample_images import ImageSet
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Images [n,C,H,W] → probabilities [n,classes]."""
 Thresholds = tuple[float, ...] | None
-"""Of a multi-label model; None: it has one class an image."""
+"""Of a multi-label model; None: it has one class per image."""
 
 ROUNDING = 8
 """How many times as far from float64 as the float32 network an FP32 file may be, beyond its plain bound.
@@ -103,7 +104,7 @@ class Checked(NamedTuple):
 
     parity: Parity
     remarks: tuple[str, ...] = ()
-    """What the check did not show, or showed beside, a sentence for each, for people."""
+    """What the check could not show, or showed in addition, one sentence each."""
 
 
 class Answers(NamedTuple):
@@ -267,7 +268,7 @@ def _in_float64(reference: TorchEngine, fed: Preprocessing, opened: ExitStack) -
 class Check:
     """Holds artefacts against one model on the same images."""
 
-    model: Path
+    model: Original
     precision: Precision
     images: ImageSet
     temperature: float = 1.0
@@ -302,7 +303,7 @@ class Check:
     def _held(self, infer: Infer) -> Checked:
         fed = self.images.preprocessing
         with ExitStack() as opened:
-            reference = opened.enter_context(closing(open_engine(self.model, "cpu")))
+            reference = opened.enter_context(closing(self.model.engine()))
             expected, exact = self._softened(infer_fed(reference, fed)), None
             if isinstance(reference, TorchEngine):
                 # divides the logits, which float32's probabilities near 1 give to a few digits

@@ -27,7 +27,8 @@ def build(
 
     `widths` sets the number of filters of layers by name, for pruned networks. `tao_pooling` keeps the zero-padded
     final pooling of an imported TAO ResNet with use_pooling. Both apply to TAO's families only; an `arch` like
-    "torchvision/resnet18" gives that library's own module, with the probability `drop_path` of stochastic depth.
+    "torchvision/resnet18" gives that library's own module. `drop_path` is the probability of stochastic depth in the
+    last block of a network that has it; 0: its default.
 
     Raises:
         RequestError: the family, its depth or its activation is unknown, or the input image is too small for it.
@@ -39,4 +40,7 @@ def build(
         return build_external(model_config, num_classes, drop_path)
     from trt_cls.models.families import build as build_family
 
-    return build_family(model_config, num_classes, widths, tao_pooling=tao_pooling)
+    network = build_family(model_config, num_classes, widths, tao_pooling=tao_pooling)
+    if drop_path:
+        network.set_drop_path(drop_path)
+    return network

@@ -18,7 +18,7 @@ from trt_cls.errors import ArtefactError, RequestError, TrtClsError, did_you_mea
 from trt_cls.models.network import require_answers
 from trt_cls.spec.experiment import ModelConfig
 
-Shape = tuple[int, int, int]
+InputShape = tuple[int, int, int]
 
 DROPS_OF_TIMM = "drop_path_rate"
 
@@ -128,7 +128,7 @@ def _require_intact(path: Path, digest: str) -> None:
         )
 
 
-def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
+def _timm_weights(name: str, input_shape: InputShape) -> Mapping[str, Tensor]:
     timm = require("timm", f'arch "timm/{name}"', "timm")
     if not timm.is_model_pretrained(name):
         raise RequestError(f"timm offers no weights for {name}; expected a file; leave pretrained_model_path out")
@@ -140,7 +140,7 @@ def _timm_weights(name: str, input_shape: Shape) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _from_torchvision(name: str, input_shape: Shape, num_classes: int, **options: Any) -> nn.Module:
+def _from_torchvision(name: str, input_shape: InputShape, num_classes: int, **options: Any) -> nn.Module:
     models = require("torchvision", f'arch "torchvision/{name}"', "train").models
     _require_known("torchvision", name, models.list_models(module=models))
     channels, *size = input_shape
@@ -156,7 +156,7 @@ def _from_torchvision(name: str, input_shape: Shape, num_classes: int, **options
     return module
 
 
-def _from_timm(name: str, input_shape: Shape, num_classes: int, **options: Any) -> nn.Module:
+def _from_timm(name: str, input_shape: InputShape, num_classes: int, **options: Any) -> nn.Module:
     timm = require("timm", f'arch "timm/{name}"', "timm")
     _require_known("timm", name, timm.list_models())
     # Networks with a fixed input size, such as ViT, take it from the overlay.

@@ -74,7 +74,7 @@ def rounded_by_output(weight: Tensor) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -LARGEST, LARGEST)
 
 
-def measured(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[Histogram, ...]]:
+def measured_ranges(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[Histogram, ...]]:
     """The layers of `network` that INT8 can compute, in execution order, with histograms of their inputs.
 
     Left out are layers that run more than once, for which the exported graph has other nodes, and dense ones with fewer

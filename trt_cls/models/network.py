@@ -76,6 +76,13 @@ class Network(nn.Module):
             if isinstance(layer, (nn.ReLU, nn.LeakyReLU)) and step.done_with and isinstance(made_by, UNUSED_OUTPUT):
                 layer.inplace = True
 
+    def set_drop_path(self, most: float) -> None:
+        """Scales the rates of stochastic depth so that the highest, that of the last block, is `most`."""
+        drops = [layer for layer in self.children() if isinstance(layer, SampleDropout)]
+        highest = max(drop.rate for drop in drops)
+        for drop in drops:
+            drop.rate *= most / highest
+
     def train(self, mode: bool = True) -> Network:
         """Sets the mode; with `freeze_bn`, batch normalization keeps its statistics, while gamma and beta learn."""
         super().train(mode)

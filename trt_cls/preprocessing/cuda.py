@@ -135,7 +135,7 @@ class CudaPreprocessing(GpuOwner):
         launch(self._kernel, self._preprocessing, placed.addresses, placed.images, output, stream)
 
     def close(self) -> None:
-        """Gives back what it holds on the GPU; a second time does nothing."""
+        """Frees GPU memory; a second call does nothing."""
         if self._kernels.closed:
             return
         with self.current():
@@ -180,7 +180,7 @@ class CudaAugmentation(GpuOwner):
             launch(self._kernel, self._preprocessing, addresses, images, output, self.stream)
 
     def close(self) -> None:
-        """Waits for what is queued, and gives back what it holds on the GPU; a second time does nothing."""
+        """Waits for queued work, then frees GPU memory; a second call does nothing."""
         if self._kernels.closed:
             return
         with self.current():

@@ -76,7 +76,7 @@ def require_spec_fits(
     asked_labels = experiment.extensions.labels
     if bool(asked_labels) != (contract.task == "multi") and (asked_labels or experiment.train_config):
         found = f'has labels "{asked_labels}"' if asked_labels else "has no extensions.labels"
-        trained_on = "class folders" if contract.task == "single" else "several labels an image"
+        trained_on = "class folders" if contract.task == "single" else "several labels per image"
         raise ArtefactError(
             f"{spec} and {model} disagree: the spec {found}, and the model was trained on {trained_on}; expected the "
             "spec that the model was trained with; set or remove extensions.labels, or name another model"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from trt_cls.errors import DataError
 from trt_cls.preprocessing.cpu import SWITCH
-from trt_cls.preprocessing.gate import ALONE_PIXELS, Source, opened
+from trt_cls.preprocessing.image_file import ALONE_PIXELS, Source, opened_image
 from trt_cls.preprocessing.pillow import Pixels, hwc
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def decode(source: Source, channels: int) -> Image.Image:
         DataError: no image, a broken one or one that is refused; the message starts with its path.
         TrtClsError: there is not enough memory for it.
     """
-    with opened(source) as (image, _):
+    with opened_image(source) as (image, _):
         return eight_bit(loaded(image), channels)
 
 
@@ -46,7 +46,7 @@ def read(source: Source, channels: int) -> Pixels:
     Raises:
         DataError, TrtClsError: as `decode`.
     """
-    with opened(source) as (image, content):
+    with opened_image(source) as (image, content):
         pixels = _pixels_of_jpeg(image, content, channels)
         if pixels is None:
             pixels = _array(eight_bit(loaded(image), channels))
@@ -55,7 +55,7 @@ def read(source: Source, channels: int) -> Pixels:
 
 
 def loaded(image: Image.Image) -> Image.Image:
-    """An image from `gate.opened`, decoded, with its pixels as they are stored in the file."""
+    """An image from `image_file.opened_image`, decoded, with its pixels as they are stored in the file."""
     if image.format == "TIFF":
         from trt_cls.preprocessing.tiff import loaded_tiff
 
@@ -85,11 +85,13 @@ def eight_bit(image: Image.Image, channels: int) -> Image.Image:
         DataError: the pixels are floating-point, or wider than 16 bits: their range is not known.
     """
     if image.mode == "F":
-        raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits a channel")
+        raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits per channel")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
-            raise DataError("pixels wider than 16 bits have no known range; save the image with 8 or 16 bits a channel")
+            raise DataError(
+                "pixels wider than 16 bits have no known range; save the image with 8 or 16 bits per channel"
+            )
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in image.info:  # Pillow would convert the transparent color too, and warn where there are several
         image = image.copy()

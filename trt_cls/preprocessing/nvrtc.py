@@ -46,7 +46,7 @@ def compiled_kernels(architecture: str, folder: Path) -> Path:
 
 @cache
 def nvrtc() -> ctypes.CDLL | None:
-    """The library; None where there is none."""
+    """The library; None where it is not installed."""
     try:
         from cuda import pathfinder
     except ImportError:

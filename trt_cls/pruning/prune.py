@@ -18,7 +18,7 @@ from trt_cls.artefacts.model_file import check_model_file
 from trt_cls.engines import open_engine
 from trt_cls.errors import ArtefactError, RequestError, require
 from trt_cls.files import results_folder
-from trt_cls.pruning.graph import ChannelGraph
+from trt_cls.pruning.channel_graph import ChannelGraph
 from trt_cls.pruning.selection import Criteria, Scored, all_filters, kept_filters, scored
 from trt_cls.pruning.surgery import filter_norms, multiply_adds_left, pruned_network, require_equal
 from trt_cls.pruning.trace import channel_graph
@@ -133,7 +133,7 @@ def latencies(modules: Sequence[nn.Module], contract: Contract) -> list[float]:
         MissingDependency: ONNX Runtime, or what writes ONNX, is not installed.
     """
     from trt_cls.artefacts.onnx_file import write_onnx
-    from trt_cls.export.onnx_file import onnx_from_module
+    from trt_cls.export.torch_to_onnx import onnx_from_module
 
     require("onnxruntime", "measuring the latency", "cpu")  # before the files are written, which takes seconds
     with tempfile.TemporaryDirectory() as folder:

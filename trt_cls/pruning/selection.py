@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.errors import ArtefactError, RequestError, did_you_mean
-from trt_cls.pruning.graph import ChannelGraph, Group
+from trt_cls.pruning.channel_graph import ChannelGraph, Group
 
 Normalizer = Literal["max", "L2"]
 Equalization = Literal["union", "intersection", "arithmetic_mean", "geometric_mean"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_cls.errors import TrtClsError, one_line
-from trt_cls.pruning.graph import ChannelGraph, ChannelPart
+from trt_cls.pruning.channel_graph import ChannelGraph, ChannelPart
 from trt_cls.pruning.selection import Filters, Norms
 
 if TYPE_CHECKING:

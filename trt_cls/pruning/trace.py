@@ -15,7 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from trt_cls.errors import TrtClsError, one_line
-from trt_cls.pruning.graph import (
+from trt_cls.pruning.channel_graph import (
     ChannelGraph,
     ChannelPart,
     Channels,

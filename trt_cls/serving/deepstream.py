@@ -1,4 +1,4 @@
-"""A folder for DeepStream: configuration of Gst-nvinfer, labels, model, and a README that says what differs.
+"""A folder for DeepStream: configuration of Gst-nvinfer, labels, model, and a README on how the answers differ.
 
 nvinfer feeds a network with `net-scale-factor · (pixel − offset)`, float32, planes in the network's own order
 (documentation of Gst-nvinfer; kernels in nvdsinfer_conversion.cu). Where one factor can't express the contract, the
@@ -24,13 +24,13 @@ from trt_cls.contract import INPUT, OUTPUT, Contract, Precision, Preprocessing
 from trt_cls.engines import open_engine
 from trt_cls.errors import MissingDependency, RequestError
 from trt_cls.export.embedding import embed_normalization
-from trt_cls.export.images import images_for
 from trt_cls.export.parity import checked
+from trt_cls.export.sample_images import images_for
 from trt_cls.files import write_csv, write_text
 from trt_cls.preprocessing.pillow import MARGIN
 from trt_cls.serving.common import ServedPlan, check_servable, copy_plan, filled, render, safe_name
 
-CONFIG, LABELS, README, THRESHOLDS = "nvinfer_config.txt", "labels.txt", "README.md", "thresholds.csv"
+CONFIG, LABELS_TXT, README, THRESHOLDS = "nvinfer_config.txt", "labels.txt", "README.md", "thresholds.csv"
 COLOR_FORMATS = {"rgb": 0, "bgr": 1, "gray": 2}
 NETWORK_MODES: dict[Precision, int] = {"fp32": 0, "int8": 1, "fp16": 2}
 SUPER_SAMPLING = 3
@@ -60,7 +60,7 @@ def write_deepstream(onnx_file: Path, plan: ServedPlan, folder: Path, say: Calla
         if plan.path:
             copy_plan(plan.path, model.with_suffix(".engine"))
         content = _content(contract, model, plan, reason)
-        write_text(draft / LABELS, ";".join(contract.classes) + "\n")
+        write_text(draft / LABELS_TXT, ";".join(contract.classes) + "\n")
         if contract.thresholds is not None:
             rows = zip(contract.classes, contract.thresholds, strict=True)
             write_csv(draft / THRESHOLDS, [("label", "threshold"), *rows])
@@ -126,7 +126,7 @@ def _content(contract: Contract, model: Path, plan: ServedPlan, reason: str) -> 
     own_engine = f"{model.name}_b{plan.profile.optimum}_gpu0_{contract.precision}.engine"  # nvinfer's name for it
     return {
         "config": CONFIG,
-        "labels": LABELS,
+        "labels": LABELS_TXT,
         "thresholds": THRESHOLDS,
         "output": OUTPUT,
         "model": model.name,

@@ -17,7 +17,7 @@ from trt_cls.contract import INPUT, METADATA_KEY, OUTPUT, Contract
 from trt_cls.files import write_text
 from trt_cls.serving.common import ServedPlan, check_servable, copy_plan, filled, render, safe_name
 
-CONFIG, LABELS, CLIENT = "config.pbtxt", "labels.txt", "client.py"
+CONFIG, LABELS_TXT, CLIENT = "config.pbtxt", "labels.txt", "client.py"
 VERSION = "1"
 DATA_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 QUEUE_DELAY = 1000
@@ -40,7 +40,7 @@ def write_triton(onnx_file: Path, plan: ServedPlan, folder: Path, say: Callable[
             copy_plan(plan.path, version / "model.plan")
         else:
             shutil.copyfile(onnx_file, version / "model.onnx")
-        write_text(draft / LABELS, "".join(f"{label}\n" for label in contract.classes))
+        write_text(draft / LABELS_TXT, "".join(f"{label}\n" for label in contract.classes))
         shutil.copyfile(Path(__file__).with_name("triton_client.py"), draft / CLIENT)
         settings = render(
             "triton_config.pbtxt.j2",
@@ -51,7 +51,7 @@ def write_triton(onnx_file: Path, plan: ServedPlan, folder: Path, say: Callable[
             key=METADATA_KEY,
             input=INPUT,
             output=OUTPUT,
-            labels=LABELS,
+            labels=LABELS_TXT,
             data_type=DATA_TYPES[contract.preprocessing.input_type],
             queue_delay=QUEUE_DELAY,
         )

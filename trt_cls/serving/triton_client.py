@@ -20,11 +20,11 @@ import tritonclient.http as triton  # type: ignore[import-untyped,import-not-fou
 from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-from trt_cls.artefacts.contracts import contract_from_json
+from trt_cls.artefacts.decoding import contract_from_json
 from trt_cls.contract import INPUT, METADATA_KEY, OUTPUT
 from trt_cls.data.folder import Sample, list_images
 from trt_cls.data.stream import stream
-from trt_cls.evaluation.decisions import decision
+from trt_cls.evaluation.prediction_sets import decision
 from trt_cls.text import FOREIGN, csv_row, printable
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from trt_cls.spec.fields import SIZES, checked_by_rules, enum, finite, interval, one_of, option, required
 
@@ -42,6 +43,10 @@ class Architecture:
     has_shortcuts: bool = False
     """Whether `all_projections` changes the network."""
     has_dropout: bool = False
+    has_drop_path: bool = False
+    """Whether residual branches are left out of training steps."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Flags of model_config that the family sets, whatever the spec says."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -60,22 +65,31 @@ class Architecture:
 
 
 POOLED = ("use_batch_norm", "use_bias", "use_pooling", "retain_head")
+WITH_NORMS, WITHOUT_NORMS = {"use_batch_norm": True}, {"use_batch_norm": False, "use_bias": True}
 
 ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
         Architecture("resnet", (10, 18, 34, 50, 101, 152), range(5), ("relu", "swish"), POOLED, has_shortcuts=True),
         Architecture("vgg", (16, 19), range(1, 6), ("relu",), POOLED, has_dropout=True),
-        Architecture("alexnet", (), range(1, 9), ("relu",), ("retain_head",)),
+        Architecture("alexnet", (), range(1, 9), ("relu",), ("retain_head",), fixed=WITHOUT_NORMS),
         Architecture("googlenet", (), range(10), activations=("relu",)),
         Architecture("mobilenet_v1", (), range(14), activations=("relu",)),
         Architecture("mobilenet_v2", (), range(19), activations=("relu",), has_shortcuts=True),
-        Architecture("squeezenet", (), range(9), ("relu",), ("retain_head",), has_dropout=True),
+        Architecture("squeezenet", (), range(9), ("relu",), ("retain_head",), has_dropout=True, fixed=WITHOUT_NORMS),
         Architecture("darknet", (19, 53), range(6), activations=("leaky_relu",)),
         Architecture("cspdarknet", (19, 53), range(6), activations=("leaky_relu", "relu", "mish")),
         Architecture("cspdarknet_tiny", (), range(6), activations=("leaky_relu", "relu", "mish")),
         *(
-            Architecture(f"efficientnet_b{size}", (), range(9), ("swish", "relu"), ("use_bias", "retain_head"))
+            Architecture(
+                f"efficientnet_b{size}",
+                (),
+                range(9),
+                ("swish", "relu"),
+                ("use_bias", "retain_head"),
+                has_drop_path=True,
+                fixed=WITH_NORMS,
+            )
             for size in range(8)
         ),
     )
@@ -142,7 +156,11 @@ class ModelConfig:
     freeze_blocks: tuple[int, ...] = option(
         (), "ids of blocks whose convolutions are not trained", checked_by_rules("integers: the family's blocks")
     )
-    dropout: float = option(0.0, "dropout rate in the head (vgg, squeezenet)", interval(0, 1, "[)"))
+    dropout: float = option(
+        0.0,
+        f"dropout rate in the head ({', '.join(a.name for a in ARCHITECTURES.values() if a.has_dropout)})",
+        interval(0, 1, "[)"),
+    )
     batch_norm_config: BatchNormConfig = option(BatchNormConfig, "constants of batch normalization")
     activation: Activation | None = option(None, "activation function; default: the family's own")
     byom_model: str = option(

@@ -189,7 +189,7 @@ class Extensions:
     drop_path: float = option(
         0.0,
         "stochastic depth: probability that a residual branch of the last block is left out of a step, less in the "
-        "blocks before; for networks of torchvision and timm that have it; 0: the library's default",
+        "blocks before; for EfficientNets, and networks of torchvision and timm that have it; 0: the network's default",
         interval(0, 1, "[)"),
     )
     gradient_checkpointing: bool = option(

@@ -27,7 +27,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class FieldRow:
     """One field."""
 
     path: str
@@ -45,7 +45,7 @@ class Row:
 
 
 @cache
-def reference() -> dict[str, Row]:
+def reference() -> dict[str, FieldRow]:
     """All fields by path, in the order of the dataclasses, each block before its fields."""
     return {row.path: row for row in _rows(Experiment, message_class("Experiment").DESCRIPTOR, "")}
 
@@ -56,14 +56,14 @@ def is_required(option: Field[Any]) -> bool:
 
 
 def markdown() -> str:
-    """The reference as one Markdown table for each section."""
-    lines: list[str] = []
+    """The reference as a Markdown page: one table for each section."""
+    lines = ["# Fields of a spec"]
     for row in reference().values():
         section, _, name = row.path.partition(".")
         if not name:
             lines += [
                 "",
-                f"### {section}",
+                f"## {section}",
                 "",
                 "| field | type | default | allowed | meaning |",
                 "|---|---|---|---|---|",
@@ -72,17 +72,17 @@ def markdown() -> str:
             default = row.default if row.default in ("", "required") else f"`{row.default}`"
             cells = (f"`{name}`", row.type, default, row.allowed, row.help)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines[1:]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def _rows(cls: Any, descriptor: Any, path: str) -> list[Row]:
+def _rows(cls: Any, descriptor: Any, path: str) -> list[FieldRow]:
     hints = get_type_hints(cls)
     rows = []
     for option in fields(cls):
         field = descriptor.fields_by_name[option.name]
         allowed = option.metadata["allowed"]
         rows.append(
-            Row(
+            FieldRow(
                 path=join(path, option.name),
                 type=_type(field, hints[option.name]),
                 default=_default(option, field),

@@ -229,7 +229,7 @@ def _check_annealing(schedule: SoftAnnealLr, report: Report) -> None:
     if not report.sound(path, f"{block}.soft_start"):
         return
     if any(later < earlier for earlier, later in pairwise(points)):
-        report.add(path, f"{_listed(points)} found, expected them in rising order")
+        report.add(path, f"{', '.join(map(str, points))} found, expected them in rising order")
     elif points and points[0] <= schedule.soft_start:
         report.add(path, f"{points[0]} found, expected points after soft_start, {schedule.soft_start}")
 
@@ -244,10 +244,6 @@ def _check_means(model: ModelConfig, train: TrainConfig, report: Report) -> None
         found = ", ".join(shown(key) for key in sorted(train.image_mean))
         wanted = "all of b, g, r" if channels == 3 else "l"
         report.add(path, f"keys {found} found, expected {wanted} for {channels} channel{'s' * (channels > 1)}")
-
-
-def _listed(numbers: Sequence[float]) -> str:
-    return ", ".join(str(number) for number in numbers)
 
 
 def _check_extensions(experiment: Experiment, report: Report) -> None:
@@ -303,12 +299,16 @@ def _check_padding(experiment: Experiment, report: Report) -> None:
 
 
 def _check_libraries(experiment: Experiment, report: Report) -> None:
-    """What only networks of other libraries have."""
-    for name in ("drop_path", "gradient_checkpointing"):
-        path, value, model = f"extensions.{name}", getattr(experiment.extensions, name), experiment.model_config
-        if value and model is not None and not is_external(model.arch) and report.sound(path, "model_config.arch"):
-            found = f'{shown(value)} found with arch "{model.arch}"'
-            report.add(path, f"{found}, expected a network of timm or torchvision there, or the field left out")
+    """What few of our own networks have, or none."""
+    own = ARCHITECTURES.get(experiment.model_config.arch) if experiment.model_config else None
+    for name, has, who in (
+        ("drop_path", own and own.has_drop_path, "an EfficientNet, or a network of timm or torchvision"),
+        ("gradient_checkpointing", False, "a network of timm"),
+    ):
+        path, value = f"extensions.{name}", getattr(experiment.extensions, name)
+        if value and own and not has and report.sound(path, "model_config.arch"):
+            found = f'{shown(value)} found with arch "{own.name}"'
+            report.add(path, f"{found}, expected {who} there, or the field left out")
 
 
 def _check_crops(experiment: Experiment, report: Report) -> None:

@@ -21,8 +21,6 @@ ENLARGED = 64
 """Smaller pictures are enlarged by half, to this side at most."""
 PASSES = {"cpu": 64_000, "gpu": 240_000, "hub": 30_000}
 """Images that a training sees in all: 8,000 of 32×32 pixels take about 8 minutes on two processor cores."""
-NOT_NORMALIZED = ("alexnet", "squeezenet")
-"""Families without batch normalization, which diverge at the learning rate of the others."""
 HUB_DEFAULT = "torchvision/resnet18"
 
 
@@ -43,7 +41,7 @@ class Pictures:
     """In the middle of all images, each."""
     color: bool
     remarks: tuple[str, ...]
-    """Lines for people."""
+    """Lines for display."""
 
     @property
     def side(self) -> int:
@@ -80,7 +78,9 @@ def starter_text(pictures: Pictures, arch: str, depth: int, results: str, *, hub
     """The spec; `results` is the folder that the training is expected to write, `hub` takes pretrained weights."""
     images = pictures.images if pictures.val else pictures.images * 4 // 5
     batch = 64 if images >= 1024 else 32 if images >= 256 else 8
-    rate = 0.01 if hub or arch in NOT_NORMALIZED else 0.05
+    own = ARCHITECTURES.get(arch)
+    normalized = own is None or own.fixed.get("use_batch_norm", True)  # without, 0.05 diverges
+    rate = 0.05 if normalized and not hub else 0.01
     room = Environment(
         loader=PackageLoader("trt_cls", "spec"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -91,7 +91,7 @@ def starter_text(pictures: Pictures, arch: str, depth: int, results: str, *, hub
         arch=arch,
         depth=depth,
         external=is_external(arch),
-        switch=arch in ARCHITECTURES and "use_batch_norm" in ARCHITECTURES[arch].switches,
+        switch=own is not None and "use_batch_norm" in own.switches,
         hub=hub,
         gpu=gpu,
         images=images,

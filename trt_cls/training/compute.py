@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from trt_cls.engines.torch import tf32
 from trt_cls.errors import DeviceError, RequestError, TrtClsError
+from trt_cls.training.scaling import Scaler
 
 FEW_CHANNELS = 16
 """Channels of oneDNN's widest block, that of AVX-512."""
@@ -85,9 +86,9 @@ class Compute:
         dtype = AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def scaler(self) -> torch.amp.GradScaler:
+    def scaler(self) -> Scaler:
         """Scales the loss for fp16, whose gradients would underflow; does nothing in the other precisions."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        return Scaler(self.device.type, enabled=self.precision == "fp16")
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"

@@ -27,6 +27,7 @@ from trt_cls.training.compute import Compute, compiled
 from trt_cls.training.loss import training_loss
 from trt_cls.training.optimization import optimizer, parameter_groups, penalty, set_rate
 from trt_cls.training.parallel import Pipelined, replicated, spread
+from trt_cls.training.scaling import count_on_device
 from trt_cls.training.validation import evaluating
 
 
@@ -79,6 +80,8 @@ class Learner:
         groups = parameter_groups(model, self.penalty, extensions)
         self._optimizer = optimizer(extensions.optimizer or config.optimizer, groups)
         self._scaler = compute.scaler()
+        if self._scaler.is_enabled():
+            count_on_device(self._optimizer)
         self._seed = config.random_seed
         self._sums = torch.zeros(4, dtype=torch.float64, device=compute.last)
         self._full_group = group * config.batch_size_per_gpu * processes.size if group > 1 else 0
@@ -124,7 +127,7 @@ class Learner:
         self._sums.zero_()
 
     def metrics(self) -> EpochMeans:
-        """Of the epoch so far, from this process's images; waits for the device."""
+        """Means of the epoch so far over this process's images; waits for the device."""
         return _means(self._sums.tolist())
 
     def metrics_of_all(self) -> EpochMeans:
@@ -148,6 +151,8 @@ class Learner:
         """Restores what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._scaler.is_enabled():
+            count_on_device(self._optimizer)
         for parameter, kept in self._optimizer.state.items():  # torch does not check
             if any(value.dim() and value.shape != parameter.shape for value in kept.values() if torch.is_tensor(value)):
                 raise ValueError("the optimizer's state is that of other weights")

@@ -21,8 +21,8 @@ def class_weights(asked: ClassWeights, folder: ImageFolder) -> Tensor:
     return (weights * images.sum() / (weights * images).sum()).float()
 
 
-def described(weights: Tensor, folder: ImageFolder) -> str:
-    """The smallest and the largest weight, for people."""
+def weights_text(weights: Tensor, folder: ImageFolder) -> str:
+    """The smallest and the largest weight, for display."""
     counted = folder.counts
     ends = (
         f"{weights[label]:.3g} for {folder.classes[label]} ({counted[label]:,} images)"

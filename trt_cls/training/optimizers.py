@@ -23,7 +23,7 @@ class Lamb(torch.optim.Optimizer):
     """LAMB: Adam's step plus weight_decay · w, scaled to the norm of the weights, for the groups that decay."""
 
     def __init__(self, groups: Any, lr: float, betas: tuple[float, float], eps: float) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "capturable": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -42,11 +42,10 @@ class Lamb(torch.optim.Optimizer):
     def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
-            # a tensor, as torch's own optimizers count: load_state_dict leaves it on the CPU
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = _no_steps(weight, group)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
         state["step"] += 1
-        step, (beta_1, beta_2) = int(state["step"]), group["betas"]
+        step, (beta_1, beta_2) = state["step"].double(), group["betas"]
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         mean.lerp_(gradient, 1 - beta_1)
         square.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
@@ -109,7 +108,7 @@ class Muon(torch.optim.AdamW):
     def _update(self, weight: Any, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)  # AdamW's load_state_dict expects one
+            state["step"] = _no_steps(weight, group)
             state["momentum_buffer"] = torch.zeros_like(weight)
         state["step"] += 1
         state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
@@ -137,3 +136,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 def _trained(group: dict[str, Any]) -> Iterator[Any]:
     """The weights of a group that have a gradient."""
     return (weight for weight in group["params"] if weight.grad is not None)
+
+
+def _no_steps(weight: Tensor, group: dict[str, Any]) -> Tensor:
+    """A count of steps as torch's own optimizers keep it: on the CPU, where reading it does not wait for a GPU."""
+    return torch.zeros((), dtype=torch.float32, device=weight.device if group.get("capturable") else "cpu")

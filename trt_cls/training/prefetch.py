@@ -12,6 +12,7 @@ import torch
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.loader import PackedBatch, TrainingBatch
+from trt_cls.data.transforms import NOT_ON_GPU
 from trt_cls.errors import DeviceError, MissingDependency
 from trt_cls.preprocessing.cuda import CudaAugmentation
 from trt_cls.spec.experiment import Extensions
@@ -26,9 +27,9 @@ def open_augmentation(
     """The kernel that makes packed batches into images, to be closed; None where the loader's processes do that."""
     if compute.device.type != "cuda":
         return None
-    on_resized = [name for name in ("rand_augment", "trivial_augment", "crop_padding") if getattr(extensions, name)]
-    if on_resized:
-        _log.warning("training images are augmented on the CPU: the GPU's kernel has no %s", " and ".join(on_resized))
+    lacking = [name for name in NOT_ON_GPU if getattr(extensions, name)]
+    if lacking:
+        _log.warning("training images are augmented on the CPU: the GPU's kernel has no %s", " and ".join(lacking))
         return None
     try:
         return CudaAugmentation(preprocessing, compute.device.index)
@@ -91,7 +92,7 @@ def _augmented(batch: PackedBatch, compute: Compute, kernel: CudaAugmentation | 
 
 @contextmanager
 def _in_turn(compute: Compute, kernel: CudaAugmentation) -> Iterator[None]:
-    """Lets the kernel's stream wait for the current one, and that for what the block queues on the kernel's.
+    """Makes the kernel's stream wait for the current stream, and afterwards the current stream for the kernel's.
 
     So no memory of torch's ever belongs to the kernel's stream, which is gone when the kernel is closed.
     """

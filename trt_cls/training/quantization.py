@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from trt_cls.data.folder import evenly_spread
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import WORKERS, stream
 from trt_cls.errors import DataError, RequestError
-from trt_cls.models.int8_layers import measured, quantize_layers, restore_layers
+from trt_cls.models.int8_layers import measured_ranges, quantize_layers, restore_layers
 from trt_cls.models.int8_ranges import CALIBRATION_BATCH, METHODS, Histogram, Method, best_of, decibels, threshold
 from trt_cls.models.network import Add
 from trt_cls.spec.experiment import Quantization
 from trt_cls.training.setup import Setup
 from trt_cls.training.validation import evaluating
 
-WORKERS = 4
 COMPARED_ON = 64
 """Images on which "auto" compares the methods."""
 
@@ -53,7 +52,7 @@ def quantize_for_training(model: nn.Module, asked: Quantization, setup: Setup) -
             "expected image files"
         )
     with evaluating(setup.compute.place(model)):
-        found = measured(model, chain(first, images))
+        found = measured_ranges(model, chain(first, images))
         layers = {name: inputs for name, inputs in found.items() if name not in _ends(model, found, asked.keep)}
         if not layers:
             raise RequestError(

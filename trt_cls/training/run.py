@@ -27,7 +27,7 @@ from trt_cls.training.logs.files import Checkpoints, Curve, StatusFile
 from trt_cls.training.logs.page import TrainingPage
 from trt_cls.training.logs.trackers import TensorBoard, Trackers
 from trt_cls.training.loop import Training, TrainingResult
-from trt_cls.training.loss import class_weights, described
+from trt_cls.training.loss import class_weights, weights_text
 from trt_cls.training.parallel import joined_to_train
 from trt_cls.training.quantization import quantize_for_training
 from trt_cls.training.rate_finder import RateCurve, sweep, write_page
@@ -157,7 +157,7 @@ def _learner(
     teacher = Teacher(distillation, setup.contract, compute) if distillation else None
     weights = class_weights(extensions.class_weights, setup.train) if extensions.class_weights else None
     if weights is not None:
-        reporter.line(described(weights, setup.train))
+        reporter.line(weights_text(weights, setup.train))
     return Learner(
         model, config, compute, setup.processes, extensions, teacher, weights, compile_network=compile_network
     )

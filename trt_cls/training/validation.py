@@ -58,7 +58,7 @@ class Validation(NamedTuple):
         return float(right / images)
 
     def figures(self, classes: Sequence[str]) -> dict[str, Any]:
-        """What an `EpochRow` says of it."""
+        """Its columns of an `EpochRow`."""
         return {
             "val_loss": self.loss,
             "val_acc": self.accuracy,
@@ -186,7 +186,7 @@ class LabelValidation(NamedTuple):
     one_answer: str
 
     def figures(self, classes: Sequence[str]) -> dict[str, Any]:
-        """What an `EpochRow` says of it."""
+        """Its columns of an `EpochRow`."""
         return {
             "val_loss": self.loss,
             "val_acc": self.exact_match,

@@ -71,7 +71,7 @@ class Plan:
         return Run(self.check(context, "creating an execution context"), self.check)
 
     def check(self, result: Any, action: str) -> Any:
-        """`result`, unless it is one of the values by which TensorRT says that it failed."""
+        """`result`, unless it is one of the values that TensorRT returns for a failure."""
         if result is None or result is False:
             raise EngineError(f"{self.backend}: {action} failed: {self._said()}")
         return result
@@ -128,8 +128,8 @@ def make_logger(trt: ModuleType) -> Any:
     return Logger()
 
 
-def import_runtime(builder: BuilderName, purpose: str = "") -> ModuleType:
-    """The module that makes and runs plans of `builder`; `purpose` is for the error message.
+def import_runtime(builder: BuilderName, purpose: str = "", otherwise: str = "use its ONNX file") -> ModuleType:
+    """The module that makes and runs plans of `builder`; `purpose` and `otherwise` are for the error message.
 
     Raises:
         DeviceError: it is not installed, and there is no GPU either.
@@ -140,7 +140,7 @@ def import_runtime(builder: BuilderName, purpose: str = "") -> ModuleType:
         module = require(name, purpose or f"running an engine built by {builder}", extra, package=builder)
     except MissingDependency:
         if not purpose:  # to run a plan without a GPU, installing it would not help
-            require_gpu("run the ONNX file that it was built from with --provider cpu")
+            require_gpu(otherwise)
         raise
     if not hasattr(module, "Runtime"):  # a folder of type stubs passes for the package
         raise MissingDependency(builder, purpose, extra)

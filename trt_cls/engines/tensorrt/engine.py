@@ -67,8 +67,8 @@ class Slot:
     def run(self, count: int) -> None:
         """Queues the network on the first `count` images of the input, and the copy of their answers to the host.
 
-        All probabilities come back, which loss and calibration need: 4 bytes a class and image, 1 MB for 256 images of
-        1,000 classes, which is 0.7 % of what 256 decoded photographs of 500×375 bring the other way.
+        All probabilities come back, which loss and calibration need: 4 bytes per class and image, 1 MB for 256 images
+        of 1,000 classes, 0.7 % of the bytes of 256 decoded photographs of 500×375.
         """
         batch = max(count, self._plan.smallest)
         if self._graph is not None and batch == self._batch:
@@ -83,7 +83,7 @@ class Slot:
         return self._answers[:count].copy()
 
     def close(self) -> None:
-        """Waits for what is queued, and frees all."""
+        """Waits for queued work, then frees everything."""
         self.stream.synchronize()
         self._drop_graph()
         del self._run, self.input, self._output, self._answers, self.stream
@@ -171,12 +171,11 @@ class TensorRtEngine(GpuOwner):
         data = read_plan(path, sidecar)
         self.contract = sidecar.contract
         self.backend: str = sidecar.builder
-        trt = import_runtime(sidecar.builder)
+        otherwise = f"name the ONNX file that it was built from, -m {path.with_name(sidecar.onnx)}"
+        trt = import_runtime(sidecar.builder, otherwise=otherwise)
         version = str(trt.__version__)
         require_version(path, sidecar, version, visible_gpu())
-        self._cuda = cuda_driver(
-            "running a TensorRT engine", "run the ONNX file that it was built from with --provider cpu"
-        )
+        self._cuda = cuda_driver("running a TensorRT engine", otherwise)
         device = self._cuda.Device(0)
         gpu = Gpu(device.name(), "{}.{}".format(*device.compute_capability()))
         require_architecture(path, sidecar, version, gpu)

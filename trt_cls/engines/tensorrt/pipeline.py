@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import DecodedBatch, decoded
+from trt_cls.data.stream import DecodedBatch, decoded_batches
 from trt_cls.engines.engine import Answered
 from trt_cls.engines.tensorrt.engine import TensorRtEngine
 from trt_cls.preprocessing.cuda import CudaPreprocessing
@@ -51,7 +51,7 @@ class Lane:
         return self._slot.answers(self._count)
 
     def close(self) -> None:
-        """Waits for what is at work, and frees all."""
+        """Waits for running work, then frees everything."""
         self._slot.close()
         del self._slot, self._staging
 
@@ -67,7 +67,7 @@ def answers_on_device(
     size = min(batch_size, engine.largest)
     with ExitStack() as stack:
         batches = stack.enter_context(
-            closing(decoded(samples, engine.contract.preprocessing, batch_size=size, workers=workers))
+            closing(decoded_batches(samples, engine.contract.preprocessing, batch_size=size, workers=workers))
         )
         lanes: list[Lane] = []
         stack.callback(_close, engine, lanes)

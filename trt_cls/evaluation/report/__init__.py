@@ -1,6 +1,7 @@
 """HTML reports: one self-contained file each, without network access. Templates, tables of contract and versions.
 
-Also the report of a comparison; those of evaluations are in `evaluation_page`. Does not know: how figures are measured.
+Also the report of a comparison. Does not know: how figures are measured. Begin with `evaluation_page`, the report of an
+evaluation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from trt_cls.contract import Contract
 from trt_cls.engines.backends import BACKENDS
 from trt_cls.evaluation.compare import Change, Comparison
-from trt_cls.evaluation.decisions import calibration_rows
+from trt_cls.evaluation.prediction_sets import calibration_rows
 from trt_cls.evaluation.report.selection import thumbnails
 from trt_cls.gpu import visible_gpu
 from trt_cls.spec.architectures import ARCHITECTURES
@@ -60,13 +61,13 @@ def path_text(path: Path, folder: Path | None = None) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-PACKAGES = ("numpy", "pillow", "onnx", *(package for backend in BACKENDS for package in backend.packages))
+PACKAGES = tuple(dict.fromkeys(("numpy", "pillow", "onnx", *(name for row in BACKENDS for name in row.packages))))
 """Packages that can change predictions or their speed."""
 
-Rows = list[tuple[str, str]]
+TableRows = list[tuple[str, str]]
 
 
-def contract_rows(contract: Contract) -> Rows:
+def contract_rows(contract: Contract) -> TableRows:
     """The network and its preprocessing, as a table."""
     model, pixels = contract.model, contract.preprocessing
     has_depths = model.arch in ARCHITECTURES and bool(ARCHITECTURES[model.arch].depths)
@@ -81,13 +82,13 @@ def contract_rows(contract: Contract) -> Rows:
         ("Mean", ", ".join(f"{value:g}" for value in pixels.mean)),
         ("Std", ", ".join(f"{value:g}" for value in pixels.std)),
         ("Classes", f"{len(contract.classes):,}"),
-        *([("Task", "several labels an image, each by its threshold")] if contract.task == "multi" else []),
+        *([("Task", "several labels per image, each by its threshold")] if contract.task == "multi" else []),
         *calibration_rows(contract),
         ("Written by", contract.producer),
     ]
 
 
-def version_rows() -> Rows:
+def version_rows() -> TableRows:
     """Software, machine and time, as a table."""
     gpu = visible_gpu()
     return [

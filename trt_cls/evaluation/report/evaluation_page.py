@@ -18,7 +18,7 @@ from trt_cls.evaluation.metrics import balanced_accuracy, calibration_bins, macr
 from trt_cls.evaluation.multi_label import Flags
 from trt_cls.evaluation.report import common_folder, contract_rows, page, path_text, version_rows
 from trt_cls.evaluation.report.selection import GALLERY, Cell, PicturedAnswer, Selection, select, thumbnails
-from trt_cls.preprocessing.gate import Source
+from trt_cls.preprocessing.image_file import Source
 
 MATRIX = 40
 """Most classes in the confusion matrix; of more, those that are confused most often."""

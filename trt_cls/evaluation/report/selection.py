@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_cls.data.stream import WORKERS
 from trt_cls.errors import TrtClsError
 from trt_cls.evaluation.evaluate import Predictions
-from trt_cls.preprocessing.gate import Source, opened
+from trt_cls.preprocessing.image_file import Source, opened_image
 from trt_cls.preprocessing.images import eight_bit, loaded
 
 GALLERY = 24
@@ -120,7 +121,6 @@ SIDE = 128
 QUALITY = 75
 ICON = 64
 """Thumbnails up to this side are PNG: JPEG artifacts would hide what they show."""
-WORKERS = 4
 
 
 def thumbnails(images: Iterable[tuple[Path, Source]]) -> dict[Path, str]:
@@ -133,7 +133,7 @@ def thumbnails(images: Iterable[tuple[Path, Source]]) -> dict[Path, str]:
 
 def _thumbnail(source: Source) -> str | None:
     try:
-        with opened(source) as (image, _):
+        with opened_image(source) as (image, _):
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG decodes at a fraction of the size, several times faster
             small = eight_bit(loaded(image), 3)
             small.thumbnail((SIDE, SIDE))

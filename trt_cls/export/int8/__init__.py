@@ -1,7 +1,8 @@
 """INT8 and FP8 export: a float32 graph is calibrated on images and quantized, all of it or the layers that cost little.
 
-The parts: `layers` (what 8 bits can compute), `qdq` (the graph), `sensitivity` (what stays in float16 for its
-accuracy). How the calibration clips a range is in `models/int8_ranges.py`, which training uses too.
+Knows what 8 bits can compute (`layers`), the graph (`qdq`), and what stays in float16 for its accuracy (`sensitivity`).
+Does not know: how calibration clips a range, which is in `models/int8_ranges.py` for training too. Begin with
+`quantize`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -21,11 +22,11 @@ from trt_cls.contract import Contract
 from trt_cls.data.folder import evenly_spread
 from trt_cls.data.split import Dataset, training_datasets
 from trt_cls.errors import DataError, ExportError, RequestError
-from trt_cls.export.images import BATCH, ImageSet, images_for
 from trt_cls.export.int8.layers import LEAST_SHARE, Keep, first_and_last, float_layers_text, quantizable, share_of
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, measure_magnitudes, trained_layers
 from trt_cls.export.int8.sensitivity import EightBits, LabeledImages, choose, rank, signal_to_noise, table
-from trt_cls.export.onnx_file import onnx_from_module
+from trt_cls.export.sample_images import BATCH, ImageSet, images_for
+from trt_cls.export.torch_to_onnx import onnx_from_module
 from trt_cls.files import is_shards
 from trt_cls.models.int8_ranges import METHODS, Histogram, Method, best_of, threshold
 from trt_cls.spec.experiment import Experiment
@@ -33,6 +34,7 @@ from trt_cls.spec.experiment import Experiment
 if TYPE_CHECKING:
     from torch import nn
 
+EIGHT_BITS: tuple[EightBits, ...] = get_args(EightBits)
 BATCHES = 32
 """Of 16 images: 512."""
 RANKED_ON = 64
@@ -147,7 +149,7 @@ def _require_most(graph: onnx.ModelProto, layers: Collection[str], form: EightBi
 
 
 def _shares(graph: onnx.ModelProto, layers: Collection[str]) -> str:
-    """How much of a float32 `graph` 8 bits compute with `layers`, for people."""
+    """How much of a float32 `graph` 8 bits compute with `layers`, for display."""
     rest = float_layers_text(graph, layers)
     share = f"8 bits compute {share_of(graph, layers):.1%} of the multiply-adds"
     return f"{share}, float16 {rest}" if rest else share
@@ -170,7 +172,7 @@ def _thresholds(
 
 
 def shortcomings(images: ImageSet, asked: int, *, class_folders: bool = True) -> list[str]:
-    """What calibration on `images` may miss, a sentence for each, for people."""
+    """What calibration on `images` may miss, one sentence each."""
     found = []
     if len(images.samples) < asked:
         found.append(

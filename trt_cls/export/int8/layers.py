@@ -14,7 +14,7 @@ from typing import Literal
 
 import onnx
 
-from trt_cls.engines.graph import graph_of
+from trt_cls.engines.onnx_graph import graph_of
 from trt_cls.models.int8_ranges import NARROW
 
 Keep = Literal["first", "last"]
@@ -58,7 +58,7 @@ def share_of(model: onnx.ModelProto, layers: Collection[str]) -> float:
 
 
 def float_layers_text(model: onnx.ModelProto, layers: Collection[str]) -> str:
-    """What multiplies and adds outside `layers`, by reason, with its share; for people. Empty where nothing does."""
+    """What multiplies and adds outside `layers`, by reason, with its share, for display. Empty where nothing does."""
     costs, counts, shares = _costs(model), Counter[str](), defaultdict[str, float](float)
     for name, why in _stays(model).items():
         if name not in layers:

@@ -188,7 +188,7 @@ def _to_fp8(graph: onnx.GraphProto, layers: Collection[str], fp8: Fp8) -> None:
         dequantize = made[copies.get(name, name)]
         scale, zero = (values[given] for given in dequantize.input[1:3])
         largest = fp8.largest.get(made[dequantize.input[0]].input[0])
-        found = numpy_helper.to_array(scale)  # of INT8; weights have one a channel
+        found = numpy_helper.to_array(scale)  # of INT8; weights have one per channel
         exact = found * np.float32(LARGEST / LARGEST_FP8)
         if largest is not None:
             exact = np.full_like(found, max(largest / LARGEST_FP8, SMALLEST_SCALE))

@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from trt_cls.artefacts.onnx_file import OnnxModel
 from trt_cls.contract import INPUT, OUTPUT, Preprocessing
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import WORKERS, stream
 from trt_cls.engines.onnxruntime import session_of
 from trt_cls.errors import DataError
 from trt_cls.evaluation.multi_label import mean_average_precision, truth_of
-from trt_cls.export.images import BATCH, WORKERS
 from trt_cls.export.int8.qdq import Fp8, int8_from_fp32, with_qdq
-from trt_cls.export.onnx_file import LOGITS
+from trt_cls.export.sample_images import BATCH
+from trt_cls.export.torch_to_onnx import LOGITS
 from trt_cls.models.int8_ranges import LARGEST, SMALLEST_SCALE, TIE, Method, decibels
 
 EightBits = Literal["int8", "fp8"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class RankedLayer:
     """What 8 bits do to the network through one layer."""
 
     name: str
@@ -48,7 +48,7 @@ class Layer:
 class LayerChoice:
     """Which layers compute in 8 bits, and the accuracy with them."""
 
-    ranking: tuple[Layer, ...]
+    ranking: tuple[RankedLayer, ...]
     """The costliest first; a layer with two formats twice, the cheaper format before the other."""
     kept: int
     """So many of the costliest are left out."""
@@ -70,7 +70,7 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Labeled images that are decoded each time they are gone through."""
+    """Labeled images, decoded again on each pass."""
 
     preprocessing: Preprocessing
     samples: Sequence[Sample]
@@ -101,7 +101,7 @@ class LabeledImages:
         return float(np.mean(found.argmax(1) == [sample.label for sample in seen]))
 
 
-def forms(ranking: Sequence[Layer], kept: int) -> dict[str, EightBits]:
+def forms(ranking: Sequence[RankedLayer], kept: int) -> dict[str, EightBits]:
     """The format of each layer in 8 bits, when so many of the costliest formats are left out."""
     found: dict[str, EightBits] = {}
     for layer in ranking[kept:]:
@@ -116,7 +116,7 @@ def rank(
     images: NDArray[Any],
     formats: Sequence[EightBits] = ("int8",),
     largest: Mapping[str, float] | None = None,
-) -> tuple[Layer, ...]:
+) -> tuple[RankedLayer, ...]:
     """`layers` of the float32 `model` in each of `formats`, the costliest first, by the logits of a batch of `images`.
 
     `largest` has the largest magnitude of each activation, for FP8. A format that is no better than a cheaper one of
@@ -132,15 +132,15 @@ def rank(
             fp8 = Fp8([name] if form == "fp8" else [], largest or {})
             ratio = decibels(exact, _logits(with_qdq(model, thresholds, [name], fp8), images) - exact)
             if ratio > best + TIE:
-                found.append(Layer(name, weights, operator, ratio, form))
+                found.append(RankedLayer(name, weights, operator, ratio, form))
             best = max(best, ratio)
     return costliest_first(found)
 
 
-def costliest_first(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+def costliest_first(layers: Sequence[RankedLayer]) -> tuple[RankedLayer, ...]:
     """`layers` by rising signal to noise; a run of them, each within `TIE` of the next, keeps its own order."""
     rising = sorted(layers, key=lambda layer: layer.signal_to_noise)
-    runs: list[list[Layer]] = []
+    runs: list[list[RankedLayer]] = []
     for layer in rising:
         if not runs or layer.signal_to_noise > runs[-1][-1].signal_to_noise + TIE:
             runs.append([])
@@ -173,7 +173,7 @@ def _set_ranges(quantized: onnx.ModelProto, thresholds: Mapping[str, float]) -> 
 def choose(
     model: OnnxModel,
     thresholds: Mapping[str, float],
-    ranking: tuple[Layer, ...],
+    ranking: tuple[RankedLayer, ...],
     labeled: LabeledImages,
     max_loss: float,
     say: Callable[[str], None],
@@ -217,7 +217,7 @@ def choose(
 
 
 def table(choice: LayerChoice) -> list[str]:
-    """The ranking for people, a line for each layer."""
+    """The ranking for display, one line per layer."""
     width = max(len(layer.weights) for layer in choice.ranking)
     lines = [f"  {'layer':{width}}  operator  signal/noise  computes in"]
     chosen = forms(choice.ranking, choice.kept)

@@ -1,13 +1,13 @@
 """The table of families and how one is built from the spec's model_config; one module per family and its variants.
 
-To add a family: a module here, its row in `FAMILIES`, its row in `trt_cls/spec/architectures.py`.
+Does not know: checkpoints, and networks of other libraries. Begin with `FAMILIES`, the table; docs/architecture.md says
+how to add one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,8 +26,6 @@ class Family:
 
     network: Callable[[Builder, int], Value]
     """Adds all layers to a builder, for a number of classes, and returns the logits."""
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of model_config that the family sets, whatever the spec says."""
     initialize: Callable[[Tensor], None] = glorot_uniform
     """Initializes the weights of a convolution."""
 
@@ -35,15 +33,15 @@ class Family:
 FAMILIES = {
     "resnet": Family(resnet.network),
     "vgg": Family(vgg.network),
-    "alexnet": Family(alexnet.network, alexnet.FIXED),
+    "alexnet": Family(alexnet.network),
     "googlenet": Family(googlenet.network),
     "mobilenet_v1": Family(mobilenet.network_v1),
     "mobilenet_v2": Family(mobilenet.network_v2),
-    "squeezenet": Family(squeezenet.network, squeezenet.FIXED),
+    "squeezenet": Family(squeezenet.network),
     "darknet": Family(darknet.network),
     "cspdarknet": Family(darknet.csp_network),
     "cspdarknet_tiny": Family(darknet.csp_tiny_network),
-    **{arch: Family(efficientnet.network, efficientnet.FIXED, scaled_by_fan_out) for arch in efficientnet.SIZES},
+    **{arch: Family(efficientnet.network, scaled_by_fan_out) for arch in efficientnet.SIZES},
 }
 
 
@@ -67,8 +65,8 @@ def build(
 
 
 def _build(config: ModelConfig, num_classes: int, widths: Mapping[str, int], tao_pooling: bool) -> Network:
-    family = FAMILIES[config.arch]
-    net = Builder(replace(config, **family.fixed), widths, tao_pooling=tao_pooling, initialize=family.initialize)
+    family, fixed = FAMILIES[config.arch], ARCHITECTURES[config.arch].fixed
+    net = Builder(replace(config, **fixed), widths, tao_pooling=tao_pooling, initialize=family.initialize)
     family.network(net, num_classes)
     return net.network()
 

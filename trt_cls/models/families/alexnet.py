@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from trt_cls.models.builder import Builder, Value
 
-FIXED = {"use_batch_norm": False, "use_bias": True}
 CONVOLUTIONS = ((96, 11, 4), (256, 5, 1), (384, 3, 1), (384, 3, 1), (256, 3, 1))
 """Filters, kernel, stride of conv1 to conv5."""
 POOLED = (1, 2)

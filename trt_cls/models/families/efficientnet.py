@@ -11,9 +11,6 @@ from typing import NamedTuple
 from trt_cls.models.builder import Builder, Pair, Value
 from trt_cls.models.families.resnet import letters
 
-FIXED = {"use_batch_norm": True}
-
-
 SIZES = {
     "efficientnet_b0": (1.0, 1.0, 0.2),
     "efficientnet_b1": (1.0, 1.1, 0.2),

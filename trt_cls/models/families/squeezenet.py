@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from trt_cls.models.builder import Builder, Value
 
-FIXED = {"use_batch_norm": False, "use_bias": True}
 FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 """Filters of the squeeze, and of each of the two expanding convolutions."""
 POOLED = (4, 8)

@@ -1,7 +1,7 @@
 """Reads Keras models as TAO saves them (`.hdf5`), with h5py alone: layers, what feeds each, weights.
 
 A file is data: nothing in it is executed, no link out of it is followed, and no array larger than the file is read.
-Does not know: what the layers compute; `graph.py` does.
+Does not know: what the layers compute; `comparison.py` does.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def require_readable(path: Path) -> None:
     """
     trial = python(
         f"from trt_cls.distributed.failure import end_with_parent; end_with_parent({os.getpid()}); "
-        f"import pathlib, {__name__} as room; room.read_keras_model(pathlib.Path(sys.argv[1]))",
+        f"import pathlib, {__name__} as module; module.read_keras_model(pathlib.Path(sys.argv[1]))",
         str(path),
     )
     try:

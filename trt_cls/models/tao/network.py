@@ -15,7 +15,7 @@ from trt_cls.errors import ArtefactError, RequestError, TrtClsError
 from trt_cls.models.checkpoint import load_checkpoint, require_shapes, widths
 from trt_cls.models.families import build
 from trt_cls.models.network import Network
-from trt_cls.models.tao.graph import activation_of, require_same_network
+from trt_cls.models.tao.comparison import activation_of, require_same_network
 from trt_cls.models.tao.hdf5 import KerasLayer, KerasModel, read_keras_model
 from trt_cls.spec.architectures import ARCHITECTURES
 from trt_cls.spec.experiment import Activation, BatchNormConfig, ModelConfig

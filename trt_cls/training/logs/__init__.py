@@ -135,4 +135,4 @@ class Log:
         """The training ends by `error`, which may be a full disk."""
 
     def done(self, rows: Sequence[EpochRow], best: EpochRow, ended: str) -> None:
-        """The training is over; `rows` are all of its epochs, `ended` says how it came to its end."""
+        """The training is over; `rows` are all of its epochs, `ended` is the reason why it ended."""

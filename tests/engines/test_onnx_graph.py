@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from support.tiny_models import write_onnx
-from trt_cls.engines.graph import read_graph
+from trt_cls.engines.onnx_graph import read_graph
 from trt_cls.errors import ArtefactError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -13,15 +14,14 @@ from trt_cls.cli.options import RunOptions
 from trt_cls.cli.processes import progress, take_gpu_for
 from trt_cls.errors import DataError, RequestError, StoreError, TrtClsError
 from trt_cls.files import EXAMPLE, is_shards, shard_paths
-from trt_cls.stores import output_folder, require_there
+from trt_cls.stores import LOOKED_FOR, output_folder, require_there
 from trt_cls.terminal import echo
 from trt_cls.text import counted
-from trt_cls.urls import StorePath
 
 if TYPE_CHECKING:
     from trt_cls.data.samples import Samples
     from trt_cls.distributed.processes import Rank
-    from trt_cls.evaluation.labeling import Labeling, TableFormat
+    from trt_cls.evaluation.shard_labels import Labeling, TableFormat
 
 
 def label_shards(
@@ -35,7 +35,7 @@ def label_shards(
     """
     from trt_cls.artefacts.sidecar import file_sha256
     from trt_cls.data.shards import shard_by_shard
-    from trt_cls.evaluation.labeling import Labeling
+    from trt_cls.evaluation.shard_labels import Labeling
 
     paths = _shards(sources)
     labeling = Labeling(output_folder(out), file_sha256(model), form, run.provider, run.batch_size or 32)
@@ -63,20 +63,17 @@ def answer_shards(
     from trt_cls.distributed.failure import end_with_launcher
     from trt_cls.distributed.processes import own_rank
     from trt_cls.engines import open_engine
-    from trt_cls.evaluation.answers import WithFlips, answers
+    from trt_cls.evaluation.inference import WithFlips, answers
 
     end_with_launcher()
     own = own_rank(shard)
     labeling.begin(paths)
     samples_of, broken = samples_by_shard(), []
-    left = []
-    for path in paths[own.rank :: own.size]:
-        if not labeling.is_done(path):
-            left.append(path)
-        elif not isinstance(path, StorePath):  # to know the images of one, it may have to be copied
-            with suppress(DataError):  # it was readable when it was labeled
-                labeling.require_of(path, samples_of(path))
-    echo(f"{counted(len(paths), 'shard')}, {len(paths[own.rank :: own.size])} {_of(own)}, {len(left)} to label")
+    mine = paths[own.rank :: own.size]
+    with ThreadPoolExecutor(LOOKED_FOR) as pool:
+        finished = [*pool.map(partial(_is_done, labeling, samples_of), mine)]
+    left = [path for path, is_done in zip(mine, finished, strict=True) if not is_done]
+    echo(f"{counted(len(paths), 'shard')}, {len(mine)} {_of(own)}, {len(left)} to label")
     if not left:
         return
     _take_gpu(own, model, run)
@@ -87,6 +84,9 @@ def answer_shards(
         for path, found in zip(left, one_ahead(lambda path: copied(samples_of(path)), left), strict=True):
             try:
                 samples = found.result()
+                if _is_done(labeling, samples_of, path):
+                    echo(f"{path.name}: labeled by another process meanwhile")
+                    continue
                 with progress(len(samples)) as done:
                     made = labeling.label(answer, engine.contract, path, samples, done)
             except (DataError, StoreError) as error:
@@ -98,9 +98,18 @@ def answer_shards(
         raise TrtClsError(f"{len(broken)} of {len(left)} shards are not labeled, the first is {broken[0]}")
 
 
+def _is_done(labeling: Labeling, samples_of: Callable[[Path], Samples], path: Path) -> bool:
+    """Whether a shard has its output; that of other images is refused."""
+    if not labeling.is_done(path):
+        return False
+    with suppress(DataError, StoreError):  # it was readable when it was labeled
+        labeling.require_of(path, samples_of)
+    return True
+
+
 def merge_labels(out: Path) -> None:
     """Writes the labels of all shards as one table."""
-    from trt_cls.evaluation.labeling import merge
+    from trt_cls.evaluation.shard_labels import merge
 
     path, count = merge(out)
     echo(f"{counted(count, 'image')}, each once; written: {path}")

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import Sample
-from trt_cls.data.stream import stream
+from trt_cls.data.stream import WORKERS, stream
 from trt_cls.engines.backends import open_engine
 from trt_cls.engines.engine import Engine
 from trt_cls.errors import ArtefactError, EngineError, MissingDependency
-from trt_cls.export.images import WORKERS
 from trt_cls.export.parity import BOUNDS, Answers, figures
 
 PROOF = 32

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_cls.pruning.graph import ChannelPart, Channels, aligned, moved, reduced, reshaped
+from trt_cls.pruning.channel_graph import ChannelPart, Channels, aligned, moved, reduced, reshaped
 
 CHANNELS = Channels(1, (ChannelPart("a", 4), ChannelPart(None, 2)))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Activations = NDArray[np.floating[Any]]
 
-BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.03, "int8": 0.3, "fp8": 0.3}
+LAYER_BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.03, "int8": 0.3, "fp8": 0.3}
 """How far a tensor may be off, as a share of its largest value, by the coarser of the two files: float32 rounds at
 1e-7, float16 at 1e-3 and 8 bits at 1e-2, and the errors of some fifty layers add up."""
 
@@ -88,7 +88,7 @@ def compare_layers(a: Path, b: Path, images: NDArray[np.float32]) -> tuple[Layer
 
 def bound(a: Precision, b: Precision) -> float:
     """The largest relative difference to expect between tensors of files in these precisions."""
-    return max(BOUNDS[a], BOUNDS[b])
+    return max(LAYER_BOUNDS[a], LAYER_BOUNDS[b])
 
 
 def first_beyond(differences: Sequence[LayerDifference], limit: float) -> LayerDifference | None:

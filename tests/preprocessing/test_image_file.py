@@ -15,7 +15,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from trt_cls.errors import DataError, TrtClsError
-from trt_cls.preprocessing import gate
+from trt_cls.preprocessing import image_file
 from trt_cls.preprocessing.images import decode, read
 
 
@@ -104,7 +104,7 @@ def test_want_of_memory_is_no_broken_image(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(gate.np, "empty", full)
+    monkeypatch.setattr(image_file.np, "empty", full)
     monkeypatch.setattr(Image.Image, "convert", full)
     with pytest.raises(TrtClsError, match=r"a\.png: not enough memory to decode the image \(2500×2500") as caught:
         decode(path, 3)
@@ -120,9 +120,9 @@ def test_want_of_memory_is_no_broken_image(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "ALONE_PIXELS", 100)
+    monkeypatch.setattr(image_file, "ALONE_PIXELS", 100)
     content = encoded(Image.new("RGB", (20, 20)), "PNG")
-    with gate.opened(content):
+    with image_file.opened_image(content):
         second = threading.Thread(target=read, args=(content, 3), daemon=True)
         second.start()
         second.join(0.2)
@@ -132,10 +132,10 @@ def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_huge_picture_keeps_others_out_while_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "ALONE_PIXELS", 100)
+    monkeypatch.setattr(image_file, "ALONE_PIXELS", 100)
     content = encoded(Image.new("RGB", (20, 20)), "PNG")
     second = threading.Thread(target=read, args=(content, 3), daemon=True)
-    with gate.holding():
+    with image_file.holding():
         read(content, 3)
         second.start()
         second.join(0.2)

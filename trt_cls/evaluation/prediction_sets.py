@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = ("unknown", "label", "set")
 
 
 class Decision(NamedTuple):
-    """What is said about one image."""
+    """The answer to one image."""
 
     kind: Kind
     named: tuple[tuple[str, float], ...]

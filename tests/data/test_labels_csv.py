@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trt_cls.data.folder import ImageFolder, image_folder
-from trt_cls.data.labels import labeled_folder
+from trt_cls.data.labels_csv import labeled_folder
 from trt_cls.data.shard_writer import write_shards
 from trt_cls.data.split import Dataset, halves, split_rows
 from trt_cls.errors import DataError, RequestError
@@ -123,7 +123,7 @@ def test_a_list_of_images_with_several_labels_is_selected_counted_and_sent_as_an
     folder = labeled_folder(written(tmp_path, "0.png,a|c\n1.png,\n2.png,b|c\n3.png,c\n", *names), "labels.csv")
     expected = [(0, 2), (), (1, 2), (2,)]
     assert [sample.indices for sample in folder.samples] == list(folder.samples.indices()) == expected
-    assert all(sample.is_labeled and sample.label == -1 for sample in folder.samples)
+    assert all(sample.labels is not None and sample.label == -1 for sample in folder.samples)
     assert folder.counts.tolist() == [1, 1, 3]
     for chosen, rows in ((folder.samples[1:], [1, 2, 3]), (folder.samples.at(np.array([3, 0, 1])), [3, 0, 1])):
         assert list(pickle.loads(pickle.dumps(chosen)).indices()) == [expected[row] for row in rows]
@@ -139,7 +139,7 @@ def test_shards_which_have_one_class_an_image_are_refused(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"x\.tar: shards found .*extensions\.labels.*a folder with labels\.csv"):
         Dataset(tmp_path / "x.tar", labels="labels.csv").labeled()
     folder = labeled_folder(written(tmp_path, "1.png,a|b", "1.png"), "labels.csv")
-    with pytest.raises(RequestError, match=r"several labels an image \(extensions\.labels\), expected one class"):
+    with pytest.raises(RequestError, match=r"several labels per image \(extensions\.labels\), expected one class"):
         write_shards(folder, tmp_path, "x", 10**6)
 
 

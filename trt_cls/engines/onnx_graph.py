@@ -15,13 +15,13 @@ from onnx import TensorProto
 
 from trt_cls.artefacts import onnx_file
 
-Shape = tuple[int | str, ...]
+DynamicShape = tuple[int | str, ...]
 
 EIGHT_BIT = ("Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool")
 """Operations that runtimes do with 8-bit numbers where all that goes in is dequantized."""
 NO_PARAMETERS = ("QuantizeLinear", "DequantizeLinear", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Clip", "ReduceMean")
 """Operations whose further inputs are settings."""
-SETTINGS = 64
+MOST_SETTINGS = 64
 """The largest number of values of a constant that shapes may depend on."""
 
 
@@ -31,7 +31,7 @@ class Tensor:
 
     name: str
     type: str
-    shape: Shape
+    shape: DynamicShape
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Layer:
     operation: str
     type: str
     """What it computes with, such as float16; int8 where its inputs are dequantized 8-bit numbers."""
-    shape: Shape
+    shape: DynamicShape
     """Of its first output, N for the batch."""
     parameters: int
     multiply_adds: int
@@ -112,7 +112,7 @@ def _with_shapes(model: onnx.ModelProto, batch: int | None = None) -> onnx.Graph
         if batch and info.type.tensor_type.shape.dim:
             info.type.tensor_type.shape.dim[0].dim_value = batch
     for weight in old.initializer:
-        if prod(weight.dims) <= SETTINGS:
+        if prod(weight.dims) <= MOST_SETTINGS:
             graph.initializer.append(weight)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
@@ -124,7 +124,7 @@ def _layers(
     model: onnx.ModelProto,
     tensors: Mapping[str, Tensor],
     weights: Mapping[str, TensorProto],
-    sizes: Mapping[str, Shape],
+    sizes: Mapping[str, DynamicShape],
 ) -> Iterator[Layer]:
     dequantized: dict[str, str] = {}
     """Tensor → what it is dequantized from: weights, where it is they that are quantized in the graph."""
@@ -151,7 +151,7 @@ def _layers(
         )
 
 
-def _multiply_adds(node: onnx.NodeProto, sizes: Mapping[str, Shape]) -> int:
+def _multiply_adds(node: onnx.NodeProto, sizes: Mapping[str, DynamicShape]) -> int:
     """By the shapes of one image; 0 where they are not known."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or not {node.output[0], *node.input[:2]} <= sizes.keys():
         return 0

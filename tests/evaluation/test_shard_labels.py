@@ -26,8 +26,8 @@ from trt_cls.data.stream import Skipped
 from trt_cls.distributed.processes import own_rank
 from trt_cls.engines.engine import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError
-from trt_cls.evaluation.labeling import Labeling, merge
 from trt_cls.evaluation.results import labeled, lines
+from trt_cls.evaluation.shard_labels import Labeling, merge
 from trt_cls.preprocessing.images import read
 
 CLASSES = ("dark", "light")
@@ -120,6 +120,7 @@ def test_each_image_has_one_row_with_its_place_and_path(undisturbed: Labeling, s
             "skipped",
             "images_sha256",
             "output_sha256",
+            "object_version",
         }
 
 
@@ -168,7 +169,8 @@ def test_killed_anywhere_and_started_again_the_outputs_are_the_same(
             images += 1
             if images % 5 == 0:
                 stem = samples[0].path.parent.stem
-                (again.out / f".{stem}.csv.left.csv").write_bytes(b"half")
+                for name in (f".{stem}.csv.leftover.csv", ".shards.0123.json.left_0v3.json"):
+                    (again.out / name).write_bytes(b"half")
                 raise KeyboardInterrupt
             yield batch
 
@@ -282,9 +284,9 @@ def test_a_shard_of_other_images_with_the_name_of_one_that_is_done_is_refused(
     undisturbed: Labeling, shards: list[Path]
 ) -> None:
     samples_of = shard_by_shard(shards)
-    undisturbed.require_of(shards[0], samples_of(shards[0]))
+    undisturbed.require_of(shards[0], samples_of)
     with pytest.raises(RequestError, match=f"{shards[0].stem}.json: made of other images than"):
-        undisturbed.require_of(shards[0], samples_of(shards[1]))
+        undisturbed.require_of(shards[0], lambda shard: samples_of(shards[1]))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from trt_cls.errors import EngineError
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 from trt_cls.engines.openvino import OpenVinoEngine
-from trt_cls.export import fastest
+from trt_cls.export import int8_on_cpu
 
 IMAGES = np.random.default_rng(0).random((32, 3, SIZE, SIZE), np.float32)
 
@@ -84,7 +84,7 @@ def test_without_openvino_its_package_is_named(int8: Path, monkeypatch: pytest.M
 def test_other_files_and_named_providers_are_opened_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, provider: str
 ) -> None:
-    monkeypatch.setattr(fastest, "open_fastest", None)
+    monkeypatch.setattr(int8_on_cpu, "open_fastest", None)
     model = write_onnx(tmp_path / "model.onnx", replace(CONTRACT, precision=precision))
     assert chosen(model, provider) == ("onnxruntime-cpu", [])
 

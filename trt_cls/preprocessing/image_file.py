@@ -36,7 +36,7 @@ EXTENSIONS = (
     ".avif",
 )  # fmt: skip
 """Suffixes of such files, in upper or lower case."""
-MOST_BYTES = 2**29 + 2**20
+LARGEST_FILE = 2**29 + 2**20
 """The size of the largest image as plain 8-bit RGB, and 1 MiB for what surrounds it."""
 ALONE_BYTES, ALONE_PIXELS = 2**25, 2**25
 """Larger images are decoded one at a time in a process: one of 178 megapixels takes up to 2 GB meanwhile."""
@@ -55,7 +55,7 @@ class Part:
     length: int
     crc32: int
     whole: stores.ObjectInfo | None = None
-    """What the index says of an object in a store."""
+    """What the index, or the store, says of an object."""
 
     def __str__(self) -> str:
         return f"{self.file}/{self.name}"
@@ -80,7 +80,7 @@ def holding() -> Iterator[None]:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
+def opened_image(source: Source) -> Iterator[tuple[Image.Image, bytes]]:
     """An image file, or its content, as Pillow opens it, with its content; not decoded yet.
 
     More pixels than Pillow's limit for decompression bombs (178,956,970) are refused. A huge image keeps other huge
@@ -126,13 +126,13 @@ def _content(source: Source, locks: ExitStack) -> bytes:
 
 
 def _admit(size: int, locks: ExitStack) -> None:
-    if size > MOST_BYTES:
-        raise DataError(f"{size:,} bytes found, expected at most {MOST_BYTES:,}")
+    if size > LARGEST_FILE:
+        raise DataError(f"{size:,} bytes found, expected at most {LARGEST_FILE:,}")
     if size > ALONE_BYTES:
         locks.enter_context(_alone)
 
 
-class Shard:
+class OpenShard:
     """An open shard; closed when the thread that reads it ends or has opened OPEN_SHARDS others."""
 
     def __init__(self, part: Part) -> None:
@@ -148,9 +148,9 @@ class Shard:
             os.close(self.descriptor)
 
 
-def _shard(part: Part) -> Shard:
+def _shard(part: Part) -> OpenShard:
     """The shard of an image; opened again only where another file has taken its place."""
-    kept: OrderedDict[Path, Shard] | None = getattr(_thread, "shards", None)
+    kept: OrderedDict[Path, OpenShard] | None = getattr(_thread, "shards", None)
     if kept is None:
         kept = _thread.shards = OrderedDict()
     found = kept.get(part.file)
@@ -161,7 +161,7 @@ def _shard(part: Part) -> Shard:
             found.status = status
     if found is None:
         kept.pop(part.file, None)
-        found = kept[part.file] = Shard(part)
+        found = kept[part.file] = OpenShard(part)
         if len(kept) > OPEN_SHARDS:
             kept.popitem(last=False)
     return found
@@ -222,7 +222,7 @@ def _is_short_of_memory(size: tuple[int, int]) -> bool:
     if pixels < 2**22 or (Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS):
         return False
     try:
-        np.empty(10 * pixels, np.uint8)  # Pillow's 4 bytes a pixel, 3 of ours, 3 on the way from one to the other
+        np.empty(10 * pixels, np.uint8)  # Pillow's 4 bytes per pixel, 3 of ours, 3 on the way from one to the other
     except MemoryError:
         return True
     return False
@@ -231,7 +231,7 @@ def _is_short_of_memory(size: tuple[int, int]) -> bool:
 def _too_little_memory(name: str, size: tuple[int, int]) -> TrtClsError:
     found = f"{size[0]}×{size[1]} pixels" if size[0] else "its content"
     return TrtClsError(
-        f"{name}not enough memory to decode the image ({found}); expected some 10 bytes a pixel; "
+        f"{name}not enough memory to decode the image ({found}); expected some 10 bytes per pixel; "
         "free memory, lower the number of workers, or make the image smaller"
     )
 

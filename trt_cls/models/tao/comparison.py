@@ -31,7 +31,7 @@ FUSED = ("Conv2D", "DepthwiseConv2D", "Dense")
 """Layers that may have an activation inside them."""
 COMPUTES_NOTHING = (nn.Identity, nn.Dropout, SampleDropout)
 
-Shape = tuple[int, int, int]
+MapShape = tuple[int, int, int]
 """Channels, height, width; flat values have 1×1."""
 
 
@@ -110,7 +110,7 @@ def _refuse(model: KerasModel, title: str, what: str, found: str, expected: str)
     )
 
 
-def _modules(layer: KerasLayer, shape: Shape, padding: Pair) -> Sequence[nn.Module]:
+def _modules(layer: KerasLayer, shape: MapShape, padding: Pair) -> Sequence[nn.Module]:
     """A Keras layer as modules: its own, and an activation inside it. It reads `shape`, with zeros as in `padding`."""
     config = layer.config
     if config.get("data_format", "channels_first") != "channels_first":
@@ -124,7 +124,7 @@ def _modules(layer: KerasLayer, shape: Shape, padding: Pair) -> Sequence[nn.Modu
     return module, _function(function)
 
 
-def _module(layer: KerasLayer, shape: Shape, padding: Pair) -> nn.Module:
+def _module(layer: KerasLayer, shape: MapShape, padding: Pair) -> nn.Module:
     config = layer.config
     match layer.kind:
         case "InputLayer" | "Dropout":
@@ -200,7 +200,7 @@ def _function(name: str) -> nn.Module:
     return FUNCTIONS[name]()
 
 
-def _shapes(network: Network) -> dict[str, Shape]:
+def _shapes(network: Network) -> dict[str, MapShape]:
     """The shape of each layer's output."""
     shapes = {INPUT: network.input_shape}
 
@@ -216,7 +216,7 @@ def _shapes(network: Network) -> dict[str, Shape]:
     return shapes
 
 
-def _operations(network: Network, shapes: Mapping[str, Shape]) -> dict[Operation, str]:
+def _operations(network: Network, shapes: Mapping[str, MapShape]) -> dict[Operation, str]:
     """The operations of a network, each with the layer that does it, and the softmax over the logits."""
     layers = {INPUT: INPUT}
     names: dict[Operation, str] = {}
@@ -230,11 +230,11 @@ def _operations(network: Network, shapes: Mapping[str, Shape]) -> dict[Operation
     return names
 
 
-def _computes_nothing(module: nn.Module, shape: Shape) -> bool:
+def _computes_nothing(module: nn.Module, shape: MapShape) -> bool:
     return isinstance(module, COMPUTES_NOTHING) or (isinstance(module, nn.Flatten) and shape[1:] == (1, 1))
 
 
-def _operation(name: str, module: nn.Module, inputs: tuple[str, ...], shapes: Mapping[str, Shape]) -> Operation:
+def _operation(name: str, module: nn.Module, inputs: tuple[str, ...], shapes: Mapping[str, MapShape]) -> Operation:
     if isinstance(module, nn.AvgPool2d) and module.padding == (0, 0) and isinstance(module.kernel_size, tuple):
         _, height, width = shapes[inputs[0]]
         if module.kernel_size[0] >= height and module.kernel_size[1] >= width:

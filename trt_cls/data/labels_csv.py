@@ -13,21 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
-from trt_cls.artefacts.contracts import faults_of_classes
 from trt_cls.artefacts.decoding import read_bytes
+from trt_cls.contract import faults_of_classes
 from trt_cls.data.samples import ImageFolder, Skipped, files
 from trt_cls.data.walk import Walk
 from trt_cls.errors import DataError, did_you_mean
-from trt_cls.preprocessing.gate import EXTENSIONS
+from trt_cls.preprocessing.image_file import EXTENSIONS
 from trt_cls.text import FOREIGN, listed, printable
 
 HEADER = ["path", "labels"]
 SEPARATOR = "|"
 MOST_BYTES = 2**28
 """Two million rows of a hundred bytes."""
-ROW = "expected rows path,label|label"
+ROWS = "expected rows path,label|label"
 
-Rows = Mapping[str, tuple[str, ...]]
+LabelRows = Mapping[str, tuple[str, ...]]
 """Labels by paths in the folder."""
 
 
@@ -70,18 +70,18 @@ def labeled_folder(
     return folder
 
 
-def _rows(table: Path) -> Rows:
+def _rows(table: Path) -> LabelRows:
     found: dict[str, tuple[str, ...]] = {}
     for line, cells in _cells(table):
         where = f"{table}, line {line}"
         if len(cells) != 2:
-            raise DataError(f"{where}: cells found: {len(cells)}; {ROW}; a path with a comma stands in quotes")
+            raise DataError(f"{where}: cells found: {len(cells)}; {ROWS}; a path with a comma stands in quotes")
         place = _place(cells[0], where)
         if place in found:
             raise DataError(f"{where}: {printable(place)} found twice; expected each path once; remove a row")
         found[place] = _labels(cells[1], where)
     if not found:
-        raise DataError(f"{table}: no rows; {ROW}")
+        raise DataError(f"{table}: no rows; {ROWS}")
     return found
 
 
@@ -95,7 +95,7 @@ def _cells(table: Path) -> Iterator[tuple[int, list[str]]]:
             "path,label|label; write it, or set extensions.labels to the file's name"
         ) from error
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in content:
-        raise DataError(f"{table}: no text in UTF-8 (UTF-16, or a byte 0); {ROW} in UTF-8; save it again as that")
+        raise DataError(f"{table}: no text in UTF-8 (UTF-16, or a byte 0); {ROWS} in UTF-8; save it again as that")
     text = content.removeprefix(BOM_UTF8).decode("utf-8", FOREIGN)
     reader = csv.reader(StringIO(text, newline=""), strict=True)
     first = True
@@ -105,7 +105,7 @@ def _cells(table: Path) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{table}, line {reader.line_num}: {error}; {ROW} by RFC 4180") from error
+            raise DataError(f"{table}, line {reader.line_num}: {error}; {ROWS} by RFC 4180") from error
         if cells and not (first and cells == HEADER):
             yield reader.line_num, cells
         first = first and not cells
@@ -134,7 +134,7 @@ def _labels(cell: str, where: str) -> tuple[str, ...]:
 
 def _check_classes(table: Path, labels: Sequence[str], classes: Sequence[str]) -> None:
     if not classes:
-        raise DataError(f"{table}: no image has a label; {ROW}")
+        raise DataError(f"{table}: no image has a label; {ROWS}")
     unknown = sorted(set(labels) - set(classes))
     if unknown:
         hint = did_you_mean(unknown[0], classes)

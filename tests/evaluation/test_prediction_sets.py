@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from support.tiny_models import CONTRACT
-from trt_cls.artefacts.contracts import contract_from_json
-from trt_cls.artefacts.decoding import Format, Source, decoded
+from trt_cls.artefacts.decoding import Format, Origin, contract_from_json, decoded
 from trt_cls.contract import Conformal, Contract, Reject
 from trt_cls.errors import ArtefactError, DataError
-from trt_cls.evaluation.decisions import (
+from trt_cls.evaluation.prediction_sets import (
     KINDS,
     auroc,
     conformal_of,
@@ -123,7 +122,7 @@ def test_a_contract_with_rules_has_format_2_which_version_0_1_refuses(rules: dic
     assert contract_from_json(CONTRACT.to_json(), "a") == CONTRACT
     assert json.loads(CONTRACT.to_json())["format"] == 1
     with pytest.raises(ArtefactError, match="format: invalid enum value 2"):  # as version 0.1 reads it
-        decoded(Contract, text, Source("a", " its contract", "write it again"), Format)
+        decoded(Contract, text, Origin("a", " its contract", "write it again"), Format)
 
 
 @pytest.mark.parametrize(

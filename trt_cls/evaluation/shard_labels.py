@@ -1,4 +1,4 @@
-"""Labels for shards, each exactly once: a table per shard that appears whole or not at all, then one of all.
+"""Labels for shards, each exactly once: a table per shard that appears completely or not at all, then a merged one.
 
 OUT/STEM.csv (or .parquet) has the rows of each image that `infer -r` writes: one for each class that is named, else one
 without a label. OUT/STEM.json says what it was made with and is written last: a shard that has one is done, so a job
@@ -9,7 +9,6 @@ know: how an image is read.
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import json
 import os
@@ -22,23 +21,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from trt_cls.artefacts.decoding import Source, decoded, read_bytes
+from trt_cls.artefacts.decoding import Origin, decoded, read_bytes
 from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
 from trt_cls.data.samples import Samples
-from trt_cls.data.shards import checksums
+from trt_cls.data.shards import images_sha256, object_version
 from trt_cls.engines.engine import Answered
 from trt_cls.errors import DataError, RequestError, TrtClsError, one_line, require
-from trt_cls.evaluation.decisions import decision
-from trt_cls.files import atomic, write_csv, write_text
+from trt_cls.evaluation.prediction_sets import decision
+from trt_cls.files import atomic, remove_left_over, write_csv, write_text
 from trt_cls.store_cache import held
-from trt_cls.stores import names_in, written
+from trt_cls.stores import described, names_in, written
 from trt_cls.text import FOREIGN, csv_row, listed
 from trt_cls.urls import StorePath
 
 T = TypeVar("T")
 TableFormat = Literal["csv", "parquet"]
-Form = TableFormat | Literal["safetensors"]
+OutputFormat = TableFormat | Literal["safetensors"]
 """Endings of the outputs of shards; the last one is that of `shard_answers`."""
 FORM_ENDINGS = (".csv", ".parquet", ".safetensors")
 COLUMNS = ("shard", "index", "key", "path", "label", "confidence", "error")
@@ -63,6 +62,8 @@ class ShardRecord:
     images_sha256: str
     """Of the CRC-32s of the images, as little-endian numbers."""
     output_sha256: str
+    object_version: str = ""
+    """By the store, of a tar of others; the images of other shards are known without a copy."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Labeling:
 
     out: Path
     model_sha256: str
-    form: Form
+    form: OutputFormat
     provider: str
     batch_size: int
     backend: str = ""
@@ -108,6 +109,7 @@ class Labeling:
             )
         if self.form == "parquet":
             _parquet()
+        remove_left_over(self.out)
         vars(self).pop("_there", None)
         there = self._there
         for name in sorted(there):
@@ -150,13 +152,18 @@ class Labeling:
                     "folder with -o"
                 )
 
-    def require_of(self, shard: Path, samples: Samples) -> None:
-        """Refuses an output that is of other images than `samples`, of a shard that had this name.
+    def require_of(self, shard: Path, samples_of: Callable[[Path], Samples]) -> None:
+        """Refuses an output of other images than the shard has, of one that had this name.
+
+        An object of the version that was labeled is not copied to know its images.
 
         Raises:
             ArtefactError, RequestError: it is, or it can't be read.
         """
-        if self.made(shard).images_sha256 != images_sha256(samples):
+        made = self.made(shard)
+        if isinstance(shard, StorePath) and made.object_version and described(shard).version == made.object_version:
+            return
+        if made.images_sha256 != images_sha256(samples_of(shard)):
             raise RequestError(
                 f"{self.out / shard.stem}.json: made of other images than those of {shard}; expected the same; "
                 "remove it, or name another folder with -o"
@@ -171,9 +178,6 @@ class Labeling:
             DataError: two of its images have one name.
             TrtClsError: as `answer`.
         """
-        for ending in ("json", self.form):  # by a process that was killed
-            for left_over in glob.glob(f".{glob.escape(shard.stem)}.{ending}.*", root_dir=self.out):
-                (self.out / left_over).unlink(missing_ok=True)
         with written(self.out / f"{shard.stem}.{self.form}") as output:
             rows, skipped = self.write(output, answer, contract, shard, samples, progress)
             made = ShardRecord(
@@ -184,6 +188,7 @@ class Labeling:
                 skipped,
                 images_sha256(samples),
                 file_sha256(output),
+                object_version(samples),
             )
         with written(self.out / f"{shard.stem}.json") as described:
             write_text(described, json.dumps(asdict(made), indent=1) + "\n")
@@ -207,7 +212,7 @@ class Labeling:
         return len(rows), skipped
 
     def made(self, shard: Path) -> ShardRecord:
-        """What OUT/STEM.json says.
+        """The content of OUT/STEM.json.
 
         Raises:
             ArtefactError, RequestError: it is missing, or nothing that was written here.
@@ -330,11 +335,6 @@ def places_in(shard: Path, samples: Samples) -> dict[Path, int]:
     return places
 
 
-def images_sha256(samples: Samples) -> str:
-    """Identifies the images of a shard."""
-    return hashlib.sha256(checksums(samples).astype("<u4").tobytes()).hexdigest()
-
-
 def _key(member: str) -> str:
     """The name of a member up to the first dot behind its folders, as WebDataset has it."""
     folder, slash, name = member.rpartition("/")
@@ -344,7 +344,7 @@ def _key(member: str) -> str:
 def _decoded(kind: type[T], path: Path) -> T:
     try:
         with held(path) as file:
-            return decoded(kind, read_bytes(file), Source(str(path), " what -o wrote", REMEDY), formats=None)
+            return decoded(kind, read_bytes(file), Origin(str(path), " what -o wrote", REMEDY), formats=None)
     except OSError as error:
         raise RequestError(
             f"{path}: can't be read ({error.strerror}), expected a folder of labels; infer -i SHARDS -o OUT writes one"

@@ -43,7 +43,7 @@ def onnx_from_module(module: nn.Module, contract: Contract) -> OnnxModel:
     _append_answers(proto.graph, contract.task)
     proto.producer_name, proto.producer_version = "trt-cls", __version__
     model = OnnxModel(proto, contract)
-    check(model)
+    require_valid(model)
     return model
 
 
@@ -119,7 +119,7 @@ def _append_answers(graph: onnx.GraphProto, task: Task) -> None:
         graph.node.append(onnx.helper.make_node("Softmax", [LOGITS], [OUTPUT], name="softmax", axis=1))
 
 
-def check(model: OnnxModel) -> None:
+def require_valid(model: OnnxModel) -> None:
     """Holds `model` against the ONNX standard, every shape and type inferred, and against its own contract.
 
     Raises:

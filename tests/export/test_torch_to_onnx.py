@@ -16,7 +16,7 @@ from trt_cls.artefacts.sidecar import Parity
 from trt_cls.contract import METADATA_KEY, Contract
 from trt_cls.engines.inspection import inspect
 from trt_cls.errors import ArtefactError, ExportError
-from trt_cls.export.onnx_file import check, onnx_from_module
+from trt_cls.export.torch_to_onnx import onnx_from_module, require_valid
 
 if TYPE_CHECKING:
     from trt_cls.models.network import Network
@@ -87,7 +87,7 @@ def test_another_process_writes_the_same_bytes(
 ) -> None:
     write_onnx(OnnxModel(fp32, contract), tmp_path / "here")
     program = (
-        "import sys; from pathlib import Path; from trt_cls.export.onnx_file import *;"
+        "import sys; from pathlib import Path; from trt_cls.export.torch_to_onnx import *;"
         "from trt_cls.artefacts.onnx_file import *;"
         "from trt_cls.models.checkpoint import load_checkpoint; c = load_checkpoint(Path(sys.argv[1]));"
         "write_onnx(onnx_from_module(c.module, c.contract), Path('there'))"
@@ -140,7 +140,7 @@ def test_a_graph_with_a_dangling_input_is_refused(fp32: onnx.ModelProto, contrac
     broken.CopyFrom(fp32)
     broken.graph.node[3].input[0] = "nowhere"
     with pytest.raises(ExportError, match="nowhere"):
-        check(OnnxModel(broken, contract))
+        require_valid(OnnxModel(broken, contract))
 
 
 def test_parity_travels_in_the_file(fp32: onnx.ModelProto, contract: Contract, tmp_path: Path) -> None:

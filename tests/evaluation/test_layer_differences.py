@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.tiny_models import CONTRACT, SIZE, write_onnx
 from trt_cls.contract import METADATA_KEY
 from trt_cls.errors import ArtefactError, RequestError
-from trt_cls.evaluation.layers import bound, compare_layers, first_beyond, noisiest
+from trt_cls.evaluation.layer_differences import bound, compare_layers, first_beyond, noisiest
 
 IMAGES = np.random.default_rng(0).random((2, 3, SIZE, SIZE), np.float32)
 
