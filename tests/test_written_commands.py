@@ -9,13 +9,14 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 
 import click
 import pytest
 
 from trt_cls.cli import COMMANDS, Invocation, main, program
-from trt_cls.cli.tao_flags import COMMON, VERBS
+from trt_cls.cli.tao_flags import COMMON, LAUNCHERS, VERBS
 from trt_cls.errors import TrtClsError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,10 @@ def parse(words: list[str], *, complete: bool) -> None:
 
 
 def parse_tao(words: list[str]) -> None:
-    if words and words[0].startswith("-"):
+    words = list(dropwhile(LAUNCHERS.__contains__, words))
+    if not words:
+        return
+    if words[0].startswith("-"):
         assert words[0] in ("--help", "--markdown")
         return
     verb, *rest = words
