@@ -11,7 +11,7 @@ import select
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,8 +25,8 @@ MOST_SHARDS = 1_000_000
 EXAMPLE = "DIR/train-{000000..000127}.tar"
 _CHUNK = 1 << 20
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}", re.ASCII)
-_BESIDE = re.compile(r"\..+(\.[a-z]+)\.[a-z0-9_]{8}\1")
-"""The names that `atomic` writes to."""
+_BESIDE = re.compile(r"\.(.+)(\.[a-z]+)\.[a-z0-9_]{8}\2")
+"""The names that `atomic` writes to; the first group is the stem of the file."""
 PATIENCE = 10
 """Seconds to wait for the other end of a pipe."""
 _KINDS = {
@@ -176,7 +176,7 @@ def atomic(path: Path) -> Iterator[Path]:
         try:
             _mark(handle)
             yield beside
-            with beside.open("rb+") as file:  # another one than at first where a library renames what it wrote
+            with beside.open("rb+") as file:  # a library may have replaced the file by a rename
                 _mark(file.fileno())
                 os.fsync(file.fileno())
                 beside.chmod(0o666 & ~_UMASK)
@@ -192,10 +192,13 @@ def _mark(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
-def remove_left_over(folder: Path) -> None:
-    """Removes what processes that were killed left of `atomic` files, not what another one is writing."""
+def remove_left_over(folder: Path, others: Collection[str]) -> None:
+    """Removes what processes that were killed left of `atomic` files, not what another one is writing.
+
+    Files with a stem among `others` are left alone: a file system may hide the locks of other machines.
+    """
     for name in () if isinstance(folder, StorePath) else os.listdir(folder):
-        if _BESIDE.fullmatch(name):
+        if (match := _BESIDE.fullmatch(name)) and match[1] not in others:
             with suppress(OSError), (folder / name).open("rb+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 (folder / name).unlink()

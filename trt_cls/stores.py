@@ -32,7 +32,7 @@ PACKAGES = {
 """Of each scheme the package that it needs beside fsspec, and the extra that installs both."""
 READ_ONLY = ("https", "http")
 UNSHARED = ("memory",)
-"""The memory of one process: nothing is left of it."""
+"""Schemes whose content is lost when the process ends."""
 ATTEMPTS = 5
 """How often something is tried."""
 WAIT = 0.5

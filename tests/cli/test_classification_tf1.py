@@ -236,6 +236,10 @@ def test_a_spec_that_names_a_missing_file_of_taos_takes_ours_beside_it(lines: li
     Path("w/resnet_080.hdf5").write_bytes(b"x")  # TAO's own is there
     assert call("evaluate -e spec.txt") == 0
     assert "--set" not in lines[-1]
+    Path("spec.txt").write_text(text.format("hub"))  # no file
+    Path("hub.onnx").write_bytes(b"x")
+    assert call("train -e spec.txt -r out") == 0
+    assert "--set" not in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +252,7 @@ def test_a_spec_that_names_a_missing_file_of_taos_takes_ours_beside_it(lines: li
         ("train -e spec.txt -r out --gpu 2", "ambiguous option: --gpu could match --gpus, --gpu_index"),
         ("train -e spec.txt -r out --fd 3", 'train: "--fd" is no flag of TAO\'s; leave it out; --help lists'),
         ("train -e spec.txt -r out --gpus 0", "argument --gpus: invalid positive int value: '0'"),
-        ("train -e spec.txt -r out --gpu_index one", "invalid int value: 'one'"),
+        ("train -e spec.txt -r out --gpu_index one", "invalid GPU number value: 'one'"),
         ("export -m model.onnx --target_opset twelve", "invalid positive int value: 'twelve'"),
         ("export -m model.onnx --dta_type int8", 'did you mean "--data_type"?'),
         ("export -m model.onnx -t int8", "type --data_type fp32, fp16 or int8"),
@@ -261,6 +265,7 @@ def test_a_spec_that_names_a_missing_file_of_taos_takes_ours_beside_it(lines: li
         ("prune -m model.onnx -o new/", '"new/" is a folder; expected the name of a file, as new/model'),
         ("export -m model.onnx --is_byom", 'train arch: "timm/NAME"'),
         ("export -m model.onnx --batches few", "invalid positive int value: 'few'"),
+        ("export -m model.onnx --deepstream DIR --foo bar", "--builder none --deepstream DIR"),
         ("export -m model.onnx --data_type int4", "'int4' is not one of 'fp32', 'fp16', 'int8'"),
     ],
 )
@@ -282,6 +287,12 @@ def test_launchers_and_flags_before_the_command_are_taken(before: str, lines: li
     assert [word for word in lines[0] if word != "-v"] == shlex.split(
         f"train -e spec.txt -r out {'--gpus 2' * ('--gpus' in before)}"
     )
+
+
+@pytest.mark.parametrize("value", ["tlt", "deploy", "run", "export"])
+def test_a_value_before_the_command_is_no_command(value: str, lines: list[list[str]]) -> None:
+    assert call(f"--gpus 1 -k {value} -r {value} train -e spec.txt") == 0
+    assert lines[0][:5] == ["train", "-e", "spec.txt", "-r", value]
 
 
 @pytest.mark.parametrize("command", list(ANSWERS))

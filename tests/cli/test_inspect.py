@@ -22,7 +22,7 @@ def test_shows_contract_counts_and_cost(model: Path, capsys: pytest.CaptureFixtu
     for line in (
         "Network        resnet 10",
         "Input          3 × 16 × 16, rgb",
-        "Parameters     9, batch normalization folded into the layers before it",
+        "Parameters     9, as the graph stores them: export folds batch normalization",
         "Multiply-adds  9 an image",
         "Graph input    input_1 float32 [N, 3, 16, 16]",
         "Graph output   predictions float32 [N, 3]",

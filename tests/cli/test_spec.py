@@ -94,12 +94,16 @@ def test_check_names_encrypted_files_of_a_spec_with_mistakes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = tmp_path / "spec.txt"
-    spec.write_text('# "old.tlt"\ntrain_config { pretrained_model_path: "a.tlt" epochs: 3 }\n')
-    assert main(["spec", "check", str(spec)]) == 2
+    spec.write_text('train_config { pretrained_model_path: "a.tlt" epochs: 3 }  # was: "old.tlt"\n')
+    override = ["--set", "eval_config.model_path=b.etlt"]
+    assert main(["spec", "check", str(spec), *override]) == 2
     said, errors = capsys.readouterr()
     assert said.startswith('encrypted: pretrained_model_path: "a.tlt": TAO encrypted it')
-    assert said.count("encrypted:") == 1
+    assert 'encrypted: model_path: "b.etlt"' in said
+    assert said.count("encrypted:") == 2
     assert "epochs" in errors
+    assert main(["spec", "check", str(spec), "--set", "train_config.pretrained_model_path=a.hdf5"]) == 2
+    assert "encrypted:" not in capsys.readouterr().out
 
 
 def test_each_difference_that_check_lists_is_documented() -> None:

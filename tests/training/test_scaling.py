@@ -12,7 +12,7 @@ from support.host_syncs import counted_on
 from trt_cls.spec.experiment import Optimizer, Rmsprop
 from trt_cls.spec.extensions import Lamb, Lion, ModernOptimizer, Muon
 from trt_cls.training.optimization import optimizer, set_rate
-from trt_cls.training.scaling import Scaler, count_on_device
+from trt_cls.training.scaling import Scaler, count_steps
 
 OVERFLOWS = (0, 2, 3)
 """Steps of the test; in the first, an optimizer has no state yet, and in fp16 it often overflows."""
@@ -58,14 +58,14 @@ def test_a_step_that_overflows_changes_nothing_and_is_not_counted(config: Any, m
     plain = made(config, theirs)
     train(theirs, plain, torch.amp.GradScaler("cpu"), range(7))
     scaler, before = Scaler("cpu"), made(config, ours)
-    count_on_device(before)
+    count_steps(before, on_device=True)
     train(ours, before, scaler, range(4))
     file = io.BytesIO()
     torch.save((before.state_dict(), scaler.state_dict()), file)
     file.seek(0)
     states, resumed, scaler = torch.load(file, weights_only=True), made(config, ours), Scaler("cpu")
     resumed.load_state_dict(states[0])
-    count_on_device(resumed)
+    count_steps(resumed, on_device=True)
     scaler.load_state_dict(states[1])
     train(ours, resumed, scaler, range(4, 7))
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):

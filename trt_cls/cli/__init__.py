@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import resource
 import sys
 import traceback
@@ -121,13 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     Without `arguments` it is the program itself, with those of its command line, and the process ends after it.
     """
-    if arguments is not None:
-        state = Invocation(arguments)
-        return exit_status(lambda: run(state), state)
-    # NumPy starts threads for products of matrices as it is imported
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    status = main(sys.argv[1:])
-    gc.freeze()  # Python would look for garbage in all modules before the process ends
+    state = Invocation(sys.argv[1:] if arguments is None else arguments)
+    status = exit_status(lambda: run(state), state)
+    if arguments is None:
+        gc.freeze()  # Python would look for garbage in all modules before the process ends
     return status
 
 

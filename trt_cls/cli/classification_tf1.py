@@ -1,14 +1,16 @@
 """The program `classification_tf1`: TAO's commands and flags for TF1 classification, run by those of trt-cls.
 
-A cell of a TAO notebook runs here without the launcher before it: `tao model classification_tf1 train …` becomes
-`classification_tf1 train …`; with the launcher it runs too. tao_flags.py says what becomes of each flag.
+A cell of a TAO notebook, such as `tao model classification_tf1 train …`, runs here as `classification_tf1 train …`, and
+the launcher may stay before it. tao_flags.py says what becomes of each flag.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -33,7 +35,10 @@ Given = dict[str, Any]
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 the run failed, 2 the request is wrong."""
     state = Invocation(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: _main(state), state)
+    status = exit_status(lambda: _main(state), state)
+    if arguments is None:
+        gc.freeze()  # as in trt_cls.cli.main
+    return status
 
 
 def _main(state: Invocation) -> None:
@@ -86,13 +91,19 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_count.__name__ = "positive int"  # in argparse's message
+def _devices(text: str) -> str:
+    if not re.fullmatch(r"\d+(,\d+)*|(GPU|MIG)-[\w/-]+", text, re.ASCII):
+        raise ValueError
+    return text
+
+
+_count.__name__, _devices.__name__ = "positive int", "GPU number"  # in argparse's messages
 _TAKES: dict[str, dict[str, Any]] = {
     "value": {},
     "number": {"type": int},
     "count": {"type": _count},
     "list": {"nargs": "+"},
-    "numbers": {"nargs": "+", "type": int},
+    "numbers": {"nargs": "+", "type": _devices},
     "switch": {"action": "store_const", "const": True},
 }
 
@@ -102,7 +113,7 @@ def _flags(verb: str) -> tuple[Flag, ...]:
 
 
 def _given(verb: str, words: list[str]) -> tuple[Given, list[str]]:
-    """The flags in `words`, and the words that are none of the table's."""
+    """The flags in `words`, and the arguments that are not in the table."""
     found, unknown = _parser(verb).parse_known_args(words)
     given = vars(found)
     for flag in _flags(verb):
@@ -112,20 +123,25 @@ def _given(verb: str, words: list[str]) -> tuple[Given, list[str]]:
 
 
 def _answer_unknown(verb: str, unknown: list[str], given: Given, line: list[str]) -> None:
-    """Refuses the words `unknown` with what to type; `line` is the command without them. TAO's export ignores such."""
+    """Refuses arguments with what to type; `line` is the command without them. TAO's export ignores them."""
     command = program.get_command(click.Context(program), VERBS[verb].command)
     ours = flags_of(command) if command else set()
     names = [name for flag in _flags(verb) for name in flag.names]
     taken: list[str] = []  # by trt-cls, with their values
-    ignored = []
+    ignored: list[str] = []
+    last = None  # the list that the flag before a value went to
     for word in unknown:
         flag = word.partition("=")[0]
-        if flag in ours or (taken and not word.startswith("-")):
+        if last is not None and not word.startswith("-"):
+            last.append(word)
+        elif flag in ours:
+            last = taken
             taken.append(word)
         elif (hint := did_you_mean(flag, names)) or verb != "export":
             hint = hint or "; leave it out; --help lists the flags"
             raise click.UsageError(f'{PROGRAM} {verb}: "{word}" is no flag of TAO\'s{hint}')
         else:
+            last = ignored
             ignored.append(word)
     if ignored:
         _say_ignored(" ".join(ignored), "TAO's export ignores what it doesn't know, too")
@@ -136,7 +152,7 @@ def _answer_unknown(verb: str, unknown: list[str], given: Given, line: list[str]
 
 
 def _indices(given: Given) -> str:
-    return ",".join(map(str, given["gpu_index"]))
+    return ",".join(given["gpu_index"])
 
 
 def command_line(verb: str, given: Given) -> list[str]:
@@ -224,9 +240,9 @@ def _from_spec(given: Given, section: str, field: str) -> list[str]:
     spec = given["experiment_spec"]
     if field not in read_text(spec):
         return []
-    named = getattr(getattr(load(spec), section), field, "")
-    path = _readable(Path(named))
-    return [] if path == Path(named) or not named else ["--set", f"{section}.{field}={path}"]
+    named = Path(getattr(getattr(load(spec), section), field, ""))
+    path = _readable(named) if named.suffix in OURS else named
+    return [] if path == named else ["--set", f"{section}.{field}={path}"]
 
 
 def _train(given: Given) -> list[str]:
@@ -236,7 +252,7 @@ def _train(given: Given) -> list[str]:
     from trt_cls.training.run_folder import RunFolder
 
     folder = RunFolder(Path(given["results_dir"]))
-    done = folder.curve.read_text(encoding="utf-8").count("\n") - 1 if folder.curve.is_file() else 0
+    done = folder.curve.read_bytes().count(b"\n") - 1 if folder.curve.is_file() else 0
     if first == 1 or first != done + 1 or not folder.state.exists():
         return [*line, "--init-epoch", str(first)]
     echo(f"--init_epoch {first}: resuming the training in {folder.root}, which has done {done}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +151,8 @@ def command(
     plan = plan_for_servers(result.engine, result.no_engine, profile)
     for write, folder in servers:
         write(result.onnx, plan, folder, echo)
-    _print_next(result, builder, spec)
+    named = [] if spec is None else ["-e", str(spec), *(word for text in overrides for word in ("--set", text))]
+    _print_next(result, builder, named)
 
 
 def _precision(fp16: bool, int8: bool, fp8: bool, data_type: Precision | None, quantization: Int8) -> Precision | None:
@@ -210,10 +211,11 @@ def _servers(
     return [(write, folder) for _, write, folder in asked]
 
 
-def _print_next(result: ExportResult, builder: BuilderRequest, spec: Path | None) -> None:
+def _print_next(result: ExportResult, builder: BuilderRequest, spec: Sequence[str]) -> None:
+    """Prints what to do with the files; `spec` are the arguments that name the spec, if there is one."""
     from trt_cls.export.tensorrt import HOW_TO_GET_ONE
 
-    evaluate = shlex.join(["trt-cls", "evaluate", "-m", str(result.onnx), *(["-e", str(spec)] if spec else [])])
+    evaluate = shlex.join(["trt-cls", "evaluate", "-m", str(result.onnx), *spec])
     echo(f"next: {evaluate}{'' if spec else ' --dataset FOLDER'}")
     if not result.parity:
         echo(f"parity not checked, {result.no_parity}")

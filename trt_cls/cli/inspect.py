@@ -51,8 +51,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     rows = [("File", f"{found.path}, {found.bytes:,} bytes"), ("SHA-256", found.sha256)]
     rows += contract_rows(found.contract)
     if found.parameters is not None:
-        folded = ", batch normalization folded into the layers before it" if found.path.suffix == ".onnx" else ""
-        rows.append(("Parameters", f"{found.parameters:,}{folded}"))
+        stored = ", as the graph stores them: export folds batch normalization" if found.path.suffix == ".onnx" else ""
+        rows.append(("Parameters", f"{found.parameters:,}{stored}"))
     if found.weights:
         rows.append(("Values", ", ".join(f"{count:,} {kind}" for kind, count in found.weights.items())))
     if found.multiply_adds is not None:

@@ -67,9 +67,9 @@ def answer_shards(
 
     end_with_launcher()
     own = own_rank(shard)
-    labeling.begin(paths)
-    samples_of, broken = samples_by_shard(), []
     mine = paths[own.rank :: own.size]
+    labeling.begin(paths, [path for number, path in enumerate(paths) if number % own.size != own.rank])
+    samples_of, broken = samples_by_shard(), []
     with ThreadPoolExecutor(LOOKED_FOR) as pool:
         finished = [*pool.map(partial(_is_done, labeling, samples_of), mine)]
     left = [path for path, is_done in zip(mine, finished, strict=True) if not is_done]

@@ -37,7 +37,7 @@ def check(spec: Path, overrides: tuple[str, ...], no_paths: bool) -> None:
     from trt_cls.spec.loader import experiment_from_text, read_text
 
     text = read_text(spec)
-    for line in encrypted_files(text):
+    for line in encrypted_files(text, overrides):
         echo(f"encrypted: {line}")
     experiment = experiment_from_text(
         text,

@@ -215,12 +215,17 @@ VERBS: dict[str, Verb] = {
 def split(words: Sequence[str]) -> tuple[str, list[str]]:
     """The command in what follows the program's name, and its arguments; launchers before it are dropped.
 
-    Flags may stand before the command, as in TAO. Without a command the first word that could be one, or "".
+    Flags may stand before the command, as in TAO; their values are neither. Without a command the first word that could
+    be one, or "".
     """
     rest = list(dropwhile(LAUNCHERS.__contains__, words)) or [""]
     known = {*VERBS, *OLDER, *ANSWERS} if rest[0].startswith("-") else {rest[0]}
-    at = next((place for place, word in enumerate(rest) if word in known), 0)
-    before, name, after = [word for word in rest[:at] if word not in LAUNCHERS], rest[at], rest[at + 1 :]
+    flags = (*COMMON, *(flag for verb in VERBS.values() for flag in verb.flags))
+    with_value = {name for flag in flags if flag.takes != "switch" for name in flag.names}
+    is_value = [False, *(word in with_value for word in rest)]
+    at = next((place for place, word in enumerate(rest) if word in known and not is_value[place]), 0)
+    before = [word for place, word in enumerate(rest[:at]) if word not in LAUNCHERS or is_value[place]]
+    name, after = rest[at], rest[at + 1 :]
     if name in OLDER and after[:1] == ["classification"]:
         del after[0]
     return OLDER.get(name, name), [*before, *after]
@@ -264,9 +269,9 @@ def _instead(word: str, flag: Flag, verb: str, known: Collection[str], *, own: b
     owner = f"{word} is TAO's" if own else f"{word} is a flag of TAO's {verb}"
     if own and flag.action == "refused":
         return f"{owner}; {flag.note}"
-    left_out = f"it left out ({flag.note})" if own and flag.action == "ignored" else "it left out"
+    left_out = f"leave it out ({flag.note})" if own and flag.action == "ignored" else "leave it out"
     usable = own and flag.to and (not flag.to.startswith("-") or flag.to.split()[0] in known)
-    return f"{owner}; expected {flag.to if usable else left_out}" + (f", or {PROGRAM} {verb} …" if verb else "")
+    return f"{owner}; {f'expected {flag.to}' if usable else left_out}" + (f", or {PROGRAM} {verb} …" if verb else "")
 
 
 def markdown() -> str:

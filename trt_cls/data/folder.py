@@ -40,7 +40,8 @@ def image_folder(root: Path, classes: Sequence[str] | None = None, *, allow_miss
         classes = folders
         if len(classes) == 1:
             inner = root / classes[0]
-            deeper = f"; are they in it? name {inner}" if any(entry.is_dir() for entry in inner.iterdir()) else ""
+            nested = any(entry.is_dir() and not is_ignored(entry.name) for entry in inner.iterdir())
+            deeper = f"; are they in it? name {inner}" if nested else ""
             raise DataError(f"{root}: only one class folder ({classes[0]}); a classifier needs at least two{deeper}")
     _check_classes(root, folders, classes, allow_missing)
     present = frozenset(folders)

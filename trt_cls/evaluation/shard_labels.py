@@ -90,8 +90,8 @@ class Labeling:
         """What the outputs depend on, beside the model and the images."""
         return {"format": self.form, "provider": self.provider, "batch_size": self.batch_size}
 
-    def begin(self, shards: Sequence[Path]) -> None:
-        """Adds the shards to those that the folder is for.
+    def begin(self, shards: Sequence[Path], others: Sequence[Path] = ()) -> None:
+        """Adds the shards to those that the folder is for; `others` of them are left to other processes.
 
         Raises:
             ArtefactError, RequestError: two have the same name, or one has a name that is taken; the folder holds
@@ -109,7 +109,7 @@ class Labeling:
             )
         if self.form == "parquet":
             _parquet()
-        remove_left_over(self.out)
+        remove_left_over(self.out, {shard.stem for shard in others})
         vars(self).pop("_there", None)
         there = self._there
         for name in sorted(there):

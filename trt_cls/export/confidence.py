@@ -246,7 +246,7 @@ def _multiply(graph: onnx.GraphProto, factor: float) -> None:
 def _compared(before: OnnxModel, after: OnnxModel, images: ImageSet) -> tuple[int, int, int]:
     """Images whose answer changed, those with a tie, and all.
 
-    A tie are two likeliest classes within 1 ulp on either side, or a label within UNSURE of its threshold.
+    A tie: the two likeliest classes are within 1 ulp on either side, or a label is within UNSURE of its threshold.
     """
     sessions = []
     for model in (before, after):

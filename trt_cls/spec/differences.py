@@ -6,7 +6,7 @@ Does not know: differences that depend on the images, see docs/differences-from-
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -71,8 +71,17 @@ def encrypted(path: str) -> str:
     )
 
 
-def encrypted_files(text: str) -> Iterator[str]:
+def encrypted_files(text: str, overrides: Sequence[str]) -> Iterator[str]:
     """A line for each file that TAO encrypted, of those that the spec `text` names, which may have mistakes."""
-    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    named = re.findall(r"""(\w+)\s*:\s*["']([^"'\n]+)["']""", "\n".join(lines))
-    return (f'{field}: "{path}": {hint}' for field, path in dict.fromkeys(named) if (hint := encrypted(path)))
+    without_comments = re.sub(r"""("[^"\n]*"|'[^'\n]*')|#[^\n]*""", r"\1", text)
+    set_to = {}
+    for override in overrides:
+        field, _, path = override.partition("=")
+        set_to[field.rpartition(".")[2]] = path.strip("\"'")
+    named = re.findall(r"""(\w+)\s*:\s*["']([^"'\n]+)["']""", without_comments)
+    kept = [(field, path) for field, path in named if field not in set_to]
+    return (
+        f'{field}: "{path}": {hint}'
+        for field, path in dict.fromkeys([*kept, *set_to.items()])
+        if (hint := encrypted(path))
+    )

@@ -27,7 +27,7 @@ from trt_cls.training.compute import Compute, compiled
 from trt_cls.training.loss import training_loss
 from trt_cls.training.optimization import optimizer, parameter_groups, penalty, set_rate
 from trt_cls.training.parallel import Pipelined, replicated, spread
-from trt_cls.training.scaling import count_on_device
+from trt_cls.training.scaling import count_steps
 from trt_cls.training.validation import evaluating
 
 
@@ -80,8 +80,7 @@ class Learner:
         groups = parameter_groups(model, self.penalty, extensions)
         self._optimizer = optimizer(extensions.optimizer or config.optimizer, groups)
         self._scaler = compute.scaler()
-        if self._scaler.is_enabled():
-            count_on_device(self._optimizer)
+        count_steps(self._optimizer, on_device=self._scaler.is_enabled())
         self._seed = config.random_seed
         self._sums = torch.zeros(4, dtype=torch.float64, device=compute.last)
         self._full_group = group * config.batch_size_per_gpu * processes.size if group > 1 else 0
@@ -151,8 +150,7 @@ class Learner:
         """Restores what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        if self._scaler.is_enabled():
-            count_on_device(self._optimizer)
+        count_steps(self._optimizer, on_device=self._scaler.is_enabled())
         for parameter, kept in self._optimizer.state.items():  # torch does not check
             if any(value.dim() and value.shape != parameter.shape for value in kept.values() if torch.is_tensor(value)):
                 raise ValueError("the optimizer's state is that of other weights")

@@ -38,7 +38,7 @@ LEARNED = 0.99
 EARLY, CHANCE = 3, 0.9
 """Where batches are small, the loss falls by chance to this share of its mean over so many first steps."""
 NEAR = 0.03
-"""A loss above the lowest by less than this share of what it fell is as good; the lower rate is the safer one."""
+"""Losses within this share of the fall count as equal to the lowest; the lowest such rate is suggested."""
 
 
 @dataclass(frozen=True)

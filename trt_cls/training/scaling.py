@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Scaler(torch.amp.GradScaler):
-    """torch's, which takes the steps of all optimizers without waiting; `count_on_device` comes first."""
+    """torch's, which takes the steps of all optimizers without waiting; `count_steps` comes first."""
 
     @torch.no_grad()
     def _maybe_opt_step(
@@ -43,7 +43,7 @@ def _changed(optimizer: torch.optim.Optimizer) -> dict[tuple[Tensor, str], Tenso
     return {(w, name): t for w in weights for name, t in ({"": w} | optimizer.state.get(w, {})).items()}
 
 
-def count_on_device(optimizer: torch.optim.Optimizer) -> None:
+def count_steps(optimizer: torch.optim.Optimizer, *, on_device: bool) -> None:
     """Keeps the numbers of steps that an optimizer computes with on the GPU, where a step may turn out to be none.
 
     To be called again after load_state_dict.
@@ -51,7 +51,7 @@ def count_on_device(optimizer: torch.optim.Optimizer) -> None:
     if "capturable" not in optimizer.defaults or optimizer.defaults.get("fused"):
         return
     for group in optimizer.param_groups:
-        group["capturable"] = True
+        group["capturable"] = on_device
         for weight in group["params"]:
             if "step" in (state := optimizer.state.get(weight, {})):
-                state["step"] = state["step"].to(weight.device)
+                state["step"] = state["step"].to(weight.device if on_device else "cpu")
