@@ -23,19 +23,19 @@ DROPPED = 50
 """How often a copy may be dropped from the cache before it is opened."""
 
 
-def local(path: Path, whole: ObjectInfo | None = None) -> Path:
+def local(path: Path, info: ObjectInfo | None = None) -> Path:
     """A file with the content of `path`: itself, or a copy of the object in the cache.
 
     Raises:
         DataError: there is no such object.
-        StoreError: it can't be copied, or is not what `whole` says.
+        StoreError: it can't be copied, or is not what `info` says.
         MissingDependency: the package for this store is not installed.
     """
     if not isinstance(path, StorePath):
         return path
     import hashlib  # loads OpenSSL, which files of this machine do without
 
-    wanted = whole or described(path)
+    wanted = info or described(path)
     name = hashlib.sha256("\0".join(map(str, (path, *wanted))).encode("utf-8", "surrogateescape")).hexdigest()[:40]
     folder = cache_folder() / "stores"
     copy = folder / f"{name}{path.suffix}"
@@ -55,35 +55,35 @@ def local(path: Path, whole: ObjectInfo | None = None) -> Path:
 
 
 @contextmanager
-def held(path: Path, whole: ObjectInfo | None = None) -> Iterator[Path]:
+def held(path: Path, info: ObjectInfo | None = None) -> Iterator[Path]:
     """Yields the file of `local`, which is not dropped from the cache until the block ends."""
     if not isinstance(path, StorePath):
         yield path
         return
-    descriptor, copy = _held(path, whole)
+    descriptor, copy = _held(path, info)
     try:
         yield copy
     finally:
         os.close(descriptor)
 
 
-def opened(path: StorePath, whole: ObjectInfo | None = None) -> int:
+def opened(path: StorePath, info: ObjectInfo | None = None) -> int:
     """A descriptor of the file of `local`, which is not dropped from the cache until it is closed.
 
     Raises:
         StoreError: it can't be copied; no such object is one, too.
     """
     try:
-        return _held(path, whole)[0]
+        return _held(path, info)[0]
     except StoreError:
         raise
     except (TrtClsError, OSError) as error:  # an image of it would count as broken
         raise StoreError(one_line(error)) from error
 
 
-def _held(path: StorePath, whole: ObjectInfo | None) -> tuple[int, Path]:
+def _held(path: StorePath, info: ObjectInfo | None) -> tuple[int, Path]:
     for _ in range(DROPPED):
-        copy = local(path, whole)
+        copy = local(path, info)
         with suppress(FileNotFoundError):  # dropped since it was found
             descriptor = os.open(copy, os.O_RDONLY | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_SH)

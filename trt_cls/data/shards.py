@@ -43,14 +43,14 @@ class ShardTable:
         rows: Rows,
         texts: Texts,
         index: Path | None,
-        wholes: Sequence[ObjectInfo | None] | None = None,
+        infos: Sequence[ObjectInfo | None] | None = None,
     ) -> None:
         """`files`: of each shard the path below `root`; `index`: the NAME.json that `rows` are mapped from, or None.
 
-        `wholes`: what the index, or without one the store, says of each shard, where they are in a store.
+        `infos`: what the index, or without one the store, says of each shard, where they are in a store.
         """
         self.root, self.files, self.rows, self._texts, self._index = root, files, rows, texts, index
-        self._wholes = wholes
+        self._infos = infos
         self.labels: StoredLabels = rows["label"]
         self.groups: NDArray[np.uint32] | None = None
 
@@ -67,8 +67,8 @@ class ShardTable:
         """The sample of a row."""
         found = self.rows[row]
         number = int(found["shard"])
-        file, whole = self.root / self.files[number], self._wholes[number] if self._wholes else None
-        part = Part(file, self.member(row), int(found["offset"]), int(found["length"]), int(found["crc32"]), whole)
+        file, info = self.root / self.files[number], self._infos[number] if self._infos else None
+        part = Part(file, self.member(row), int(found["offset"]), int(found["length"]), int(found["crc32"]), info)
         return Sample(type(file)(str(part)), int(self.labels[row]), part)
 
     def member(self, row: int) -> str:
@@ -164,14 +164,14 @@ def images_sha256(samples: Samples) -> str:
 def object_version(samples: Samples) -> str:
     """The version of the object that images of one shard are in, where its store has versions and it has no index."""
     part = samples[0].part if len(samples) else None
-    found = part.whole.version if part and part.whole else ""
+    found = part.info.version if part and part.info else ""
     return "" if found == STARTED else found
 
 
 def copied(samples: Samples) -> Samples:
     """The images of one shard, which is copied from its store now."""
     if len(samples) and (part := samples[0].part):
-        local(part.file, part.whole)
+        local(part.file, part.info)
     return samples
 
 
@@ -220,8 +220,8 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[ShardTable, tuple[str,
         raise DataError(
             f"{wanted[0].with_name(unknown[0])}: not among the {len(names)} shards that {path} lists; name those"
         )
-    wholes = [ObjectInfo(shard.bytes, shard.sha256) for shard in index.shards] if isinstance(path, StorePath) else None
-    table = ShardTable(path.parent, names, rows, texts, path, wholes)
+    infos = [ObjectInfo(shard.bytes, shard.sha256) for shard in index.shards] if isinstance(path, StorePath) else None
+    table = ShardTable(path.parent, names, rows, texts, path, infos)
     if len(wanted) == len(names):
         return table, index.classes, None
     return table, index.classes, np.isin(rows["shard"], [number[shard.name] for shard in wanted])
@@ -230,11 +230,11 @@ def _indexed(path: Path, wanted: Sequence[Path]) -> tuple[ShardTable, tuple[str,
 def _scanned(paths: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], None]:
     """The table of tars without an index; their classes are the numbers from 0 to the largest."""
     root = type(paths[0])(os.path.commonpath([path.parent for path in paths]))
-    wholes: list[ObjectInfo | None] = [None] * len(paths)
+    infos: list[ObjectInfo | None] = [None] * len(paths)
     with ThreadPoolExecutor(SCANS) as pool:
         if isinstance(root, StorePath):
-            wholes = list(pool.map(described, paths))
-        found = list(pool.map(scanned, paths, wholes))
+            infos = list(pool.map(described, paths))
+        found = list(pool.map(scanned, paths, infos))
     start = 0
     for number, (rows, texts) in enumerate(found):
         rows["shard"] = number
@@ -243,4 +243,4 @@ def _scanned(paths: Sequence[Path]) -> tuple[ShardTable, tuple[str, ...], None]:
     rows, texts = (np.concatenate(columns) for columns in zip(*found, strict=True))
     classes = tuple(str(label) for label in range(int(rows["label"].max()) + 1))
     files = [os.path.relpath(path, root) for path in paths]
-    return ShardTable(root, files, rows, texts, None, wholes), classes, None
+    return ShardTable(root, files, rows, texts, None, infos), classes, None

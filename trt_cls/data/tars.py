@@ -53,16 +53,16 @@ class _Found:
     texts: bytearray = field(default_factory=bytearray)
 
 
-def scanned(path: Path, whole: ObjectInfo | None = None) -> tuple[Rows, Texts]:
+def scanned(path: Path, info: ObjectInfo | None = None) -> tuple[Rows, Texts]:
     """The images of a tar, as rows of shard 0, and for each its member's name and its path, one behind the other.
 
-    `whole`: what its store says of it.
+    `info`: what its store says of it.
 
     Raises:
         DataError: it can't be read, is no plain tar, or is truncated.
     """
     try:
-        with held(path, whole) as here, regular_file(here) as (descriptor, size):
+        with held(path, info) as here, regular_file(here) as (descriptor, size):
             known = os.fstat(descriptor)
             identity = f"{os.path.realpath(here)}\0{size}"
             if here is path:  # the name of a copy says of which version it is

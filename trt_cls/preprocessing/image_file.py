@@ -54,7 +54,7 @@ class Part:
     offset: int
     length: int
     crc32: int
-    whole: stores.ObjectInfo | None = None
+    info: stores.ObjectInfo | None = None
     """What the index, or the store, says of an object."""
 
     def __str__(self) -> str:
@@ -137,7 +137,7 @@ class OpenShard:
 
     def __init__(self, part: Part) -> None:
         if isinstance(part.file, StorePath):
-            self.descriptor = store_cache.opened(part.file, part.whole)
+            self.descriptor = store_cache.opened(part.file, part.info)
         else:
             with regular_file(part.file) as (descriptor, _):
                 self.descriptor = os.dup(descriptor)
