@@ -65,12 +65,12 @@ def test_every_picture_of_the_pages_is_drawn_and_described() -> None:
                 assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_the_picture_of_the_rooms_is_the_order_of_imports() -> None:
+def test_the_picture_of_the_packages_is_the_order_of_imports() -> None:
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
     rows: dict[str, list[str]] = {}
-    for text in ElementTree.parse(DOCS / "pictures/rooms.svg").iter("{http://www.w3.org/2000/svg}text"):
+    for text in ElementTree.parse(DOCS / "pictures/packages.svg").iter("{http://www.w3.org/2000/svg}text"):
         if text.get("class") is None:
             rows.setdefault(text.attrib["y"], []).append(str(text.text))
     assert [" | ".join(f"trt_cls.{room}" for room in row) for row in rows.values()] == layers
