@@ -149,6 +149,8 @@ def output_folder(path: Path) -> Path:
 def written(path: Path) -> Iterator[Path]:
     """Yields the file to write: `path` itself, or one that becomes the object when the block ends without an error.
 
+    A file of this machine appears completely or not at all only if it is written by `files.atomic`.
+
     Raises:
         StoreError: the store does not take it.
     """

@@ -139,4 +139,4 @@ def _check_classes(root: Path, folders: Sequence[str], classes: Sequence[str], a
         hint = did_you_mean(unknown[0], classes)
         raise DataError(f"{root}: {listed(unknown)} is not among the {len(classes)} classes; rename or remove it{hint}")
     if missing:
-        raise DataError(f"{root}: no folder for {listed(missing)}; {LAYOUT}, named as in the class map")
+        raise DataError(f"{root}: no folder for {listed(missing)}; {LAYOUT}, named as the {len(classes)} classes")

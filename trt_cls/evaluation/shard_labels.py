@@ -2,8 +2,8 @@
 
 OUT/STEM.csv (or .parquet) has the rows of each image that `infer -r` writes: one for each class that is named, else one
 without a label. OUT/STEM.json says what it was made with and is written last: a shard that has one is done, so a job
-that was killed is started again as it was. OUT/shards.HASH.json lists the shards that a job was asked for. Does not
-know: how an image is read.
+that was killed is started again as it was; two processes that label one shard write the same. OUT/shards.HASH.json
+lists the shards that a job was asked for. Does not know: how an image is read.
 """
 
 from __future__ import annotations
