@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -129,3 +130,14 @@ def test_processes_that_are_started_again_do_not_take_the_keys_of_those_before()
         names = [set(pool.map(lambda rank: _start(store, rank, 3), (0, 2, 1))) for _ in range(3)]
     assert [len(of_one_start) for of_one_start in names] == [1, 1, 1]
     assert len(set.union(*names)) == 3
+
+
+def test_a_sigterm_that_no_block_sees_ends_the_process_silently() -> None:
+    code = (
+        "import os, signal; from trt_cls.distributed import failure\n"
+        "signal.signal(signal.SIGTERM, failure._raise)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "signal.pause()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, b"")

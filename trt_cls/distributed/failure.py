@@ -23,8 +23,12 @@ GRACE = 15.0
 """Seconds between SIGTERM and a forced exit."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM, by which torchrun ends the other processes when one has failed."""
+class _Terminated(SystemExit):
+    """SIGTERM, by which torchrun ends the other processes when one has failed.
+
+    Python raises it at the next call of a function. Where that is the call that ends a block, `ended_together` does not
+    see it; the process then ends silently, as another one reports the error.
+    """
 
 
 @contextmanager
@@ -100,7 +104,7 @@ def _by_another(error: BaseException) -> bool:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     _on_sigterm(signal.SIG_IGN)
-    raise _Terminated
+    raise _Terminated(128 + number)
 
 
 def _on_sigterm(handler: Any) -> Any:
