@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,25 @@ from trt_cls.artefacts import onnx_file
 from trt_cls.engines import open_engine
 from trt_cls.engines.backends import BACKENDS, Provider
 from trt_cls.engines.classifier import load_classifier
-from trt_cls.errors import ArtefactError, EngineError, MissingDependency
+from trt_cls.errors import ArtefactError, EngineError
 from trt_cls.export.embedding import embed_preprocessing
 
+INSTALLED = {distribution.name for distribution in distributions()}
 EACH = pytest.mark.parametrize(
     "provider",
     [
-        provider
+        pytest.param(
+            provider,
+            marks=pytest.mark.skipif(
+                not INSTALLED & {*backend.packages}, reason=f"{' or '.join(backend.packages)} is not installed"
+            ),
+        )
         for backend in BACKENDS
         if ".onnx" in backend.suffixes
         for provider, device in backend.devices.items()
         if device == "cpu"
     ],
 )
-
-
-def opened(path: Path, provider: Provider, threads: int | None = None) -> Any:
-    try:
-        return open_engine(path, provider, threads)
-    except MissingDependency as error:
-        pytest.skip(str(error))
 
 
 def batch(*colors: tuple[int, int, int]) -> Any:
@@ -47,7 +47,7 @@ def batch(*colors: tuple[int, int, int]) -> Any:
 def test_probabilities_are_exact_for_batches_of_any_size(
     tmp_path: Path, provider: Provider, threads: int | None
 ) -> None:
-    engine = opened(write_onnx(tmp_path / "model.onnx"), provider, threads)
+    engine = open_engine(write_onnx(tmp_path / "model.onnx"), provider, threads)
     colors = [(255, 0, 0), (0, 200, 100), (0, 0, 9)]
     for count in (3, 1, 2):
         answers = engine.infer(batch(*colors[:count]))
@@ -60,7 +60,7 @@ def test_probabilities_are_exact_for_batches_of_any_size(
 
 @EACH
 def test_answers_are_not_overwritten_by_the_next(tmp_path: Path, provider: Provider) -> None:
-    engine = opened(write_onnx(tmp_path / "model.onnx"), provider)
+    engine = open_engine(write_onnx(tmp_path / "model.onnx"), provider)
     first = engine.infer(batch((255, 0, 0)))
     kept = first.copy()
     engine.infer(batch((0, 0, 255)))
@@ -71,14 +71,14 @@ def test_answers_are_not_overwritten_by_the_next(tmp_path: Path, provider: Provi
 def test_pixels_are_taken_where_normalization_is_in_the_graph(tmp_path: Path, provider: Provider) -> None:
     plain, path = write_onnx(tmp_path / "plain.onnx"), tmp_path / "model.onnx"
     onnx_file.write_onnx(embed_preprocessing(onnx_file.read_onnx(plain)), path)
-    engine = opened(path, provider)
+    engine = open_engine(path, provider)
     pixels = np.full((2, SIZE, SIZE, 3), (0, 200, 100), np.uint8)
     np.testing.assert_allclose(engine.infer(pixels), [probabilities((0, 200, 100))] * 2, atol=1e-6)
 
 
 @EACH
 def test_a_closed_engine_says_so_and_closes_twice(tmp_path: Path, provider: Provider) -> None:
-    engine = opened(write_onnx(tmp_path / "model.onnx"), provider, 1)
+    engine = open_engine(write_onnx(tmp_path / "model.onnx"), provider, 1)
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match=f"{engine.backend}: the engine is closed; open it again"):
@@ -98,7 +98,7 @@ def test_a_closed_engine_says_so_and_closes_twice(tmp_path: Path, provider: Prov
     ids=["wide", "channels-last", "one", "none", "float64"],
 )
 def test_a_batch_of_another_shape_is_refused(tmp_path: Path, provider: Provider, images: Any) -> None:
-    engine = opened(write_onnx(tmp_path / "model.onnx"), provider)
+    engine = open_engine(write_onnx(tmp_path / "model.onnx"), provider)
     with pytest.raises(EngineError, match=r"expected float32 \['n', 3, 16, 16\]"):
         engine.infer(images)
 
@@ -107,7 +107,7 @@ def test_a_batch_of_another_shape_is_refused(tmp_path: Path, provider: Provider,
 def test_a_graph_that_belies_its_contract_is_refused(tmp_path: Path, provider: Provider) -> None:
     path = write_onnx(tmp_path / "model.onnx", replace(CONTRACT, preprocessing=replace(RGB, height=24)))
     with pytest.raises(ArtefactError, match=r"3, 16, 16\].*expected .*3, 24, 16\].*"):
-        opened(path, provider)
+        open_engine(path, provider)
 
 
 @EACH
@@ -115,13 +115,13 @@ def test_a_graph_that_can_not_be_loaded_is_an_error_of_the_file(tmp_path: Path, 
     path = write_onnx(tmp_path / "model.onnx")
     path.write_bytes(path.read_bytes().replace(b"GlobalAveragePool", b"GlobalAveragePoul"))
     with pytest.raises(ArtefactError, match=r"model.onnx: .*; expected .* export it again") as caught:
-        opened(path, provider)
+        open_engine(path, provider)
     assert "\n" not in str(caught.value)
 
 
 @EACH
 def test_a_classifier_takes_it(tmp_path: Path, provider: Provider) -> None:
     path, image = write_onnx(tmp_path / "model.onnx"), np.full((SIZE, SIZE, 3), (0, 200, 100), np.uint8)
-    opened(path, provider).close()
+    open_engine(path, provider).close()
     with load_classifier(path, provider) as classifier:
         np.testing.assert_allclose(classifier.predict_proba(image), [probabilities((0, 200, 100))], atol=1e-6)

@@ -150,13 +150,18 @@ def test_flags_that_would_be_ignored_are_refused(
     assert message in capsys.readouterr().err
 
 
+def job(command: str, sources: Path) -> list[str]:
+    """The command line of a job, but for the folder to write to."""
+    images = {"infer": "-i", "evaluate": "--dataset"}[command]
+    shards = f"{sources}/s-{{000000..{SHARDS - 1:06}}}.tar"
+    return [command, "-m", str(sources / "model.onnx"), images, shards, "--provider", "cpu", "-b", "2", "-o"]
+
+
 @pytest.mark.parametrize("command", ["infer", "evaluate"])
 def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
     command: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = {"infer": "-i", "evaluate": "--dataset"}[command]
-    shards = f"{sources}/s-{{000000..{SHARDS - 1:06}}}.tar"
-    typed = [command, "-m", str(sources / "model.onnx"), images, shards, "--provider", "cpu", "-b", "2", "-o"]
+    typed = job(command, sources)
     assert main([*typed, str(tmp_path / "one")]) == 0
     again = [*typed, str(tmp_path / "two")]
     seen = 0
@@ -194,9 +199,7 @@ def test_ctrl_c_and_a_full_disk_leave_complete_outputs_alone(
 def test_the_same_job_twice_at_once_ends_well(
     command: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = {"infer": "-i", "evaluate": "--dataset"}[command]
-    shards = f"{sources}/s-{{000000..{SHARDS - 1:06}}}.tar"
-    typed = [command, "-m", str(sources / "model.onnx"), images, shards, "--provider", "cpu", "-b", "2", "-o"]
+    typed = job(command, sources)
     assert main([*typed, str(tmp_path / "one")]) == 0
     again = [*typed, str(tmp_path / "two")]
     flushed, others = os.fsync, 0
