@@ -117,7 +117,6 @@ def command(
     with its likeliest labels. A multi-label model gives a row for each label that reaches its threshold; a model
     exported with --coverage gives a set of labels, with --reject-rate "unknown" where it is not sure.
     """
-    _import_numpy()
     sources = tuple(map(plain, (*given, *more)))
     if merge:
         refuse_others(context, "merge")
@@ -139,16 +138,6 @@ def command(
         )
     else:
         _label(model, sources, contract_of, form, results, run)
-
-
-def _import_numpy() -> None:
-    """Imports NumPy without the threads that it starts for products of matrices, a tenth of the time for one image."""
-    name = "OPENBLAS_NUM_THREADS"
-    if name not in os.environ:
-        os.environ[name] = "1"
-        import numpy  # noqa: F401
-
-        del os.environ[name]
 
 
 def _checked_contract(model: Path, spec: Path | None, overrides: tuple[str, ...], run: RunOptions) -> Contract:
