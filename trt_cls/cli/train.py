@@ -51,6 +51,11 @@ TRAINING_ALONE = ("resume", "auto_resume", "save_every", "loggers", "init_epoch"
     "on a CPU.",
 )
 @click.option("--compile", "compile_network", is_flag=True, help="Use torch.compile: slow to start, then faster.")
+@click.option(
+    "--cuda-graphs",
+    is_flag=True,
+    help="Record forward and backward pass as CUDA graphs: the same results, faster where a GPU waits for its host.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @click.option(
     "--logger",

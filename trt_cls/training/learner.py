@@ -24,6 +24,7 @@ from trt_cls.models.network import Network
 from trt_cls.spec.experiment import NO_EXTENSIONS, Distillation, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
+from trt_cls.training.graphs import Graphed, require_recordable
 from trt_cls.training.loss import training_loss
 from trt_cls.training.optimization import optimizer, parameter_groups, penalty, set_rate
 from trt_cls.training.parallel import Pipelined, replicated, spread
@@ -50,7 +51,8 @@ class Learner:
     `weights` are those of the classes in the loss; None: all 1.
 
     Raises:
-        RequestError: batches of one image, on which batch normalization can't train.
+        RequestError: batches of one image, on which batch normalization can't train, or a step that `cuda_graphs`
+            can't record.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Learner:
         weights: Tensor | None = None,
         *,
         compile_network: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         self.model = compute.place(model).train()
         if isinstance(model, Network):
@@ -75,7 +78,10 @@ class Learner:
         self._compute, self._processes, self._extensions, self._teacher = compute, processes, extensions, teacher
         self._weights = None if weights is None else weights.to(compute.last)
         parts, group = extensions.microbatches, extensions.accumulate_steps
-        network = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
+        network: Any = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
+        if cuda_graphs:
+            require_recordable(compute, extensions, processes, compiled=compile_network)
+            network = Graphed(network, compute, config.batch_size_per_gpu)
         self._network = compiled(network) if compile_network else network
         groups = parameter_groups(model, self.penalty, extensions)
         self._optimizer = optimizer(extensions.optimizer or config.optimizer, groups)

@@ -48,6 +48,7 @@ def train(
     init_epoch: int = 1,
     save_every: int | None = None,
     compile_network: bool = False,
+    cuda_graphs: bool = False,
     loggers: Sequence[str] = (),
     order: Epochs | None = None,
     reporter: Reporter | None = None,
@@ -56,7 +57,8 @@ def train(
 
     One request on one machine gives the same numbers, whatever n_workers is and however often it is killed and resumed.
     The state is saved every `save_every` steps (None: every few minutes) and after each epoch. `compile_network`: by
-    torch.compile. `order`: of images in shards. `loggers`: "wandb", "mlflow". Under torchrun all processes train.
+    torch.compile. `cuda_graphs`: records forward and backward pass once. `order`: of images in shards. `loggers`:
+    "wandb", "mlflow". Under torchrun all processes train.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
@@ -89,7 +91,7 @@ def train(
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
         stack.enter_context(memory_kept(compute))
         with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
-            learner = _learner(setup, folder, state, reporter, compile_network=compile_network)
+            learner = _learner(setup, folder, state, reporter, compile_network, cuda_graphs)
             training = Training(setup, learner, folder, request, save_every, init_epoch)
             if state is not None:
                 with foreign_reported(folder.state):
@@ -107,6 +109,7 @@ def find_rate(
     device: str = "auto",
     precision: str = "auto",
     compile_network: bool = False,
+    cuda_graphs: bool = False,
     order: Epochs | None = None,
     reporter: Reporter | None = None,
 ) -> RateCurve:
@@ -131,7 +134,7 @@ def find_rate(
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
         stack.enter_context(memory_kept(compute))
         with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
-            learner = _learner(setup, folder, None, reporter, compile_network=compile_network)
+            learner = _learner(setup, folder, None, reporter, compile_network, cuda_graphs)
             reporter.line(f"{compute} · {_system(setup)} · {_size(setup, learner.model)}")
             curve = sweep(learner, setup)
         if processes.first:
@@ -140,7 +143,12 @@ def find_rate(
 
 
 def _learner(
-    setup: Setup, folder: RunFolder, state: TrainState | None, reporter: Reporter, *, compile_network: bool
+    setup: Setup,
+    folder: RunFolder,
+    state: TrainState | None,
+    reporter: Reporter,
+    compile_network: bool,
+    cuda_graphs: bool,
 ) -> Learner:
     """The network with its first weights, or in the shape of those of `state`, and its optimizer."""
     extensions = setup.extensions
@@ -159,7 +167,15 @@ def _learner(
     if weights is not None:
         reporter.line(weights_text(weights, setup.train))
     return Learner(
-        model, config, compute, setup.processes, extensions, teacher, weights, compile_network=compile_network
+        model,
+        config,
+        compute,
+        setup.processes,
+        extensions,
+        teacher,
+        weights,
+        compile_network=compile_network,
+        cuda_graphs=cuda_graphs,
     )
 
 
