@@ -60,7 +60,8 @@ def lanes(out: Path, images: Path, dataset: Path) -> list[list[Step]]:
         Step(tool, ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *SMALL])
         for tool in ("memcheck", "racecheck")
     ]
-    training = [Step("training_tests", [*TESTS, str(HERE / "test_training_on_gpu.py")], limit=240)]
+    trainings = [str(HERE / name) for name in ("test_training_on_gpu.py", "test_cuda_graphs.py")]
+    training = [Step("training_tests", [*TESTS, *trainings], limit=240)]
     return [exactness, sanitizer, training, commands(out, dataset)]
 
 
