@@ -68,7 +68,6 @@ def test_allowed(extensions: str, train: str) -> None:
         ("trivial_augment", "with extensions.rand_augment", "trivial_augment: true rand_augment { }", ""),
         ("bce_loss", "with extensions.distillation", "bce_loss: true distillation { teacher: 'a' }", ""),
         ("drop_path", '0.1 found with arch "resnet", expected an EfficientNet', "drop_path: 0.1", ""),
-        ("gradient_checkpointing", '"resnet", expected a network of timm', "gradient_checkpointing: true", ""),
         ("repeated_augment", "an integer ≥ 1", "repeated_augment: 0", ""),
         ("layer_decay", "a number in (0, 1]", "layer_decay: 0", ""),
         ("warm_up_steps", "an integer ≥ 0", "warm_up_steps: -1", ""),

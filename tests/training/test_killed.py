@@ -238,7 +238,10 @@ OPTIONS = {
             AUGMENTED, optimizer=ModernOptimizer(lamb=Lamb()), drop_path=0.3, gradient_checkpointing=True,
         ),
     ),
-    "muon": (replace(MODEL, dropout=0.0), replace(AUGMENTED, optimizer=ModernOptimizer(muon=Muon()))),
+    "muon": (
+        replace(MODEL, dropout=0.0),
+        replace(AUGMENTED, optimizer=ModernOptimizer(muon=Muon()), gradient_checkpointing=True),
+    ),
     "lion": (
         replace(MODEL, dropout=0.5),
         Extensions(optimizer=ModernOptimizer(lion=Lion()), rand_augment=RandAugment(), accumulate_steps=2),

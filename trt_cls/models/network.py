@@ -8,13 +8,18 @@ Their numbers of channels can be changed (`resize_layers`), as pruning needs. Do
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from trt_cls.contract import INPUT
@@ -56,24 +61,53 @@ class Network(nn.Module):
         for layer in layers:
             self.add_module(layer.name, layer.module)
         self.steps = _steps(layers)
+        self._parts: tuple[tuple[_Step, ...], ...] = ()
+        """Of `steps`, whose values are computed again in the backward pass; empty: all values are kept."""
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, classes], softmax not included."""
-        values = {INPUT: images}
-        for step in self.steps:
+        if not self._parts or not self.training:
+            return self._values(self.steps, INPUT, images)
+        name, value = INPUT, images
+        for part in self._parts:
+            contexts = partial(self._contexts, part)
+            value = checkpoint(self._values, part, name, value, use_reentrant=False, context_fn=contexts)
+            name = part[-1].name
+        return value
+
+    def _values(self, steps: Sequence[_Step], name: str, value: Tensor) -> Tensor:
+        """The value of the last of `steps` from that of layer `name`, the only one before them that they read."""
+        values = {name: value}
+        for step in steps:
             values[step.name] = getattr(self, step.name)(*(values[name] for name in step.inputs))
-            for name in step.done_with:
-                del values[name]
-        return values[self.steps[-1].name]
+            for done in step.done_with:
+                del values[done]
+        return values[steps[-1].name]
+
+    def set_grad_checkpointing(self) -> None:
+        """Keeps some √n values for the backward pass, which computes those between them again; the name is timm's.
+
+        Outputs, gradients and statistics stay the same to the bit.
+        """
+        self._parts = _parts(self.steps)
+        for layer in self.children():
+            if isinstance(layer, REUSING):  # what it reads may be one of them; reuse_memory knows
+                layer.inplace = False
+
+    def _contexts(self, part: Sequence[_Step]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Those in which `part` is computed first, and again."""
+        return nullcontext(), _statistics_kept([getattr(self, step.name) for step in part])
 
     def reuse_memory(self) -> None:
         """Lets each ReLU write into its input, where no other layer reads that and no gradient is computed from it.
 
         Outputs and gradients stay the same to the bit. SiLU and Mish keep their input for the gradient.
         """
+        kept = {part[0].inputs[0] for part in self._parts}
         for step in self.steps:
             layer, made_by = getattr(self, step.name), getattr(self, step.inputs[0], None)
-            if isinstance(layer, (nn.ReLU, nn.LeakyReLU)) and step.done_with and isinstance(made_by, UNUSED_OUTPUT):
+            reads_alone = step.done_with and step.inputs[0] not in kept
+            if isinstance(layer, REUSING) and reads_alone and isinstance(made_by, UNUSED_OUTPUT):
                 layer.inplace = True
 
     def set_drop_path(self, most: float) -> None:
@@ -101,6 +135,32 @@ class Network(nn.Module):
     def num_classes(self) -> int:
         """The number of classes."""
         return int(getattr(self, self.head).weight.shape[0])
+
+
+def _parts(steps: Sequence[_Step]) -> tuple[tuple[_Step, ...], ...]:
+    """About √n parts of `steps`, between which a single value is handed on."""
+    ends, alive = [], {INPUT}
+    for place, step in enumerate(steps[:-1], 1):
+        alive = (alive | {step.name}) - set(step.done_with)
+        if alive == {step.name}:
+            ends.append(place)
+    every = math.isqrt(len(ends)) or 1
+    bounds = [0, *ends[every - 1 :: every], len(steps)]
+    return tuple(tuple(steps[first:end]) for first, end in pairwise(bounds))
+
+
+@contextmanager
+def _statistics_kept(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """A context in which `layers` compute a batch again, which is in batch normalization's statistics already."""
+    learning = [layer for layer in layers if isinstance(layer, _BatchNorm) and layer.training]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in learning]
+    for layer in learning:
+        layer.momentum, layer.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for layer, (momentum, batches) in zip(learning, before, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, batches
 
 
 def head_of(module: nn.Module) -> str:
@@ -201,6 +261,8 @@ class SampleDropout(nn.Module):
         return value * functional.dropout(value.new_ones(value.shape[0], 1, 1, 1), self.rate)
 
 
+REUSING = (nn.ReLU, nn.LeakyReLU)
+"""Layers whose gradient needs their output alone."""
 UNUSED_OUTPUT = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm, Add)
 """Layers that make a new tensor, which their own gradient does not need."""
 

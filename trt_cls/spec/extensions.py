@@ -193,7 +193,9 @@ class Extensions:
         interval(0, 1, "[)"),
     )
     gradient_checkpointing: bool = option(
-        False, "computes activations again in the backward pass: less memory, more time; for networks of timm"
+        False,
+        "computes activations again in the backward pass: less memory, more time, the same result; for built-in "
+        "networks and those of timm",
     )
     warm_up_steps: int = option(
         0, "steps of the optimizer in which the schedule's rate is reached, linearly; without soft_start", at_least(0)

@@ -247,7 +247,7 @@ def _check_means(model: ModelConfig, train: TrainConfig, report: Report) -> None
 
 
 def _check_extensions(experiment: Experiment, report: Report) -> None:
-    _check_libraries(experiment, report)
+    _check_drop_path(experiment, report)
     if experiment.train_config is not None:
         _check_crops(experiment, report)
         _check_padding(experiment, report)
@@ -298,17 +298,14 @@ def _check_padding(experiment: Experiment, report: Report) -> None:
             report.add(path, f"{padding} found, expected less than the network's shorter side, {side}")
 
 
-def _check_libraries(experiment: Experiment, report: Report) -> None:
-    """What few of our own networks have, or none."""
+def _check_drop_path(experiment: Experiment, report: Report) -> None:
+    """What few of our own networks have."""
     own = ARCHITECTURES.get(experiment.model_config.arch) if experiment.model_config else None
-    for name, has, who in (
-        ("drop_path", own and own.has_drop_path, "an EfficientNet, or a network of timm or torchvision"),
-        ("gradient_checkpointing", False, "a network of timm"),
-    ):
-        path, value = f"extensions.{name}", getattr(experiment.extensions, name)
-        if value and own and not has and report.sound(path, "model_config.arch"):
-            found = f'{shown(value)} found with arch "{own.name}"'
-            report.add(path, f"{found}, expected {who} there, or the field left out")
+    path, drop_path = "extensions.drop_path", experiment.extensions.drop_path
+    if drop_path and own and not own.has_drop_path and report.sound(path, "model_config.arch"):
+        found = f'{shown(drop_path)} found with arch "{own.name}"'
+        expected = "an EfficientNet, or a network of timm or torchvision there, or the field left out"
+        report.add(path, f"{found}, expected {expected}")
 
 
 def _check_crops(experiment: Experiment, report: Report) -> None:

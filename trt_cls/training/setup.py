@@ -128,7 +128,8 @@ def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
         checkpointing: Any = getattr(model, "set_grad_checkpointing", None)
         if checkpointing is None:
             raise RequestError(
-                f"extensions.gradient_checkpointing: {arch} has none; expected a network of timm; leave the field out"
+                f"extensions.gradient_checkpointing: {arch} has none; expected a built-in network or one of timm; "
+                "leave the field out"
             )
         checkpointing()
     if setup.config.pretrained_model_path and not resume:
