@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from trt_cls import spec
-from trt_cls.spec.experiment import CosineLr, Experiment, LrConfig, ModelConfig
+from trt_cls.errors import RequestError
+from trt_cls.spec.experiment import CosineLr, Experiment, Extensions, LrConfig, ModelConfig
 from trt_cls.training.run import train
 from trt_cls.training.state import Interrupted
 
@@ -36,6 +37,14 @@ def test_a_compiled_training_is_resumed_to_the_byte(
     train(asked, tmp_path / "parts", reporter=quiet(), resume=True, **common)
     for name in ("training.csv", "weights/alexnet_002.safetensors"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_values_that_are_computed_again_are_not_compiled(
+    experiment: Callable[..., Experiment], quiet: Any, tmp_path: Path
+) -> None:
+    asked = experiment(extensions=Extensions(gradient_checkpointing=True))
+    with pytest.raises(RequestError, match=r"--compile with extensions.gradient_checkpointing"):
+        train(asked, tmp_path, device="cpu", reporter=quiet(), compile_network=True)
 
 
 @pytest.mark.slow

@@ -82,6 +82,11 @@ class Learner:
         if cuda_graphs:
             require_recordable(compute, extensions, processes, compiled=compile_network)
             network = Graphed(network, compute, config.batch_size_per_gpu)
+        if compile_network and extensions.gradient_checkpointing and isinstance(model, Network):
+            raise RequestError(
+                "--compile with extensions.gradient_checkpointing: torch compiles no built-in network with it; "
+                "expected one of the two; leave the other out"
+            )
         self._network = compiled(network) if compile_network else network
         groups = parameter_groups(model, self.penalty, extensions)
         self._optimizer = optimizer(extensions.optimizer or config.optimizer, groups)

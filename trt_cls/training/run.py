@@ -56,9 +56,8 @@ def train(
     """Trains the network of `experiment` and writes checkpoints, curves and logs below `results`.
 
     One request on one machine gives the same numbers, whatever n_workers is and however often it is killed and resumed.
-    The state is saved every `save_every` steps (None: every few minutes) and after each epoch. `compile_network`: by
-    torch.compile. `cuda_graphs`: records forward and backward pass once. `order`: of images in shards. `loggers`:
-    "wandb", "mlflow". Under torchrun all processes train.
+    The state is saved every `save_every` steps (None: every few minutes) and after each epoch. The rest is as the
+    options of `trt-cls train`. Under torchrun all processes train.
 
     Raises:
         RequestError: the request can't be met, or does not fit what `results` holds.
@@ -89,8 +88,7 @@ def train(
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
-        stack.enter_context(memory_kept(compute))
-        with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
+        with memory_kept(compute), repeatable(compute.precision), _failures_reported(config, compile_network):
             learner = _learner(setup, folder, state, reporter, compile_network, cuda_graphs)
             training = Training(setup, learner, folder, request, save_every, init_epoch)
             if state is not None:
@@ -132,8 +130,7 @@ def find_rate(
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
-        stack.enter_context(memory_kept(compute))
-        with repeatable(compute.precision), _failures_reported(config, compile_network=compile_network):
+        with memory_kept(compute), repeatable(compute.precision), _failures_reported(config, compile_network):
             learner = _learner(setup, folder, None, reporter, compile_network, cuda_graphs)
             reporter.line(f"{compute} · {_system(setup)} · {_size(setup, learner.model)}")
             curve = sweep(learner, setup)
@@ -195,7 +192,7 @@ def _logs(training: Training, loggers: Sequence[str], reporter: Reporter) -> lis
 
 
 @contextmanager
-def _failures_reported(config: TrainConfig, *, compile_network: bool) -> Iterator[None]:
+def _failures_reported(config: TrainConfig, compile_network: bool) -> Iterator[None]:
     try:
         with compiler_failures_reported() if compile_network else nullcontext():
             yield
