@@ -53,8 +53,6 @@ LOOK_EVERY = 0.5
 """Seconds between two looks at the deadline and at signals."""
 TIME_TO_SAVE = 30.0
 """Seconds from SIGTERM to SIGKILL."""
-
-
 Finished = dict[int, tuple[float, float]]
 """Top-1 and CPU seconds of a recipe, by seed."""
 
@@ -95,7 +93,7 @@ class Place(NamedTuple):
     workers: int
 
 
-def jobs_of(given: argparse.Namespace) -> Sequence[Job]:
+def jobs_of(given: argparse.Namespace) -> list[Job]:
     """Of all recipes, network by network and seed by seed."""
     recipes, first, root = RECIPES, 0, given.results
     if given.choose:
@@ -204,6 +202,7 @@ def cpu_seconds_noted(job: Job, origin: dict[str, str]) -> Iterator[None]:
             note()
             remove_old_weights(RunFolder(job.folder))
 
+    note()
     noting = threading.Thread(target=keep_noting, daemon=True)
     noting.start()
     try:
