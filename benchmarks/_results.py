@@ -30,14 +30,15 @@ def network_name(model: ModelConfig) -> str:
     return model.arch + (str(model.n_layers) if ARCHITECTURES[model.arch].depths else "")
 
 
-def write(name: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes results/NAME.csv and prints it."""
+def write(name: str, rows: Sequence[Mapping[str, object]], *, shown: bool = True) -> None:
+    """Writes results/NAME.csv and prints it if it shall be `shown`."""
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print((RESULTS / f"{name}.csv").read_text(), end="")
+    if shown:
+        print((RESULTS / f"{name}.csv").read_text(), end="")
 
 
 def run(name: str, measure: Callable[[], Sequence[Mapping[str, object]]]) -> int:

@@ -1,13 +1,18 @@
 """Top-1 of recipes for training from scratch, with several seeds, on ten thousand photographs enlarged to 64×64.
 
-Each (network, recipe, seed) is a training in a folder of its own below -r. Jobs run one after the other, seed by seed;
-Ctrl-C, SIGTERM or kill -9 stop them, and the same command goes on where it was: finished jobs are not repeated.
+Each (network, recipe, seed) is a training in a folder of its own below -r and in a process of its own, --jobs at a
+time; with a --deadline, in seconds, no later. Ctrl-C, SIGTERM, kill -9 and the deadline stop them, and the same command
+goes on where it was: finished jobs are not repeated. What a job prints is in its console.txt.
 results/recipes.csv has a row for each job, also for one that has not run, and one for the finished seeds of a recipe.
 top_1 is that of the last epoch, since the best of many is flattered. CPU seconds include validation and what was
 repeated after kill -9; on a GPU they are those of the host. Intervals of 95 % are Student's over the seeds; gains over
 a network's first recipe are paired by seed.
-Usage: OMP_NUM_THREADS=1 nice -n 19 python benchmarks/recipes.py DATA -r DIR [--only NETWORK/RECIPE ...] [--seeds 3]
-[--device cpu] [--precision fp32] [--table], DATA with train/ and test/; --table only writes the results
+--choose trains CANDIDATES in place of RECIPES, with another seed, and validates on a fifth of train/, so that recipes
+are not chosen on the images that measure them: results/recipes_choice.csv. --cost ROUNDS compares the CPU time of
+resnet18's recipes: results/recipes_cost.csv.
+Usage: nice -n 19 python benchmarks/recipes.py DATA -r DIR [--choose] [--only NETWORK/RECIPE ...] [--seeds 3] [--jobs 1]
+[--deadline SECONDS] [--device cpu] [--precision fp32] [--workers 0] [--table], or DATA --cost ROUNDS; DATA with train/
+and test/; --table only writes the results. Each job has one thread, unless OMP_NUM_THREADS says otherwise
 """
 
 from __future__ import annotations
@@ -15,89 +20,52 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
+import os
+import signal
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from _recipes import CANDIDATES, NETWORKS, RECIPES, Recipe, experiment_of
 from _results import about, write
+from recipes_cost import cost_rows
 from scipy.stats import t
 
 from trt_cls.errors import TrtClsError
 from trt_cls.files import write_text
-from trt_cls.spec import loads
+from trt_cls.training.logs.console import Reporter
 from trt_cls.training.run import train
 from trt_cls.training.run_folder import RunFolder
+from trt_cls.training.state import Interrupted, StopRequest
 
-NETWORKS = {
-    "vit_tiny": 'arch: "timm/vit_tiny_patch16_224"',
-    "convnext_atto": 'arch: "timm/convnext_atto"',
-    "resnet18": 'arch: "resnet" n_layers: 18 use_batch_norm: true',
-}
-SGD = """
-  optimizer { sgd { momentum: 0.9 nesterov: true } }
-  reg_config { type: "L2" scope: "Conv2D,Dense" weight_decay: 0.0005 }
-"""
-ADAMW = 'optimizer { adam { } } reg_config { type: "None" }'
-TODAY = SGD + "lr_config { cosine { learning_rate: 0.1 soft_start: 0.2 } }"
-
-
-class Recipe(NamedTuple):
-    network: str
-    name: str
-    epochs: int
-    training: str
-    """Optimizer, penalty and schedule."""
-    extensions: str = ""
-
-
-RECIPES = (
-    # specs/cifar10_resnet18.txt is `today` of resnet18; for the others it is shorter
-    Recipe("vit_tiny", "today", 10, TODAY),
-    Recipe(
-        "vit_tiny",
-        "adamw",
-        10,
-        ADAMW + "lr_config { cosine { learning_rate: 0.001 soft_start: 0.1 } }",
-        "optimizer { adamw { weight_decay: 0.05 } } clip_grad_norm: 1.0",
-    ),
-    Recipe("convnext_atto", "today", 10, TODAY),
-    Recipe(
-        "convnext_atto",
-        "adamw",
-        10,
-        ADAMW + "lr_config { cosine { learning_rate: 0.001 soft_start: 0.1 } }",
-        "optimizer { adamw { weight_decay: 0.05 } } clip_grad_norm: 1.0",
-    ),
-    Recipe("resnet18", "today", 30, TODAY),
-    # candidates, each with an epoch less: their augmentation and the running mean cost a hundredth of a step
-    Recipe("resnet18", "erasing", 29, TODAY, "random_erasing: 0.5 ema_decay: 0.998"),
-    Recipe("resnet18", "trivial", 29, TODAY, "trivial_augment: true random_erasing: 0.25 ema_decay: 0.998"),
-)
-SPEC = """
-model_config {{ {network} input_image_size: "3,64,64" }}
-train_config {{
-  train_dataset_path: "{data}/train"
-  val_dataset_path: "{data}/test"
-  batch_size_per_gpu: 64 n_epochs: {epochs} n_workers: {workers} random_seed: {seed} preprocess_mode: "torch"
-  enable_random_crop: false enable_center_crop: false enable_color_augmentation: false
-  label_smoothing: 0.1 mixup_alpha: 0.0
-  {training}
-}}
-extensions {{ crop_padding: 8 {extensions} }}
-"""
-NOTE_EVERY = 20.0
+SEED_TO_CHOOSE = 100
+NOTE_EVERY = 5.0
 """Seconds between two notes of the CPU time: what kill -9 may lose of it."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the deadline and at signals."""
+TIME_TO_SAVE = 30.0
+"""Seconds from SIGTERM to SIGKILL."""
+Finished = dict[int, tuple[float, float]]
+"""Top-1 and CPU seconds of a recipe, by seed."""
 
 
 class Job(NamedTuple):
     recipe: Recipe
     seed: int
     folder: Path
+    choosing: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.network}/{self.recipe.name}, seed {self.seed}"
 
     @property
     def epochs(self) -> list[dict[str, str]]:
@@ -116,35 +84,108 @@ class Job(NamedTuple):
         return json.loads(path.read_text()) if path.exists() else {}
 
 
-def jobs_of(recipes: list[Recipe], seeds: int, root: Path) -> list[Job]:
+class Place(NamedTuple):
+    """Where the images are, and how jobs run."""
+
+    data: Path
+    device: str
+    precision: str
+    workers: int
+
+
+def jobs_of(given: argparse.Namespace) -> list[Job]:
+    """Of all recipes, network by network and seed by seed."""
+    recipes, first, root = RECIPES, 0, given.results
+    if given.choose:
+        recipes, first, root = CANDIDATES, SEED_TO_CHOOSE, given.results / "choice"
+    seeds = given.seeds or (1 if given.choose else 3)
     return [
-        Job(recipe, seed, root / f"{recipe.network}-{recipe.name}-{recipe.epochs}-{seed}")
+        Job(recipe, seed, root / f"{recipe.network}-{recipe.name}-{recipe.epochs}-{seed}", given.choose)
         for network in NETWORKS
-        for seed in range(seeds)
+        for seed in range(first, first + seeds)
         for recipe in recipes
         if recipe.network == network
     ]
 
 
-def run(job: Job, data: Path, device: str, precision: str) -> None:
+def run(job: Job, place: Place) -> None:
     """Begins or resumes the training."""
-    recipe, folder = job.recipe, RunFolder(job.folder)
-    workers = 0 if device == "cpu" else 12  # a process of its own would not be counted
-    text = SPEC.format(
-        network=NETWORKS[recipe.network],
-        data=data,
-        epochs=recipe.epochs,
-        workers=workers,
-        seed=job.seed,
-        training=recipe.training,
-        extensions=recipe.extensions,
-    )
-    with cpu_seconds_noted(job, {"precision": precision, **about(("torch", "timm"))}):
-        train(loads(text), job.folder, resume=folder.state.exists(), device=device, precision=precision)
-    last = folder.checkpoint(loads(text).model_config.arch, recipe.epochs)
-    for path in folder.weights.iterdir():
-        if path != last:
-            path.unlink()
+    folder = RunFolder(job.folder)
+    experiment = experiment_of(job.recipe, place.data, seed=job.seed, workers=place.workers, choosing=job.choosing)
+    with cpu_seconds_noted(job, {"device": place.device, "precision": place.precision, **about(("torch", "timm"))}):
+        resume = folder.state.exists()
+        train(
+            experiment, job.folder, resume=resume, device=place.device, precision=place.precision, reporter=Reporter()
+        )
+    remove_old_weights(folder)
+    folder.best.unlink(missing_ok=True)
+
+
+def remove_old_weights(folder: RunFolder) -> None:
+    """All but those of the last epoch so far, and the best."""
+    for path in sorted(folder.weights.glob("[!.]*_[0-9][0-9][0-9].safetensors"))[:-1]:
+        path.unlink()
+
+
+def run_alone(job: Job, place: Place) -> None:
+    """Runs a job as a process: it ends with its parent, and 130 is its status if it was interrupted."""
+    os.setpgrp()  # Ctrl-C is the parent's, which sends one signal: the second would end a training at once
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with (job.folder / "console.txt").open("a") as file, redirect_stderr(file):
+            run(job, place)
+    except Interrupted as error:
+        sys.exit(error.exit_code)
+    except TrtClsError as error:
+        print(f"recipes: {job.name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_all(jobs: Sequence[Job], place: Place, given: argparse.Namespace, table: str) -> int:
+    """Runs the jobs that are not done, writes the table after each, and returns the script's exit status."""
+    waiting = [job for job in jobs if wanted(job, given.only) and not job.done]
+    running: dict[SpawnProcess, Job] = {}
+    failed, ends = False, time.monotonic() + given.deadline
+    with StopRequest() as stop:
+        try:
+            while (waiting or running) and not stop.requested and time.monotonic() < ends:
+                while waiting and len(running) < given.jobs:
+                    job = waiting.pop(0)
+                    process = multiprocessing.get_context("spawn").Process(target=run_alone, args=(job, place))
+                    process.start()
+                    running[process] = job
+                wait([process.sentinel for process in running], LOOK_EVERY)
+                for process in [process for process in running if not process.is_alive()]:
+                    job = running.pop(process)
+                    print(f"recipes: {job.name}: {state_of(job)}", file=sys.stderr, flush=True)
+                    failed = failed or not job.done
+                    write(table, rows_of(jobs), shown=False)
+        finally:
+            end(list(running))
+            write(table, rows_of(jobs))
+    return Interrupted.exit_code if stop.requested else int(failed)
+
+
+def wanted(job: Job, only: Sequence[str] | None) -> bool:
+    return not only or bool({job.recipe.network, f"{job.recipe.network}/{job.recipe.name}"} & set(only))
+
+
+def end(processes: Sequence[SpawnProcess]) -> None:
+    """Lets them save their state."""
+    for process in processes:
+        process.terminate()
+    ends = time.monotonic() + TIME_TO_SAVE
+    for process in processes:
+        process.join(max(0.0, ends - time.monotonic()))
+        process.kill()
 
 
 @contextmanager
@@ -159,7 +200,9 @@ def cpu_seconds_noted(job: Job, origin: dict[str, str]) -> Iterator[None]:
     def keep_noting() -> None:
         while not over.wait(NOTE_EVERY):
             note()
+            remove_old_weights(RunFolder(job.folder))
 
+    note()
     noting = threading.Thread(target=keep_noting, daemon=True)
     noting.start()
     try:
@@ -170,53 +213,68 @@ def cpu_seconds_noted(job: Job, origin: dict[str, str]) -> Iterator[None]:
         note()
 
 
-def rows_of(jobs: list[Job]) -> list[dict[str, object]]:
-    rows = [row_of(job) for job in jobs]
-    for recipe in dict.fromkeys(job.recipe for job in jobs):
-        first = next(job.recipe for job in jobs if job.recipe.network == recipe.network)
-        found, plain = finished(jobs, recipe), finished(jobs, first)
-        if len(found) < 2:
+def rows_of(jobs: Sequence[Job]) -> list[dict[str, object]]:
+    recipes = list(dict.fromkeys(job.recipe for job in jobs))
+    found = {recipe: finished(jobs, recipe) for recipe in recipes}
+    firsts = {recipe.network: recipe for recipe in reversed(recipes)}
+    gains = {
+        recipe: {} if recipe == firsts[recipe.network] else gained(found[recipe], found[firsts[recipe.network]])
+        for recipe in recipes
+    }
+    rows = []
+    for job in jobs:
+        gain = gains[job.recipe].get(job.seed)
+        rows.append(row_of(job) | {"points_gained": "" if gain is None else f"{100 * gain:.2f}"})
+    for recipe in recipes:
+        if len(found[recipe]) < 2:
             continue
-        top_1, seconds = zip(*found.values(), strict=True)
+        top_1, seconds = zip(*found[recipe].values(), strict=True)
+        paired = list(gains[recipe].values())
         row = {
             **row_of(next(job for job in jobs if job.recipe == recipe and job.done)),
-            "seed": f"mean of {len(found)}",
+            "seed": f"mean of {len(top_1)}",
             "top_1": with_interval(list(top_1), 100, 2),
             "best_top_1": "",
+            "points_gained": with_interval(paired, 100, 2) if len(paired) > 1 else "",
             "cpu_seconds": f"{statistics.mean(seconds):.0f}",
         }
-        gains = [found[seed][0] - plain[seed][0] for seed in found if seed in plain]
-        if recipe != first and len(gains) > 1:
-            row["points_gained"] = with_interval(gains, 100, 2)
         rows.append(row)
     return rows
 
 
 def row_of(job: Job) -> dict[str, object]:
     epochs, note = job.epochs, job.note
-    state = "done" if job.done else f"stopped after {len(epochs)} epochs" if note else "not run"
     top_1 = [100 * float(row["val_acc"]) for row in epochs]
     return {
         "network": job.recipe.network,
         "recipe": job.recipe.name,
         "seed": job.seed,
-        "state": state,
+        "state": state_of(job),
         "epochs": job.recipe.epochs,
         "top_1": f"{top_1[-1]:.2f}" if job.done else "",
         "best_top_1": f"{max(top_1):.2f}" if job.done else "",
         "points_gained": "",
         "cpu_seconds": note.get("cpu_seconds", ""),
-        **{name: note.get(name, "") for name in ("precision", "machine", "versions")},
+        "changes": job.recipe.changes,
+        **{name: note.get(name, "") for name in ("device", "precision", "machine", "versions")},
     }
 
 
-def finished(jobs: list[Job], recipe: Recipe) -> dict[int, tuple[float, float]]:
-    """Top-1 and CPU seconds of a recipe, by seed."""
+def state_of(job: Job) -> str:
+    return "done" if job.done else f"stopped after {len(job.epochs)} epochs" if job.note else "not run"
+
+
+def finished(jobs: Sequence[Job], recipe: Recipe) -> Finished:
     return {
         job.seed: (float(job.epochs[-1]["val_acc"]), float(job.note["cpu_seconds"]))
         for job in jobs
         if job.recipe == recipe and job.done
     }
+
+
+def gained(found: Finished, plain: Finished) -> dict[int, float]:
+    """Top-1 less that of the plain recipe, by seed."""
+    return {seed: top_1 - plain[seed][0] for seed, (top_1, _) in found.items() if seed in plain}
 
 
 def with_interval(values: list[float], scale: float, digits: int) -> str:
@@ -229,30 +287,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", help="folder with train/ and test/, a folder per class in each")
     parser.add_argument("-r", "--results", type=Path, help="folder to keep the trainings in")
-    parser.add_argument("--only", nargs="*", help="such as vit_tiny, or vit_tiny/adamw")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--choose", action="store_true", help="train the candidates, validated on a fifth of train/")
+    parser.add_argument("--cost", type=int, metavar="ROUNDS", help="only compare the CPU time of resnet18's recipes")
+    parser.add_argument("--only", nargs="*", help="such as vit_tiny, or vit_tiny/adamw0.001")
+    parser.add_argument("--seeds", type=int, help="3, or 1 with --choose")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds, after which all are stopped")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", help="the same for all jobs")
+    parser.add_argument("--workers", type=int, default=0, help="a job's loader processes, whose time is not counted")
     parser.add_argument("--table", action="store_true", help="train nothing, write the results")
     given = parser.parse_args()
-    if given.data is None or given.results is None:
+    if given.data is None or (given.results is None and not given.cost):
         print("recipes: not run, it needs labeled images and a folder for the trainings: recipes.py DATA -r DIR")
         return 1
-    jobs = jobs_of(list(RECIPES), given.seeds, given.results)
-    for job in jobs:
-        names = {job.recipe.network, f"{job.recipe.network}/{job.recipe.name}"}
-        if job.done or given.table or (given.only and not names & set(given.only)):
-            continue
-        try:
-            run(job, given.data.absolute(), given.device, given.precision)
-        except TrtClsError as error:
-            print(f"recipes: {error}", file=sys.stderr)
-            break
-        finally:
-            write("recipes", rows_of(jobs))
+    data = given.data.absolute()
+    if given.cost:
+        of_resnet18 = {each.name: experiment_of(each, data) for each in RECIPES if each.network == "resnet18"}
+        write("recipes_cost", cost_rows(of_resnet18, given.cost))
+        return 0
+    jobs = jobs_of(given)
+    table = "recipes_choice" if given.choose else "recipes"
     if given.table:
-        write("recipes", rows_of(jobs))
-    return 0
+        write(table, rows_of(jobs))
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the jobs' torch
+    return run_all(jobs, Place(data, given.device, given.precision, given.workers), given, table)
 
 
 if __name__ == "__main__":

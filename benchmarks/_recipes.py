@@ -1,0 +1,94 @@
+"""The recipes of recipes.py, and the candidates that they are chosen from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from trt_cls.spec import loads
+from trt_cls.spec.experiment import Experiment
+
+NETWORKS = {
+    "resnet18": 'arch: "resnet" n_layers: 18 use_batch_norm: true',
+    "vit_tiny": 'arch: "timm/vit_tiny_patch16_224"',
+    "convnext_atto": 'arch: "timm/convnext_atto"',
+}
+SPEC = """
+model_config {{ {network} input_image_size: "3,64,64" }}
+train_config {{
+  train_dataset_path: "{data}/train"
+  batch_size_per_gpu: 64 n_epochs: {epochs} n_workers: {workers} random_seed: {seed} preprocess_mode: "torch"
+  enable_random_crop: false enable_center_crop: false enable_color_augmentation: false
+  label_smoothing: 0.1 mixup_alpha: 0.0
+  optimizer {{ sgd {{ momentum: 0.9 nesterov: true }} }}
+  reg_config {{ type: "L2" scope: "Conv2D,Dense" weight_decay: 0.0005 }}
+  lr_config {{ cosine {{ learning_rate: 0.1 soft_start: 0.2 }} }}
+}}
+extensions {{ crop_padding: 8 }}
+"""
+"""`today` of each network; of resnet18 it is specs/cifar10_resnet18.txt, for the others it is shorter."""
+RATE, SOFT_START = "train_config.lr_config.cosine.learning_rate=", "train_config.lr_config.cosine.soft_start="
+DECAY, SMOOTHING = "train_config.reg_config.weight_decay=", "train_config.label_smoothing="
+EMA, ERASING, CUTMIX = "extensions.ema_decay=0.998", "extensions.random_erasing=", "extensions.cutmix_alpha=1.0"
+TRIVIAL = "extensions.trivial_augment=true"
+ADAMW = (
+    f"train_config.reg_config.type=None extensions.optimizer.adamw.weight_decay=0.05 extensions.clip_grad_norm=1.0 "
+    f"{SOFT_START}0.1 {RATE}"
+)
+
+
+class Recipe(NamedTuple):
+    network: str
+    name: str
+    epochs: int
+    changes: str = ""
+    """What differs from SPEC, as for --set, with spaces between."""
+
+
+# An epoch less than today's pays for the running mean and the augmentation, see --cost.
+OF_RESNET18 = {
+    "ema": "",
+    "erasing": f"{ERASING}0.5",
+    "trivial": TRIVIAL,
+    "trivial-erasing": f"{TRIVIAL} {ERASING}0.25",
+    "cutmix": CUTMIX,
+    "cutmix-trivial": f"{CUTMIX} {TRIVIAL}",
+    "trivial-rate0.05": f"{TRIVIAL} {RATE}0.05",
+    "trivial-rate0.2": f"{TRIVIAL} {RATE}0.2",
+    "trivial-soft0.1": f"{TRIVIAL} {SOFT_START}0.1",
+    "trivial-decay0.00025": f"{TRIVIAL} {DECAY}0.00025",
+    "trivial-decay0.001": f"{TRIVIAL} {DECAY}0.001",
+    "trivial-smoothing0": f"{TRIVIAL} {SMOOTHING}0.0",
+    "trivial-batch128": f"{TRIVIAL} train_config.batch_size_per_gpu=128 {RATE}0.2",
+    "trivial-mixup0.2": f"{TRIVIAL} train_config.mixup_alpha=0.2",
+    "rand": "extensions.rand_augment.num_ops=1 extensions.rand_augment.magnitude=9",
+    "resized-crop": "extensions.crop_padding=0 extensions.random_resized_crop.min_scale=0.4",
+}
+OF_OTHERS = {
+    "today": "",
+    "sgd0.03": f"{RATE}0.03",
+    "sgd0.01": f"{RATE}0.01",
+    "adamw0.0005": f"{ADAMW}0.0005",
+    "adamw0.001": f"{ADAMW}0.001",
+    "adamw0.002": f"{ADAMW}0.002",
+}
+CANDIDATES = (
+    Recipe("resnet18", "today", 30),
+    *(Recipe("resnet18", name, 29, f"{EMA} {changes}".strip()) for name, changes in OF_RESNET18.items()),
+    *(Recipe("vit_tiny", name, 10, changes) for name, changes in OF_OTHERS.items()),
+    *(Recipe("convnext_atto", name, 10, changes) for name, changes in OF_OTHERS.items()),
+)
+FINAL = {
+    "resnet18": ("today", "erasing", "trivial-erasing"),
+    "vit_tiny": ("today", "adamw0.001"),
+    "convnext_atto": ("today", "adamw0.001"),
+}
+"""By name; the first of a network is what the others are compared with."""
+_named = {(recipe.network, recipe.name): recipe for recipe in CANDIDATES}
+RECIPES = tuple(_named[network, name] for network, names in FINAL.items() for name in names)
+
+
+def experiment_of(recipe: Recipe, data: Path, *, seed: int = 0, workers: int = 0, choosing: bool = False) -> Experiment:
+    text = SPEC.format(network=NETWORKS[recipe.network], data=data, epochs=recipe.epochs, workers=workers, seed=seed)
+    validated_on = "extensions.validation_split=0.2" if choosing else f"train_config.val_dataset_path={data}/test"
+    return loads(text, overrides=[validated_on, *recipe.changes.split()])
