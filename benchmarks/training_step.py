@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import os
 import platform
 import statistics
@@ -292,6 +293,8 @@ def main() -> None:
             for row in bench.measure(given.variants, given.rounds or ROUNDS[given.device]):
                 print(row, flush=True)
                 save(row)
+            del bench
+            gc.collect()  # the memory of graphs, of which the next network needs its own
 
 
 if __name__ == "__main__":

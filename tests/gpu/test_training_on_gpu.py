@@ -134,9 +134,20 @@ def test_a_step_does_not_wait_for_the_gpu(name: str, precision: str) -> None:
     # the driver's own account, of what is called within torch's operators too; see tests/training/test_host_syncs.py
     if name == "transformer":
         pytest.importorskip("timm")
-    options, compute = STEPS[name], choose_compute("cuda", precision)
+    check_that_no_step_waits(STEPS[name], precision)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["sgd", "muon", "ema_decay and clip_grad_norm"])
+def test_a_step_that_is_replayed_does_not_wait_either(name: str) -> None:
+    options = STEPS.get(name, StepOptions(Extensions(ema_decay=0.9, clip_grad_norm=1.0)))
+    check_that_no_step_waits(options, "fp16", cuda_graphs=True)
+
+
+def check_that_no_step_waits(options: StepOptions, precision: str, **given: Any) -> None:
+    compute = choose_compute("cuda", precision)
     with repeatable(precision):
-        learner, batch = options.learner(compute), options.batch(compute.device)
+        learner, batch = options.learner(compute, **given), options.batch(compute.device)
         for number in range(4):  # the first two make handles, workspaces and the optimizer's state
             torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
             try:

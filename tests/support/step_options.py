@@ -35,14 +35,15 @@ class StepOptions:
     """Fields of train_config."""
     model: ModelConfig = MODEL
 
-    def learner(self, compute: Compute, teacher: Teacher | None = None) -> Learner:
-        """For three classes."""
+    def learner(self, compute: Compute, teacher: Teacher | None = None, **options: Any) -> Learner:
+        """For three classes; `options` are Learner's."""
         network = build(self.model, 3, drop_path=self.extensions.drop_path)
         if self.extensions.gradient_checkpointing:
             network.set_grad_checkpointing()
         weights = torch.tensor([0.5, 1.0, 1.5]) if self.extensions.class_weights else None
         config = replace(CONFIG, **self.config)
-        return Learner(network, config, compute, extensions=self.extensions, teacher=teacher, weights=weights)
+        options |= {"extensions": self.extensions, "teacher": teacher, "weights": weights}
+        return Learner(network, config, compute, **options)
 
     def batch(self, device: torch.device) -> TrainingBatch:
         """Four images."""
