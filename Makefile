@@ -76,4 +76,5 @@ bench: $(READY)
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu_preprocessing.py
 	$(BIN)/python benchmarks/gpu_training_loader.py --images "$(IMAGES)"
+	$(BIN)/python benchmarks/training_step.py --device cuda --batch 64 --variants eager graphs
 	$(BIN)/python benchmarks/gpu_pipeline.py --onnx "$(ONNX)" --images "$(IMAGES)"

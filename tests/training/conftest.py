@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.quiet import Quiet
 from trt_cls.spec.experiment import (
     NO_EXTENSIONS,
     CosineLr,
@@ -23,7 +24,6 @@ from trt_cls.spec.experiment import (
     Sgd,
     TrainConfig,
 )
-from trt_cls.training.logs.console import Reporter
 
 CLASSES = ("blue", "green", "red")
 MODEL = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)
@@ -73,27 +73,6 @@ def experiment(images: Path) -> Callable[..., Experiment]:
         return Experiment(model_config=model, train_config=replace(config, **given), extensions=extensions)
 
     return make
-
-
-class Quiet(Reporter):
-    """Keeps lines to itself, and calls `then` after step `step` of epoch `epoch`."""
-
-    def __init__(self, epoch: int = 0, step: int = 0, then: Callable[[], None] = lambda: None) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self._when, self._then = (epoch, step), then
-        self._epoch = 0
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def epoch_started(self, epoch: int, n_epochs: int, steps: int, done: int) -> None:
-        super().epoch_started(epoch, n_epochs, steps, done)
-        self._epoch = epoch
-
-    def step_done(self, step: int, *_: Any) -> None:
-        if (self._epoch, step) == self._when:
-            self._then()
 
 
 @pytest.fixture(scope="session")

@@ -14,93 +14,46 @@ import torch
 from torch.autograd.profiler import profile
 
 from support.host_syncs import GPU, HostSyncs, meta_gpu
-from support.spec_texts import each_of
+from support.step_options import MODEL, OPTIMIZERS, OTHERS, TRANSFORMER, StepOptions
 from support.tiny_models import CONTRACT
 from trt_cls.data.augmentation import Box, Mixing, mixup_shares
 from trt_cls.data.loader import PackedBatch, TrainingBatch
 from trt_cls.models import build
 from trt_cls.models.checkpoint import save_checkpoint
 from trt_cls.models.int8_layers import rounded_by_output
-from trt_cls.spec import extensions as modern
-from trt_cls.spec.experiment import CosineLr, LrConfig, ModelConfig, Optimizer, RegConfig, Sgd, TrainConfig
-from trt_cls.spec.extensions import Distillation, Extensions, ModernOptimizer
-from trt_cls.training.learner import EpochMeans, Learner, Teacher
+from trt_cls.spec.extensions import Distillation, Extensions
+from trt_cls.training.learner import EpochMeans, Teacher
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.prefetch import _moved
 
-MODEL = ModelConfig(arch="resnet", n_layers=10, input_image_size="3,16,16", use_batch_norm=True)
-CONFIG = TrainConfig(
-    train_dataset_path="",
-    val_dataset_path="",
-    batch_size_per_gpu=4,
-    optimizer=Optimizer(sgd=Sgd(momentum=0.9)),
-    reg_config=RegConfig(type="None"),
-    lr_config=LrConfig(cosine=CosineLr(learning_rate=0.1)),
-)
 
-
-def batch() -> TrainingBatch:
-    return TrainingBatch(torch.empty(4, *MODEL.input_shape, device=GPU), torch.empty(4, 3, device=GPU), ())
-
-
-def waits(
-    extensions: Extensions,
-    precision: str = "bf16",
-    model: ModelConfig = MODEL,
-    teacher: Teacher | None = None,
-    **given: Any,
-) -> list[str]:
+def waits(options: StepOptions, precision: str = "bf16", teacher: Teacher | None = None) -> list[str]:
     """For what two steps would wait, the second of which updates weights in any case."""
     with meta_gpu(precision) as compute:
-        network = build(model, 3, drop_path=extensions.drop_path)
-        if extensions.gradient_checkpointing:
-            network.set_grad_checkpointing()
-        weights = torch.ones(3) if extensions.class_weights else None
-        learner = Learner(
-            network, replace(CONFIG, **given), compute, extensions=extensions, teacher=teacher, weights=weights
-        )
+        learner, batch = options.learner(compute, teacher), options.batch(GPU)
         with HostSyncs() as found:
             for number in range(2):
-                learner.step(batch(), number, 0.1, ends_group=number == 1 or extensions.accumulate_steps == 1)
+                options.step(learner, batch, number)
         with HostSyncs() as read:
             learner.metrics()
     assert read.names  # the one that a log may have: the count can fail
     return found.names
 
 
-OPTIMIZERS = {name: {"optimizer": chosen} for name, chosen in each_of(Optimizer).items()}
-MODERN = {name: Extensions(optimizer=chosen, layer_decay=0.9) for name, chosen in each_of(ModernOptimizer).items()}
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *MODERN])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_optimizer_waits(name: str, precision: str) -> None:
-    assert waits(MODERN.get(name, Extensions()), precision, **OPTIMIZERS.get(name, {})) == []
+    assert waits(OPTIMIZERS[name], precision) == []
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"bce_loss": True},
-        {"labels": "labels.csv"},
-        {"focal_gamma": 2.0, "class_weights": modern.ClassWeights()},
-        {"ema_decay": 0.9, "clip_grad_norm": 1.0, "accumulate_steps": 2},
-        {"microbatches": 2},
-        {"reg_config": RegConfig(type="L1")},
-        {"reg_config": RegConfig(type="L2")},
-    ],
-    ids=lambda given: " ".join(given),
-)
-def test_no_loss_and_no_step_option_waits(given: dict[str, Any]) -> None:
-    extensions = {name: value for name, value in given.items() if name in Extensions.__dataclass_fields__}
-    rest = {name: value for name, value in given.items() if name not in extensions}
-    assert waits(Extensions(**extensions), **rest) == []
+@pytest.mark.parametrize("name", OTHERS)
+def test_no_loss_and_no_step_option_waits(name: str) -> None:
+    assert waits(OTHERS[name]) == []
 
 
 def test_a_transformer_with_all_of_its_options_does_not_wait() -> None:
     pytest.importorskip("timm")
-    model = replace(MODEL, arch="timm/test_vit", input_image_size="3,32,32")
-    assert waits(replace(MODERN["adamw"], drop_path=0.1, gradient_checkpointing=True), model=model) == []
+    assert waits(TRANSFORMER) == []
 
 
 def test_a_checkpoint_teaches_on_the_gpu(tmp_path: Path) -> None:
@@ -111,7 +64,7 @@ def test_a_checkpoint_teaches_on_the_gpu(tmp_path: Path) -> None:
     engine: Any = teacher._engine
     engine._module, engine._device = engine._module.to(GPU), "meta"
     extensions = Extensions(distillation=Distillation(teacher=str(path)))
-    assert waits(extensions, model=CONTRACT.model, teacher=teacher) == []
+    assert waits(StepOptions(extensions, model=CONTRACT.model), teacher=teacher) == []
 
 
 def test_batches_are_mixed_and_moved_without_waiting() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.host_syncs import counted_on
-from trt_cls.spec.experiment import Optimizer, Rmsprop
+from trt_cls.spec.experiment import Optimizer, Rmsprop, Sgd
 from trt_cls.spec.extensions import Lamb, Lion, ModernOptimizer, Muon
 from trt_cls.training.optimization import optimizer, set_rate
 from trt_cls.training.scaling import Scaler, count_steps
@@ -74,3 +74,18 @@ def test_a_step_that_overflows_changes_nothing_and_is_not_counted(config: Any, m
         # AdamW, to which Muon leaves what is no matrix, rounds otherwise where it counts on the device
         exact = not isinstance(resumed, torch.optim.AdamW) or "momentum_buffer" in resumed.state[one]
         torch.testing.assert_close(one, other, rtol=0, atol=0 if exact else 1e-7)
+
+
+def test_the_momentum_of_sgd_is_zero_after_a_first_step_that_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = network(), network()
+    before = made(Optimizer(sgd=Sgd(momentum=0.9)), ours)
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # with NaN
+    torch.use_deterministic_algorithms(True)
+    try:
+        train(ours, before, Scaler("cpu"), range(5))
+        train(theirs, plain, torch.amp.GradScaler("cpu"), range(5))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-7)

@@ -15,6 +15,15 @@ from torch import Tensor
 class Scaler(torch.amp.GradScaler):
     """torch's, which takes the steps of all optimizers without waiting; `count_steps` comes first."""
 
+    def step(self, optimizer: torch.optim.Optimizer, *given: Any, **options: Any) -> float | None:
+        """torch's; where the first step overflows, its fused SGD would go on with a momentum that nobody wrote."""
+        if self.is_enabled() and isinstance(optimizer, torch.optim.SGD):
+            for group in optimizer.param_groups:
+                for weight in group["params"] if group["momentum"] else ():
+                    if weight.grad is not None and "momentum_buffer" not in (state := optimizer.state[weight]):
+                        state["momentum_buffer"] = torch.zeros_like(weight)
+        return super().step(optimizer, *given, **options)
+
     @torch.no_grad()
     def _maybe_opt_step(
         self, optimizer: torch.optim.Optimizer, optimizer_state: Any, *given: Any, **options: Any
