@@ -1,5 +1,5 @@
 // From decoded images to the network's input in one launch, for images of different sizes. Two families of kernels:
-// preprocess_… for evaluation, and augment_… for training, which also changes colors, mirrors and erases.
+// preprocess_… for evaluation, and augment_… for training, which also changes colors, shifts, mirrors and erases.
 //
 // The resized pixels equal Pillow's to the bit. Its 8-bit resize is integer arithmetic: weights of 22 bits, which the
 // host makes in double (trt_cls/preprocessing/pillow.py); a horizontal pass, rounded and clipped to 8 bits; a
@@ -256,6 +256,7 @@ struct Change {
     float hue, saturation, contrast;  // degrees, a shift, a factor
     int colored;                      // whether these three hold
     int mirrored;
+    int down, across;              // a shift, before the mirror; by less than a side, else some output stays unwritten
     int left, top, right, bottom;  // of the output, mirrored already: zero there
 };
 
@@ -315,6 +316,15 @@ __device__ void change_colors(Byte (&bytes)[3], const Change& change) {
 
 __device__ void change_colors(Byte (&)[1], const Change&) {}  // gray has none
 
+// The output that shows pixel `at` of a line that is shifted by `start`. Output i shows pixel start + i, reflected at the
+// ends of the line as in `_reflected` of trt_cls/data/augmentation.py: so a pixel may be shown a second time, by the
+// output that is `reflected` at an end, if it isn't that end itself. Either may be outside of the line, where the caller
+// writes nothing; unsigned, so that no shift overflows.
+__device__ unsigned shown(unsigned at, int start, unsigned side, bool reflected) {
+    const unsigned end = start > 0 ? side - 1 : 0;
+    return !reflected ? at - start : at != end ? 2 * end - at - start : side;
+}
+
 template <int CHANNELS>
 __device__ void augment_tile(const Byte* __restrict__ pixels, const Source* __restrict__ sources,
                              const Change* __restrict__ changes, const int* __restrict__ tables,
@@ -324,15 +334,23 @@ __device__ void augment_tile(const Byte* __restrict__ pixels, const Source* __re
     load_values<CHANNELS>(normalized, values);
     const Planes<CHANNELS> planes(output, reversed, height, width);
     const Change& change = changes[blockIdx.z];
-    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, [&](int from, int y, const int* sums) {
-        const int x = change.mirrored ? width - 1 - from : from;
-        const bool erased = x >= change.left && x < change.right && y >= change.top && y < change.bottom;
+    resample_tile<CHANNELS>(pixels, sources[blockIdx.z], tables, height, width, [&](int from, int row, const int* sums) {
         Byte bytes[CHANNELS];
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++) bytes[c] = static_cast<Byte>(rounded(sums[c]));
         if (change.colored) change_colors(bytes, change);
+        const auto write = [&](int column, int y) {
+            const int x = change.mirrored ? width - 1 - column : column;
+            const bool erased = x >= change.left && x < change.right && y >= change.top && y < change.bottom;
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) planes.at(c, y, x) = erased ? 0.0f : values[c * LEVELS + bytes[c]];
+            for (int c = 0; c < CHANNELS; c++) planes.at(c, y, x) = erased ? 0.0f : values[c * LEVELS + bytes[c]];
+        };
+        if (!(change.down | change.across)) return write(from, row);
+#pragma unroll 1
+        for (int i = 0; i < 4; i++) {
+            const unsigned x = shown(from, change.across, width, i & 1), y = shown(row, change.down, height, i & 2);
+            if (x < static_cast<unsigned>(width) && y < static_cast<unsigned>(height)) write(x, y);
+        }
     });
 }
 

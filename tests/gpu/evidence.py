@@ -73,7 +73,7 @@ def commands(out: Path, dataset: Path) -> list[Step]:
     settings = [word for name, part in folders for word in ("--set", f"{name}={dataset / part}")]
     run = [sys.executable, "-m", "trt_cls"]
     train = [*run, "train", "-e", spec, *settings, "--device", "cuda"]
-    short = ["--set", "train_config.n_epochs=2", "--set", "extensions.crop_padding=0"]
+    short = ["--set", "train_config.n_epochs=2"]
     kinds = {"auto": [], "auto2": [], "fp32": ["--precision", "fp32"], "fp16": ["--precision", "fp16"]}
     kinds["compiled"] = ["--compile"]
     steps = [Step(f"train_{name}", [*train, *short, "-r", str(out / name), *more], 90) for name, more in kinds.items()]

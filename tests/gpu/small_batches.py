@@ -65,7 +65,10 @@ def different_augmented_values(preprocessing: Preprocessing) -> int:
     rng = Random(0)
     erased = Box(0, 0, preprocessing.width // 2, preprocessing.height // 2)
     images = [hwc(image) for image in noise(preprocessing)]
-    plans = [plan(size, preprocessing, TRAIN, rng)._replace(erased=erased) for size in SIZES]
+    plans = [
+        plan(size, preprocessing, TRAIN, rng)._replace(erased=erased, shift=shift)
+        for size, shift in zip(SIZES, shifts(preprocessing), strict=True)
+    ]
     parts = [kernel_image(image, drawn, preprocessing) for image, drawn in zip(images, plans, strict=True)]
     with closing(CudaAugmentation(preprocessing)) as kernel:
         found = augmented(kernel, bundle(parts, preprocessing), len(images))
@@ -76,6 +79,12 @@ def different_augmented_values(preprocessing: Preprocessing) -> int:
     expected = np.stack(tensors)
     expected[:, :, : erased.bottom, : erased.right] = 0
     return int(np.count_nonzero(found.view(np.uint32) != expected.view(np.uint32)))
+
+
+def shifts(preprocessing: Preprocessing) -> list[tuple[int, int]]:
+    """Of the images of SIZES: none, and as far as it goes to each side."""
+    down, across = preprocessing.height - 1, preprocessing.width - 1
+    return [(0, 0), (down, 0), (0, across), (-down, 0), (0, -across), (down, -across), (-down, across), (0, 0)]
 
 
 def augmented(kernel: CudaAugmentation, made: Bundle, images: int) -> Floats:

@@ -58,15 +58,17 @@ DESCRIPTIONS = [
     preprocessing_of("rgb", "bicubic", "none", "160x112", "caffe"),
     preprocessing_of("gray", "bicubic", "center", "75x130", "caffe"),
 ]
+SHIFTED = Extensions(crop_padding=8, random_erasing=0.5)
 
 
-def config(folder: ImageFolder) -> TrainConfig:
+def config(folder: ImageFolder, extensions: Extensions = NO_EXTENSIONS) -> TrainConfig:
     return TrainConfig(
         train_dataset_path=str(folder.root),
         val_dataset_path=str(folder.root),
         batch_size_per_gpu=16,
         n_epochs=1,
         n_workers=2,
+        enable_random_crop=not extensions.crop_padding,
         optimizer=Optimizer(sgd=Sgd()),
         reg_config=RegConfig(type="None"),
         lr_config=LrConfig(cosine=CosineLr(learning_rate=0.02)),
@@ -74,18 +76,18 @@ def config(folder: ImageFolder) -> TrainConfig:
 
 
 def whole(folder: ImageFolder, preprocessing: Preprocessing, extensions: Extensions) -> Iterator[TrainingBatch]:
-    asked = replace(config(folder), n_workers=0)
+    asked = replace(config(folder, extensions), n_workers=0)
     yield from TrainingLoader(folder, preprocessing, asked, extensions=extensions).epoch(1)
 
 
-@pytest.mark.parametrize("extensions", EXTENSIONS, ids=["mixup", "erasing and cutmix"])
+@pytest.mark.parametrize("extensions", [*EXTENSIONS, SHIFTED], ids=["mixup", "erasing and cutmix", "shift and erasing"])
 @pytest.mark.parametrize("preprocessing", DESCRIPTIONS, ids=["color", "bicubic", "gray"])
 def test_batches_are_those_of_the_cpu_to_the_bit(preprocessing: Preprocessing, extensions: Extensions) -> None:
     folder = image_folder(photos())
     compute = choose_compute("cuda", "fp32")
     kernel = open_augmentation(compute, preprocessing, extensions)
     assert kernel is not None, "the log says why"
-    packed = TrainingLoader(folder, preprocessing, config(folder), extensions=extensions, pack=True)
+    packed = TrainingLoader(folder, preprocessing, config(folder, extensions), extensions=extensions, pack=True)
     with closing(kernel):
         found = []
         for batch in prefetched(packed.epoch(1), compute, kernel):

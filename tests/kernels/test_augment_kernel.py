@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from support.pixel_reference import COLOR, GRAY, preprocessing_of
 from support.shared_data import all_photos
 from trt_cls.contract import Preprocessing
 from trt_cls.data.augmentation import CONTRAST, HUE, SATURATION, Box, Colors, ImagePlan, apply, plan
-from trt_cls.data.transforms import MOST_SOURCE_PIXELS, kernel_image
+from trt_cls.data.transforms import MOST_SOURCE_PIXELS, bundle, kernel_image
 from trt_cls.preprocessing.images import read
-from trt_cls.preprocessing.pillow import Axis, Pixels, hwc, normalize
+from trt_cls.preprocessing.packing import CHANGE
+from trt_cls.preprocessing.pillow import Axis, Pixels, axes, hwc, normalize
 from trt_cls.spec.experiment import LrConfig, Optimizer, RegConfig, TrainConfig
 
 TRAIN = TrainConfig(
@@ -44,11 +47,14 @@ def different_bits(images: list[Pixels], plans: list[ImagePlan], preprocessing: 
 
 
 def drawn(image: Pixels, preprocessing: Preprocessing, rng: Random) -> ImagePlan:
-    """A plan with a rectangle to erase for every other image."""
+    """A plan with a shift for every other image, and a rectangle to erase for every other one."""
     made = plan((image.shape[1], image.shape[0]), preprocessing, TRAIN, rng)
     left, right = sorted(rng.randint(0, preprocessing.width) for _ in range(2))
     top, bottom = sorted(rng.randint(0, preprocessing.height) for _ in range(2))
-    return made._replace(erased=Box(left, top, right, bottom)) if rng.random() < 0.5 else made
+    made = made._replace(erased=Box(left, top, right, bottom)) if rng.random() < 0.5 else made
+    most_down, most_across = preprocessing.height - 1, preprocessing.width - 1
+    shift = rng.randint(-most_down, most_down), rng.randint(-most_across, most_across)
+    return made._replace(shift=shift) if rng.random() < 0.5 else made
 
 
 @st.composite
@@ -105,6 +111,63 @@ def test_every_shade_of_every_color_changes_as_on_the_cpu() -> None:
     changes += [Colors(*(rng.uniform(-most, most) for most in (HUE, SATURATION, CONTRAST))) for _ in range(13)]
     plans = [ImagePlan(whole(colors.shape[1], colors.shape[0]), change, (0, 0), False) for change in changes]
     assert different_bits([colors] * len(plans), plans, preprocessing) == 0
+
+
+SIDES = [(1, 1), (1, 9), (9, 1), (2, 2), (2, 3), (3, 2), (4, 5), (34, 3), (3, 34)]
+"""(height, width): outputs of one pixel, of two, which are both an edge, and of more than one tile."""
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(("height", "width"), SIDES)
+def test_by_every_shift_each_output_is_written_with_the_pixel_of_the_cpu(
+    height: int, width: int, mirrored: bool
+) -> None:
+    preprocessing = preprocessing_of("gray", "bilinear", "none", f"{height}x{width}", "torch")
+    image = np.arange(height * width, dtype=np.uint8).reshape(height, width, 1)  # each pixel has a value of its own
+    shifts = [(down, across) for down in range(1 - height, height) for across in range(1 - width, width)]
+    plans = [ImagePlan(whole(width, height), None, shift, mirrored) for shift in shifts]
+    assert different_bits([image] * len(plans), plans, preprocessing) == 0
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("shift", [(-5, 3), (5, -3), (0, 20), (20, 0), (-33, -47)])
+def test_a_shift_comes_after_the_colors_and_before_the_mirror_and_the_erased_box(
+    shift: tuple[int, int], order: Literal["rgb", "bgr"], mirrored: bool
+) -> None:
+    preprocessing = replace(preprocessing_of("rgb", "bicubic", "center", "34x48", "torch"), channel_order=order)
+    image = hwc(noise(np.random.default_rng(0), 90, 50, 3))
+    made = ImagePlan(axes((90, 50), preprocessing), Colors(20.0, 0.1, 0.1), shift, mirrored, Box(2, 4, 30, 20))
+    assert different_bits([image], [made], preprocessing) == 0
+
+
+def test_by_every_shift_each_output_of_a_line_shows_one_pixel() -> None:
+    """Written twice, it would be a race: whose pixel is seen then depends on which block comes last."""
+    shown_at = cuda_on_cpu.build().shown_at
+    for side in range(1, 10):
+        for start in range(1 - side, side):
+            pairs = [(shown_at(at, start, side, reflected), at) for at in range(side) for reflected in (False, True)]
+            inside = sorted((output, at) for output, at in pairs if 0 <= output < side)
+            expected = np.pad(np.arange(side), side, "reflect")[side + start :][:side] if side > 1 else [0]
+            assert inside == list(enumerate(expected))
+
+
+@pytest.mark.parametrize("shift", [(3, 0), (-3, 0), (0, 5), (0, -5), (2**31 - 1, -(2**31)), (-(2**31), 2**31 - 1)])
+def test_a_shift_by_a_side_or_more_is_refused_and_would_write_nothing_outside(shift: tuple[int, int]) -> None:
+    preprocessing = preprocessing_of("gray", "bilinear", "none", "3x5", "torch")
+    made = ImagePlan(whole(5, 3), None, (1, 1), False)
+    part = kernel_image(np.zeros((3, 5, 1), np.uint8), made, preprocessing)
+    with pytest.raises(ValueError, match=r"expected shifts by less than \(3, 5\)"):
+        bundle([part._replace(plan=made._replace(shift=shift))], preprocessing)
+    allowed = bundle([part], preprocessing)
+    content = np.empty(allowed.size, np.uint8)
+    allowed.write(content)
+    content[allowed.starts[2] :][: CHANGE.itemsize].view(CHANGE)["shift"] = shift
+    around = np.full((3, 3, 5), np.nan, np.float32)
+    cuda_on_cpu.Augmentation(preprocessing).launch(
+        content.ctypes.data, allowed.starts, 1, around.ctypes.data + around[0].nbytes
+    )
+    assert np.isnan(around[[0, 2]]).all()
 
 
 @pytest.mark.parametrize("sides", [2, 3])

@@ -28,6 +28,10 @@ static void check_alignment(const Source* sources, const int* tables) {
 LAUNCH(preprocess_color_float32)
 LAUNCH(preprocess_gray_float32)
 
+extern "C" unsigned shown_at(unsigned at, int start, unsigned side, bool reflected) {
+    return shown(at, start, side, reflected);
+}
+
 #define LAUNCH_AUGMENT(KERNEL)                                                                                 \
     extern "C" void launch_##KERNEL(const unsigned* grid, const unsigned* block, const Byte* pixels,           \
                                     const Source* sources, const Change* changes, const int* tables,           \

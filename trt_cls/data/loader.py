@@ -92,7 +92,7 @@ class TrainingLoader:
 
     With extensions.repeated_augment each image comes that often in a row, and an epoch ends after as many images.
 
-    `pack` leaves the images to the GPU's kernel, which lacks the fields in `transforms.NOT_ON_GPU`. With a `gpu`
+    `pack` leaves the images to the GPU's kernel, which lacks the fields in `transforms.CHANGES`. With a `gpu`
     batches are in page-locked memory for it. Processes are started for the first epoch; `close` ends them.
     """
 

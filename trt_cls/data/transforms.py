@@ -28,9 +28,10 @@ CHANGES: dict[str, Callable[[ModuleType, Any], Any]] = {
     "rand_augment": lambda v2, asked: v2.RandAugment(asked.num_ops, asked.magnitude),
     "trivial_augment": lambda v2, asked: v2.TrivialAugmentWide(),
 }
-"""By the field of `extensions`: torchvision's transform of an image in the network's size, from the field's value."""
-NOT_ON_GPU = (*CHANGES, "crop_padding")
-"""Fields of `extensions` that the GPU's kernel does not have."""
+"""By the field of `extensions`: torchvision's transform of an image in the network's size, from the field's value.
+
+The GPU's kernel has none of them.
+"""
 
 
 class Transforms:
@@ -133,6 +134,6 @@ def _torchvision(name: str) -> ModuleType:
     return require("torchvision.transforms.v2", f"extensions.{name}", "train", package="torchvision")
 
 
-def _change(plan: ImagePlan) -> tuple[float, float, float, bool, bool, tuple[int, ...]]:
+def _change(plan: ImagePlan) -> tuple[float, float, float, bool, bool, tuple[int, int], tuple[int, ...]]:
     hue, saturation, contrast = plan.colors or (0.0, 0.0, 0.0)
-    return hue, saturation, 1 + contrast, plan.colors is not None, plan.mirrored, tuple(plan.erased)
+    return hue, saturation, 1 + contrast, plan.colors is not None, plan.mirrored, plan.shift, tuple(plan.erased)

@@ -19,10 +19,10 @@ SOURCE = np.dtype([("pixels", np.int64), ("across", np.int64), ("down", np.int64
 CHANGE = np.dtype(
     [
         ("hue", np.float32), ("saturation", np.float32), ("contrast", np.float32), ("colored", np.int32),
-        ("mirrored", np.int32), ("erased", np.int32, 4),
+        ("mirrored", np.int32), ("shift", np.int32, 2), ("erased", np.int32, 4),
     ]
 )  # fmt: skip
-"""How training changes one image; `Change` in the kernel. The erased box is left, top, right, bottom."""
+"""How training changes one image; `Change` in the kernel. Shifted down, across; erased: left, top, right, bottom."""
 TILE = (32, 32)
 """Width and height of one block's output."""
 BLOCK = (32, 8, 1)
@@ -110,6 +110,9 @@ class Bundle:
             raise ValueError(f"windows {packed.size} of {channels} channels for {preprocessing}")
         if changes is not None and (changes.dtype != CHANGE or len(changes) != len(packed.sources)):
             raise ValueError(f"{len(changes)} changes of {changes.dtype} for {len(packed.sources)} images")
+        sides = preprocessing.height, preprocessing.width
+        if changes is not None and (np.abs(changes["shift"].astype(np.int64)) >= sides).any():
+            raise ValueError(f"shifts {changes['shift'].tolist()}; expected shifts by less than {sides}")
         # What must be aligned comes first.
         values = normalized_bytes(preprocessing)  # by source channel
         values = np.ascontiguousarray(values[::-1] if preprocessing.channel_order == "bgr" else values)

@@ -12,7 +12,7 @@ import torch
 
 from trt_cls.contract import Preprocessing
 from trt_cls.data.loader import PackedBatch, TrainingBatch
-from trt_cls.data.transforms import NOT_ON_GPU
+from trt_cls.data.transforms import CHANGES
 from trt_cls.errors import DeviceError, MissingDependency
 from trt_cls.preprocessing.cuda import CudaAugmentation
 from trt_cls.spec.experiment import Extensions
@@ -27,7 +27,7 @@ def open_augmentation(
     """The kernel that makes packed batches into images, to be closed; None where the loader's processes do that."""
     if compute.device.type != "cuda":
         return None
-    lacking = [name for name in NOT_ON_GPU if getattr(extensions, name)]
+    lacking = [name for name in CHANGES if getattr(extensions, name)]
     if lacking:
         _log.warning("training images are augmented on the CPU: the GPU's kernel has no %s", " and ".join(lacking))
         return None
