@@ -42,7 +42,7 @@ def experiment(extensions: Extensions) -> Experiment:
         val_dataset_path=str(photos()),
         batch_size_per_gpu=16,
         n_epochs=2,
-        n_workers=2,
+        n_workers=0,  # a process takes longer to start than all steps
         optimizer=Optimizer(sgd=Sgd(momentum=0.9)),
         reg_config=RegConfig(type="None"),
         lr_config=LrConfig(cosine=CosineLr(learning_rate=0.002)),

@@ -67,7 +67,7 @@ def config(folder: ImageFolder, extensions: Extensions = NO_EXTENSIONS) -> Train
         val_dataset_path=str(folder.root),
         batch_size_per_gpu=16,
         n_epochs=1,
-        n_workers=2,
+        n_workers=0,  # a process takes longer to start than a short training
         enable_random_crop=not extensions.crop_padding,
         optimizer=Optimizer(sgd=Sgd()),
         reg_config=RegConfig(type="None"),
@@ -76,8 +76,7 @@ def config(folder: ImageFolder, extensions: Extensions = NO_EXTENSIONS) -> Train
 
 
 def whole(folder: ImageFolder, preprocessing: Preprocessing, extensions: Extensions) -> Iterator[TrainingBatch]:
-    asked = replace(config(folder, extensions), n_workers=0)
-    yield from TrainingLoader(folder, preprocessing, asked, extensions=extensions).epoch(1)
+    yield from TrainingLoader(folder, preprocessing, config(folder, extensions), extensions=extensions).epoch(1)
 
 
 @pytest.mark.parametrize("extensions", [*EXTENSIONS, SHIFTED], ids=["mixup", "erasing and cutmix", "shift and erasing"])
@@ -87,7 +86,8 @@ def test_batches_are_those_of_the_cpu_to_the_bit(preprocessing: Preprocessing, e
     compute = choose_compute("cuda", "fp32")
     kernel = open_augmentation(compute, preprocessing, extensions)
     assert kernel is not None, "the log says why"
-    packed = TrainingLoader(folder, preprocessing, config(folder, extensions), extensions=extensions, pack=True)
+    asked = replace(config(folder, extensions), n_workers=2)
+    packed = TrainingLoader(folder, preprocessing, asked, extensions=extensions, pack=True)
     with closing(kernel):
         found = []
         for batch in prefetched(packed.epoch(1), compute, kernel):

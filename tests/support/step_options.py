@@ -69,6 +69,7 @@ OTHERS = {
     "ema_decay, clip_grad_norm and accumulate_steps": StepOptions(
         Extensions(ema_decay=0.9, clip_grad_norm=1.0, accumulate_steps=2)
     ),
+    "gradient_checkpointing": StepOptions(Extensions(gradient_checkpointing=True)),
     "microbatches": StepOptions(Extensions(microbatches=2)),
     "L1": StepOptions(config={"reg_config": RegConfig(type="L1")}),
     "L2": StepOptions(config={"reg_config": RegConfig(type="L2")}),

@@ -5,6 +5,7 @@ The kernels are those of a training without, and so are its numbers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,7 +44,9 @@ class Graphed:
         return self._replayed(images)
 
     def _recorded(self, images: Tensor) -> Callable[[Tensor], Tensor]:
-        with _unchanged(self._network, self._compute):
+        with _unchanged(self._network, self._compute), warnings.catch_warnings():
+            # torch 2.11 warms up on one stream and records on another
+            warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
             try:
                 recorded: Any = torch.cuda.make_graphed_callables(
                     _Module(self._network), (images.clone(),), allow_unused_input=True
