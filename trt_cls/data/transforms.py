@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from trt_cls.spec.experiment import Extensions
 
 MOST_SOURCE_PIXELS = 4
 """For each pixel of the output: they then take no more bytes than the output in float32."""
-CHANGES: dict[str, Callable[[ModuleType, Any], Any]] = {
+CHANGES: dict[str, Callable[..., Any]] = {
     "rand_augment": lambda v2, asked: v2.RandAugment(asked.num_ops, asked.magnitude),
     "trivial_augment": lambda v2, asked: v2.TrivialAugmentWide(),
 }
@@ -39,6 +40,7 @@ class Transforms:
 
     def __init__(self, extensions: Extensions, seed: int) -> None:
         self._extensions, self._seed = extensions, seed
+        self._made: dict[str, Any] = {}
 
     def changed(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
         """Image number `index` of the dataset, [H,W,C], changed as `CHANGES` say, in their order."""
@@ -48,7 +50,7 @@ class Transforms:
                 continue
             import torch
 
-            change = transform(_torchvision(name), asked)
+            change = self._once(name, partial(transform, asked=asked))
             image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
             with _seeded(self._seed, epoch, name, index):
                 pixels = change(image).numpy().transpose(1, 2, 0)
@@ -63,7 +65,7 @@ class Transforms:
 
         ranges = (asked.min_scale, asked.max_scale), (asked.min_ratio, asked.max_ratio)
         size = 1, 1  # has no part in the draws
-        crop = _torchvision("random_resized_crop").RandomResizedCrop(size, *ranges)
+        crop = self._once("random_resized_crop", lambda v2: v2.RandomResizedCrop(size, *ranges))
         with _seeded(self._seed, epoch, "random_resized_crop", index):
             drawn = crop.make_params([torch.empty((1, *pixels.shape[:2]), device="meta")])
         top, left = drawn["top"], drawn["left"]
@@ -75,7 +77,8 @@ class Transforms:
             return EMPTY
         import torch
 
-        erasing = _torchvision("random_erasing").RandomErasing(self._extensions.random_erasing)
+        probability = self._extensions.random_erasing
+        erasing = self._once("random_erasing", lambda v2: v2.RandomErasing(probability))
         with _seeded(self._seed, epoch, "random_erasing", index):
             if torch.rand(1) >= erasing.p:
                 return EMPTY
@@ -88,10 +91,16 @@ class Transforms:
         """How a batch of images [C,H,W] is mixed."""
         import torch
 
-        mix = _torchvision("cutmix_alpha").CutMix(alpha=self._extensions.cutmix_alpha)
+        mix = self._once("cutmix_alpha", lambda v2: v2.CutMix(alpha=self._extensions.cutmix_alpha))
         with _seeded(self._seed, epoch, "cutmix", step):
             drawn = mix.make_params([torch.empty((1, *shape), device="meta")])
         return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
+
+    def _once(self, name: str, make: Callable[[ModuleType], Any]) -> Any:
+        """The transform of torchvision for this field of `extensions`: to make one takes as long as to draw from it."""
+        if name not in self._made:
+            self._made[name] = make(_torchvision(name))
+        return self._made[name]
 
 
 class KernelImage(NamedTuple):
