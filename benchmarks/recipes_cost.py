@@ -59,8 +59,9 @@ def cost_rows(recipes: Mapping[str, Experiment], rounds: int) -> list[dict[str, 
     """A row for each recipe. The round before the first, in which memory is taken, is not counted."""
     torch.set_num_threads(1)
     with ExitStack() as stack:
-        stack.enter_context(memory_kept(choose_compute("cpu", "fp32")))
-        stack.enter_context(repeatable("fp32"))
+        compute = choose_compute("cpu", "fp32")
+        stack.enter_context(memory_kept(compute))
+        stack.enter_context(repeatable(compute))
         steps = {name: Steps(experiment, stack) for name, experiment in recipes.items()}
         found = [{name: each.milliseconds_per_image() for name, each in steps.items()} for _ in range(rounds + 1)][1:]
     first, *_ = recipes

@@ -159,7 +159,7 @@ class Bench:
         images = self._images if self.kind == "cpu" else self._compute.images(self._images)
         batch = TrainingBatch(images, targets, ())
         learner = Learner(our_network(self.name, self.size), config, self._compute, **VARIANTS[variant])
-        return Way(lambda: learner.step(batch, 0, RATE), lambda: repeatable(self._compute.precision))
+        return Way(lambda: learner.step(batch, 0, RATE), lambda: repeatable(self._compute))
 
     def _plain(self) -> Way:
         images, targets, compute = self._images, self._targets, self._compute

@@ -20,7 +20,8 @@ def prepare() -> None:
     """Sets up streams, log and warnings; call it once per process.
 
     Characters that the terminal can't encode are escaped. Pillow's warnings about damaged files are dropped: such a
-    file is refused with a reason, or all of its pixels are there.
+    file is refused with a reason, or all of its pixels are there. So is PyTorch's that a thread of its own begins to use
+    the GPU.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -31,6 +32,7 @@ def prepare() -> None:
     logging.addLevelName(logging.WARNING, "warning")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
 
 
 class _OneLine(logging.Formatter):

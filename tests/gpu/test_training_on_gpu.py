@@ -148,7 +148,7 @@ def test_a_step_that_is_replayed_does_not_wait_either(name: str) -> None:
 
 def check_that_no_step_waits(options: StepOptions, precision: str, **given: Any) -> None:
     compute = choose_compute("cuda", precision)
-    with repeatable(precision):
+    with repeatable(compute):
         learner, batch = options.learner(compute, **given), options.batch(compute.device)
         for number in range(4):  # the first two make handles, workspaces and the optimizer's state
             torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
@@ -169,7 +169,7 @@ def kept(learner: Learner) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_in_fp16_that_overflows_changes_nothing(name: str) -> None:
     options, compute = OPTIMIZERS[name], choose_compute("cuda", "fp16")
-    with repeatable("fp16"):
+    with repeatable(compute):
         learner, batch = options.learner(compute), options.batch(compute.device)
         for number, scale in enumerate((TOO_LARGE, FITTING, TOO_LARGE, FITTING)):
             learner._scaler.load_state_dict(learner._scaler.state_dict() | {"scale": scale})
@@ -223,15 +223,19 @@ def test_steps_are_those_of_torch_and_timm(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch says that the gradient of max pooling may not repeat
-@pytest.mark.parametrize("arch", ["alexnet", "googlenet", "squeezenet", "efficientnet_b0", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "arch", ["alexnet", "googlenet", "squeezenet", "efficientnet_b0", "mobilenet_v2", "timm/vit_tiny_patch16_224"]
+)
 def test_steps_repeat_to_the_bit(arch: str) -> None:
-    """In networks with windows of pooling that overlap, depthwise kernels and dropout."""
+    """In networks with windows of pooling that overlap, depthwise kernels, dropout and attention."""
+    if arch.startswith("timm"):
+        pytest.importorskip("timm")
     model = ModelConfig(arch=arch, input_image_size="3,64,64", use_batch_norm=True)
     options, compute = StepOptions(model=model), choose_compute("cuda", "bf16")
     found = []
     for _ in range(2):
         torch.manual_seed(1)
-        with repeatable("bf16"):
+        with repeatable(compute):
             learner, batch = options.learner(compute), options.batch(compute.device)
             for number in range(3):
                 options.step(learner, batch, number)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import Adam, Experiment, ModelConfig, Optimizer, RegConfig, Rmsprop, Visualizer
 from trt_cls.training import loop
-from trt_cls.training.compute import repeatable
+from trt_cls.training.compute import Compute, choose_compute, repeatable
 from trt_cls.training.run import train
 from trt_cls.training.state import Interrupted
 
@@ -198,9 +198,24 @@ def test_what_rounds_products_is_read_by_both_of_torch_s_names_and_put_back(prec
         newer = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision, backends.fp32_precision
         return [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(), newer]
 
-    with repeatable("fp32"):
+    with repeatable(choose_compute("cpu", "fp32")):
         pass
     before = read()
-    with repeatable(precision):
+    with repeatable(choose_compute("cpu", precision)):
         assert read()[:2] == [rounded, rounded]
     assert read() == before
+
+
+def test_attention_on_a_gpu_takes_no_kernel_whose_gradient_does_not_repeat() -> None:
+    cuda = torch.backends.cuda
+
+    def allowed() -> list[bool]:
+        return [cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()]
+
+    before = allowed()
+    with repeatable(choose_compute("cpu", "fp32")):
+        assert allowed() == before
+    with repeatable(Compute((torch.device("cuda", 0),), "bf16", "")):
+        assert not any(allowed())
+        assert cuda.math_sdp_enabled()
+    assert allowed() == before

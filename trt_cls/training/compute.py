@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trt_cls.engines.torch import tf32
 from trt_cls.errors import DeviceError, RequestError, TrtClsError
@@ -120,11 +121,13 @@ def choose_compute(device: str, precision: str, stages: int = 1) -> Compute:
 
 
 @contextmanager
-def repeatable(precision: str) -> Iterator[None]:
+def repeatable(compute: Compute) -> Iterator[None]:
     """Makes torch use deterministic algorithms, with a warning where an operation has none.
 
     Runs on one machine then repeat to the bit; another processor rounds in another order. fp32 is IEEE's; in every
-    other precision a GPU may use TF32 (10 bits of mantissa) for what is computed in float32.
+    other precision a GPU may use TF32 (10 bits of mantissa) for what is computed in float32. On a GPU attention is
+    computed by matrix products and a softmax: the gradients of torch's faster kernels do not repeat as long as it only
+    warns.
     """
     debugging: Any = torch.utils.deterministic
     cudnn: Any = torch.backends.cudnn
@@ -136,7 +139,8 @@ def repeatable(precision: str) -> Iterator[None]:
     debugging.fill_uninitialized_memory = False  # a pass over every new tensor, for debugging only
     cudnn.benchmark = False
     try:
-        with tf32(torch, precision != "fp32"):
+        attention = sdpa_kernel(SDPBackend.MATH) if compute.device.type == "cuda" else nullcontext()
+        with tf32(torch, compute.precision != "fp32"), attention:
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

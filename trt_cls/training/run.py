@@ -88,7 +88,7 @@ def train(
         if state is not None:
             refuse_other_request(state.request, request, folder.spec)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
-        with memory_kept(compute), repeatable(compute.precision), _failures_reported(config, compile_network):
+        with memory_kept(compute), repeatable(compute), _failures_reported(config, compile_network):
             learner = _learner(setup, folder, state, reporter, compile_network, cuda_graphs)
             training = Training(setup, learner, folder, request, save_every, init_epoch)
             if state is not None:
@@ -130,7 +130,7 @@ def find_rate(
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
-        with memory_kept(compute), repeatable(compute.precision), _failures_reported(config, compile_network):
+        with memory_kept(compute), repeatable(compute), _failures_reported(config, compile_network):
             learner = _learner(setup, folder, None, reporter, compile_network, cuda_graphs)
             reporter.line(f"{compute} · {_system(setup)} · {_size(setup, learner.model)}")
             curve = sweep(learner, setup)
