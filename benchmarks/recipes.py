@@ -115,7 +115,13 @@ def run(job: Job, place: Place) -> None:
     with cpu_seconds_noted(job, {"device": place.device, "precision": place.precision, **about(("torch", "timm"))}):
         resume = folder.state.exists()
         train(
-            experiment, job.folder, resume=resume, device=place.device, precision=place.precision, reporter=Reporter()
+            experiment,
+            job.folder,
+            resume=resume,
+            device=place.device,
+            precision=place.precision,
+            cuda_graphs=place.device == "cuda",
+            reporter=Reporter(),
         )
     remove_old_weights(folder)
     folder.best.unlink(missing_ok=True)
