@@ -57,7 +57,7 @@ class Graphed:
                 reason = str(error).partition("\n")[0]
                 raise TrtClsError(
                     f"--cuda-graphs: the network can't be recorded ({reason}); expected one whose passes read nothing "
-                    "back from the GPU; train without --cuda-graphs"
+                    "back from the GPU; leave --cuda-graphs out, and go on with --resume if this is a training"
                 ) from error
         return recorded  # type: ignore[no-any-return]
 
