@@ -80,7 +80,7 @@ def test_passes_are_recorded_while_loaders_page_lock_memory() -> None:
     def page_lock() -> None:
         kept = []
         while not over.is_set():
-            kept.append(torch.empty(2**20, pin_memory=True))  # as a loader's thread does for each batch
+            kept.append(torch.empty(1024, pin_memory=True))  # as a loader's thread does for each batch
 
     thread = threading.Thread(target=page_lock)
     thread.start()
