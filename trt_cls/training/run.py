@@ -83,8 +83,7 @@ def train(
             compile_network = compile_network or state.request["--compile"]
             classmap = classmap or folder.classmap
             order = order or state.request.get("--order", "folder")
-        compute = choose_compute(device, precision, stages)
-        _require_possible(experiment, compute, processes, compile_network, cuda_graphs)
+        compute = _compute(experiment, device, precision, stages, processes, compile_network, cuda_graphs)
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
@@ -130,8 +129,7 @@ def find_rate(
             stack.enter_context(locked_run_folder(folder, resume=False))
             stack.callback(folder.weights.rmdir)
         processes.wait()
-        compute = choose_compute(device, precision, stages)
-        _require_possible(experiment, compute, processes, compile_network, cuda_graphs)
+        compute = _compute(experiment, device, precision, stages, processes, compile_network, cuda_graphs)
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
@@ -144,11 +142,17 @@ def find_rate(
         return curve
 
 
-def _require_possible(
-    experiment: Experiment, compute: Compute, processes: Processes, compile_network: bool, cuda_graphs: bool
-) -> None:
-    """Refuses options that do not go together, before images are listed and weights downloaded."""
-    extensions = experiment.extensions
+def _compute(
+    experiment: Experiment,
+    device: str,
+    precision: str,
+    stages: int,
+    processes: Processes,
+    compile_network: bool,
+    cuda_graphs: bool,
+) -> Compute:
+    """Device and precision; options that do not go together are refused here, before images are listed."""
+    compute, extensions = choose_compute(device, precision, stages), experiment.extensions
     if cuda_graphs:
         require_recordable(compute, extensions, processes, compiled=compile_network)
     if compile_network and extensions.gradient_checkpointing and not is_external(experiment.model_config.arch):
@@ -156,6 +160,7 @@ def _require_possible(
             "--compile with extensions.gradient_checkpointing: torch compiles no built-in network with it; "
             "expected one of the two; leave the other out"
         )
+    return compute
 
 
 def _learner(
