@@ -143,19 +143,13 @@ def find_rate(
 
 
 def _compute(
-    experiment: Experiment,
-    device: str,
-    precision: str,
-    stages: int,
-    processes: Processes,
-    compile_network: bool,
-    cuda_graphs: bool,
+    experiment: Experiment, device: str, precision: str, stages: int, processes: Processes, compiled: bool, graphs: bool
 ) -> Compute:
     """Device and precision; options that do not go together are refused here, before images are listed."""
     compute, extensions = choose_compute(device, precision, stages), experiment.extensions
-    if cuda_graphs:
-        require_recordable(compute, extensions, processes, compiled=compile_network)
-    if compile_network and extensions.gradient_checkpointing and not is_external(experiment.model_config.arch):
+    if graphs:
+        require_recordable(compute, extensions, processes, compiled=compiled)
+    if compiled and extensions.gradient_checkpointing and not is_external(experiment.model_config.arch):
         raise RequestError(
             "--compile with extensions.gradient_checkpointing: torch compiles no built-in network with it; "
             "expected one of the two; leave the other out"
