@@ -20,8 +20,8 @@ def prepare() -> None:
     """Sets up streams, log and warnings; call it once per process.
 
     Characters that the terminal can't encode are escaped. Pillow's warnings about damaged files are dropped: such a
-    file is refused with a reason, or all of its pixels are there. PyTorch's are dropped that one of its threads begins
-    to use the GPU.
+    file is refused with a reason, or all of its pixels are there. So is PyTorch's warning that it makes a GPU's context
+    in a thread of its own.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

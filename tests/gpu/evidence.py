@@ -75,13 +75,14 @@ def commands(out: Path, dataset: Path) -> list[Step]:
     train = [*run, "train", "-e", spec, *settings, "--device", "cuda"]
     short = ["--set", "train_config.n_epochs=2"]
     kinds = {"auto": [], "auto2": [], "fp32": ["--precision", "fp32"], "fp16": ["--precision", "fp16"]}
-    kinds["compiled"] = ["--compile"]
+    kinds |= {"graphs": ["--cuda-graphs"], "compiled": ["--compile"]}
     steps = [Step(f"train_{name}", [*train, *short, "-r", str(out / name), *more], 90) for name, more in kinds.items()]
-    weights = [str(out / name / "weights" / "resnet_002.safetensors") for name in ("auto", "auto2")]
+    weights = [str(out / name / "weights" / "resnet_002.safetensors") for name in ("auto", "auto2", "graphs")]
     endless = [*train, "-r", str(out / "stopped"), "--set", "train_config.n_epochs=10000"]
     return [
         *steps,
-        Step("repeatable", ["cmp", *weights]),
+        Step("repeatable", ["cmp", *weights[:2]]),
+        Step("graphs_repeatable", ["cmp", weights[0], weights[2]]),
         Step("stop", endless, limit=90, interrupt_after=20),
         Step("resume", [*endless, "--resume"], limit=90, interrupt_after=15),
         Step("evaluate", [*run, "evaluate", "-e", spec, *settings, "-m", weights[0], "-r", str(out / "evaluation")]),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from support.shared_data import photos
+from support.step_options import StepOptions
 from trt_cls.gpu import visible_gpu
 from trt_cls.spec.experiment import (
     CosineLr,
@@ -20,6 +23,7 @@ from trt_cls.spec.experiment import (
     TrainConfig,
 )
 from trt_cls.spec.extensions import AdamW, Extensions, ModernOptimizer
+from trt_cls.training.compute import choose_compute
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.run import train
 
@@ -68,3 +72,22 @@ def test_replayed_passes_end_in_the_same_weights(precision: str, extensions: Ext
         for cuda_graphs in (False, True)
     ]
     assert ends[0] == ends[1]
+
+
+def test_passes_are_recorded_while_loaders_page_lock_memory() -> None:
+    over, compute = threading.Event(), choose_compute("cuda", "bf16")
+
+    def page_lock() -> None:
+        kept = []
+        while not over.is_set():
+            kept.append(torch.empty(1024, pin_memory=True))  # as a loader's thread does for each batch
+
+    thread = threading.Thread(target=page_lock)
+    thread.start()
+    try:
+        learner = StepOptions().learner(compute, cuda_graphs=True)
+        StepOptions().step(learner, StepOptions().batch(compute.device), 0)
+    finally:
+        over.set()
+        thread.join()
+    assert learner.metrics().images == 4

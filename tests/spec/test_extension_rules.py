@@ -34,6 +34,7 @@ def text(extensions: str, train: str = "") -> str:
         ("average_checkpoints: 3", EPOCHS),
         ("random_resized_crop { min_scale: 1 } trivial_augment: true repeated_augment: 1 bce_loss: true", NO_CROP),
         ("optimizer { adamw { weight_decay: 0 } } layer_decay: 1", ""),
+        ("gradient_checkpointing: true", "model_parallelism: 1"),
         ("optimizer { lamb { } } layer_decay: 1e-9", ""),
         ("optimizer { lion { beta_1: 0 } }", ""),
         ("optimizer { muon { momentum: 0 } } warm_up_steps: 1", ""),
@@ -68,6 +69,8 @@ def test_allowed(extensions: str, train: str) -> None:
         ("trivial_augment", "with extensions.rand_augment", "trivial_augment: true rand_augment { }", ""),
         ("bce_loss", "with extensions.distillation", "bce_loss: true distillation { teacher: 'a' }", ""),
         ("drop_path", '0.1 found with arch "resnet", expected an EfficientNet', "drop_path: 0.1", ""),
+        ("gradient_checkpointing", "true found with 2 shares in train_config.model_parallelism",
+         "gradient_checkpointing: true", STAGES),
         ("repeated_augment", "an integer ≥ 1", "repeated_augment: 0", ""),
         ("layer_decay", "a number in (0, 1]", "layer_decay: 0", ""),
         ("warm_up_steps", "an integer ≥ 0", "warm_up_steps: -1", ""),
@@ -109,6 +112,13 @@ def test_refused(field: str, found: str, extensions: str, train: str) -> None:
     [problem] = problems(text(extensions, train))
     assert problem.path == f"extensions.{field}"
     assert found in problem.message
+
+
+def test_gradient_checkpointing_is_not_for_torchvision() -> None:
+    given = spec_text(model='arch: "torchvision/resnet18"') + "extensions { gradient_checkpointing: true }"
+    [problem] = problems(given)
+    assert problem.path == "extensions.gradient_checkpointing"
+    assert 'with arch "torchvision/resnet18", expected a built-in network or one of timm' in problem.message
 
 
 def test_all_are_off_unless_asked_for() -> None:

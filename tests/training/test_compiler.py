@@ -16,6 +16,7 @@ import pytest
 from trt_cls import spec
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import CosineLr, Experiment, Extensions, LrConfig, ModelConfig
+from trt_cls.training import run
 from trt_cls.training.run import train
 from trt_cls.training.state import Interrupted
 
@@ -39,12 +40,25 @@ def test_a_compiled_training_is_resumed_to_the_byte(
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_values_that_are_computed_again_are_not_compiled(
-    experiment: Callable[..., Experiment], quiet: Any, tmp_path: Path
+@pytest.mark.parametrize("start", [run.train, run.find_rate])
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"compile_network": True}, "--compile with extensions.gradient_checkpointing"),
+        ({"cuda_graphs": True}, "--cuda-graphs on a CPU, with extensions.gradient_checkpointing; expected one GPU"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_images_are_listed(
+    options: dict[str, bool],
+    found: str,
+    start: Callable[..., Any],
+    experiment: Callable[..., Experiment],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    asked = experiment(extensions=Extensions(gradient_checkpointing=True))
-    with pytest.raises(RequestError, match=r"--compile with extensions.gradient_checkpointing"):
-        train(asked, tmp_path, device="cpu", reporter=quiet(), compile_network=True)
+    monkeypatch.delattr(run, "open_setup")
+    with pytest.raises(RequestError, match=f"^{found}"):
+        start(experiment(extensions=Extensions(gradient_checkpointing=True)), tmp_path, device="cpu", **options)
 
 
 @pytest.mark.slow

@@ -93,12 +93,14 @@ def test_a_resumed_training_with_gradient_checkpointing_gives_the_numbers_of_one
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.parametrize("arch", ["torchvision/resnet18", "timm/dla46x_c"])
 def test_gradient_checkpointing_is_refused_where_a_network_has_none(
-    experiment: Callable[..., Experiment], quiet: Any, tmp_path: Path
+    arch: str, experiment: Callable[..., Experiment], quiet: Any, tmp_path: Path
 ) -> None:
+    pytest.importorskip(arch.partition("/")[0])
     asked = experiment(
-        model=ModelConfig(arch="torchvision/resnet18", input_image_size="3,32,32"),
+        model=ModelConfig(arch=arch, input_image_size="3,32,32"),
         extensions=Extensions(gradient_checkpointing=True),
     )
-    with pytest.raises(RequestError, match=r"gradient_checkpointing: torchvision/resnet18 has none"):
+    with pytest.raises(RequestError, match=rf"gradient_checkpointing: {arch} has none"):
         train(asked, tmp_path, device="cpu", reporter=quiet())

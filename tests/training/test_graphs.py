@@ -55,10 +55,29 @@ def test_recording_changes_neither_statistics_nor_random_numbers(recorded: list[
     assert plain(images).any()  # the network itself is as it was
 
 
-def test_smaller_batches_are_not_recorded(recorded: list[Tensor]) -> None:
+@pytest.mark.parametrize("images", [3, 5], ids=["the last", "with an image that waited"])
+def test_batches_of_another_size_are_not_recorded(images: int, recorded: list[Tensor]) -> None:
     graphed = Graphed(network(), CPU, batch_size=4)
-    assert graphed(torch.rand(3, 3, 8, 8)).any()
+    assert graphed(torch.rand(images, 3, 8, 8)).any()
     assert not recorded
+
+
+def test_loaders_may_page_lock_memory_during_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+
+    def graph(*_: Any, capture_error_mode: str = "global", **__: Any) -> None:
+        modes.append(capture_error_mode)
+
+    def record(module: nn.Module, *_: Any, **__: Any) -> nn.Module:
+        torch.cuda.graph(None)  # as torch 2.9 calls it
+        torch.cuda.graph(None, capture_error_mode="global")  # and torch 2.14
+        return module
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    Graphed(network(), CPU, batch_size=4)(torch.rand(4, 3, 8, 8))
+    assert modes == ["thread_local", "thread_local"]
+    assert torch.cuda.graph is graph
 
 
 def test_a_network_that_cannot_be_recorded_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ class Extensions:
     gradient_checkpointing: bool = option(
         False,
         "computes activations again in the backward pass: less memory, more time, the same result; for built-in "
-        "networks and those of timm",
+        "networks and those of timm, without model_parallelism",
     )
     warm_up_steps: int = option(
         0, "steps of the optimizer in which the schedule's rate is reached, linearly; without soft_start", at_least(0)

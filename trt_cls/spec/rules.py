@@ -248,6 +248,7 @@ def _check_means(model: ModelConfig, train: TrainConfig, report: Report) -> None
 
 def _check_extensions(experiment: Experiment, report: Report) -> None:
     _check_drop_path(experiment, report)
+    _check_checkpointing(experiment, report)
     if experiment.train_config is not None:
         _check_crops(experiment, report)
         _check_padding(experiment, report)
@@ -289,11 +290,9 @@ def _check_teacher(experiment: Experiment, report: Report) -> None:
 
 
 def _check_padding(experiment: Experiment, report: Report) -> None:
-    path, padding = "extensions.crop_padding", experiment.extensions.crop_padding
-    if not padding or not report.sound(path):
-        return
-    if experiment.model_config is not None and report.sound("model_config.input_image_size"):
-        side = min(experiment.model_config.input_shape[1:])
+    path, padding, model = "extensions.crop_padding", experiment.extensions.crop_padding, experiment.model_config
+    if padding and model is not None and report.sound(path, "model_config.input_image_size"):
+        side = min(model.input_shape[1:])
         if padding >= side:
             report.add(path, f"{padding} found, expected less than the network's shorter side, {side}")
 
@@ -306,6 +305,17 @@ def _check_drop_path(experiment: Experiment, report: Report) -> None:
         found = f'{shown(drop_path)} found with arch "{own.name}"'
         expected = "an EfficientNet, or a network of timm or torchvision there, or the field left out"
         report.add(path, f"{found}, expected {expected}")
+
+
+def _check_checkpointing(experiment: Experiment, report: Report) -> None:
+    path, model, train = "extensions.gradient_checkpointing", experiment.model_config, experiment.train_config
+    if not experiment.extensions.gradient_checkpointing or not report.sound(path):
+        return
+    if model and model.arch.startswith("torchvision/") and report.sound("model_config.arch"):
+        report.add(path, f"true found with arch {shown(model.arch)}, expected a built-in network or one of timm there")
+    if train and len(train.model_parallelism) > 1 and report.sound("train_config.model_parallelism"):
+        found = f"true found with {len(train.model_parallelism)} shares in train_config.model_parallelism"
+        report.add(path, f"{found}, expected one of the two: what dropout drops can be repeated on one device only")
 
 
 def _check_crops(experiment: Experiment, report: Report) -> None:

@@ -22,8 +22,8 @@ from trt_cls.training.compute import Compute
 class Graphed:
     """`network`, whose passes for batches of `batch_size` images are recorded at the first one and replayed.
 
-    Smaller batches run as they would without. Gradients lie in the graphs' memory until the next batch, so that each
-    batch needs its own step of the optimizer.
+    Batches of another size run as they would without. Gradients lie in the graphs' memory until the next batch, so
+    that each batch needs its own step of the optimizer.
     """
 
     def __init__(self, network: nn.Module, compute: Compute, batch_size: int) -> None:
@@ -44,7 +44,7 @@ class Graphed:
         return self._replayed(images)
 
     def _recorded(self, images: Tensor) -> Callable[[Tensor], Tensor]:
-        with _unchanged(self._network, self._compute), warnings.catch_warnings():
+        with _unchanged(self._network, self._compute), _beside_other_threads(), warnings.catch_warnings():
             # torch 2.11 warms up on one stream and records on another
             warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
             try:
@@ -57,7 +57,7 @@ class Graphed:
                 reason = str(error).partition("\n")[0]
                 raise TrtClsError(
                     f"--cuda-graphs: the network can't be recorded ({reason}); expected one whose passes read nothing "
-                    "back from the GPU; train without --cuda-graphs"
+                    "back from the GPU; leave --cuda-graphs out, and go on with --resume if this is a training"
                 ) from error
         return recorded  # type: ignore[no-any-return]
 
@@ -94,6 +94,21 @@ def _unchanged(network: nn.Module, compute: Compute) -> Iterator[None]:
                 buffer.copy_(before)
 
 
+@contextmanager
+def _beside_other_threads() -> Iterator[None]:
+    """Lets the loader's threads page-lock memory meanwhile, with which torch's default mode ends a recording.
+
+    Not the argument of make_graphed_callables: torch 2.9 has none.
+    """
+    cuda: Any = torch.cuda
+    graph = cuda.graph
+    cuda.graph = lambda *given, **options: graph(*given, **options | {"capture_error_mode": "thread_local"})
+    try:
+        yield
+    finally:
+        cuda.graph = graph
+
+
 def require_recordable(compute: Compute, extensions: Extensions, processes: Processes, *, compiled: bool) -> None:
     """Refuses --cuda-graphs where a step is more than two passes on one GPU.
 
@@ -113,5 +128,5 @@ def require_recordable(compute: Compute, extensions: Extensions, processes: Proc
     if found:
         raise RequestError(
             f"--cuda-graphs {', '.join(found)}; expected one GPU, and one forward and one backward pass a step; "
-            "leave one of them out"
+            "train without --cuda-graphs, or without the rest"
         )

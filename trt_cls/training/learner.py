@@ -24,7 +24,7 @@ from trt_cls.models.network import Network
 from trt_cls.spec.experiment import NO_EXTENSIONS, Distillation, Extensions, TrainConfig
 from trt_cls.training.averaging import RunningMean
 from trt_cls.training.compute import Compute, compiled
-from trt_cls.training.graphs import Graphed, require_recordable
+from trt_cls.training.graphs import Graphed
 from trt_cls.training.loss import training_loss
 from trt_cls.training.optimization import optimizer, parameter_groups, penalty, set_rate
 from trt_cls.training.parallel import Pipelined, replicated, spread
@@ -48,11 +48,10 @@ class EpochMeans(NamedTuple):
 class Learner:
     """Trains `model`, which it moves to the device of `compute`; a step uses the batches of all `processes`.
 
-    `weights` are those of the classes in the loss; None: all 1.
+    `weights` are those of the classes in the loss; None: all 1. `cuda_graphs`: where `require_recordable` allows them.
 
     Raises:
-        RequestError: batches of one image, on which batch normalization can't train, or a step that `cuda_graphs`
-            can't record.
+        RequestError: batches of one image, on which batch normalization can't train.
     """
 
     def __init__(
@@ -80,13 +79,7 @@ class Learner:
         parts, group = extensions.microbatches, extensions.accumulate_steps
         network: Any = replicated(Pipelined(self.model, parts) if parts > 1 else self.model, processes)
         if cuda_graphs:
-            require_recordable(compute, extensions, processes, compiled=compile_network)
             network = Graphed(network, compute, config.batch_size_per_gpu)
-        if compile_network and extensions.gradient_checkpointing and isinstance(model, Network):
-            raise RequestError(
-                "--compile with extensions.gradient_checkpointing: torch compiles no built-in network with it; "
-                "expected one of the two; leave the other out"
-            )
         self._network = compiled(network) if compile_network else network
         groups = parameter_groups(model, self.penalty, extensions)
         self._optimizer = optimizer(extensions.optimizer or config.optimizer, groups)

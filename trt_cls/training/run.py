@@ -14,12 +14,15 @@ from trt_cls import spec
 from trt_cls.artefacts.classmap import write_classmap
 from trt_cls.data.shards import Epochs
 from trt_cls.data.split import split_rows
-from trt_cls.errors import TrtClsError
+from trt_cls.distributed.processes import Processes
+from trt_cls.errors import RequestError, TrtClsError
 from trt_cls.files import write_csv, write_text
 from trt_cls.models.int8_layers import quantize_like
 from trt_cls.models.network import count_parameters, resize_layers
+from trt_cls.spec.architectures import is_external
 from trt_cls.spec.experiment import Experiment, TrainConfig
-from trt_cls.training.compute import choose_compute, compiler_failures_reported, memory_kept, repeatable
+from trt_cls.training.compute import Compute, choose_compute, compiler_failures_reported, memory_kept, repeatable
+from trt_cls.training.graphs import require_recordable
 from trt_cls.training.learner import Learner, Teacher
 from trt_cls.training.logs import Log
 from trt_cls.training.logs.console import Reporter
@@ -80,7 +83,7 @@ def train(
             compile_network = compile_network or state.request["--compile"]
             classmap = classmap or folder.classmap
             order = order or state.request.get("--order", "folder")
-        compute = choose_compute(device, precision, stages)
+        compute = _compute(experiment, device, precision, stages, processes, compile_network, cuda_graphs)
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         options = {"--precision": compute.precision, "--compile": compile_network, "processes": processes.size}
@@ -126,7 +129,7 @@ def find_rate(
             stack.enter_context(locked_run_folder(folder, resume=False))
             stack.callback(folder.weights.rmdir)
         processes.wait()
-        compute = choose_compute(device, precision, stages)
+        compute = _compute(experiment, device, precision, stages, processes, compile_network, cuda_graphs)
         setup = open_setup(experiment, config, classmap, processes, compute, order or "shards")
         stack.callback(setup.close)
         reporter = (reporter or Reporter()) if processes.first else Reporter(io.StringIO())
@@ -137,6 +140,21 @@ def find_rate(
         if processes.first:
             write_page(folder.page, curve, setup)
         return curve
+
+
+def _compute(
+    experiment: Experiment, device: str, precision: str, stages: int, processes: Processes, compiled: bool, graphs: bool
+) -> Compute:
+    """Device and precision; options that do not go together are refused here, before images are listed."""
+    compute, extensions = choose_compute(device, precision, stages), experiment.extensions
+    if graphs:
+        require_recordable(compute, extensions, processes, compiled=compiled)
+    if compiled and extensions.gradient_checkpointing and not is_external(experiment.model_config.arch):
+        raise RequestError(
+            "--compile with extensions.gradient_checkpointing: torch compiles no built-in network with it; "
+            "expected one of the two; leave the other out"
+        )
+    return compute
 
 
 def _learner(

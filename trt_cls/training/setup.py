@@ -125,13 +125,14 @@ def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
     extensions, arch = setup.extensions, setup.contract.model.arch
     model = build(setup.contract.model, len(setup.contract.classes), drop_path=extensions.drop_path)
     if extensions.gradient_checkpointing:
-        checkpointing: Any = getattr(model, "set_grad_checkpointing", None)
-        if checkpointing is None:
+        try:
+            checkpointing: Any = model.set_grad_checkpointing
+            checkpointing()
+        except (AttributeError, AssertionError) as error:  # timm asserts that a network of its own has it
             raise RequestError(
-                f"extensions.gradient_checkpointing: {arch} has none; expected a built-in network or one of timm; "
-                "leave the field out"
-            )
-        checkpointing()
+                f"extensions.gradient_checkpointing: {arch} has none; expected a built-in network, or one of timm that "
+                "has it; leave the field out"
+            ) from error
     if setup.config.pretrained_model_path and not resume:
         taken = _pretrained(model, setup.contract.model, setup.config.pretrained_model_path)
         for line in str(taken).splitlines():
