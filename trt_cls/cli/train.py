@@ -54,7 +54,7 @@ TRAINING_ALONE = ("resume", "auto_resume", "save_every", "loggers", "init_epoch"
 @click.option(
     "--cuda-graphs",
     is_flag=True,
-    help="Record forward and backward pass as CUDA graphs: the same results, faster where a GPU waits for its host.",
+    help="Record forward and backward pass once as CUDA graphs, for GPUs that wait for their host: the same results.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @click.option(

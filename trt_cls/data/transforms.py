@@ -97,7 +97,7 @@ class Transforms:
         return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
 
     def _once(self, name: str, make: Callable[[ModuleType], Any]) -> Any:
-        """The transform of torchvision for this field of `extensions`: to make one takes as long as to draw from it."""
+        """The transform of torchvision for this field of `extensions`, made once: each image would take a sixth more."""
         if name not in self._made:
             self._made[name] = make(_torchvision(name))
         return self._made[name]
