@@ -97,7 +97,7 @@ class Transforms:
         return Mixing(box=Box(*drawn["box"]), kept=drawn["lam_adjusted"])
 
     def _once(self, name: str, make: Callable[[ModuleType], Any]) -> Any:
-        """The transform of torchvision for this field of `extensions`, made once: each image would take a sixth more."""
+        """The transform of torchvision for this field of `extensions`; made for each image it cost a sixth more."""
         if name not in self._made:
             self._made[name] = make(_torchvision(name))
         return self._made[name]
