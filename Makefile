@@ -12,7 +12,7 @@ PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 # tests anew, ten seconds of CPU a run. Containers often set it.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-slow test-driver test-gpu gpu-evidence check format size bench bench-gpu wheels
+.PHONY: setup demo test test-slow test-oldest test-driver test-gpu gpu-evidence check format size bench bench-gpu wheels
 
 setup: $(READY)
 
@@ -30,6 +30,15 @@ test: $(READY)
 # Architectures through export and engine, the large sweeps of image sizes.
 test-slow: $(READY)
 	$(BIN)/pytest $(PARALLEL) -m slow
+
+# Training with the oldest versions allowed of what changes most, in an environment of their own.
+OLD := torch|torchvision|timm
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	grep -vE '^($(OLD)|triton|nvidia-.*|cuda-.*)==' constraints.txt > $(VENV)-oldest/constraints.txt
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check --constraint $(VENV)-oldest/constraints.txt \
+		--editable ".[dev]" $$(grep -oE '"($(OLD))>=[0-9.]+"' pyproject.toml | sed 's/>=/==/' | tr -d '"')
+	$(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow" tests/training tests/models tests/data
 
 # The GPU's code through the real pycuda, over a driver played by the CPU. Takes g++ and a CUDA Toolkit, and skips without;
 # the first time pycuda is built, six minutes, into the user's cache.

@@ -19,6 +19,7 @@ from support.pixel_reference import preprocessing_of
 from support.quiet import Quiet
 from support.shared_data import photos
 from support.step_options import OPTIMIZERS, OTHERS, TRANSFORMER, StepOptions
+from support.timm_optimizers import of_timm
 from trt_cls.contract import Preprocessing
 from trt_cls.data.folder import ImageFolder, image_folder
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
@@ -186,19 +187,14 @@ def matrices() -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.randn(shape).cuda()) for shape in ((24, 8), (16, 64))]
 
 
-def of_timm(name: str, weights: list[torch.nn.Parameter], **options: Any) -> torch.optim.Optimizer:
-    made: torch.optim.Optimizer = getattr(pytest.importorskip("timm.optim"), name)(weights, foreach=False, **options)
-    return made
-
-
 COMMON: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1}
 REFERENCES: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda weights: torch.optim.SGD(weights, momentum=0.9, **COMMON),
     "adam": lambda weights: torch.optim.Adam(weights, eps=1e-7, **COMMON),
     "rmsprop": lambda weights: torch.optim.RMSprop(weights, alpha=0.9, eps=1e-7, **COMMON),
     "adamw": lambda weights: torch.optim.AdamW(weights, **COMMON),
-    "lamb": lambda weights: of_timm("Lamb", weights, eps=1e-6, **COMMON),
-    "lion": lambda weights: of_timm("Lion", weights, betas=(0.9, 0.99), **COMMON),
+    "lamb": lambda weights: of_timm("Lamb")(weights, eps=1e-6, **COMMON),
+    "lion": lambda weights: of_timm("Lion")(weights, betas=(0.9, 0.99), **COMMON),
     "muon": lambda weights: torch.optim.Muon(weights, adjust_lr_fn="match_rms_adamw", **COMMON),
 }
 ROUNDING_OF_MUON = 5 * 0.01 * 0.2 * 8 / 2**9

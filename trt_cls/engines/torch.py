@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -92,7 +93,9 @@ def tf32(torch: ModuleType, allowed: bool) -> Iterator[None]:
     value: bool | str
     name, value = "allow_tf32", allowed
     try:
-        before = [(place, place.allow_tf32) for place in (products, cudnn)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 2.9 advises the newer, once
+            before = [(place, place.allow_tf32) for place in (products, cudnn)]
     except RuntimeError:
         name, value = "fp32_precision", "tf32" if allowed else "ieee"
         before = [(place, place.fp32_precision) for place in (products, cudnn.conv)]
