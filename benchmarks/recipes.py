@@ -4,12 +4,12 @@ Each (network, recipe, seed) is a training in a folder of its own below -r and i
 time; with a --deadline, in seconds, no later. Ctrl-C, SIGTERM, kill -9 and the deadline stop them, and the same command
 goes on where it was: finished jobs are not repeated. What a job prints is in its console.txt.
 results/recipes.csv has a row for each job, also for one that has not run, and one for the finished seeds of a recipe.
-top_1 is that of the last epoch, since the best of many is flattered. CPU seconds include validation and what was
-repeated after kill -9; on a GPU they are those of the host. Intervals of 95 % are Student's over the seeds; gains over
-a network's first recipe are paired by seed.
+top_1 is that of the last epoch, since the best of many is flattered; top_1_flips that of the same network by
+`evaluate --tta flip`. CPU seconds include validation and what was repeated after kill -9; on a GPU they are those of
+the host. Intervals of 95 % are Student's over the seeds; gains over a network's first recipe are paired by seed.
 --choose trains CANDIDATES in place of RECIPES, with another seed, and validates on a fifth of train/, so that recipes
 are not chosen on the images that measure them: results/recipes_choice.csv. --cost ROUNDS compares the CPU time of
-resnet18's recipes: results/recipes_cost.csv.
+resnet18's recipes, in fp32 and bf16: results/recipes_cost.csv.
 Usage: nice -n 19 python benchmarks/recipes.py DATA -r DIR [--choose] [--only NETWORK/RECIPE ...] [--seeds 3] [--jobs 1]
 [--deadline SECONDS] [--device cpu] [--precision fp32] [--workers 0] [--table], or DATA --cost ROUNDS; DATA with train/
 and test/; --table only writes the results. Each job has one thread, unless OMP_NUM_THREADS says otherwise
@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import closing, contextmanager, redirect_stderr
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -39,7 +39,11 @@ from _results import about, write
 from recipes_cost import cost_rows
 from scipy.stats import t
 
+from trt_cls.data.split import Dataset
+from trt_cls.engines import open_engine
 from trt_cls.errors import TrtClsError
+from trt_cls.evaluation.evaluate import evaluate
+from trt_cls.evaluation.inference import WithFlips
 from trt_cls.files import write_text
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.run import train
@@ -47,14 +51,24 @@ from trt_cls.training.run_folder import RunFolder
 from trt_cls.training.state import Interrupted, StopRequest
 
 SEED_TO_CHOOSE = 100
+FLIPS = "top_1_flips"
 NOTE_EVERY = 5.0
 """Seconds between two notes of the CPU time: what kill -9 may lose of it."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at the deadline and at signals."""
 TIME_TO_SAVE = 30.0
 """Seconds from SIGTERM to SIGKILL."""
-Finished = dict[int, tuple[float, float]]
-"""Top-1 and CPU seconds of a recipe, by seed."""
+
+
+class Result(NamedTuple):
+    top_1: float
+    flips: float | None
+    """Top-1 of the mean over each image and its mirror image; None: not measured."""
+    cpu_seconds: float
+
+
+Finished = dict[int, Result]
+"""Those of a recipe, by seed."""
 
 
 class Job(NamedTuple):
@@ -75,7 +89,7 @@ class Job(NamedTuple):
 
     @property
     def done(self) -> bool:
-        return len(self.epochs) == self.recipe.epochs
+        return len(self.epochs) == self.recipe.epochs and (self.choosing or FLIPS in self.note)
 
     @property
     def note(self) -> dict[str, str]:
@@ -109,22 +123,33 @@ def jobs_of(given: argparse.Namespace) -> list[Job]:
 
 
 def run(job: Job, place: Place) -> None:
-    """Begins or resumes the training."""
+    """Begins or resumes the training, and evaluates its network with flips."""
     folder = RunFolder(job.folder)
     experiment = experiment_of(job.recipe, place.data, seed=job.seed, workers=place.workers, choosing=job.choosing)
-    with cpu_seconds_noted(job, {"device": place.device, "precision": place.precision, **about(("torch", "timm"))}):
-        resume = folder.state.exists()
-        train(
-            experiment,
-            job.folder,
-            resume=resume,
-            device=place.device,
-            precision=place.precision,
-            cuda_graphs=place.device == "cuda",
-            reporter=Reporter(),
-        )
+    note = {"device": place.device, "precision": place.precision, **about(("torch", "timm"))}
+    with cpu_seconds_noted(job, note):
+        if len(job.epochs) < job.recipe.epochs:
+            train(
+                experiment,
+                job.folder,
+                resume=folder.state.exists(),
+                device=place.device,
+                precision=place.precision,
+                cuda_graphs=place.device == "cuda",
+                reporter=Reporter(),
+            )
+        if not job.choosing:
+            note[FLIPS] = f"{top_1_with_flips(job, place):.4f}"
     remove_old_weights(folder)
     folder.best.unlink(missing_ok=True)
+
+
+def top_1_with_flips(job: Job, place: Place) -> float:
+    """Of the last epoch's network."""
+    last = max(RunFolder(job.folder).weights.glob("[!.]*_[0-9][0-9][0-9].safetensors"))
+    with closing(WithFlips(open_engine(last, place.device))) as engine:
+        folder = Dataset(place.data / "test").labeled(engine.contract.classes)
+        return evaluate(engine, folder, top_k=1, batch_size=64, workers=place.workers).metrics.top_1_accuracy
 
 
 def remove_old_weights(folder: RunFolder) -> None:
@@ -234,12 +259,13 @@ def rows_of(jobs: Sequence[Job]) -> list[dict[str, object]]:
     for recipe in recipes:
         if len(found[recipe]) < 2:
             continue
-        top_1, seconds = zip(*found[recipe].values(), strict=True)
+        top_1, flips, seconds = zip(*found[recipe].values(), strict=True)
         paired = list(gains[recipe].values())
         row = {
             **row_of(next(job for job in jobs if job.recipe == recipe and job.done)),
             "seed": f"mean of {len(top_1)}",
-            "top_1": with_interval(list(top_1), 100, 2),
+            "top_1": with_interval(top_1, 100, 2),
+            FLIPS: "" if None in flips else with_interval(flips, 100, 2),
             "best_top_1": "",
             "points_gained": with_interval(paired, 100, 2) if len(paired) > 1 else "",
             "cpu_seconds": f"{statistics.mean(seconds):.0f}",
@@ -258,6 +284,7 @@ def row_of(job: Job) -> dict[str, object]:
         "state": state_of(job),
         "epochs": job.recipe.epochs,
         "top_1": f"{top_1[-1]:.2f}" if job.done else "",
+        FLIPS: f"{100 * float(note[FLIPS]):.2f}" if FLIPS in note else "",
         "best_top_1": f"{max(top_1):.2f}" if job.done else "",
         "points_gained": "",
         "cpu_seconds": note.get("cpu_seconds", ""),
@@ -272,7 +299,11 @@ def state_of(job: Job) -> str:
 
 def finished(jobs: Sequence[Job], recipe: Recipe) -> Finished:
     return {
-        job.seed: (float(job.epochs[-1]["val_acc"]), float(job.note["cpu_seconds"]))
+        job.seed: Result(
+            float(job.epochs[-1]["val_acc"]),
+            float(job.note[FLIPS]) if FLIPS in job.note else None,
+            float(job.note["cpu_seconds"]),
+        )
         for job in jobs
         if job.recipe == recipe and job.done
     }
@@ -280,10 +311,10 @@ def finished(jobs: Sequence[Job], recipe: Recipe) -> Finished:
 
 def gained(found: Finished, plain: Finished) -> dict[int, float]:
     """Top-1 less that of the plain recipe, by seed."""
-    return {seed: top_1 - plain[seed][0] for seed, (top_1, _) in found.items() if seed in plain}
+    return {seed: result.top_1 - plain[seed].top_1 for seed, result in found.items() if seed in plain}
 
 
-def with_interval(values: list[float], scale: float, digits: int) -> str:
+def with_interval(values: Sequence[float], scale: float, digits: int) -> str:
     mean, n = statistics.mean(values), len(values)
     half = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
     return f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}"
@@ -310,7 +341,7 @@ def main() -> int:
     data = given.data.absolute()
     if given.cost:
         of_resnet18 = {each.name: experiment_of(each, data) for each in RECIPES if each.network == "resnet18"}
-        write("recipes_cost", cost_rows(of_resnet18, given.cost))
+        write("recipes_cost", [row for each in ("fp32", "bf16") for row in cost_rows(of_resnet18, given.cost, each)])
         return 0
     jobs = jobs_of(given)
     table = "recipes_choice" if given.choose else "recipes"

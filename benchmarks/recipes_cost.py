@@ -1,4 +1,7 @@
-"""CPU time of recipes relative to the first one, from a few training steps of each, in turn in one process."""
+"""CPU time of recipes relative to the first one, from a few steps of each, in turn in one process.
+
+The steps are spread evenly over the training, whose images may grow; an epoch ends with a validation.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +16,46 @@ import torch
 from _results import about
 
 from trt_cls.data.loader import TrainingBatch, TrainingLoader
+from trt_cls.data.stream import stream
 from trt_cls.distributed.processes import ALONE
 from trt_cls.spec.experiment import Experiment
-from trt_cls.training.compute import choose_compute, memory_kept, repeatable
+from trt_cls.training.compute import Compute, choose_compute, memory_kept, repeatable
 from trt_cls.training.learner import Learner
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.setup import make_model, open_setup, supported
+from trt_cls.training.validation import BrokenImages, validate
 
-STEPS = 8
+STEPS = 20
 """Of a recipe in a round."""
+VALIDATED = 256
+"""Images that a round validates."""
 RATE = 0.01
 """Learning rate; it does not change the time."""
 
 
-class Steps:
-    """Training steps of one recipe on its own batches, from decoding to the running mean of the weights."""
+class Epochs:
+    """Epochs of one recipe on its own images, from decoding to the running mean of the weights, and validation."""
 
-    def __init__(self, experiment: Experiment, stack: ExitStack) -> None:
-        config, compute = supported(experiment, init_epoch=1, resume=False), choose_compute("cpu", "fp32")
-        setup = open_setup(experiment, config, None, ALONE, compute)
-        stack.callback(setup.close)
-        self.epochs, self._number = config.n_epochs, count()
-        self._batches = endless(setup.loader)
-        model = make_model(setup, Reporter(io.StringIO()), resume=False)
-        self._learner = Learner(model, config, compute, ALONE, setup.extensions)
+    def __init__(self, experiment: Experiment, compute: Compute, stack: ExitStack) -> None:
+        config = supported(experiment, init_epoch=1, resume=False)
+        self._setup = open_setup(experiment, config, None, ALONE, compute)
+        stack.callback(self._setup.close)
+        self.number, self._steps = config.n_epochs, count()
+        self._batches = endless(self._setup.loader)
+        model = make_model(self._setup, Reporter(io.StringIO()), resume=False)
+        self._learner = Learner(model, config, compute, ALONE, self._setup.extensions)
 
-    def milliseconds_per_image(self) -> float:
-        images, started = 0, time.process_time()
-        for batch in islice(self._batches, STEPS):
-            self._learner.step(batch, next(self._number), RATE)
+    def seconds(self) -> float:
+        """CPU seconds of an epoch, from a part of it."""
+        started, images = time.process_time(), 0
+        for step, batch in enumerate(islice(self._batches, STEPS)):
+            self._learner.step(batch, next(self._steps), RATE, size=self._setup.image_size((step + 0.5) / STEPS))
             images += len(batch.images)
-        return 1000 * (time.process_time() - started) / images
+        trained = (time.process_time() - started) / images * len(self._setup.train.samples)
+        started, samples = time.process_time(), self._setup.val.samples[:VALIDATED]
+        batches = stream(samples, self._setup.contract.preprocessing, batch_size=64, workers=0)
+        validate(self._learner.result, batches, self._setup.compute, BrokenImages(self._setup.val), ALONE)
+        return trained + (time.process_time() - started) / len(samples) * len(self._setup.val.samples)
 
 
 def endless(loader: TrainingLoader) -> Iterator[TrainingBatch]:
@@ -55,31 +67,31 @@ def endless(loader: TrainingLoader) -> Iterator[TrainingBatch]:
             yield batch
 
 
-def cost_rows(recipes: Mapping[str, Experiment], rounds: int) -> list[dict[str, object]]:
+def cost_rows(recipes: Mapping[str, Experiment], rounds: int, precision: str) -> list[dict[str, object]]:
     """A row for each recipe. The round before the first, in which memory is taken, is not counted."""
     torch.set_num_threads(1)
     with ExitStack() as stack:
-        compute = choose_compute("cpu", "fp32")
+        compute = choose_compute("cpu", precision)
         stack.enter_context(memory_kept(compute))
         stack.enter_context(repeatable(compute))
-        steps = {name: Steps(experiment, stack) for name, experiment in recipes.items()}
-        found = [{name: each.milliseconds_per_image() for name, each in steps.items()} for _ in range(rounds + 1)][1:]
+        epochs = {name: Epochs(experiment, compute, stack) for name, experiment in recipes.items()}
+        found = [{name: each.seconds() for name, each in epochs.items()} for _ in range(rounds + 1)][1:]
     first, *_ = recipes
     origin = about(("torch",))
     rows: list[dict[str, object]] = []
-    for name, each in steps.items():
+    for name, each in epochs.items():
         ratios = [times[name] / times[first] for times in found]
-        relative = [each.epochs / steps[first].epochs * ratio for ratio in ratios]
+        relative = [each.number / epochs[first].number * ratio for ratio in ratios]
         rows.append(
             {
                 "recipe": name,
-                "epochs": each.epochs,
+                "epochs": each.number,
                 "rounds": rounds,
-                "cpu_ms_per_image": f"{statistics.median(times[name] for times in found):.2f}",
+                "cpu_seconds_per_epoch": f"{statistics.median(times[name] for times in found):.1f}",
                 "relative_to_first": with_quartiles(ratios),
                 "all_epochs_relative_to_first": with_quartiles(relative),
                 "device": "cpu",
-                "precision": "fp32",
+                "precision": precision,
                 **origin,
             }
         )

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "trt_cls"
-MAX_TOKEN_LINES = 21_350
-MAX_MODULES = 202
+MAX_TOKEN_LINES = 21_450
+MAX_MODULES = 204
 MAX_MODULE = 400
 """Lines of a module, of any kind."""
 MAX_FUNCTION = 60

@@ -22,7 +22,7 @@ from trt_cls.spec.experiment import (
     Sgd,
     TrainConfig,
 )
-from trt_cls.spec.extensions import AdamW, Extensions, ModernOptimizer
+from trt_cls.spec.extensions import AdamW, Extensions, ModernOptimizer, ProgressiveResizing
 from trt_cls.training.compute import choose_compute
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.run import train
@@ -35,7 +35,12 @@ pytestmark = pytest.mark.gpu
 EXTENSIONS = {
     "plain": Extensions(),
     "many": Extensions(
-        optimizer=ModernOptimizer(adamw=AdamW()), ema_decay=0.9, clip_grad_norm=1.0, drop_path=0.2, cutmix_alpha=1.0
+        optimizer=ModernOptimizer(adamw=AdamW()),
+        ema_decay=0.9,
+        clip_grad_norm=1.0,
+        drop_path=0.2,
+        cutmix_alpha=1.0,
+        progressive_resizing=ProgressiveResizing(delay_fraction=0.5, finetune_fraction=0.5),
     ),
 }
 

@@ -16,11 +16,16 @@ import pytest
 from trt_cls import spec
 from trt_cls.errors import RequestError
 from trt_cls.spec.experiment import CosineLr, Experiment, Extensions, LrConfig, ModelConfig
+from trt_cls.spec.extensions import ProgressiveResizing
 from trt_cls.training import run
 from trt_cls.training.run import train
 from trt_cls.training.state import Interrupted
 
 MODEL = ModelConfig(arch="alexnet", input_image_size="3,64,64")
+CHECKPOINTING, RESIZING = (
+    Extensions(gradient_checkpointing=True),
+    Extensions(progressive_resizing=ProgressiveResizing()),
+)
 
 
 @pytest.mark.slow
@@ -42,14 +47,20 @@ def test_a_compiled_training_is_resumed_to_the_byte(
 
 @pytest.mark.parametrize("start", [run.train, run.find_rate])
 @pytest.mark.parametrize(
-    ("options", "found"),
+    ("options", "extensions", "found"),
     [
-        ({"compile_network": True}, "--compile with extensions.gradient_checkpointing"),
-        ({"cuda_graphs": True}, "--cuda-graphs on a CPU, with extensions.gradient_checkpointing; expected one GPU"),
+        ({"compile_network": True}, CHECKPOINTING, "--compile with extensions.gradient_checkpointing"),
+        ({"compile_network": True}, RESIZING, "--compile with extensions.progressive_resizing"),
+        (
+            {"cuda_graphs": True},
+            CHECKPOINTING,
+            "--cuda-graphs on a CPU, with extensions.gradient_checkpointing; expected one GPU",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_images_are_listed(
     options: dict[str, bool],
+    extensions: Extensions,
     found: str,
     start: Callable[..., Any],
     experiment: Callable[..., Experiment],
@@ -58,7 +69,7 @@ def test_options_that_do_not_go_together_are_refused_before_images_are_listed(
 ) -> None:
     monkeypatch.delattr(run, "open_setup")
     with pytest.raises(RequestError, match=f"^{found}"):
-        start(experiment(extensions=Extensions(gradient_checkpointing=True)), tmp_path, device="cpu", **options)
+        start(experiment(extensions=extensions), tmp_path, device="cpu", **options)
 
 
 @pytest.mark.slow

@@ -55,6 +55,14 @@ def test_recording_changes_neither_statistics_nor_random_numbers(recorded: list[
     assert plain(images).any()  # the network itself is as it was
 
 
+def test_images_of_another_size_are_recorded_anew(recorded: list[Tensor]) -> None:
+    graphed = Graphed(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), CPU, batch_size=4)
+    for side in (8, 8, 12, 12):
+        graphed(torch.rand(4, 3, side, side))
+        graphed(torch.rand(3, 3, side, side))  # runs as it is
+    assert [images.shape[2] for images in recorded] == [8, 12]
+
+
 @pytest.mark.parametrize("images", [3, 5], ids=["the last", "with an image that waited"])
 def test_batches_of_another_size_are_not_recorded(images: int, recorded: list[Tensor]) -> None:
     graphed = Graphed(network(), CPU, batch_size=4)

@@ -34,7 +34,7 @@ from trt_cls.spec.experiment import (
     RegConfig,
     Visualizer,
 )
-from trt_cls.spec.extensions import Lamb, Lion, ModernOptimizer, Muon, RandomResizedCrop
+from trt_cls.spec.extensions import Lamb, Lion, ModernOptimizer, Muon, ProgressiveResizing, RandomResizedCrop
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -240,7 +240,10 @@ OPTIONS = {
     ),
     "muon": (
         replace(MODEL, dropout=0.0),
-        replace(AUGMENTED, optimizer=ModernOptimizer(muon=Muon()), gradient_checkpointing=True),
+        replace(
+            AUGMENTED, optimizer=ModernOptimizer(muon=Muon()), gradient_checkpointing=True,
+            progressive_resizing=ProgressiveResizing(),
+        ),
     ),
     "lion": (
         replace(MODEL, dropout=0.5),

@@ -57,7 +57,7 @@ class Played:
     def start_epoch(self) -> None:
         pass
 
-    def step(self, batch: object, number: int, rate: float, *, ends_group: bool) -> None:
+    def step(self, batch: object, number: int, rate: float, *, size: object, ends_group: bool) -> None:
         assert number == len(self.trainings[-1])
         self._loss = 2 + sum(w**2 for w in self._weights) / 4 + self._noise * math.sin(number)
         self._loss = self._loss if self._weights[0] < 1e9 else math.nan
@@ -80,6 +80,7 @@ def played(
         config=SimpleNamespace(lr_config=config, n_epochs=10),
         extensions=replace(NO_EXTENSIONS, accumulate_steps=group, warm_up_steps=warm_up_steps),
         processes=SimpleNamespace(size=processes),
+        image_size=lambda progress: (16, 16),
         loader=SimpleNamespace(epoch=lambda number: [], steps_per_epoch=10),
         compute=None,
         kernel=None,

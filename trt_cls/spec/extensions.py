@@ -29,6 +29,16 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProgressiveResizing:
+    """Smaller images at the beginning of the training, as in Composer's ProgressiveResizing."""
+
+    initial_scale: float = option(0.5, "sides of the first images, as a share of the network's", interval(0, 1, "()"))
+    delay_fraction: float = option(0.5, "share of the training before the images begin to grow", interval(0, 1))
+    finetune_fraction: float = option(0.2, "share of the training, at its end, with whole images", interval(0, 1))
+    size_increment: int = option(4, "pixels that the sides of smaller images are multiples of", at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distillation:
     """(1 - weight) · cross-entropy + weight · temperature² · KL divergence from the teacher's outputs."""
 
@@ -160,6 +170,9 @@ class Extensions:
         "CutMix: a rectangle of each image is replaced by that of the image before it in the batch, the share of its "
         "area drawn from Beta(alpha, alpha); with mixup_alpha, one of the two is drawn for each batch; 0: off",
         interval(0, 1),
+    )
+    progressive_resizing: ProgressiveResizing | None = option(
+        None, "trains with smaller images at first, in less time; for networks that take images of any size"
     )
     class_weights: ClassWeights | None = option(None, "weights of the classes in the training loss, by their images")
     balanced_sampling: bool = option(

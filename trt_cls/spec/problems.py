@@ -101,3 +101,10 @@ class Report:
             for problem in self.problems
             for path in paths
         )
+
+
+def check_choice(path: str, block: Any, report: Report) -> None:
+    """Reports a block without one of its branches; two are refused where they are read."""
+    branches = {} if block is None else vars(block)
+    if branches and report.sound(path) and not any(branches.values()):
+        report.add(path, f"an empty block found, expected exactly one of {', '.join(branches)}")

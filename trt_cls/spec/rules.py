@@ -27,12 +27,13 @@ from trt_cls.spec.architectures import (
     is_external,
 )
 from trt_cls.spec.differences import encrypted
+from trt_cls.spec.extension_rules import check_extensions, check_teacher
 from trt_cls.spec.fields import LARGEST_SIDE, MOST_PIXELS, SIZES, SMALLEST_SIDE
 from trt_cls.spec.multi_label import check_labels
-from trt_cls.spec.problems import Report, shown
+from trt_cls.spec.problems import Report, check_choice, shown
 
 if TYPE_CHECKING:
-    from trt_cls.spec.experiment import Experiment, Extensions, RegConfig, SoftAnnealLr, TrainConfig
+    from trt_cls.spec.experiment import Experiment, RegConfig, SoftAnnealLr, TrainConfig
 
 CAFFE_MEANS = {3: {"b": 103.939, "g": 116.779, "r": 123.68}, 1: {"l": 117.3786}}
 """ImageNet's means by number of channels: the default of `image_mean` in caffe mode."""
@@ -57,7 +58,7 @@ def check_relations(experiment: Experiment, report: Report) -> None:
         if experiment.model_config is not None:
             _check_means(experiment.model_config, experiment.train_config, report)
     _check_split(experiment, report)
-    _check_extensions(experiment, report)
+    check_extensions(experiment, report)
     check_labels(experiment, report)
 
 
@@ -72,7 +73,7 @@ def check_model(model: ModelConfig, report: Report) -> None:
 def check_paths(experiment: Experiment, sections: Sequence[str], report: Report) -> None:
     """Reports missing folders, pretrained models and teachers of `sections`."""
     if "train_config" in sections:
-        _check_teacher(experiment, report)
+        check_teacher(experiment, report)
     for section in sections:
         config = getattr(experiment, section)
         for name in FOLDERS:
@@ -197,17 +198,11 @@ def _check_size(size: str, report: Report) -> None:
 
 def _check_train(train: TrainConfig, report: Report) -> None:
     for name in ("optimizer", "lr_config"):
-        _check_choice(f"train_config.{name}", getattr(train, name), report)
+        check_choice(f"train_config.{name}", getattr(train, name), report)
     if train.reg_config is not None:
         _check_penalty(train.reg_config, report)
     if train.lr_config is not None and train.lr_config.soft_anneal is not None:
         _check_annealing(train.lr_config.soft_anneal, report)
-
-
-def _check_choice(path: str, block: Any, report: Report) -> None:
-    branches = {} if block is None else vars(block)
-    if branches and report.sound(path) and not any(branches.values()):
-        report.add(path, f"an empty block found, expected exactly one of {', '.join(branches)}")
 
 
 def _check_penalty(penalty: RegConfig, report: Report) -> None:
@@ -246,20 +241,6 @@ def _check_means(model: ModelConfig, train: TrainConfig, report: Report) -> None
         report.add(path, f"keys {found} found, expected {wanted} for {channels} channel{'s' * (channels > 1)}")
 
 
-def _check_extensions(experiment: Experiment, report: Report) -> None:
-    _check_drop_path(experiment, report)
-    _check_checkpointing(experiment, report)
-    if experiment.train_config is not None:
-        _check_crops(experiment, report)
-        _check_padding(experiment, report)
-        _check_augmentation(experiment.extensions, report)
-        _check_average(experiment.extensions, experiment.train_config, report)
-        _check_microbatches(experiment.extensions, experiment.train_config, report)
-        _check_quantization(experiment.extensions, experiment.train_config, report)
-        _check_balance(experiment.extensions, report)
-        _check_optimizer(experiment.extensions, experiment.train_config, report)
-
-
 def _check_split(experiment: Experiment, report: Report) -> None:
     """Validation has one source; evaluation may have a test set of its own beside the split."""
     split, train = experiment.extensions.validation_split, experiment.train_config
@@ -281,120 +262,3 @@ def _check_split(experiment: Experiment, report: Report) -> None:
 
 def _same_folder(one: str, other: str | None) -> bool:
     return other is not None and os.path.abspath(one) == os.path.abspath(other)
-
-
-def _check_teacher(experiment: Experiment, report: Report) -> None:
-    path, asked = "extensions.distillation.teacher", experiment.extensions.distillation
-    if asked and report.sound(path) and not os.path.isfile(asked.teacher):
-        report.add(path, f"{shown(asked.teacher)} is no such file, expected a model file, or the block left out")
-
-
-def _check_padding(experiment: Experiment, report: Report) -> None:
-    path, padding, model = "extensions.crop_padding", experiment.extensions.crop_padding, experiment.model_config
-    if padding and model is not None and report.sound(path, "model_config.input_image_size"):
-        side = min(model.input_shape[1:])
-        if padding >= side:
-            report.add(path, f"{padding} found, expected less than the network's shorter side, {side}")
-
-
-def _check_drop_path(experiment: Experiment, report: Report) -> None:
-    """What few of our own networks have."""
-    own = ARCHITECTURES.get(experiment.model_config.arch) if experiment.model_config else None
-    path, drop_path = "extensions.drop_path", experiment.extensions.drop_path
-    if drop_path and own and not own.has_drop_path and report.sound(path, "model_config.arch"):
-        found = f'{shown(drop_path)} found with arch "{own.name}"'
-        expected = "an EfficientNet, or a network of timm or torchvision there, or the field left out"
-        report.add(path, f"{found}, expected {expected}")
-
-
-def _check_checkpointing(experiment: Experiment, report: Report) -> None:
-    path, model, train = "extensions.gradient_checkpointing", experiment.model_config, experiment.train_config
-    if not experiment.extensions.gradient_checkpointing or not report.sound(path):
-        return
-    if model and model.arch.startswith("torchvision/") and report.sound("model_config.arch"):
-        report.add(path, f"true found with arch {shown(model.arch)}, expected a built-in network or one of timm there")
-    if train and len(train.model_parallelism) > 1 and report.sound("train_config.model_parallelism"):
-        found = f"true found with {len(train.model_parallelism)} shares in train_config.model_parallelism"
-        report.add(path, f"{found}, expected one of the two: what dropout drops can be repeated on one device only")
-
-
-def _check_crops(experiment: Experiment, report: Report) -> None:
-    """There is one way to crop."""
-    train, extensions = experiment.train_config, experiment.extensions
-    padding, crop = extensions.crop_padding, extensions.random_resized_crop
-    for name, shown_value in (("crop_padding", f"{padding} "), ("random_resized_crop", "")):
-        path = f"extensions.{name}"
-        if getattr(extensions, name) and train is not None and train.enable_random_crop and report.sound(path):
-            default = "" if report.given("train_config.enable_random_crop") else " (the default)"
-            found = f"{shown_value}found with train_config.enable_random_crop true{default}"
-            report.add(path, f"{found}, expected one way to crop: set enable_random_crop to false, or leave this out")
-    if crop and padding and report.sound("extensions.random_resized_crop"):
-        report.add("extensions.random_resized_crop", f"found with crop_padding {padding}, expected one way to crop")
-
-
-def _check_augmentation(extensions: Extensions, report: Report) -> None:
-    for name in ("scale", "ratio"):
-        path = f"extensions.random_resized_crop.min_{name}"
-        low, high = (getattr(extensions.random_resized_crop, f"{end}_{name}", 0.0) for end in ("min", "max"))
-        if low > high and report.sound(path, f"extensions.random_resized_crop.max_{name}"):
-            report.add(path, f"{low} found, expected at most max_{name}, {high}")
-    for name, other, both in (
-        ("trivial_augment", "rand_augment", extensions.trivial_augment and extensions.rand_augment),
-        ("bce_loss", "distillation", extensions.bce_loss and extensions.distillation),
-    ):
-        if both and report.sound(f"extensions.{name}"):
-            report.add(f"extensions.{name}", f"true found with extensions.{other}, expected one of the two")
-
-
-def _check_average(extensions: Extensions, train: TrainConfig, report: Report) -> None:
-    path, epochs = "extensions.average_checkpoints", train.n_epochs
-    if extensions.average_checkpoints > epochs and report.sound(path, "train_config.n_epochs"):
-        report.add(path, f"{extensions.average_checkpoints} found, expected at most train_config.n_epochs, {epochs}")
-
-
-def _check_microbatches(extensions: Extensions, train: TrainConfig, report: Report) -> None:
-    path, parts = "extensions.microbatches", extensions.microbatches
-    if parts == 1 or not report.sound(path):
-        return
-    stages = train.model_parallelism
-    if len(stages) < 2 and report.sound("train_config.model_parallelism"):
-        found = f"{parts} found with {len(stages)} shares in train_config.model_parallelism"
-        report.add(path, f"{found}, expected two or more, or this left out")
-    if 2 * parts > train.batch_size_per_gpu and report.sound("train_config.batch_size_per_gpu"):
-        most = f"half of train_config.batch_size_per_gpu, {train.batch_size_per_gpu}"
-        report.add(path, f"{parts} found, expected at most {most}: a part has two images or more")
-
-
-def _check_quantization(extensions: Extensions, train: TrainConfig, report: Report) -> None:
-    path = "extensions.quantization"
-    if extensions.quantization and not train.pretrained_model_path and report.sound(path):
-        found = "found without train_config.pretrained_model_path"
-        report.add(path, f"{found}, expected a trained model there, whose ranges INT8 takes, or the block left out")
-
-
-def _check_balance(extensions: Extensions, report: Report) -> None:
-    path = "extensions.class_weights"
-    if extensions.class_weights and extensions.balanced_sampling and report.sound(path):
-        found = "found with extensions.balanced_sampling true, and either makes up for the classes' sizes"
-        report.add(path, f"{found}, expected one of the two")
-    path = "extensions.repeated_augment"
-    if extensions.balanced_sampling and extensions.repeated_augment > 1 and report.sound(path):
-        found = f"{extensions.repeated_augment} found with extensions.balanced_sampling true"
-        report.add(path, f"{found}, which repeats images itself; expected one of the two")
-    path = "extensions.bce_loss"
-    if extensions.bce_loss and (extensions.class_weights or extensions.focal_gamma) and report.sound(path):
-        found = "true found with class_weights or focal_gamma, which change cross-entropy"
-        report.add(path, f"{found}; expected one of the two")
-
-
-def _check_optimizer(extensions: Extensions, train: TrainConfig, report: Report) -> None:
-    _check_choice("extensions.optimizer", extensions.optimizer, report)
-    path, penalty = "extensions.optimizer", train.reg_config
-    if extensions.optimizer and penalty and penalty.type != "None" and report.sound(path, "train_config.reg_config"):
-        found = f"found with train_config.reg_config.type {penalty.type}"
-        report.add(path, f"{found}, expected type None there: these optimizers have a weight_decay of their own")
-    path, schedule = "extensions.warm_up_steps", train.lr_config
-    chosen = (schedule.cosine or schedule.soft_anneal) if schedule else None
-    if extensions.warm_up_steps and chosen and chosen.soft_start and report.sound(path, "train_config.lr_config"):
-        found = f"{extensions.warm_up_steps} found with soft_start {chosen.soft_start} in train_config.lr_config"
-        report.add(path, f"{found}, expected one of the two")

@@ -22,13 +22,14 @@ from trt_cls.training.compute import Compute
 class Graphed:
     """`network`, whose passes for batches of `batch_size` images are recorded at the first one and replayed.
 
-    Batches of another size run as they would without. Gradients lie in the graphs' memory until the next batch, so
-    that each batch needs its own step of the optimizer.
+    They are recorded again where images come in another size. Batches of fewer images run as they would without.
+    Gradients lie in the graphs' memory until the next batch, so that each batch needs its own step of the optimizer.
     """
 
     def __init__(self, network: nn.Module, compute: Compute, batch_size: int) -> None:
         self._network, self._compute, self._batch_size = network, compute, batch_size
         self._replayed: Callable[[Tensor], Tensor] | None = None
+        self._recorded_for = torch.Size()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of images [n,C,H,W].
@@ -39,8 +40,9 @@ class Graphed:
         if len(images) != self._batch_size:
             logits: Tensor = self._network(images)
             return logits
-        if self._replayed is None:
-            self._replayed = self._recorded(images)
+        if self._replayed is None or images.shape != self._recorded_for:
+            self._replayed = None  # frees the memory of the graphs for another size
+            self._replayed, self._recorded_for = self._recorded(images), images.shape
         return self._replayed(images)
 
     def _recorded(self, images: Tensor) -> Callable[[Tensor], Tensor]:

@@ -28,6 +28,7 @@ from trt_cls.training.graphs import Graphed
 from trt_cls.training.loss import training_loss
 from trt_cls.training.optimization import optimizer, parameter_groups, penalty, set_rate
 from trt_cls.training.parallel import Pipelined, replicated, spread
+from trt_cls.training.resizing import Size, resized
 from trt_cls.training.scaling import count_steps
 from trt_cls.training.validation import evaluating
 
@@ -101,8 +102,10 @@ class Learner:
         """The network that is validated and saved: `model`, or its running mean with extensions.ema_decay."""
         return self._mean.model if self._mean else self.model
 
-    def step(self, batch: TrainingBatch, number: int, rate: float, *, ends_group: bool = True) -> None:
-        """Trains on `batch` at learning rate `rate`; `number` counts the batches of the training from 0.
+    def step(
+        self, batch: TrainingBatch, number: int, rate: float, *, size: Size | None = None, ends_group: bool = True
+    ) -> None:
+        """Trains on `batch`, resized to `size`, at learning rate `rate`; `number` counts the training's batches from 0.
 
         The optimizer's step follows the last batch of a group, with the mean gradient over the images of the group and
         of all processes, however they are distributed. A single image, where batch normalization needs two, waits for
@@ -115,7 +118,7 @@ class Learner:
             torch.manual_seed(dropout_seed(self._seed, number, self._processes.rank))
             if not self._images_of_group:
                 self._optimizer.zero_grad()
-            loss = self._loss(batch) if images else self._no_loss(batch)
+            loss = self._loss(batch, size) if images else self._no_loss(batch)
             # gradients are averaged over the processes, whose shares of the images may differ
             share = images * self._processes.size / (self._full_group or images_of_all)
             torch.autograd.backward(self._scaler.scale(loss * share))
@@ -179,9 +182,11 @@ class Learner:
             self._lone, batch = batch, TrainingBatch(batch.images[:0], batch.targets[:0], batch.skipped)
         return batch
 
-    def _loss(self, batch: TrainingBatch) -> Tensor:
+    def _loss(self, batch: TrainingBatch, size: Size | None) -> Tensor:
         """The mean over the batch, without the penalty."""
         images, targets = self._compute.images(batch.images), self._compute.targets(batch.targets)
+        if size and size != images.shape[2:]:
+            images = resized(images, size)
         with self._compute.autocast():
             logits = self._network(images)
         if self._extensions.bce_loss or self._extensions.labels:

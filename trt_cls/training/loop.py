@@ -78,6 +78,7 @@ class Training:
         self._metric = self._extensions.best_metric
         self._processes, self._compute = self.setup.processes, self.setup.compute
         self._steps = self.setup.loader.steps_per_epoch
+        self._groups = math.ceil(self._steps / self._extensions.accumulate_steps)
         self._rate = schedule(self._config.lr_config, self._processes.size)
         self._broken_train, self._broken_val = BrokenImages(self.setup.train), BrokenImages(self.setup.val)
         self._saves = SavePoints(self.folder.state, self.save_every)
@@ -153,7 +154,8 @@ class Training:
                 log.first_batch(self.epoch, batch)
             self._broken_train.add(batch.skipped)
             ends_group = (self.step + 1) % group == 0 or self.step + 1 == self._steps
-            self.learner.step(batch, before + self.step, self._rate_at(self.step), ends_group=ends_group)
+            rate, size = self._rate_at(self.step), self.setup.image_size(self._progress(self.step))
+            self.learner.step(batch, before + self.step, rate, size=size, ends_group=ends_group)
             self.step += 1
             self._saves.step_done()
             for log in self.logs:
@@ -188,11 +190,16 @@ class Training:
 
     def _rate_at(self, step: int) -> float:
         """The learning rate of a step of this epoch, counted from 0; the same in all steps of a group."""
-        group = self._extensions.accumulate_steps
-        groups = math.ceil(self._steps / group)
-        done = (self.epoch - 1) * groups + step // group
-        share = warm_up(done, self._extensions.warm_up_steps)
-        return share * self._rate(done / (groups * self._config.n_epochs))
+        warming = warm_up(self._steps_done(step), self._extensions.warm_up_steps)
+        return warming * self._rate(self._progress(step))
+
+    def _progress(self, step: int) -> float:
+        """The share of the training that is done before a step of this epoch."""
+        return self._steps_done(step) / (self._groups * self._config.n_epochs)
+
+    def _steps_done(self, step: int) -> int:
+        """Steps of the optimizer before a step of this epoch."""
+        return (self.epoch - 1) * self._groups + step // self._extensions.accumulate_steps
 
     def _validated(self, network: nn.Module, training: EpochMeans) -> EpochRow:
         """The row of this epoch, in which `network` was trained with the metrics `training`."""

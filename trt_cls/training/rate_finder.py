@@ -104,8 +104,9 @@ def _losses(learner: Learner, setup: Setup, config: LrConfig, steps: int) -> Seq
         for step in range(steps):
             learner.start_epoch()
             rate = warm_up(step, warming) * follow(step / steps)
+            size = setup.image_size(step / steps)
             for part in range(group):
-                learner.step(next(batches), step * group + part, rate, ends_group=part + 1 == group)
+                learner.step(next(batches), step * group + part, rate, size=size, ends_group=part + 1 == group)
             found = learner.metrics_of_all()
             if found.images:
                 losses.append(found.loss)

@@ -149,6 +149,11 @@ def _compute(
     compute, extensions = choose_compute(device, precision, stages), experiment.extensions
     if graphs:
         require_recordable(compute, extensions, processes, compiled=compiled)
+    if compiled and extensions.progressive_resizing:
+        raise RequestError(
+            "--compile with extensions.progressive_resizing: torch compiles the network for each size of the images, "
+            "and gives up after a few; expected one of the two; leave the other out"
+        )
     if compiled and extensions.gradient_checkpointing and not is_external(experiment.model_config.arch):
         raise RequestError(
             "--compile with extensions.gradient_checkpointing: torch compiles no built-in network with it; "

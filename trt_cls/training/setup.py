@@ -26,6 +26,7 @@ from trt_cls.spec.experiment import Experiment, Extensions, ModelConfig, TrainCo
 from trt_cls.training.compute import Compute
 from trt_cls.training.logs.console import Reporter
 from trt_cls.training.prefetch import open_augmentation
+from trt_cls.training.resizing import Size, require_any_size, size_at
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Setup:
     def extensions(self) -> Extensions:
         """The spec's extensions."""
         return self.experiment.extensions
+
+    def image_size(self, progress: float) -> Size:
+        """Height and width of the images that a step trains on, at `progress`, 0 to 1, of the training."""
+        _, height, width = self.contract.model.input_shape
+        return size_at(progress, (height, width), self.extensions.progressive_resizing)
 
     def close(self) -> None:
         """Ends the loader's processes, and frees the kernel's memory on the GPU."""
@@ -133,6 +139,8 @@ def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
                 f"extensions.gradient_checkpointing: {arch} has none; expected a built-in network, or one of timm that "
                 "has it; leave the field out"
             ) from error
+    if extensions.progressive_resizing:
+        require_any_size(model, setup.contract.model.input_shape[0], setup.image_size(0.0), arch)
     if setup.config.pretrained_model_path and not resume:
         taken = _pretrained(model, setup.contract.model, setup.config.pretrained_model_path)
         for line in str(taken).splitlines():
