@@ -78,6 +78,8 @@ def test_allowed(extensions: str, train: str) -> None:
         ("progressive_resizing.size_increment", "an integer ≥ 1", "progressive_resizing { size_increment: 0 }", ""),
         ("progressive_resizing.delay_fraction", "0.9 found with finetune_fraction 0.2, expected at most 1",
          "progressive_resizing { delay_fraction: 0.9 }", ""),
+        ("early_stopping_patience", "5 found with progressive_resizing",
+         "progressive_resizing { } early_stopping_patience: 5", ""),
         ("repeated_augment", "an integer ≥ 1", "repeated_augment: 0", ""),
         ("layer_decay", "a number in (0, 1]", "layer_decay: 0", ""),
         ("warm_up_steps", "an integer ≥ 0", "warm_up_steps: -1", ""),

@@ -101,6 +101,10 @@ def _check_resizing(extensions: Extensions, report: Report) -> None:
     if asked and asked.delay_fraction + asked.finetune_fraction > 1 and report.sound(path, other):
         found = f"{asked.delay_fraction} found with finetune_fraction {asked.finetune_fraction}"
         report.add(path, f"{found}, expected at most 1 for both together")
+    path, patience = "extensions.early_stopping_patience", extensions.early_stopping_patience
+    if asked and patience and report.sound(path, block):
+        found = f"{patience} found with progressive_resizing, with whose small images validation does not get better"
+        report.add(path, f"{found}; expected one of the two")
 
 
 def _check_average(extensions: Extensions, train: TrainConfig, report: Report) -> None:
