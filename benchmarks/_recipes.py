@@ -60,7 +60,7 @@ OF_RESNET18 = {
     "progressive-erasing0.5-rate0.05": (40, f"{PROGRESSIVE} {ERASING}0.5 {RATE}0.05"),
     "progressive-erasing0.5-decay0.001": (40, f"{PROGRESSIVE} {ERASING}0.5 {DECAY}0.001"),
 }
-"""Epochs, as many as take no more CPU time than today's (see --cost), and changes."""
+"""Epochs, as many as take no more CPU time than today's in fp32 (see --cost), and changes."""
 OF_OTHERS = {
     "today": "",
     "sgd0.03": f"{RATE}0.03",

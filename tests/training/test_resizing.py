@@ -113,17 +113,26 @@ def test_the_search_for_a_rate_goes_through_the_sizes_too(
 
 @pytest.mark.parametrize("start", [train, find_rate])
 @pytest.mark.parametrize(
-    "model",
+    ("model", "asked", "pixels"),
     [
-        ModelConfig(arch="timm/vit_tiny_patch16_224", input_image_size="3,32,32"),
-        ModelConfig(arch="alexnet", input_image_size="3,32,32", retain_head=True),
+        (ModelConfig(arch="timm/vit_tiny_patch16_224", input_image_size="3,32,32"), HALF, 16),
+        (ModelConfig(arch="alexnet", input_image_size="3,32,32", retain_head=True), HALF, 16),
+        # takes 16, 32 and 48
+        (ModelConfig(arch="timm/test_vit", input_image_size="3,32,32"), ProgressiveResizing(), 20),
     ],
-    ids=lambda model: model.arch,
+    ids=["one size", "a dense layer", "multiples of its patches"],
 )
-def test_a_network_for_one_size_is_refused(
-    model: ModelConfig, start: Callable[..., Any], experiment: Make, quiet: Any, tmp_path: Path
+def test_a_network_that_does_not_take_a_size_is_refused_before_it_trains(
+    model: ModelConfig,
+    asked: ProgressiveResizing,
+    pixels: int,
+    start: Callable[..., Any],
+    experiment: Make,
+    quiet: Any,
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("timm")
-    asked = experiment(model=model, extensions=Extensions(progressive_resizing=HALF))
-    with pytest.raises(RequestError, match=rf"progressive_resizing: {model.arch} does not take images of 16×16 pixels"):
-        start(asked, tmp_path, device="cpu", reporter=quiet())
+    given = experiment(model=model, extensions=Extensions(progressive_resizing=asked))
+    found = rf"progressive_resizing: {model.arch} does not take images of {pixels}×{pixels} pixels"
+    with pytest.raises(RequestError, match=found):
+        start(given, tmp_path, device="cpu", reporter=quiet())

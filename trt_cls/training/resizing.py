@@ -37,16 +37,19 @@ def resized(images: Tensor, size: Size) -> Tensor:
     return functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def require_any_size(model: nn.Module, channels: int, size: Size, arch: str) -> None:
-    """Refuses a network, as yet on the CPU, that does not take images of `size`, the smallest of a training.
+def require_any_size(model: nn.Module, whole: tuple[int, int, int], asked: ProgressiveResizing, arch: str) -> None:
+    """Refuses a network, as yet on the CPU, for images [C,H,W] of the size `whole`, that does not take smaller ones.
+
+    The two smallest sizes are tried: a network may take multiples of its patches alone.
 
     Raises:
         RequestError: it is made for one size, as a vision transformer is.
     """
-    training = model.training
+    training, size = model.training, whole[1:]
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, channels, *size))
+            for size in sorted({size_at(share / 1000, whole[1:], asked) for share in range(1000)})[:2]:
+                model.eval()(torch.zeros(1, whole[0], *size))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RequestError(

@@ -140,7 +140,7 @@ def make_model(setup: Setup, reporter: Reporter, *, resume: bool) -> nn.Module:
                 "has it; leave the field out"
             ) from error
     if extensions.progressive_resizing:
-        require_any_size(model, setup.contract.model.input_shape[0], setup.image_size(0.0), arch)
+        require_any_size(model, setup.contract.model.input_shape, extensions.progressive_resizing, arch)
     if setup.config.pretrained_model_path and not resume:
         taken = _pretrained(model, setup.contract.model, setup.config.pretrained_model_path)
         for line in str(taken).splitlines():
