@@ -36,8 +36,7 @@ class Scaler(torch.amp.GradScaler):
         found = optimizer_state["found_inf_per_device"].values()
         before = _changed(optimizer)
         kept = {key: torch.empty_like(tensor) for key, tensor in before.items()}
-        if kept:
-            torch._foreach_copy_(list(kept.values()), list(before.values()))
+        torch._foreach_copy_(list(kept.values()), list(before.values()))
         optimizer.step(*given, **options)
         after = _changed(optimizer)
         overflowed = {
