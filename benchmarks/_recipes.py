@@ -45,16 +45,24 @@ class Recipe(NamedTuple):
     """What differs from SPEC, as for --set, with spaces between."""
 
 
-PROGRESSIVE = (
-    f"{EMA} extensions.progressive_resizing.delay_fraction=0.5 extensions.progressive_resizing.finetune_fraction=0.5 "
-    "extensions.progressive_resizing.size_increment=32"
+RESIZING = "extensions.progressive_resizing."
+PROGRESSIVE = f"{EMA} {RESIZING}delay_fraction=0.5 {RESIZING}finetune_fraction=0.5 {RESIZING}size_increment=32"
+"""Sides of 32 pixels, then of 64."""
+GROWING = f"{EMA} {RESIZING}delay_fraction=0.25 {RESIZING}finetune_fraction=0.25 {RESIZING}size_increment=16"
+"""Of 32, 48 and 64: resnet18's last convolutions, on 1×1 values of images of 32, train one of their nine weights."""
+LARGER = (
+    f"{EMA} {RESIZING}initial_scale=0.75 {RESIZING}delay_fraction=0.75 {RESIZING}finetune_fraction=0.25 "
+    f"{RESIZING}size_increment=16"
 )
+"""Of 48 for three quarters of the training, then of 64."""
 OF_RESNET18 = {
     "today": (30, ""),
     "erasing0.5": (29, f"{EMA} {ERASING}0.5"),
     "progressive-plain": (40, PROGRESSIVE),
     "progressive": (40, f"{PROGRESSIVE} {ERASING}0.25"),
     "progressive-erasing0.5": (40, f"{PROGRESSIVE} {ERASING}0.5"),
+    "progressive-larger": (38, f"{LARGER} {ERASING}0.25"),
+    "progressive-growing": (40, f"{GROWING} {ERASING}0.25"),
     "progressive-trivial": (40, f"{PROGRESSIVE} {TRIVIAL}"),
     "progressive-cutmix": (40, f"{PROGRESSIVE} {ERASING}0.25 {CUTMIX}"),
     "progressive-erasing0.5-rate0.05": (40, f"{PROGRESSIVE} {ERASING}0.5 {RATE}0.05"),
@@ -75,7 +83,7 @@ CANDIDATES = (
     *(Recipe("convnext_atto", name, 10, changes) for name, changes in OF_OTHERS.items()),
 )
 FINAL = {
-    "resnet18": ("today", "progressive"),
+    "resnet18": ("today", "progressive", "progressive-growing"),
     "vit_tiny": ("today", "adamw0.0005"),
     "convnext_atto": ("today", "adamw0.0005"),
 }
