@@ -176,7 +176,7 @@ def atomic(path: Path) -> Iterator[Path]:
         try:
             _mark(handle)
             yield beside
-            with beside.open("rb+") as file:  # a library may have replaced the file by a rename
+            with beside.open("rb+") as file:  # the block may have replaced the file by a rename
                 _mark(file.fileno())
                 os.fsync(file.fileno())
                 beside.chmod(0o666 & ~_UMASK)

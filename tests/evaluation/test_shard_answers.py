@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from support.in_place import atomic_in_place
 from support.tiny_models import write_images, write_onnx
 from trt_cls.cli import main
 from trt_cls.data.folder import image_folder
@@ -54,6 +55,11 @@ def run(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def files_in(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def test_kill_9_leaves_no_file_of_a_name_that_nobody_knows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_cls.evaluation.shard_answers.atomic", atomic_in_place)
+    assert run("-o", "out") == 0
 
 
 def test_figures_are_those_of_one_run_however_the_work_is_divided(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from support.in_place import atomic_in_place
 from support.reference_weights import fill, images
 from trt_cls.artefacts.model_file import checkpoint_contract
 from trt_cls.contract import METADATA_KEY, Contract, Preprocessing
@@ -32,6 +33,11 @@ def contract(model: ModelConfig, classes: int = 3) -> Contract:
 def saved(path: Path, network: Network, model: ModelConfig, classes: int = 3) -> Path:
     save_checkpoint(path, network, contract(model, classes))
     return path
+
+
+def test_kill_9_leaves_no_file_of_a_name_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_cls.models.checkpoint.atomic", atomic_in_place)
+    saved(tmp_path / "a.safetensors", build(TINY, 3), TINY)
 
 
 @pytest.fixture(scope="module")

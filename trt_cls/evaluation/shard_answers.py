@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from trt_cls.artefacts.sidecar import file_sha256
 from trt_cls.contract import Contract
@@ -64,7 +64,8 @@ class ShardAnswers(Labeling):
                 progress(len(batch.samples) + len(batch.skipped))
         header = json.dumps({"backend": self.backend, "skipped": skipped})
         with atomic(output) as beside:  # a second entry of the header would come before or after the first, at random
-            save_file({"probabilities": probabilities, "crc32": checksums(samples)}, beside, {"answers": header})
+            tensors = {"probabilities": probabilities, "crc32": checksums(samples)}
+            beside.write_bytes(save(tensors, {"answers": header}))
         return len(samples), len(skipped)
 
     def merged(self, shards: Mapping[Path, Samples], classes: int) -> tuple[Predictions, str]:

@@ -35,14 +35,14 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, module: nn.Module, contract: Contract) -> None:
     """Writes weights and contract atomically."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     metadata = {METADATA_KEY: contract.to_json()}
     if getattr(module, "tao_pooling", False):
         metadata[TAO_POOLING_KEY] = "true"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic(path) as beside:
-        save_file(tensors, beside, metadata)
+        beside.write_bytes(save(tensors, metadata))  # save_file writes to a name of its own, which kill -9 leaves
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
