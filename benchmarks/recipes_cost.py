@@ -25,8 +25,8 @@ from trt_cls.training.logs.console import Reporter
 from trt_cls.training.setup import make_model, open_setup, supported
 from trt_cls.training.validation import BrokenImages, validate
 
-STEPS = 20
-"""Of a recipe in a round."""
+TRAINED = 2048
+"""Images of a recipe in a round: eight batches of 256, so that each size has its share of the training."""
 VALIDATED = 256
 """Images that a round validates."""
 RATE = 0.01
@@ -40,16 +40,16 @@ class Epochs:
         config = supported(experiment, init_epoch=1, resume=False)
         self._setup = open_setup(experiment, config, None, ALONE, compute)
         stack.callback(self._setup.close)
-        self.number, self._steps = config.n_epochs, count()
+        self.number, self._batch_size, self._steps = config.n_epochs, config.batch_size_per_gpu, count()
         self._batches = endless(self._setup.loader)
         model = make_model(self._setup, Reporter(io.StringIO()), resume=False)
         self._learner = Learner(model, config, compute, ALONE, self._setup.extensions)
 
     def seconds(self) -> float:
         """CPU seconds of an epoch, from a part of it."""
-        started, images = time.process_time(), 0
-        for step, batch in enumerate(islice(self._batches, STEPS)):
-            self._learner.step(batch, next(self._steps), RATE, size=self._setup.image_size((step + 0.5) / STEPS))
+        started, images, steps = time.process_time(), 0, TRAINED // self._batch_size
+        for step, batch in enumerate(islice(self._batches, steps)):
+            self._learner.step(batch, next(self._steps), RATE, size=self._setup.image_size((step + 0.5) / steps))
             images += len(batch.images)
         trained = (time.process_time() - started) / images * len(self._setup.train.samples)
         started, samples = time.process_time(), self._setup.val.samples[:VALIDATED]
