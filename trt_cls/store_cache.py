@@ -45,6 +45,7 @@ def local(path: Path, info: ObjectInfo | None = None) -> Path:
             with _alone(copy) as part:
                 if part is not None:
                     _fetch(path, wanted, part)
+                    _used(part)  # by the clock of the others: the kernel's times of files lag behind it
                     part.replace(copy)
     except OSError as error:
         raise StoreError(

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -359,9 +360,11 @@ def test_a_path_of_a_store_stays_one(tmp_path: Path) -> None:
     assert location("file:///localhost/x.tar") == Path("/localhost/x.tar")
 
 
+@pytest.mark.parametrize("lag", [0, 10**9], ids=["one-clock", "clock-of-files-behind"])
 def test_the_cache_keeps_its_limit_and_what_is_open(
-    server: Server, files: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, files: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, lag: int
 ) -> None:
+    monkeypatch.setattr(store_cache, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + lag))
     shards = shard_paths(server.pattern)
     sizes = [(files / shard.name).stat().st_size for shard in shards]
     monkeypatch.setenv("TRT_CLS_CACHE_SIZE", str(sizes[0] + sizes[1] + 1000))
