@@ -71,6 +71,10 @@ OF_RESNET18 = {
     "progressive-growing": (40, f"{EMA} {GROWING} {ERASING}0.25"),
     "growing-muon": (30, f"{EMA_OF_FEW} {GROWING} {ERASING}0.25 {MUON}"),
     "growing-muon-longer": (40, f"{EMA_OF_FEW} {GROWING} {ERASING}0.25 {MUON}"),
+    "growing-muon-trivial": (30, f"{EMA_OF_FEW} {GROWING} {TRIVIAL} {MUON}"),
+    "growing-muon-mixup": (30, f"{EMA_OF_FEW} {GROWING} {ERASING}0.25 {MUON} train_config.mixup_alpha=0.2"),
+    "growing-muon-longer-trivial": (38, f"{EMA_OF_FEW} {GROWING} {TRIVIAL} {MUON}"),
+    "growing-muon-longer-trivial-start0.1": (38, f"{EMA_OF_FEW} {GROWING} {TRIVIAL} {MUON} {SOFT_START}0.1"),
     "progressive-trivial": (40, f"{EMA} {PROGRESSIVE} {TRIVIAL}"),
     "progressive-cutmix": (40, f"{EMA} {PROGRESSIVE} {ERASING}0.25 {CUTMIX}"),
     "progressive-erasing0.5-rate0.05": (40, f"{EMA} {PROGRESSIVE} {ERASING}0.5 {RATE}0.05"),
@@ -78,7 +82,7 @@ OF_RESNET18 = {
 }
 """Epochs, about as many as take the CPU time of today's (see --cost), and changes.
 
-progressive-growing was chosen with 41, and growing-muon with 32; growing-muon-longer is for fp32 and was not chosen.
+progressive-growing was chosen with 41, and those by Muon with 32 but for the longer ones, which are for fp32.
 """
 OF_OTHERS = {
     "today": "",
@@ -94,7 +98,14 @@ CANDIDATES = (
     *(Recipe("convnext_atto", name, 10, changes) for name, changes in OF_OTHERS.items()),
 )
 FINAL = {
-    "resnet18": ("today", "progressive", "progressive-growing", "growing-muon", "growing-muon-longer"),
+    "resnet18": (
+        "today",
+        "progressive",
+        "progressive-growing",
+        "growing-muon",
+        "growing-muon-longer",
+        "growing-muon-mixup",
+    ),
     "vit_tiny": ("today", "adamw0.0005"),
     "convnext_atto": ("today", "adamw0.0005"),
 }
