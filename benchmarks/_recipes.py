@@ -83,7 +83,7 @@ OF_RESNET18 = {
 """Epochs, about as many as take the CPU time of today's (see --cost), and changes.
 
 progressive-growing was chosen with 41, and those by Muon of 30 with 32; the longer ones are for fp32, where an epoch by
-Muon costs less. growing-muon-longer was not chosen; the two with TrivialAugment were, in bf16, where they cost more.
+Muon costs less. growing-muon-longer was not chosen; the other two were, in bf16, where they cost more.
 """
 OF_OTHERS = {
     "today": "",
