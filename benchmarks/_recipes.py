@@ -61,6 +61,7 @@ MUON = (
     "train_config.batch_size_per_gpu=256 train_config.reg_config.type=None extensions.optimizer.muon.weight_decay=0.5 "
     f"{RATE}0.012"
 )
+MUON_TRIVIAL = f"{EMA_OF_FEW} {GROWING} {TRIVIAL} {MUON} {SOFT_START}0.1"
 OF_RESNET18 = {
     "today": (30, ""),
     "erasing0.5": (29, f"{EMA} {ERASING}0.5"),
@@ -74,7 +75,15 @@ OF_RESNET18 = {
     "growing-muon-trivial": (30, f"{EMA_OF_FEW} {GROWING} {TRIVIAL} {MUON}"),
     "growing-muon-mixup": (30, f"{EMA_OF_FEW} {GROWING} {ERASING}0.25 {MUON} train_config.mixup_alpha=0.2"),
     "growing-muon-longer-trivial": (38, f"{EMA_OF_FEW} {GROWING} {TRIVIAL} {MUON}"),
-    "growing-muon-longer-trivial-start0.1": (38, f"{EMA_OF_FEW} {GROWING} {TRIVIAL} {MUON} {SOFT_START}0.1"),
+    "growing-muon-longer-trivial-start0.1": (35, MUON_TRIVIAL),
+    "growing-muon-longer-trivial-rate0.02": (35, f"{MUON_TRIVIAL} {RATE}0.02"),
+    "growing-muon-longer-trivial-rate0.008": (35, f"{MUON_TRIVIAL} {RATE}0.008"),
+    "growing-muon-longer-trivial-decay0.25": (35, f"{MUON_TRIVIAL} extensions.optimizer.muon.weight_decay=0.25"),
+    "growing-muon-longer-trivial-erasing": (35, f"{MUON_TRIVIAL} {ERASING}0.25"),
+    "growing-muon-longer-trivial-batch128": (
+        33,
+        f"{MUON_TRIVIAL} extensions.ema_decay=0.996 train_config.batch_size_per_gpu=128 {RATE}0.0085",
+    ),
     "progressive-trivial": (40, f"{EMA} {PROGRESSIVE} {TRIVIAL}"),
     "progressive-cutmix": (40, f"{EMA} {PROGRESSIVE} {ERASING}0.25 {CUTMIX}"),
     "progressive-erasing0.5-rate0.05": (40, f"{EMA} {PROGRESSIVE} {ERASING}0.5 {RATE}0.05"),
@@ -82,8 +91,9 @@ OF_RESNET18 = {
 }
 """Epochs, about as many as take the CPU time of today's (see --cost), and changes.
 
-progressive-growing was chosen with 41, and those by Muon of 30 with 32; the longer ones are for fp32, where an epoch by
-Muon costs less. growing-muon-longer was not chosen; the other two were, in bf16, where they cost more.
+progressive-growing was tried with 41 in the choice, and those by Muon of 30 with 32; the longer ones are for fp32,
+where an epoch by Muon costs less. growing-muon-longer was not in the choice; growing-muon-longer-trivial was, in bf16,
+the ones after it in fp32, and the first of these also with 38 in bf16.
 """
 OF_OTHERS = {
     "today": "",
@@ -106,6 +116,8 @@ FINAL = {
         "growing-muon",
         "growing-muon-longer",
         "growing-muon-mixup",
+        "growing-muon-longer-trivial-start0.1",
+        "growing-muon-longer-trivial-batch128",
     ),
     "vit_tiny": ("today", "adamw0.0005"),
     "convnext_atto": ("today", "adamw0.0005"),

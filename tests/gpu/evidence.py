@@ -2,7 +2,7 @@
 
     python tests/gpu/evidence.py OUT [--images DIR]
 
-Writes OUT/summary.csv (a row per step), OUT/STEP.log and the benchmarks' CSVs. Takes some four minutes on an H100 and
+Writes OUT/summary.csv (a row per step), OUT/STEP.log and the benchmarks' CSVs. Takes minutes on an H100 and
 16 cores; a step that hangs is ended at its limit. Correctness runs in lanes side by side, speed alone after them. Where
 TensorRT is not installed, its names over a CUDA kernel stand in for it: engines, graphs and lanes then run for real.
 """
@@ -61,7 +61,7 @@ def lanes(out: Path, images: Path, dataset: Path) -> list[list[Step]]:
         for tool in ("memcheck", "racecheck")
     ]
     trainings = [str(HERE / name) for name in ("test_training_on_gpu.py", "test_cuda_graphs.py")]
-    training = [Step("training_tests", [*TESTS, *trainings], limit=240)]
+    training = [Step("training_tests", [*TESTS, *trainings], limit=480)]
     return [exactness, sanitizer, training, commands(out, dataset)]
 
 
