@@ -67,7 +67,7 @@ def test_check_looks_for_the_folders_of_all_sections_unless_asked_not_to(capsys:
     assert main(["spec", "check", "--no-paths", spec]) == 0
 
 
-@pytest.mark.parametrize("name", ["cifar10_resnet18", "digits_resnet10", "photos_resnet50"])
+@pytest.mark.parametrize("name", ["cifar10_resnet18", "cifar10_resnet18_muon", "digits_resnet10", "photos_resnet50"])
 def test_a_spec_of_a_fresh_checkout_runs_or_says_how(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from trt_cls import spec
+from trt_cls.spec.experiment import RegConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,11 +34,21 @@ def test_each_candidate_has_a_folder_and_a_request_of_its_own(recipes: ModuleTyp
     assert len({(recipe.network, recipe.name) for recipe in recipes.CANDIDATES}) == len(experiments)
 
 
-def test_todays_recipe_of_resnet18_is_that_of_the_specs(recipes: ModuleType) -> None:
-    first = recipes.RECIPES[0]
-    ours = recipes.experiment_of(first, Path("data/cifar10"))
-    theirs = spec.load(ROOT / "specs" / "cifar10_resnet18.txt", paths=False)
-    assert (first.network, first.name) == ("resnet18", "today")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("today", "cifar10_resnet18"), ("growing-muon-longer-trivial-batch128", "cifar10_resnet18_muon")],
+)
+def test_measured_recipes_are_those_of_the_specs(name: str, file: str, recipes: ModuleType) -> None:
+    [measured] = [recipe for recipe in recipes.RECIPES if (recipe.network, recipe.name) == ("resnet18", name)]
+    ours = recipes.experiment_of(measured, Path("data/cifar10"))
+    theirs = spec.load(ROOT / "specs" / f"{file}.txt", paths=False)
     assert ours.model_config == theirs.model_config
     assert ours.extensions == theirs.extensions
-    assert replace(ours.train_config, random_seed=7, n_workers=2) == theirs.train_config
+    config = replace(ours.train_config, random_seed=7, n_workers=2)
+    if config.reg_config.type == "None":  # its weight decay is without effect
+        config = replace(config, reg_config=RegConfig(type="None"))
+    assert config == theirs.train_config
+
+
+def test_recipes_of_resnet18_are_compared_with_todays(recipes: ModuleType) -> None:
+    assert (recipes.RECIPES[0].network, recipes.RECIPES[0].name) == ("resnet18", "today")
